@@ -1,0 +1,50 @@
+"""This file declares the settings of `prepare` and `split`: one field, one flag, one TOML key, one check.
+
+It imports neither torch nor numpy, since `run.py --help` reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+
+def _split_at_commas(type_: Any, tokens: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(part.strip() for token in tokens for part in token.value.split(",") if part.strip())
+
+
+# A list of names: `--views centre,mirror` on the command line, ["centre", "mirror"] in TOML.
+COMMA_LIST = Parameter(converter=_split_at_commas, n_tokens=1, negative=())
+
+
+def at_least(low: float, *, below: float | None = None, at_most: float | None = None, **kwargs: Any) -> Parameter:
+    """The flag of a number with limits; `kwargs` are cyclopts' own (`help`)."""
+    return Parameter(validator=Number(gte=low, lt=below, lte=at_most), **kwargs)
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    train_folder: Annotated[str | None, Parameter(help="training images below DATA; found by rule if not given")] = None
+    train_csv: Annotated[str | None, Parameter(help="CSV below DATA with ids and labels, instead of class folders")] = (
+        None
+    )
+    test_folder: Annotated[str | None, Parameter(help="test images below DATA; found by rule if not given")] = None
+    sample: Annotated[str | None, Parameter(help="sample submission below DATA; found by rule if not given")] = None
+    id_column: Annotated[str | None, Parameter(help="column of the ids in --train-csv")] = None
+    label_column: Annotated[str | None, Parameter(help="column of the labels in --train-csv")] = None
+    store_size: Annotated[int, at_least(16, at_most=1024, help="side of the pixel store, in pixels")] = 288
+    keep_truncated: Annotated[bool, Parameter(help="train on images that are cut off, as far as they decode")] = False
+    keep_two_labels: Annotated[bool, Parameter(help="train on pictures that stand under two labels")] = False
+    near_bits: Annotated[
+        int, at_least(0, at_most=16, help="perceptual hashes this close (of 64 bits) are compared as near duplicates")
+    ] = 6
+    workers: Annotated[int | None, at_least(1, help="decoding processes; all cores if not given")] = None
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    n_folds: Annotated[int, at_least(2, at_most=100, help="number of folds")] = 5
