@@ -1,0 +1,65 @@
+"""This file writes what a fold leaves behind: its network, its predictions, and `done.json`, which comes last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save
+from torch import nn
+
+from folds.assignment import Folds
+from folds.metrics import topk_error
+from folds.pixels import PixelStore
+from folds.workspace import digest, write_bytes, write_json
+from models.predictions import Predictions, save_predictions
+
+FILES = ("network.safetensors", "oof.npz", "test.npz")
+
+
+def test_rows(store: PixelStore) -> np.ndarray:
+    """The store's rows of all usable test images, in the store's order. (T,) int."""
+    return np.flatnonzero(store.split == "test")
+
+
+def write_network(folder: Path, network: nn.Module) -> None:
+    """Write parameters and buffers as safetensors, in a fixed order, so that the same network is the same bytes."""
+    state = sorted(network.state_dict().items())
+    write_bytes(folder / "network.safetensors", save({name: value.cpu().contiguous() for name, value in state}))
+
+
+def write_predictions(
+    folder: Path, folds: Folds, store: PixelStore, *, fold: int, views: Sequence[str], oof: np.ndarray, test: np.ndarray
+) -> float:
+    """Write `oof.npz` and `test.npz`; returns the fold's OOF top-3 error over the views' mean.
+
+    oof   (n, V, C) float32 log-probabilities of the fold's own images, in the order of folds.csv
+    test  (T, V, C) float32, in the order of `test_rows`
+    """
+    in_fold = folds.fold == fold
+    ids = {"oof": folds.image_id[in_fold], "test": store.image_id[test_rows(store)]}
+    made = {
+        name: Predictions(
+            image_id=ids[name],
+            classes=np.array(folds.classes),
+            views=np.array(views),
+            log_probs=log_probs,
+            folds_digest=folds.digest,
+        )
+        for name, log_probs in (("oof", oof), ("test", test))
+    }
+    for name, predictions in made.items():
+        save_predictions(folder / f"{name}.npz", predictions)
+    return topk_error(made["oof"].probs(), folds.target[in_fold])
+
+
+def write_done(
+    folder: Path, settings_json: Mapping[str, Any], *, fold: int, n_folds: int, oof_top3_error: float, seconds: float
+) -> None:
+    """Declare the fold done; written after everything that it names by digest."""
+    named = {key: settings_json[key] for key in ("run", "backbone", "seed", "folds_digest")}
+    files = {name: digest((folder / name).read_bytes()) for name in FILES}
+    done = {"fold": fold, "n_folds": n_folds, "oof_top3_error": oof_top3_error, "seconds": round(seconds, 1)}
+    write_json(folder / "done.json", {**named, **done, "files": files})

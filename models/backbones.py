@@ -1,0 +1,184 @@
+"""This file turns a name into a network: full weight tags, their input facts, local or downloaded weights."""
+
+from __future__ import annotations
+
+import difflib
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from folds.errors import UserError, first_few
+
+# What the short names stand for. The README says why.
+SHORT_NAMES = {
+    "resnet50": "resnet50.a1_in1k",
+    "resnet101": "resnet101.a1h_in1k",
+    "inception": "inception_v3.gluon_in1k",
+    "inception_v3": "inception_v3.gluon_in1k",
+    "inception_v4": "inception_v4.tf_in1k",
+    "resnext101_64x4d": "resnext101_64x4d.c1_in1k",
+}
+REACH_SECONDS = 4  # how long the model hub may take to answer before it counts as out of reach
+HUB_FILE = "model.safetensors"  # what timm calls its weights on the hub
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone by its full tag, with what its weights were trained for.
+
+    mean, std   of the input in [0, 1], per channel      size  of the input, in pixels
+    crop_share  of the short side in the centre view     kernel  of the resampling
+    """
+
+    tag: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    size: int
+    crop_share: float
+    kernel: str
+    fixed_size: bool
+
+
+def resolve_backbone(name: str) -> Backbone:
+    """The backbone that a short name, a timm name or a full tag stands for. Raises UserError with the nearest names."""
+    tag = SHORT_NAMES.get(name, name)
+    if not timm.is_model(tag.split(".")[0]):
+        near = difflib.get_close_matches(name, [*SHORT_NAMES, *timm.list_models()], n=3)
+        hint = f"did you mean {' or '.join(f'`{other}`' for other in near)}?" if near else "`--backbone resnet50`"
+        raise UserError(f"there is no backbone `{name}`, neither here nor in timm", hint=hint)
+    cfg = timm.get_pretrained_cfg(tag, allow_unregistered=False)
+    if "." in tag and cfg is None:
+        known = [full for full in timm.list_pretrained() if full.startswith(f"{tag.split('.')[0]}.")]
+        raise UserError(f"timm has no weights `{tag}`", hint=f"it has {first_few(known, most=6) or 'none for it'}")
+    cfg = cfg or timm.get_pretrained_cfg(tag)
+    full_tag = tag if "." in tag or not (cfg and cfg.tag) else f"{tag}.{cfg.tag}"
+    return Backbone(
+        tag=full_tag,
+        mean=cfg.mean if cfg else (0.485, 0.456, 0.406),
+        std=cfg.std if cfg else (0.229, 0.224, 0.225),
+        size=cfg.input_size[1] if cfg else 224,
+        crop_share=cfg.crop_pct if cfg else 0.875,
+        kernel="bicubic" if cfg and cfg.interpolation == "bicubic" else "bilinear",
+        fixed_size=bool(cfg and cfg.fixed_input_size),
+    )
+
+
+def build_network(
+    backbone: Backbone, n_classes: int, *, size: int, weights: Path | None = None, dropout: float = 0.0
+) -> nn.Module:
+    """A network with a new head of C classes; its body from a weights file, or random where there is none.
+
+    Maps (B, 3, size, size) float normalised images to (B, C) logits. Raises UserError where the file is for another
+    network or the input too small for this one.
+    """
+    extra = {"img_size": size} if backbone.fixed_size else {}
+    network = timm.create_model(backbone.tag, pretrained=False, num_classes=n_classes, drop_rate=dropout, **extra)
+    if weights is not None:
+        _load_body(network, weights, tag=backbone.tag)
+    _refuse_small_input(network, backbone, size=size)
+    return network
+
+
+def find_weights(backbone: Backbone) -> Path:
+    """The file with the weights of a tag: from the hub's cache, else downloaded into it.
+
+    Raises UserError, within seconds and with the three ways out, where there is neither cache nor network.
+    """
+    cfg = timm.get_pretrained_cfg(backbone.tag)
+    if cfg is None or not cfg.hf_hub_id:
+        raise UserError(f"timm offers no weights for {backbone.tag}", hint="`--weights FILE` or `--no-pretrained`")
+    repo = cfg.hf_hub_id if cfg.hf_hub_id != "timm/" else f"timm/{backbone.tag}"
+    cached = huggingface_hub.try_to_load_from_cache(repo, HUB_FILE)
+    if isinstance(cached, str):
+        return Path(cached)
+    if not _hub_answers():
+        raise _no_weights(backbone, "the model hub cannot be reached")
+    try:
+        return Path(huggingface_hub.hf_hub_download(repo, HUB_FILE))
+    except (OSError, ValueError) as err:  # huggingface_hub's errors are both
+        raise _no_weights(backbone, str(err).strip().splitlines()[0]) from err
+
+
+def _no_weights(backbone: Backbone, why: str) -> UserError:
+    return UserError(
+        f"the weights {backbone.tag} are not on this machine and cannot be downloaded: {why}",
+        hint="go online once, give a local file with `--weights FILE`, or start from scratch with `--no-pretrained`",
+    )
+
+
+def _hub_answers() -> bool:
+    """Whether anything answers at the hub's address; huggingface_hub itself tries for three quarters of a minute."""
+    request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=REACH_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict in float32 from safetensors or from a plain torch file, which is read without unpickling code."""
+    hint = "a safetensors file, or a state dict saved with torch.save"
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except FileNotFoundError as err:
+        raise UserError(f"the weights file {path} does not exist", hint=f"`--weights FILE`: {hint}") from err
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, _unpickling_error()) as err:
+        raise UserError(f"{path} holds no weights that can be read safely", hint=f"needed: {hint}") from err
+    for key in ("state_dict", "model"):
+        state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} holds no state dict", hint=f"needed: {hint}")
+    return {name.removeprefix("module."): value.float() for name, value in state.items()}
+
+
+def _unpickling_error() -> type[Exception]:
+    import pickle  # only for the name of the error that torch.load raises on code in a file
+
+    return pickle.UnpicklingError
+
+
+def _load_body(network: nn.Module, path: Path, *, tag: str) -> None:
+    """Load everything but a head of another size; refuse a file that is not this network's."""
+    state, own = read_weights(path), network.state_dict()
+    head = _head_names(network)
+    fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
+    lacking = [name for name in own if name not in fitting and not name.startswith(head)]
+    if lacking:
+        raise UserError(
+            f"{path} is not for {tag}: {first_few(lacking)} of its {len(own)} tensors are absent or of another shape",
+            hint=f"`--backbone NAME --weights {path}` with the backbone that the file was made for",
+        )
+    network.load_state_dict(fitting, strict=False)
+
+
+def _head_names(network: nn.Module) -> tuple[str, ...]:
+    names = network.pretrained_cfg["classifier"]  # type: ignore[index]
+    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+
+
+def head_parameters(network: nn.Module) -> set[str]:
+    """The names of the head's parameters."""
+    return {name for name, _ in network.named_parameters() if name.startswith(_head_names(network))}
+
+
+def _refuse_small_input(network: nn.Module, backbone: Backbone, *, size: int) -> None:
+    network.eval()
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError) as err:
+        raise UserError(
+            f"{backbone.tag} cannot work on {size} x {size} pixels: {str(err).splitlines()[0]}",
+            hint=f"`--image-size {backbone.size}`, the size of its weights",
+        ) from err

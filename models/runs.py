@@ -1,0 +1,124 @@
+"""This file knows runs: what one is to be, what is stored of it, which folds are done. It needs no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from folds.errors import UserError, first_few
+from folds.workspace import Workspace, read_json
+from models.settings import TrainSettings
+
+NOT_COMPARED = (
+    "backbone",
+    "weights",
+    "device",
+    "pretrained",
+)  # the first and last stand in settings.json as tag and digest
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run that is to exist: one backbone with one set of settings over all folds."""
+
+    name: str
+    backbone: str
+    weights: Path | None
+    settings: TrainSettings
+
+
+def plan_runs(
+    settings: TrainSettings, tables: Mapping[str, TrainSettings], *, names: Sequence[str] = ()
+) -> list[RunPlan]:
+    """The runs that the settings ask for.
+
+    tables  the `[run.NAME]` tables of kit.toml; where there are none, each backbone is a run that bears its name
+    names   `--run`: picks among the tables, or names the only backbone's run
+    """
+    if tables:
+        unknown = [name for name in names if name not in tables]
+        if unknown:
+            raise UserError(
+                f"kit.toml has no run {first_few(unknown)}; it has {', '.join(tables)}", hint="`[run.NAME]`"
+            )
+        return [_plan(name, tables[name]) for name in tables if not names or name in names]
+    if names and (len(names) > 1 or len(settings.backbone) > 1):
+        raise UserError(
+            f"`--run {','.join(names)}` names a run of one backbone, but there are {len(settings.backbone)}: "
+            f"{', '.join(settings.backbone)}",
+            hint=f"`python run.py train --backbone {settings.backbone[0]} --run {names[0]}`",
+        )
+    single = [dataclasses.replace(settings, backbone=(name,)) for name in settings.backbone]
+    return [_plan(names[0] if names else one.backbone[0].replace("/", "-"), one) for one in single]
+
+
+def _plan(name: str, settings: TrainSettings) -> RunPlan:
+    if not RUN_NAME.fullmatch(name):
+        raise UserError(
+            f"`{name}` is no name for a run: letters, digits, `.`, `_` and `-` are allowed", hint="`--run NAME`"
+        )
+    if len(settings.backbone) != 1:
+        raise UserError(
+            f"the run {name} needs one backbone, and has {len(settings.backbone)}",
+            hint=f'`backbone = "resnet50"` in [run.{name}]',
+        )
+    return RunPlan(name, settings.backbone[0], _weights_file(settings), settings)
+
+
+def _weights_file(settings: TrainSettings) -> Path | None:
+    """The file that `--weights FILE` or `--weights BACKBONE=FILE` names for this backbone."""
+    pairs = [text.rpartition("=") for text in settings.weights]
+    own = [path for backbone, _, path in pairs if backbone in ("", settings.backbone[0])]
+    if len(own) > 1:
+        raise UserError(
+            f"{len(own)} weight files for {settings.backbone[0]}: {', '.join(own)}", hint="`--weights FILE`"
+        )
+    return Path(own[0]) if own else None
+
+
+def stored_settings(plan: RunPlan, *, tag: str, weights_digest: str, seed: int, folds_digest: str) -> dict[str, Any]:
+    """What settings.json says of a run, and what another `train` under its name must agree with."""
+    fields = dataclasses.asdict(plan.settings)
+    return {
+        "run": plan.name,
+        "backbone": tag,
+        "weights": weights_digest,
+        "seed": seed,
+        "folds_digest": folds_digest,
+        "settings": {name: value for name, value in fields.items() if name not in NOT_COMPARED},
+    }
+
+
+def refuse_other_settings(workspace: Workspace, wanted: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that was begun with other settings, naming what differs."""
+    run = wanted["run"]
+    for path in sorted((workspace.models / run).glob("fold*/settings.json")):
+        stored = read_json(path, hint=f"remove {path.parent} to train it anew")
+        before, now = _flat(stored), _flat(wanted)
+        changed = [f"{key} {before.get(key)} -> {now.get(key)}" for key in now if before.get(key) != now[key]]
+        if changed:
+            raise UserError(
+                f"the run {run} was begun with other settings: {first_few(changed, most=4)}",
+                hint=f"`--run NEW-NAME` for a second run beside it, or remove {workspace.models / run} to begin again",
+            )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{key: value for key, value in settings.items() if key != "settings"}, **settings.get("settings", {})}
+
+
+def runs(workspace: Workspace) -> list[str]:
+    """The names of the runs that the work folder holds, begun or done, sorted."""
+    return sorted({path.parent.name for path in workspace.models.glob("*/fold*")})
+
+
+def done_folds(workspace: Workspace, run: str) -> dict[int, dict[str, Any]]:
+    """done.json of every fold of a run that is done, by fold."""
+    hint = "remove the fold's folder and train it again"
+    paths = (workspace.models / run).glob("fold[0-9]*/done.json")
+    return dict(sorted((int(path.parent.name[4:]), read_json(path, hint=hint)) for path in paths))
