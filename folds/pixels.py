@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,24 +116,15 @@ def row_sum(pixels: np.ndarray) -> int:
     return zlib.crc32(pixels.tobytes())
 
 
+def store_sums(workspace: Workspace) -> np.ndarray:
+    """(n,) uint32: the CRC-32 that each row had when it was written. There must be a store."""
+    head = store_head(workspace, manifest_digest=digest(read_manifest_bytes(workspace)))
+    assert head is not None, "ask only after open_store"
+    return np.frombuffer(bytes.fromhex(head["crc32"]), dtype=">u4").astype(np.uint32)
+
+
 def damaged_rows(workspace: Workspace) -> np.ndarray:
     """The image ids whose pixels are not those that were written. (m,) str; reads the whole store, about 1 GB/s."""
-    store = open_store(workspace)
-    head = store_head(workspace, manifest_digest=digest(read_manifest_bytes(workspace)))
-    assert head is not None, "open_store has just found it"
-    sums = np.frombuffer(bytes.fromhex(head["crc32"]), dtype=">u4")
+    store, sums = open_store(workspace), store_sums(workspace)
     now = np.fromiter((row_sum(row) for row in store.pixels), dtype=np.uint32, count=len(sums))
     return store.image_id[now != sums]
-
-
-def runs(source: np.ndarray, *, most: int = 64) -> Iterator[tuple[int, int, int]]:
-    """Cut ascending source rows, to be moved to 0, 1, 2, ..., into runs: (first source row, first target row, length).
-
-    source  (n,) int64, ascending; most: rows in a run, which bounds the memory of a copy
-    """
-    start = 0
-    breaks = np.append(np.flatnonzero(np.diff(source) != 1) + 1, len(source))
-    for stop in breaks:
-        for begin in range(start, stop, most):
-            yield int(source[begin]), begin, int(min(most, stop - begin))
-        start = int(stop)

@@ -1,0 +1,133 @@
+"""This file fills the pixel store: processes decode and write their rows, unchanged rows come from the old store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from folds.dataset import Dataset
+from folds.decode import Facts, decode
+from folds.facts import Key, key_of
+from folds.pixels import CHANNELS, map_pixels, row_sum
+from folds.track import Track
+from folds.workers import Casualty, in_processes
+
+
+@dataclass(frozen=True)
+class OldRows:
+    """Rows that need no decoding. pixels: (n, S, S, 3) uint8; sums: (n,) uint32; row: by file."""
+
+    pixels: np.ndarray
+    sums: np.ndarray
+    row: Mapping[Key, int]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """facts: of every item, in order; sums: (items,) uint32, CRC-32 of each written row; decoded: files decoded now."""
+
+    facts: tuple[Facts, ...]
+    sums: np.ndarray
+    decoded: int
+
+
+def fill(
+    path: Path,
+    dataset: Dataset,
+    *,
+    size: int,
+    workers: int | None,
+    known: Mapping[Key, Facts],
+    old: OldRows | None,
+    track: Track,
+) -> Filled:
+    """Write the picture of item i at row i of the file `path`; rows of unreadable files stay holes.
+
+    known  facts of unchanged files: those whose row is in `old`, or that are unreadable, are not decoded
+    """
+    items = dataset.items
+    with open(path, "wb") as file:
+        file.truncate(len(items) * size * size * CHANNELS)
+    facts: list[Facts | None] = [Facts(notes=item.file.fault) if item.file.fault else None for item in items]
+    sums = np.zeros(len(items), dtype=np.uint32)
+    copies: list[tuple[int, int]] = []  # (slot, row of the old store)
+    for slot, item in enumerate(items):
+        key = key_of(item.file)
+        seen = known.get(key)
+        if facts[slot] is not None or seen is None:
+            continue
+        if seen.decoded == 0:
+            facts[slot] = seen
+        elif old is not None and key in old.row:
+            facts[slot] = seen
+            copies.append((slot, old.row[key]))
+    if old is not None:
+        _copy(path, copies, old, sums, n=len(items), size=size)
+    todo = [slot for slot, fact in enumerate(facts) if fact is None]
+    tasks = [_Task(str(dataset.root / items[slot].file.path), str(path), slot, size) for slot in todo]
+    answers = in_processes(_decode_into, tasks, workers=workers or os.cpu_count() or 1)
+    for at, answer in track(answers, what="decode", total=len(tasks)):
+        facts[todo[at]], sums[todo[at]] = (Facts(notes=answer.why), 0) if isinstance(answer, Casualty) else answer
+    assert all(fact is not None for fact in facts), "an item has no facts"
+    return Filled(tuple(fact for fact in facts if fact is not None), sums, len(todo))
+
+
+def keep_rows(path: Path, rows: np.ndarray, *, size: int) -> None:
+    """Move these rows of a store, ascending, to its front and cut off the rest. rows: (n,) int64."""
+    pixels = map_pixels(path, n=path.stat().st_size // (size * size * CHANNELS), size=size, mode="r+")
+    for source, target, length in _runs(rows):
+        if source != target:
+            pixels[target : target + length] = pixels[source : source + length].copy()
+    del pixels
+    os.truncate(path, len(rows) * size * size * CHANNELS)
+
+
+def _runs(rows: np.ndarray, *, most: int = 64) -> Iterator[tuple[int, int, int]]:
+    """(first row, where it goes, how many) of stretches of ascending rows; `most` bounds the memory of a copy."""
+    start = 0
+    for stop in [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]:
+        for begin in range(start, stop, most):
+            yield int(rows[begin]), begin, min(most, stop - begin)
+        start = stop
+
+
+def _copy(path: Path, copies: Sequence[tuple[int, int]], old: OldRows, sums: np.ndarray, *, n: int, size: int) -> None:
+    """Bring rows over from the old store, 64 at a time."""
+    pixels = map_pixels(path, n=n, size=size, mode="r+")
+    slots, rows = np.array(copies, dtype=np.int64).reshape(-1, 2).T
+    for start in range(0, len(slots), 64):
+        part = slice(start, start + 64)
+        pixels[slots[part]] = old.pixels[rows[part]]
+    sums[slots] = old.sums[rows]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a process needs to decode one file into its row."""
+
+    source: str
+    store: str
+    slot: int
+    size: int
+
+
+def _decode_into(task: _Task) -> Any:
+    """(facts, CRC-32 of the row) of one file, whose pixels are then in the store. Runs in a worker process."""
+    facts, pixels = decode(Path(task.source), size=task.size)
+    if pixels is None:
+        return facts, 0
+    file = _open_rows(task.store)
+    file.seek(task.slot * pixels.nbytes)
+    file.write(pixels.tobytes())
+    return facts, row_sum(pixels)
+
+
+@lru_cache(maxsize=1)
+def _open_rows(path: str) -> BinaryIO:
+    return open(path, "r+b", buffering=0)

@@ -1,0 +1,203 @@
+"""This file makes the manifest and the pixel store from a folder of images: it finds, decodes, compares and resizes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from folds.classes import class_order
+from folds.dataset import Dataset, find_dataset
+from folds.decode import Facts
+from folds.errors import UserError, first_few
+from folds.facts import Key, read_facts, write_facts
+from folds.fill import OldRows, fill, keep_rows
+from folds.judge import make_manifest
+from folds.manifest import USABLE, read_manifest, sample_path, usable_rows, write_manifest
+from folds.pixels import VERSION, map_pixels, open_store, store_path, store_sums, write_head
+from folds.settings import PrepareSettings
+from folds.track import Track, silently
+from folds.workspace import Workspace, digest, read_json, replacing, write_bytes, write_json
+
+KNOWN_SHARE = 0.5  # of the files that the work folder was made from must still be there, else it is other data
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """What `prepare` did and found.
+
+    manifest  one row per file, as in manifest.csv     decoded  files decoded now; 0 and `unchanged` if nothing was due
+    hidden    hidden and system files left out         notes    sentences that the user should read
+    seconds   of the whole call
+    """
+
+    manifest: pd.DataFrame
+    unchanged: bool
+    decoded: int
+    hidden: tuple[str, ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+
+def prepare(workspace: Workspace, data: Path, settings: PrepareSettings, *, track: Track = silently) -> PrepareResult:
+    """Bring manifest and pixel store up to date with the data: what is unchanged is kept, the rest is decoded.
+
+    Raises UserError where the data cannot be used, lies around the work folder, or is not what the folder was made of.
+    """
+    start = time.perf_counter()
+    _refuse_inside(workspace, data)
+    dataset = find_dataset(data, settings)
+    state = _state(dataset, settings)
+    before = _read_state(workspace)
+    if before == state and _is_whole(workspace):
+        manifest, decoded, unchanged = read_manifest(workspace), 0, True
+    else:
+        manifest, decoded = _make(workspace, dataset, settings, before=before, track=track)
+        unchanged = False
+        write_json(state_path(workspace), state)
+    seconds = time.perf_counter() - start
+    return PrepareResult(manifest, unchanged, decoded, dataset.hidden, dataset.notes, seconds)
+
+
+def state_path(workspace: Workspace) -> Path:
+    return workspace.folds / "prepare.json"
+
+
+def _make(
+    workspace: Workspace, dataset: Dataset, settings: PrepareSettings, *, before: dict[str, Any], track: Track
+) -> tuple[pd.DataFrame, int]:
+    """Make everything and write it in an order that a kill leaves either whole or known to be unfinished."""
+    known = read_facts(workspace)
+    _refuse_other_data(workspace, dataset, known)
+    if (before.get("version"), before.get("store_size")) != (VERSION, settings.store_size):
+        known = {}
+    _sweep(workspace)
+    size = settings.store_size
+    with replacing(store_path(workspace, size)) as temporary:
+        old = _old_rows(workspace, known)
+        filled = fill(temporary, dataset, size=size, workers=settings.workers, known=known, old=old, track=track)
+        pixels = map_pixels(temporary, n=len(dataset.items), size=size)
+        manifest = make_manifest(dataset.items, filled.facts, pixels, settings)
+        _refuse_unusable(manifest)
+        rows = np.flatnonzero(manifest["status"] == USABLE)
+        keep_rows(temporary, rows, size=size)
+        state_path(workspace).unlink(missing_ok=True)  # from here to the last line the work folder is unfinished
+        for head in workspace.folds.glob("pixels-*.json"):
+            head.unlink()
+    write_facts(workspace, dataset.items, filled.facts)
+    _copy_sample(workspace, dataset)
+    manifest_digest = write_manifest(workspace, manifest)
+    write_head(workspace, n=len(rows), size=size, manifest_digest=manifest_digest, sums=filled.sums[rows])
+    for other in workspace.folds.glob("pixels-*.u8"):
+        if other != store_path(workspace, size):
+            other.unlink()
+    return manifest, filled.decoded
+
+
+def _old_rows(workspace: Workspace, known: Mapping[Key, Facts]) -> OldRows | None:
+    """The rows of the store that is there, by file; None if there is none that fits its manifest."""
+    if not known:
+        return None
+    try:
+        store = open_store(workspace)
+        manifest = usable_rows(read_manifest(workspace))
+    except UserError:
+        return None  # absent or damaged: everything is decoded again
+    row_of_path = {path: row for row, path in enumerate(manifest["path"])}
+    rows = {key: row_of_path[key[0]] for key in known if key[0] in row_of_path}
+    return OldRows(store.pixels, store_sums(workspace), rows)
+
+
+def _state(dataset: Dataset, settings: PrepareSettings) -> dict[str, Any]:
+    """What the work folder depends on: as long as it is equal, there is nothing to do."""
+    listing = [(i.image_id, i.split, i.label, i.left_out, *asdict(i.file).values()) for i in dataset.items]
+    sample = (dataset.root / dataset.sample).read_bytes() if dataset.sample else b""
+    return {
+        "version": VERSION,
+        "store_size": settings.store_size,
+        "keep_truncated": settings.keep_truncated,
+        "keep_two_labels": settings.keep_two_labels,
+        "near_bits": settings.near_bits,
+        "files": len(dataset.items),
+        "listing": digest(json.dumps(listing).encode()),
+        "sample": digest(sample),
+    }
+
+
+def _read_state(workspace: Workspace) -> dict[str, Any]:
+    try:
+        state = read_json(state_path(workspace), hint="")
+    except UserError:
+        return {}  # absent or damaged: everything is looked at again
+    return state if isinstance(state, dict) else {}
+
+
+def _is_whole(workspace: Workspace) -> bool:
+    try:
+        open_store(workspace)
+    except UserError:
+        return False
+    return True
+
+
+def _copy_sample(workspace: Workspace, dataset: Dataset) -> None:
+    if dataset.sample:
+        write_bytes(sample_path(workspace), (dataset.root / dataset.sample).read_bytes())
+    else:
+        sample_path(workspace).unlink(missing_ok=True)
+
+
+def _sweep(workspace: Workspace) -> None:
+    """Remove what a killed `prepare` left half written: the temporary files of processes that are no more."""
+    for temporary in workspace.folds.glob(".*.tmp"):
+        pid = temporary.name.split(".")[-2]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            temporary.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return pid != os.getpid()
+
+
+def _refuse_inside(workspace: Workspace, data: Path) -> None:
+    if workspace.root.resolve().is_relative_to(data.resolve()):
+        raise UserError(
+            f"the work folder {workspace.root} lies inside {data}, where nothing is written",
+            hint="choose another folder with `--work DIR`",
+        )
+
+
+def _refuse_other_data(workspace: Workspace, dataset: Dataset, known: Mapping[Key, Facts]) -> None:
+    """The work folder knows other files. The same files at another place or with another time are the same data."""
+    here = {(item.file.path, item.file.bytes) for item in dataset.items}
+    there = [(path, size) in here for path, size, _ in known]
+    if there and sum(there) < KNOWN_SHARE * len(there):
+        raise UserError(
+            f"{workspace.root} was made from other data: "
+            f"{sum(there):,} of its {len(there):,} files are in {dataset.root}",
+            hint="choose another folder with `--work DIR`",
+        )
+
+
+def _refuse_unusable(manifest: pd.DataFrame) -> None:
+    train = manifest[manifest["split"] == "train"]
+    labels = class_order(train.loc[train["status"] == USABLE, "label"])
+    if len(labels) < 2:
+        reasons = train.loc[train["status"] != USABLE, "reason"]
+        raise UserError(
+            f"{len(labels)} classes of {train['label'].nunique()} have usable training images and two are needed; "
+            f"first reasons: {first_few(sorted(set(reasons)))}"
+        )
