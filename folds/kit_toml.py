@@ -58,11 +58,14 @@ def read_kit_toml(path: Path, *, sections: Mapping[str, type], top: type, requir
     return KitToml(path, plain, tables, runs)
 
 
-def to_toml(values: Iterable[tuple[str, Any]], *, origin: Mapping[str, str]) -> str:
+def to_toml(
+    values: Iterable[tuple[str, Any]], *, origin: Mapping[str, str], runs: Mapping[str, Mapping[str, Any]]
+) -> str:
     """Settings as TOML: help as a comment, then the value and where it came from; what is not given is commented out.
 
     values  pairs of section name ("" for the top) and settings object
     origin  by key: "default", "kit.toml", "flag"
+    runs    the `[run.NAME]` tables, which are repeated as they came
     """
     blocks = []
     for section, settings in values:
@@ -72,6 +75,9 @@ def to_toml(values: Iterable[tuple[str, Any]], *, origin: Mapping[str, str]) -> 
             setting = f"# {one.name} =" if value is None else f"{one.name} = {_toml_value(value)}"
             lines.append(f"# {_help(type(settings), one.name)}\n{setting}  # from {origin[one.name]}")
         blocks.append("\n".join(lines))
+    for name, table in runs.items():
+        keys = [f"{key} = {_toml_value(value)}" for key, value in table.items()]
+        blocks.append("\n".join([f"[{RUN}.{_toml_string(name)}]", *keys]))
     return "\n\n".join(blocks) + "\n"
 
 

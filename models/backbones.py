@@ -54,11 +54,11 @@ def resolve_backbone(name: str) -> Backbone:
         near = difflib.get_close_matches(name, [*SHORT_NAMES, *timm.list_models()], n=3)
         hint = f"did you mean {' or '.join(f'`{other}`' for other in near)}?" if near else "`--backbone resnet50`"
         raise UserError(f"there is no backbone `{name}`, neither here nor in timm", hint=hint)
-    cfg = timm.get_pretrained_cfg(tag, allow_unregistered=False)
-    if "." in tag and cfg is None:
+    try:
+        cfg = timm.get_pretrained_cfg(tag)
+    except RuntimeError as err:
         known = [full for full in timm.list_pretrained() if full.startswith(f"{tag.split('.')[0]}.")]
-        raise UserError(f"timm has no weights `{tag}`", hint=f"it has {first_few(known, most=6) or 'none for it'}")
-    cfg = cfg or timm.get_pretrained_cfg(tag)
+        raise UserError(f"timm has no weights `{tag}`", hint=f"it has {first_few(known, most=6) or 'none'}") from err
     full_tag = tag if "." in tag or not (cfg and cfg.tag) else f"{tag}.{cfg.tag}"
     return Backbone(
         tag=full_tag,

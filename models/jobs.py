@@ -20,37 +20,12 @@ from folds.track import Track, silently
 from folds.workspace import Workspace, digest, write_bytes, write_json
 from models.artefacts import test_rows, write_done, write_network, write_predictions
 from models.backbones import Backbone, build_network, find_weights, resolve_backbone
+from models.events import Event, FoldDone, FoldStarted
 from models.inputs import choose_device, choose_precision
 from models.runs import RunPlan, done_folds, refuse_other_settings, stored_settings
 from models.settings import PredictSettings
-from models.train import EpochRow, FoldTrainer
+from models.train import FoldTrainer
 from models.views import check_views
-
-
-@dataclass(frozen=True)
-class FoldStarted:
-    run: str
-    tag: str
-    fold: int
-    n_train: int
-    n_valid: int
-    image_size: int
-    device: str
-    precision: str
-
-
-@dataclass(frozen=True)
-class FoldDone:
-    """trained is False where the fold had been done before."""
-
-    run: str
-    fold: int
-    top3_error: float
-    seconds: float
-    trained: bool
-
-
-Event = FoldStarted | EpochRow | FoldDone
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from folds.track import Track, silently
 from models.augment import random_boxes
 from models.backbones import Backbone
 from models.batches import gather_batches
+from models.events import EpochRow
 from models.inputs import autocast, network_input
 from models.optimiser import make_average, make_optimiser, make_schedule
 from models.predict import predict_views
@@ -25,20 +25,6 @@ from models.sampling import draw_epoch, expected_repeats, sampling_correction
 from models.settings import TrainSettings
 
 CHECK_STEPS = 50  # the loss is looked at this often; each look waits for the device
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """One line of `log.jsonl` and of the screen. Losses in nats, errors in [0, 1], rate in images per second."""
-
-    epoch: int
-    lr: float
-    train_loss: float
-    valid_loss: float
-    valid_top1_error: float
-    valid_top3_error: float
-    images_per_second: float
-    seconds: float
 
 
 class FoldTrainer:
