@@ -1,0 +1,113 @@
+"""This file applies a blend to the test images: every member's folds averaged as probabilities, then pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ensemble.pools import Recipe
+from ensemble.record import Blend
+from ensemble.rows import Rows, rows_of
+from ensemble.runs import Run, open_run
+from ensemble.stored import CHUNK_ROWS, file_digest, open_predictions
+from folds.assignment import load_folds
+from folds.errors import UserError, first_few
+from folds.workspace import Workspace
+from models.predictions import ROW_SUM_TOLERANCE
+
+BLEND_HINT = "`python run.py blend`"
+
+
+@dataclass(frozen=True)
+class Blended:
+    """Scores of images that a blend, or one run, was applied to.
+
+    image_id (n,) str, sorted    scores (n, C) float64, finite, higher is better    classes: C labels
+    """
+
+    image_id: np.ndarray
+    scores: np.ndarray
+    classes: tuple[str, ...]
+
+
+def apply_blend(workspace: Workspace, blend: Blend) -> Blended:
+    """The blend's scores of all test images that its members predicted.
+
+    Raises UserError where a member is gone or not as it was when the blend was made.
+    """
+    rows = rows_of(load_folds(workspace))
+    if (rows.digest, rows.classes) != (blend.folds_digest, blend.classes):
+        raise UserError("the blend was made with other folds than those of this work folder", hint=BLEND_HINT)
+    used = [name for name in sorted(blend.weights) if blend.weights[name] > 0]
+    runs = {name: [_same_run(workspace, run, blend, rows=rows) for run in blend.runs[name]] for name in used}
+    image_id = _test_ids(runs[used[0]][0])
+    recipe = blend.recipe()
+    recipe = Recipe(recipe.pool, recipe.weights[recipe.weights > 0], recipe.bias)
+    return Blended(image_id, recipe.scores(member_test_probs(runs[name], image_id) for name in used), blend.classes)
+
+
+def apply_run(workspace: Workspace, name: str) -> Blended:
+    """One run's probabilities of all test images that it predicted."""
+    rows = rows_of(load_folds(workspace))
+    run = open_run(workspace, name, rows=rows)
+    image_id = _test_ids(run)
+    return Blended(image_id, member_test_probs([run], image_id).astype(np.float64), rows.classes)
+
+
+def member_test_probs(runs: list[Run], image_id: np.ndarray) -> np.ndarray:
+    """Test probabilities averaged over runs, folds and views. image_id (T,) sorted -> (T, C) float32.
+
+    Raises UserError where a file was changed, is unfit, or predicts other images.
+    """
+    total: np.ndarray | None = None
+    for run in runs:
+        for path in run.tests:
+            probs = np.concatenate(list(_checked_probs(run, path, image_id)))
+            total = probs if total is None else np.add(total, probs, out=total)
+    assert total is not None, "a member has no test predictions"
+    return total / np.float32(sum(len(run.tests) for run in runs))
+
+
+def _checked_probs(run: Run, path: Path, image_id: np.ndarray) -> Iterator[np.ndarray]:
+    """One file's probabilities in the order of the ids, piece by piece. (n, C) float32"""
+    hint, place = _hint(run), _place(run, path)
+    stored = open_predictions(path, hint=hint)
+    if file_digest(path) != run.digests.get(place):
+        raise UserError(f"{run.name}: {place} is damaged, its bytes are not those that were written", hint=hint)
+    order = np.argsort(stored.image_id, kind="stable")
+    if not np.array_equal(stored.image_id[order], image_id):
+        odd = first_few(list(np.setxor1d(stored.image_id, image_id)))
+        raise UserError(f"{run.name}: {place} predicts other test images than the other files do: {odd}", hint=hint)
+    in_order = np.array_equal(order, np.arange(len(order)))
+    for start in range(0, len(order), CHUNK_ROWS):
+        stop = min(start + CHUNK_ROWS, len(order))
+        probs = run.averaged(stored.rows(start, stop) if in_order else stored.scattered_rows(order[start:stop]))
+        if not (np.abs(probs.sum(axis=1) - 1) <= ROW_SUM_TOLERANCE).all():
+            raise UserError(f"{run.name}: {place} holds NaN, or rows that do not sum to 1", hint=hint)
+        yield probs
+
+
+def _test_ids(run: Run) -> np.ndarray:
+    """The ids of a run's test predictions, sorted."""
+    stored = open_predictions(run.tests[0], hint=_hint(run))
+    return np.sort(stored.image_id)
+
+
+def _place(run: Run, path: Path) -> str:
+    return path.name if len(run.tests) == 1 and path.parent.name == run.name else f"{path.parent.name}/{path.name}"
+
+
+def _hint(run: Run) -> str:
+    return f"`python run.py predict --run {run.name}`"
+
+
+def _same_run(workspace: Workspace, name: str, blend: Blend, *, rows: Rows) -> Run:
+    """The run as it was when the blend was made."""
+    run = open_run(workspace, name, rows=rows, views=tuple(blend.views[name]))
+    changed = [place for place, known in blend.files[name].items() if run.digests.get(place) != known]
+    if changed:
+        raise UserError(f"{name} has changed since the blend was made: {first_few(changed)}", hint=BLEND_HINT)
+    return run

@@ -1,0 +1,123 @@
+"""This file scores candidates on images that their weights have not seen, and keeps the simplest that is good enough.
+
+A candidate's cross-fitted score blends each fold with weights fitted on the other folds. Candidates are compared on the
+same images, by a bootstrap over groups of duplicates; the first one (they are ordered by simplicity) whose loss lies
+within one standard error of the best is kept. Source: the one-standard-error rule, Breiman et al. 1984, CART.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ensemble.candidates import Candidate, Fits
+from ensemble.evidence import Objective, pooled_as
+from ensemble.members import Members
+from ensemble.metric import Metric
+from ensemble.pools import Recipe, stream_probs
+
+RESAMPLES = 1000
+MOST_PATTERNS = 20_000  # above so many distinct rows of outcomes (log loss) 200 resamples must do
+
+
+@dataclass(frozen=True)
+class Score:
+    """A candidate with its losses: lower is better."""
+
+    candidate: Candidate
+    fits: Fits
+    in_sample: float  # fitted and scored on the same images
+    crossfit: float  # every image scored by weights fitted without its fold
+    interval: tuple[float, float]  # 95%, of the cross-fitted loss
+    behind: float  # cross-fitted loss minus the best candidate's
+    behind_error: float  # the standard error of that difference
+    outcomes: np.ndarray  # (N,) cross-fitted
+
+    @property
+    def optimism(self) -> float:
+        """How much better it looks on the images that it was fitted on."""
+        return self.crossfit - self.in_sample
+
+
+def score_candidates(
+    members: Members, metric: Metric, objective: Objective, fits: Mapping[Candidate, Fits], *, seed: int
+) -> list[Score]:
+    """The candidates in their order, each with in-sample and cross-fitted loss, interval and distance to the best."""
+    target, group = members.rows.target, members.rows.group
+    outcomes = crossfit_outcomes(members, metric, objective, list(fits.values()))  # (candidates, 2, N)
+    crossfit = [metric.loss(outcome, target) for _, outcome in outcomes]
+    best = int(np.argmin(crossfit))
+    resampled = bootstrap_losses(metric, outcomes[:, 1], target, group, seed=seed)  # (R, candidates)
+    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+    spread = (resampled - resampled[:, [best]]).std(axis=0)
+    return [
+        Score(
+            candidate=candidate,
+            fits=fits[candidate],
+            in_sample=metric.loss(outcomes[i, 0], target),
+            crossfit=crossfit[i],
+            interval=(float(low[i]), float(high[i])),
+            behind=crossfit[i] - crossfit[best],
+            behind_error=float(spread[i]),
+            outcomes=outcomes[i, 1],
+        )
+        for i, candidate in enumerate(fits)
+    ]
+
+
+def simplest_good(scores: Sequence[Score]) -> Score:
+    """The first candidate within one standard error of the best."""
+    return next(score for score in scores if score.behind <= score.behind_error)
+
+
+def crossfit_outcomes(members: Members, metric: Metric, objective: Objective, fits: Sequence[Fits]) -> np.ndarray:
+    """Each candidate's outcomes in-sample [:, 0] and cross-fitted [:, 1]. (candidates, 2, N) float64."""
+    outcomes = np.full((len(fits), 2, len(members.rows)), np.nan)
+    fast = [_fast_objective(objective, fit.whole) for fit in fits]
+    for i, (fit, known) in enumerate(zip(fits, fast, strict=True)):
+        if known is not None:
+            outcomes[i, 0] = known.outcomes(fit.whole.weights)
+            for fold, recipe in enumerate(fit.without):
+                place = members.rows.of_fold(fold)
+                outcomes[i, 1, place] = known.outcomes(recipe.weights)[place]
+    slow = [i for i, known in enumerate(fast) if known is None]
+    if slow:
+        outcomes[slow] = _streamed_outcomes(members, metric, [fits[i] for i in slow])
+    assert not np.isnan(outcomes).any(), "an image was not scored"
+    return outcomes
+
+
+def _fast_objective(objective: Objective, recipe: Recipe) -> Objective | None:
+    """The objective for the recipe's pool; None where the images have to be blended."""
+    return None if recipe.bias is not None else pooled_as(objective, recipe.pool)
+
+
+def _streamed_outcomes(members: Members, metric: Metric, fits: Sequence[Fits]) -> np.ndarray:
+    """The same from one reading of the members, for recipes that the objective does not know."""
+    outcomes = np.empty((len(fits), 2, len(members.rows)))
+    for fold in range(members.rows.n_folds):
+        recipes = [recipe for fit in fits for recipe in (fit.whole, fit.without[fold])]
+        for piece, blended in stream_probs(recipes, members.chunks(members.rows.of_fold(fold))):
+            made = [metric.outcomes(probs, members.rows.target[piece]) for probs in blended]
+            outcomes[:, :, piece] = np.reshape(made, (len(fits), 2, -1))
+    return outcomes
+
+
+def bootstrap_losses(
+    metric: Metric, outcomes: np.ndarray, target: np.ndarray, group: np.ndarray, *, seed: int
+) -> np.ndarray:
+    """The losses of all candidates on resampled groups of duplicates, the same for all. (R, candidates) float64."""
+    rng = np.random.default_rng([seed, 2])
+    _, member_of, size = np.unique(group, return_inverse=True, return_counts=True)
+    if metric.name == "macro-f1":
+        draws = (rng.multinomial(len(size), np.full(len(size), 1 / len(size)))[member_of] for _ in range(200))
+        return np.array([[metric.loss(one, target, counts) for one in outcomes] for counts in draws])
+    sums = np.stack([np.bincount(member_of, one) for one in outcomes])  # (candidates, G)
+    # Groups with the same outcomes are one pattern: drawing patterns by their frequency is drawing groups.
+    signs = np.sum(sums * rng.random((len(sums), 1)), axis=0) + size * rng.random()
+    _, first, frequency = np.unique(signs, return_index=True, return_counts=True)
+    n_draws = RESAMPLES if len(first) <= MOST_PATTERNS else RESAMPLES // 5
+    drawn = rng.multinomial(len(size), frequency / frequency.sum(), size=n_draws)  # (R, patterns)
+    return (drawn @ sums[:, first].T) / (drawn @ size[first])[:, None]

@@ -1,0 +1,141 @@
+"""This file makes the members of a blend out of runs, and streams their probabilities over all training images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ensemble.rows import Rows, rows_of
+from ensemble.runs import Glance, Run, list_runs, look_through, open_run
+from ensemble.stored import CHUNK_ROWS
+from folds.assignment import load_folds
+from folds.errors import UserError, first_few
+from folds.track import Track, silently
+from folds.workspace import Workspace
+
+MOST_MEMBERS = 250  # the objective counts members in one byte
+
+
+@dataclass(frozen=True)
+class Member:
+    """What gets one weight: a run, or sibling runs that differ in nothing but their seed, averaged as probabilities."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    def probs(self, start: int, stop: int) -> np.ndarray:
+        """Out-of-fold probabilities of rows start to stop. (n, C) float32."""
+        probs = self.runs[0].probs(start, stop)
+        for run in self.runs[1:]:
+            probs = probs + run.probs(start, stop)
+        return probs / np.float32(len(self.runs)) if len(self.runs) > 1 else probs
+
+
+@dataclass(frozen=True)
+class Members:
+    """The M members of a blend, sorted by name, over the same N rows.
+
+    true_probs (M, N) float32: each member's probability of each true class    tops (M, N) int16: its first choice
+    """
+
+    rows: Rows
+    members: tuple[Member, ...]
+    true_probs: np.ndarray
+    tops: np.ndarray
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(member.name for member in self.members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def chunks(self, rows: slice | None = None, *, size: int = CHUNK_ROWS) -> Iterator[tuple[slice, np.ndarray]]:
+        """All members' probabilities, piece by piece: (rows, (M, n, C) float32). No piece crosses a fold's border."""
+        for piece in self.pieces(rows, size=size):
+            yield piece, np.stack([member.probs(piece.start, piece.stop) for member in self.members])
+
+    def pieces(self, rows: slice | None = None, *, size: int = CHUNK_ROWS) -> Iterator[slice]:
+        """The rows, cut into pieces that lie inside one fold each."""
+        wanted = rows or slice(0, len(self.rows))
+        for fold in range(self.rows.n_folds):
+            place = self.rows.of_fold(fold)
+            first, last = max(place.start, wanted.start), min(place.stop, wanted.stop)
+            for start in range(first, last, size):
+                yield slice(start, min(start + size, last))
+
+
+def load_members(
+    workspace: Workspace,
+    names: Sequence[str] | None = None,
+    *,
+    views: tuple[str, ...] | None = None,
+    separate_seeds: bool = False,
+    track: Track = silently,
+) -> Members:
+    """All named runs (all finished ones by default), checked and joined by id to `folds.csv`, values left on disk.
+
+    Raises UserError naming the run that has a gap, other folds or classes, NaN, or rows that do not sum to 1.
+    """
+    rows = rows_of(load_folds(workspace))
+    wanted = _wanted(names, list_runs(workspace))
+    runs = [open_run(workspace, name, rows=rows, views=views) for name in wanted]
+    glances = {
+        run.name: look_through(run, rows=rows)
+        for run in track(runs, what="checking members", total=len(runs), unit="runs")
+    }
+    members = [Member(run.name, (run,)) for run in runs] if separate_seeds else join_siblings(runs)
+    if len(members) > MOST_MEMBERS:
+        raise UserError(f"a blend has at most {MOST_MEMBERS} members, not {len(members)}", hint="`--members A,B`")
+    joined = [_joined_glance(member, glances, rows=rows) for member in members]
+    return Members(
+        rows=rows,
+        members=tuple(members),
+        true_probs=np.stack([glance.true_prob for glance in joined]),
+        tops=np.stack([glance.top for glance in joined]),
+    )
+
+
+def join_siblings(runs: Sequence[Run]) -> list[Member]:
+    """One member for all runs with equal settings and unequal seeds; runs without settings stay alone."""
+    families: dict[str, list[Run]] = {}
+    for run in runs:
+        key = json.dumps(run.settings, sort_keys=True) if run.settings else f"alone: {run.name}"
+        families.setdefault(key, []).append(run)
+    members = []
+    for family in families.values():
+        seeds = [run.seed for run in family]
+        alone = len(set(seeds)) < len(seeds)  # the same settings and seed under two names: a copy, not a sibling
+        members += [Member(run.name, (run,)) for run in family] if alone else [_joined(family)]
+    return sorted(members, key=lambda member: member.name)
+
+
+def _joined_glance(member: Member, glances: dict[str, Glance], *, rows: Rows) -> Glance:
+    if len(member.runs) == 1:
+        return glances[member.name]
+    true_probs = [glances[run.name].true_prob for run in member.runs]
+    tops = [
+        member.probs(start, min(start + CHUNK_ROWS, len(rows))).argmax(axis=1)
+        for start in range(0, len(rows), CHUNK_ROWS)
+    ]
+    return Glance(np.asarray(np.mean(true_probs, axis=0), np.float32), np.concatenate(tops).astype(np.int16))
+
+
+def _joined(family: Sequence[Run]) -> Member:
+    return Member("+".join(run.name for run in family), tuple(family))
+
+
+def _wanted(names: Sequence[str] | None, known: tuple[str, ...]) -> list[str]:
+    """The named runs, sorted: their order must not matter."""
+    if names is None:
+        if not known:
+            raise UserError("there is no finished run to blend", hint="`python run.py train`")
+        return list(known)
+    strangers = [name for name in names if name not in known]
+    if strangers or not names:
+        hint = f"there are {', '.join(known)}" if known else "`python run.py train` makes the first run"
+        raise UserError(f"there is no finished run {first_few(strangers)}".rstrip(), hint=hint)
+    return sorted(set(names))

@@ -1,0 +1,60 @@
+"""This file says what a blend is judged by. Every metric is a loss here: 0 is perfect, and lower is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ensemble.settings import MetricName
+from folds.metrics import true_rank
+
+LEAST_PROB = 1e-15  # log loss: a probability of 0 counts as this much, as in folds.metrics
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A loss of probabilities. An image's outcome is its own loss; for macro-F1 it is the predicted class."""
+
+    name: MetricName
+    k: int = 3
+
+    @property
+    def title(self) -> str:
+        """The words of a table's header."""
+        titles = {"top-k-error": f"top-{self.k} error", "map": f"1 - MAP@{self.k}", "accuracy": "1 - accuracy"}
+        return titles.get(self.name, {"log-loss": "log loss", "macro-f1": "1 - macro-F1"}.get(self.name, self.name))
+
+    def steps(self, n_classes: int) -> np.ndarray | None:
+        """The loss at rank 0, 1, .., k or more of the true class. (k + 1,) float64; None where it is no such loss."""
+        if self.name == "accuracy":
+            return np.array([0.0, 1.0])
+        k = min(self.k, n_classes)
+        if self.name == "top-k-error":
+            return np.append(np.zeros(k), 1.0)
+        return np.append(1.0 - 1.0 / np.arange(1, k + 1), 1.0) if self.name == "map" else None
+
+    def outcomes(self, probs: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """The outcome of each image. probs (n, C), finite, rows sum to 1 (only log loss cares); (n,) float64."""
+        steps = self.steps(probs.shape[1])
+        if steps is not None:
+            return steps[np.minimum(true_rank(probs, target), len(steps) - 1)]
+        if self.name == "macro-f1":
+            return probs.argmax(axis=1).astype(np.float64)
+        true_prob = np.take_along_axis(probs, target[:, None], axis=1)[:, 0]
+        return -np.log(np.maximum(true_prob, LEAST_PROB))
+
+    def loss(self, outcomes: np.ndarray, target: np.ndarray, counts: np.ndarray | None = None) -> float:
+        """The loss over all images, each counted as often as `counts` says (once by default)."""
+        if self.name == "macro-f1":
+            return 1.0 - macro_f1(outcomes.astype(np.int64), target, counts)
+        return float(np.average(outcomes, weights=counts))
+
+
+def macro_f1(predicted: np.ndarray, target: np.ndarray, counts: np.ndarray | None = None) -> float:
+    """The mean over classes of F1; classes that are neither there nor predicted are left out, as in scikit-learn."""
+    size = int(max(predicted.max(), target.max())) + 1
+    hit = predicted == target
+    hits = np.bincount(target[hit], None if counts is None else counts[hit], minlength=size)
+    both = np.bincount(predicted, counts, minlength=size) + np.bincount(target, counts, minlength=size)
+    return float((2 * hits[both > 0] / both[both > 0]).mean())

@@ -1,0 +1,47 @@
+"""This file puts the training images in the one order that the blender works in: fold by fold, inside a fold by id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from folds.assignment import Folds
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The N training images, fold after fold, so that the rows of one `oof.npz` lie side by side.
+
+    image_id (N,) str    target (N,) int64 in [0, C)    fold (N,) int64, rising    group (N,) int64 of duplicates
+    """
+
+    image_id: np.ndarray
+    target: np.ndarray
+    fold: np.ndarray
+    group: np.ndarray
+    classes: tuple[str, ...]
+    n_folds: int
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.image_id)
+
+    def of_fold(self, fold: int) -> slice:
+        """Where the rows of one fold lie."""
+        start, stop = np.searchsorted(self.fold, [fold, fold + 1])
+        return slice(int(start), int(stop))
+
+
+def rows_of(folds: Folds) -> Rows:
+    """The rows of `folds.csv`, which is sorted by id, in fold order."""
+    order = np.argsort(folds.fold, kind="stable")
+    return Rows(
+        image_id=folds.image_id[order],
+        target=folds.target[order],
+        fold=folds.fold[order],
+        group=folds.group[order],
+        classes=tuple(folds.classes),
+        n_folds=folds.n_folds,
+        digest=folds.digest,
+    )

@@ -1,0 +1,53 @@
+"""This file declares the settings of `blend` and `add`: one field, one flag, one TOML key, one check.
+
+It imports neither numpy nor optuna, since `run.py --help` reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from folds.settings import COMMA_LIST, at_least
+
+MetricName = Literal["top-k-error", "accuracy", "map", "log-loss", "macro-f1"]
+SamplerName = Literal["cma", "tpe", "random"]
+
+
+@dataclass(frozen=True)
+class BlendSettings:
+    members: Annotated[
+        tuple[str, ...] | None, COMMA_LIST, Parameter(help="runs to blend, by name; all that are done if not given")
+    ] = None
+    metric: Annotated[MetricName, Parameter(help="what the blend is chosen by")] = "top-k-error"
+    k: Annotated[int, at_least(1, at_most=100, help="how many labels count, for top-k-error and map")] = 3
+    trials: Annotated[
+        int | None, at_least(16, help="Optuna trials per search; 200 to 2,000 by the number of members if not given")
+    ] = None
+    sampler: Annotated[SamplerName, Parameter(help="the Optuna sampler that proposes weights")] = "cma"
+    half_samples: Annotated[
+        int, at_least(1, at_most=256, help="half-samples that searched weights are averaged over")
+    ] = 16
+    keep: Annotated[str | None, Parameter(help="keep this candidate, whatever the scores say")] = None
+    member_views: Annotated[
+        tuple[str, ...] | None, COMMA_LIST, Parameter(help="views that every member averages; all if not given")
+    ] = None
+    separate_seeds: Annotated[
+        bool, Parameter(help="let runs that differ in nothing but their seed enter one by one, not as one member")
+    ] = False
+
+
+@dataclass(frozen=True)
+class AddSettings:
+    oof: Annotated[str | None, Parameter(help="out-of-fold predictions: .csv, .npz or .npy")] = None
+    test: Annotated[str | None, Parameter(help="test predictions: .csv, .npz or .npy")] = None
+    oof_ids: Annotated[str | None, Parameter(help="ids of the --oof rows, one a line (for .npy)")] = None
+    test_ids: Annotated[str | None, Parameter(help="ids of the --test rows, one a line (for .npy)")] = None
+    class_names: Annotated[str | None, Parameter(help="classes of the columns, one a line (for .npy)")] = None
+    logits: Annotated[bool, Parameter(help="the numbers are logits, not probabilities")] = False
+    trust_folds: Annotated[
+        bool,
+        Parameter(help="the rows were predicted out of fold, though on other folds than those of this work folder"),
+    ] = False

@@ -1,0 +1,131 @@
+"""This file holds any CSV against what the organiser expects, and names the first offenders."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from folds.errors import UserError, first_few
+from folds.workspace import Workspace
+from submissions.layout import Layout, read_layout
+
+BOM = b"\xef\xbb\xbf"
+Row = tuple[int, list[str]]  # line number and cells
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What is wrong with a CSV: one sentence a fault, none if it is valid."""
+
+    path: Path
+    rows: int
+    faults: tuple[str, ...]
+
+    @property
+    def is_valid(self) -> bool:
+        return not self.faults
+
+
+def check_submission(path: Path, workspace: Workspace) -> CheckResult:
+    """Hold a CSV against the sample submission, test ids and classes of a work folder.
+
+    Raises UserError where the file cannot be read or the work folder is not prepared.
+    """
+    return check_layout(path, read_layout(workspace))
+
+
+def check_layout(path: Path, layout: Layout) -> CheckResult:
+    """Hold a CSV against a layout. Raises UserError where the file cannot be read."""
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        raise UserError(f"cannot read {path}: {err.strerror}", hint="`python run.py submit` writes one") from err
+    return CheckResult(path, max(data.count(b"\n") - 1, 0), tuple(_faults(data, layout)))
+
+
+def _faults(data: bytes, layout: Layout) -> Iterator[str]:
+    """All faults, from the bytes to the labels; what cannot be read any further ends the list."""
+    yield from _byte_faults(data)
+    try:
+        text = data.removeprefix(BOM).decode()
+    except UnicodeDecodeError as err:
+        yield f"it is not UTF-8: byte {err.start:,} is {data[err.start] if err.start < len(data) else 0:#04x}"
+        return
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=layout.separator, strict=True))
+    except csv.Error as err:
+        yield f"it cannot be read as CSV: {err}"
+        return
+    rows = [(number, cells) for number, cells in enumerate(lines, start=1) if cells]
+    if not rows:
+        yield "it is empty"
+        return
+    if tuple(rows[0][1]) != layout.header:
+        expected = layout.line(layout.header).rstrip("\n")
+        yield f"its header is `{text.splitlines()[0] if text else ''}`, not `{expected}`"
+    whole = [row for row in rows[1:] if len(row[1]) == len(layout.header)]
+    yield from _offenders([row for row in rows[1:] if len(row[1]) != len(layout.header)], "do not have two cells")
+    yield from _id_faults([cells[0] for _, cells in whole], layout.image_id)
+    yield from _label_faults(whole, layout)
+    yield from _quote_faults(text, rows, layout)
+
+
+def _byte_faults(data: bytes) -> Iterator[str]:
+    if data.startswith(BOM):
+        yield "it begins with a byte-order mark, which becomes part of the first column's name"
+    if b"\r" in data:
+        yield f"{data.count(bytes([13])):,} of its lines end in CR LF, not LF"
+    empty = [number for number, line in enumerate(data.split(b"\n")[:-1], start=1) if not line.strip()]
+    if empty:
+        yield f"line {first_few(empty)} is empty"
+    if data and not data.endswith(b"\n"):
+        yield "its last line does not end, as if the file were cut off"
+
+
+def _id_faults(ids: Sequence[str], expected: Sequence[str]) -> Iterator[str]:
+    """Missing, strange, doubled and disordered ids."""
+    known, count = set(expected), Counter(ids)
+    faults = {
+        "missing": [one for one in expected if one not in count],
+        "not in the test set": [one for one in count if one not in known],
+        "there more than once": [one for one, times in count.items() if times > 1],
+    }
+    for what, names in faults.items():
+        if names:
+            yield f"{len(names):,} {_ids(names)} {what}: {first_few(names)}"
+    if not any(faults.values()) and list(ids) != list(expected):
+        first = next(i for i, (one, other) in enumerate(zip(ids, expected, strict=True)) if one != other)
+        yield f"its ids are in another order: row {first + 1:,} is {ids[first]} where {expected[first]} is expected"
+
+
+def _label_faults(rows: Sequence[Row], layout: Layout) -> Iterator[str]:
+    """Rows without exactly n distinct known labels."""
+    known = set(layout.labels)
+    split = [((number, cells), cells[1].split(layout.label_separator)) for number, cells in rows]
+    wrong_number = [row for row, labels in split if len(labels) != layout.n_labels]
+    yield from _offenders(wrong_number, f"do not have {layout.n_labels} labels separated by `{layout.label_separator}`")
+    strange = [row for row, labels in split if len(labels) == layout.n_labels and not known.issuperset(labels)]
+    yield from _offenders(strange, "have labels that are no class")
+    same = [row for row, labels in split if len(labels) == layout.n_labels and len(set(labels)) < len(labels)]
+    yield from _offenders(same, "name a label twice")
+
+
+def _quote_faults(text: str, rows: Sequence[Row], layout: Layout) -> Iterator[str]:
+    """Quotes around cells that need none: some checkers take them for a part of the cell."""
+    needless = text.count('"') - sum(layout.line(cells).count('"') for _, cells in rows)
+    if needless > 0:
+        yield f"it has {needless:,} quotation marks around cells that need none"
+
+
+def _offenders(rows: Sequence[Row], what: str) -> Iterator[str]:
+    if rows:
+        shown = [f"line {number} `{' | '.join(cells)[:60]}`" for number, cells in rows[:3]]
+        yield f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'} {what}: {first_few(shown + [''] * (len(rows) - 3))}"
+
+
+def _ids(names: Sequence[str]) -> str:
+    return "id is" if len(names) == 1 else "ids are"

@@ -1,0 +1,88 @@
+"""This file knows how a submission is written: header, separators and ids, as the sample submission has them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from folds.assignment import load_folds
+from folds.classes import natural_key
+from folds.csvfile import ID_NAMES, pick_column, read_csv
+from folds.errors import UserError, first_few
+from folds.manifest import sample_path, test_ids
+from folds.workspace import Workspace
+
+PREDICTED = 3  # labels per image
+HEADER = ("id", "predicted")
+LABEL_SEPARATORS = (" ", ";", "|", "/", ",")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a valid submission looks like.
+
+    image_id: every test id in the order of the rows; labels: in target order; separator: between cells;
+    label_separator: between the labels of one image; n_labels: how many each image gets
+    """
+
+    header: tuple[str, ...]
+    image_id: tuple[str, ...]
+    labels: tuple[str, ...]
+    separator: str
+    label_separator: str
+
+    @property
+    def n_labels(self) -> int:
+        return min(PREDICTED, len(self.labels))
+
+    def line(self, cells: Sequence[str]) -> str:
+        """One row of the CSV, with quotes only where a cell needs them."""
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter=self.separator, lineterminator="\n").writerow(cells)
+        return text.getvalue()
+
+
+def read_layout(workspace: Workspace, *, image_id: Sequence[str] | None = None) -> Layout:
+    """The layout of this work folder's sample submission; `id,predicted` and `0 1 2` where there is none.
+
+    image_id: the ids where the work folder has no manifest. Raises UserError where a label cannot be told apart.
+    """
+    labels = load_folds(workspace).classes
+    ids = test_ids(workspace) if image_id is None else sorted(image_id, key=natural_key)
+    if not sample_path(workspace).is_file():
+        return Layout(HEADER, tuple(ids), labels, ",", _free_separator(labels, LABEL_SEPARATORS))
+    sample = read_csv(sample_path(workspace).read_bytes(), name=sample_path(workspace).name)
+    id_column = pick_column(sample, ID_NAMES, what="id", given=None, flag="--id-column", position=0)
+    others = [name for name in sample.header if name != id_column]
+    if len(others) != 1 or sample.header[0] != id_column:
+        raise UserError(
+            f"{sample.name} has the columns {', '.join(sample.header)}, not an id and one column for the labels",
+            hint="`python run.py prepare DATA --sample FILE` takes another sample",
+        )
+    used = _used_separator(sample.column(others[0]), labels)
+    separator = used if used is not None else _free_separator(labels, LABEL_SEPARATORS)
+    return Layout(sample.header, tuple(ids), labels, sample.separator, separator)
+
+
+def _used_separator(cells: Sequence[str], labels: Sequence[str]) -> str | None:
+    """What separates the labels in the sample's cells: the separator that leaves known labels in most of them."""
+    known = set(labels)
+    counts = {
+        separator: sum(
+            separator in cell and all(part.strip() in known for part in cell.split(separator)) for cell in cells[:1000]
+        )
+        for separator in LABEL_SEPARATORS
+    }
+    best = max(LABEL_SEPARATORS, key=lambda separator: counts[separator])
+    return best if counts[best] else None
+
+
+def _free_separator(labels: Sequence[str], separators: Sequence[str]) -> str:
+    """The first separator that stands in no label."""
+    free = [separator for separator in separators if not any(separator in label for label in labels)]
+    if not free:
+        odd = [label for label in labels if " " in label]
+        raise UserError(f"labels hold every separator that could stand between them: {first_few(odd)}")
+    return free[0]

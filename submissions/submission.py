@@ -1,0 +1,122 @@
+"""This file writes the submission: three labels for every test id, in the sample's order, checked before it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ensemble.apply import Blended, apply_blend, apply_run
+from ensemble.record import Blend, load_blend
+from folds.assignment import Folds, load_folds
+from folds.errors import UserError, first_few
+from folds.manifest import USABLE, read_manifest
+from folds.metrics import top_classes
+from folds.workspace import Workspace, digest, write_bytes, write_json
+from submissions.check import check_layout
+from submissions.layout import Layout, read_layout
+from submissions.settings import SubmitSettings
+
+
+@dataclass(frozen=True)
+class SubmissionResult:
+    """A submission that was written and checked."""
+
+    path: Path
+    lineage: Path
+    rows: int
+    guessed: tuple[str, ...]  # ids of unreadable images, which got the most frequent classes
+    promised: float | None  # the cross-fitted top-3 error of the blend; None for a single run
+
+
+def write_submission(
+    workspace: Workspace, settings: SubmitSettings, *, blend: Path | None = None, run: str | None = None
+) -> SubmissionResult:
+    """Write `work/submissions/<name>.csv` and its lineage `<name>.json`, from a run or a blend (by default the last).
+
+    Raises UserError where predictions are missing, or the file would not be valid.
+    """
+    made_from = None if run else load_blend(blend or workspace.blend)
+    blended = apply_run(workspace, run) if run else apply_blend(workspace, _given(made_from))
+    folds = load_folds(workspace)
+    layout = read_layout(workspace, image_id=None if workspace.manifest.is_file() else blended.image_id.tolist())
+    guessed = _unpredicted(workspace, layout, blended)
+    text = submission_text(layout, blended, folds, guessed=guessed)
+    path = workspace.submissions / f"{settings.csv_name or run or 'blend'}.csv"
+    write_bytes(path, text.encode())
+    _refuse_faults(path, layout)
+    lineage = path.with_suffix(".json")
+    write_json(lineage, _lineage(path, made_from, run=run, folds=folds, guessed=guessed))
+    promised = made_from.oof_top3_error if made_from else None
+    return SubmissionResult(path, lineage, len(layout.image_id), tuple(guessed), promised)
+
+
+def submission_text(layout: Layout, blended: Blended, folds: Folds, *, guessed: Sequence[str]) -> str:
+    """The CSV: every id of the layout with its best labels, the guessed ones with the most frequent classes."""
+    prior = np.bincount(folds.target, minlength=len(folds.classes))
+    best = top_classes(
+        np.concatenate([blended.scores, prior[None].astype(np.float64)]), k=layout.n_labels
+    )  # (n + 1, 3)
+    labels = np.array(layout.labels, dtype=object)[best]
+    cells = [layout.label_separator.join(row) for row in labels]
+    row_of = {str(name): i for i, name in enumerate(blended.image_id)} | dict.fromkeys(guessed, len(blended.image_id))
+    lines = [layout.line((name, cells[row_of[name]])) for name in layout.image_id]
+    return layout.line(layout.header) + "".join(lines)
+
+
+def _unpredicted(workspace: Workspace, layout: Layout, blended: Blended) -> list[str]:
+    """The test ids without a prediction: unreadable images. Refuses a readable one that was not predicted."""
+    predicted = set(blended.image_id.tolist())
+    lacking = [name for name in layout.image_id if name not in predicted]
+    if not lacking:
+        return []
+    manifest = read_manifest(workspace)
+    usable = set(manifest.loc[(manifest["split"] == "test") & (manifest["status"] == USABLE), "image_id"])
+    gaps = [name for name in lacking if name in usable]
+    if gaps:
+        raise UserError(
+            f"{len(gaps):,} readable test images have no prediction: {first_few(gaps)}", hint="`python run.py predict`"
+        )
+    return lacking
+
+
+def _refuse_faults(path: Path, layout: Layout) -> None:
+    """Hold the file as it lies there against the layout; a faulty one does not stay."""
+    faults = check_layout(path, layout).faults
+    if faults:
+        path.unlink()
+        raise UserError(f"the submission would not be valid: {faults[0]}", hint="`python run.py check FILE`")
+
+
+def _lineage(
+    path: Path, blend: Blend | None, *, run: str | None, folds: Folds, guessed: Sequence[str]
+) -> Mapping[str, Any]:
+    """Where the CSV comes from, by names and digests; no path of this machine."""
+    common = {
+        "csv": path.name,
+        "digest": digest(path.read_bytes()),
+        "folds_digest": folds.digest,
+        "n_folds": folds.n_folds,
+        "unreadable_test_images": list(guessed),
+    }
+    if blend is None:
+        return {**common, "run": run}
+    return {
+        **common,
+        "candidate": blend.candidate,
+        "pool": blend.pool,
+        "weights": blend.weights,
+        "metric": blend.metric,
+        "crossfit": blend.crossfit,
+        "oof_top3_error": blend.oof_top3_error,
+        "seed": blend.seed,
+        "files": blend.files,
+    }
+
+
+def _given(blend: Blend | None) -> Blend:
+    assert blend is not None, "there is neither a run nor a blend"
+    return blend
