@@ -1,144 +1,127 @@
-"""This file finds copies of one picture: exact ones by their pixels, near ones by perceptual hash and thumbnail.
+"""This file finds copies of one picture: exact ones by their pixels, near and mirrored ones by hash and thumbnail.
 
-A hash only proposes: two photographs on white can share 60 of 64 bits. The thumbnails decide.
+A hash only proposes: two photographs on white can share 60 of 64 bits. The thumbnails decide (`likeness`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
-THUMBNAIL = 16  # pixels a side
-# Largest share of the thumbnails' own contrast that may differ between copies: see `is_same_picture`.
-MOST_DIFFERENCE = 0.15
-BANDS, BAND_BITS = 4, 16
-PROBED_BITS = 2 * BANDS - 1  # up to here two hashes agree in one of 4 bands but for a bit: 7 // 4 = 1
+from folds.likeness import MOST_DIFFERENCE, THUMBNAIL, difference
+from folds.near import close_hashes
+
+COARSE = 4  # pixels a side of the means that are compared first
+BLOCK = 4096  # thumbnails compared at a time: 50 MB
 
 Thumbnails = Callable[[np.ndarray], np.ndarray]
 
 
-def find_groups(digests: np.ndarray, hashes: np.ndarray, thumbnails: Thumbnails, *, near_bits: int) -> np.ndarray:
-    """A number per image, equal for the copies of one picture: the position of the first of them. (n,) int64.
+@dataclass(frozen=True)
+class Copies:
+    """Numbers per image, equal for copies: the position of the first of them. Two (n,) int64.
+
+    upright   exact and near copies
+    mirrored  these and mirror images: they must share a fold too, but may rightly stand under two labels (a left and
+              a right arrow)
+    """
+
+    upright: np.ndarray
+    mirrored: np.ndarray
+
+
+def find_copies(
+    digests: np.ndarray, hashes: np.ndarray, mirror_hashes: np.ndarray, thumbnails: Thumbnails, *, near_bits: int
+) -> Copies:
+    """Which of n images are copies of each other; copies of copies count as copies.
 
     digests     (n,) str, of the decoded pixels: equal ones are copies whatever else
-    hashes      (n,) uint64, perceptual; pairs within `near_bits` are compared by thumbnail
-    thumbnails  gives (m, 16, 16, 3) uint8 for (m,) positions
+    hashes      (n,) uint64, perceptual, of the picture; mirror_hashes of its mirror image
+    thumbnails  gives (m, 32, 32, 3) uint8 for (m,) positions; asked once
+    near_bits   pairs whose hashes differ in at most so many bits are compared by thumbnail
     """
     _, first, exact = np.unique(digests, return_index=True, return_inverse=True)
-    group = first[exact].astype(np.int64)  # the first image with these pixels stands for all of them
-    leaders = np.sort(first)
-    near = _near_groups(hashes[leaders], lambda rows: thumbnails(leaders[rows]), near_bits=near_bits)
-    joined = np.arange(len(digests), dtype=np.int64)
-    joined[leaders] = leaders[near]
-    return joined[group]
+    leaders = np.sort(first)  # one image stands for all that have its pixels
+    h, m = hashes[leaders], mirror_hashes[leaders]
+    near = list(_candidates(h, h, near_bits=near_bits))
+    mirrored = list(_candidates(m, h, near_bits=near_bits))
+    rows = np.unique(np.concatenate([np.empty(0, np.int64), *(part for pair in near + mirrored for part in pair)]))
+    gallery = _Gallery(rows, thumbnails(leaders[rows]) if len(rows) else np.empty((0, THUMBNAIL, THUMBNAIL, 3)))
+    gallery.join(near, mirror=False)
+    upright = gallery.first_of_group(len(leaders))
+    gallery.join(mirrored, mirror=True)
+    both = gallery.first_of_group(len(leaders))
+    leader_of = np.searchsorted(leaders, first[exact])  # (n,) position among the leaders
+    return Copies(leaders[upright][leader_of], leaders[both][leader_of])
 
 
-def thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """(16, 16, 3) uint8: the means of the areas of an (S, S, 3) picture."""
-    return np.asarray(Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+def _candidates(
+    asking: np.ndarray, answering: np.ndarray, *, near_bits: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(positions with one hash in `asking`, positions whose hash in `answering` is near); alone ones are left out.
 
-
-def difference(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """How far thumbnails are from one, as a share of their contrast; 0 is equal, about 1.4 is unrelated. (m,) float32.
-
-    one  (d,) uint8, flat    others  (m, d) uint8
-    The root of the mean squared difference over the root of the mean variance: a small object on white differs from
-    another one by few grey levels, but by as much as it has contrast. Blank pictures have a floor of one level.
+    Equal hashes are met as one: thousands of blank pictures cost one search.
     """
-    a, b = one.astype(np.float32), others.astype(np.float32)
-    contrast = (a.var() + b.var(axis=1)) / 2
-    return np.sqrt(((a - b) ** 2).mean(axis=1) / np.maximum(contrast, 1.0))
+    asking_hash, ask = np.unique(asking, return_inverse=True)
+    answering_hash, answer = np.unique(answering, return_inverse=True)
+    i, j = close_hashes(asking_hash, answering_hash, near_bits=near_bits)  # sorted by i
+    askers, answerers = _members(ask, len(asking_hash)), _members(answer, len(answering_hash))
+    starts = np.flatnonzero(np.diff(i, prepend=-1))
+    for start, stop in zip(starts, np.append(starts[1:], len(i)), strict=True):
+        ones = askers[i[start]]
+        others = np.concatenate([answerers[v] for v in j[start:stop]])
+        if len(np.union1d(ones, others)) > 1:
+            yield ones, others
 
 
-def close_hashes(hashes: np.ndarray, *, near_bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of positions i < j whose hashes differ in at most `near_bits` bits, sorted. Two (p,) int64.
-
-    hashes  (n,) uint64, distinct
-    """
-    search = _probed_pairs if near_bits <= PROBED_BITS else _all_pairs
-    keys = [np.empty(0, dtype=np.int64)]
-    for i, j in search(hashes):
-        near = np.bitwise_count(hashes[i] ^ hashes[j]) <= near_bits
-        i, j = i[near], j[near]
-        keys.append(np.unique(np.minimum(i, j) * len(hashes) + np.maximum(i, j)))
-    pairs = np.unique(np.concatenate(keys))
-    return pairs // max(len(hashes), 1), pairs % max(len(hashes), 1)
+def _members(which: np.ndarray, n: int) -> list[np.ndarray]:
+    """The positions of each of n values."""
+    return np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which, minlength=n))[:-1])
 
 
-def _probed_pairs(hashes: np.ndarray, *, most: int = 1 << 22) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs that agree in one 16-bit band but for at most one bit: every pair within 7 bits is among them.
+class _Gallery:
+    """Thumbnails of the images that have candidates, and the growing groups of those that are copies."""
 
-    Source: multi-index hashing, Norouzi, Punjani and Fleet 2012.
-    """
-    for band in range(BANDS):
-        key = ((hashes >> np.uint64(band * BAND_BITS)) & np.uint64(0xFFFF)).astype(np.int64)
-        order = np.argsort(key, kind="stable")
-        start = np.searchsorted(key[order], np.arange((1 << BAND_BITS) + 1))
-        for flip in [0, *(1 << bit for bit in range(BAND_BITS))]:
-            probe = key ^ flip
-            asks = np.flatnonzero((key < probe) | (flip == 0))  # a pair with one differing bit is met from both sides
-            count = (start[probe + 1] - start[probe])[asks]
-            for part in _cut(count, most):
-                rows, n = asks[part], count[part]
-                i = np.repeat(rows, n)
-                offset = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-                j = order[np.repeat(start[probe[rows]], n) + offset]
-                keep = i < j if flip == 0 else slice(None)
-                yield i[keep], j[keep]
+    def __init__(self, rows: np.ndarray, thumbs: np.ndarray) -> None:
+        """rows: (m,) int64 positions, ascending; thumbs: (m, 32, 32, 3) uint8."""
+        self.rows = rows
+        self.thumbs = thumbs.astype(np.uint8, copy=False)
+        cell = THUMBNAIL // COARSE
+        self.coarse = np.empty((len(rows), COARSE, COARSE, 3), dtype=np.float32)
+        self.contrast = np.empty(len(rows), dtype=np.float32)  # variance, grey levels squared
+        for start in range(0, len(rows), BLOCK):
+            part = slice(start, start + BLOCK)
+            block = self.thumbs[part].astype(np.float32)
+            self.coarse[part] = block.reshape(-1, COARSE, cell, COARSE, cell, 3).mean(axis=(2, 4))
+            self.contrast[part] = block.var(axis=(1, 2, 3))
+        self.group = np.arange(len(rows))
 
+    def join(self, candidates: list[tuple[np.ndarray, np.ndarray]], *, mirror: bool) -> None:
+        """Give all pairs that show the same picture (one of them mirrored, if so asked) one group."""
+        for ones, others in candidates:
+            at = np.searchsorted(self.rows, others)
+            for one in np.searchsorted(self.rows, ones):
+                self._join(int(one), at, mirror=mirror)
 
-def _all_pairs(hashes: np.ndarray, *, most: int = 1 << 22) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every pair i < j, in blocks."""
-    n = len(hashes)
-    for part in _cut(np.arange(n - 1, -1, -1), most):
-        first, later = np.arange(n)[part], np.arange(part.start + 1, n)
-        i, j = np.repeat(first, len(later)), np.tile(later, len(first))
-        yield i[i < j], j[i < j]
+    def first_of_group(self, n: int) -> np.ndarray:
+        """(n,) int64: the first position of each position's group."""
+        first = np.arange(n, dtype=np.int64)
+        first[self.rows] = self.rows[self.group]
+        return first
 
-
-def _cut(count: np.ndarray, most: int) -> Iterator[slice]:
-    """Slices of `count` whose sums stay near `most`, so that a block of pairs stays in bounds."""
-    block = (np.cumsum(count) - count) // most
-    edges = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(count)]
-    for begin, end in pairwise(edges):
-        if end > begin:
-            yield slice(begin, end)
-
-
-def _near_groups(hashes: np.ndarray, thumbnails: Thumbnails, *, near_bits: int) -> np.ndarray:
-    """The position of the first image of each image's group. (n,) int64; `hashes` may be equal."""
-    distinct, which = np.unique(hashes, return_inverse=True)
-    members = np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which, minlength=len(distinct)))[:-1])
-    i, j = close_hashes(distinct, near_bits=near_bits)
-    neighbours: dict[int, list[int]] = {int(u): [int(u)] for u in np.flatnonzero(np.bincount(which) > 1)}
-    for u, v in zip(i.tolist(), j.tolist(), strict=True):
-        neighbours.setdefault(u, [u]).append(v)
-    asked = {v for u, others in neighbours.items() for v in (u, *others)}
-    rows = np.sort(np.concatenate([members[u] for u in asked])) if asked else np.empty(0, dtype=np.int64)
-    at = np.full(len(hashes), -1, dtype=np.int64)
-    at[rows] = np.arange(len(rows))
-    thumbs = thumbnails(rows).reshape(len(rows), THUMBNAIL * THUMBNAIL * 3) if len(rows) else np.empty((0, 1))
-    brightness = thumbs.mean(axis=1) if len(rows) else np.empty(0)
-    label = np.arange(len(rows))
-    for u in sorted(neighbours):
-        around = at[np.concatenate([members[v] for v in neighbours[u]])]
-        for one in at[members[u]]:
-            _join(label, thumbs, brightness, one=int(one), others=around)
-    group = np.arange(len(hashes), dtype=np.int64)
-    group[rows] = rows[label]
-    return group
-
-
-def _join(label: np.ndarray, thumbs: np.ndarray, brightness: np.ndarray, *, one: int, others: np.ndarray) -> None:
-    """Give `one` and all `others` that show the same picture one label: the lowest of theirs. Changes `label`."""
-    spread = 2 + MOST_DIFFERENCE * 128  # a thumbnail's contrast is at most 127.5: copies are no farther in brightness
-    others = others[(label[others] != label[one]) & (np.abs(brightness[others] - brightness[one]) <= spread)]
-    if not len(others):
-        return
-    same = others[difference(thumbs[one], thumbs[others]) <= MOST_DIFFERENCE]
-    joined = np.unique(label[np.append(same, one)])
-    if len(joined) > 1:
-        label[np.isin(label, joined)] = joined[0]
+    def _join(self, one: int, others: np.ndarray, *, mirror: bool) -> None:
+        flip = slice(None, None, -1) if mirror else slice(None)
+        others = others[self.group[others] != self.group[one]]
+        # Averaging brings pictures closer, so those that differ too much as 4 x 4 means differ too much.
+        coarse = ((self.coarse[one][:, flip] - self.coarse[others]) ** 2).mean(axis=(1, 2, 3))
+        limit = MOST_DIFFERENCE**2 * np.maximum((self.contrast[one] + self.contrast[others]) / 2, 1.0)
+        others = others[coarse <= limit + 1e-3]
+        thumb = self.thumbs[one][:, flip].reshape(-1)
+        for start in range(0, len(others), BLOCK):
+            part = others[start : start + BLOCK]
+            same = part[difference(thumb, self.thumbs[part].reshape(len(part), -1)) <= MOST_DIFFERENCE]
+            joined = np.unique(self.group[np.append(same, one)])
+            if len(joined) > 1:
+                self.group[np.isin(self.group, joined)] = joined[0]

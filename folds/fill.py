@@ -5,35 +5,32 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 
 from folds.dataset import Dataset
-from folds.decode import Facts, decode
+from folds.decode import Facts
 from folds.facts import Key, key_of
-from folds.pixels import CHANNELS, map_pixels, row_sum
+from folds.pixels import CHANNELS, map_pixels
+from folds.rows import RowTask, write_row
 from folds.track import Track
 from folds.workers import Casualty, in_processes
 
 
 @dataclass(frozen=True)
 class OldRows:
-    """Rows that need no decoding. pixels: (n, S, S, 3) uint8; sums: (n,) uint32; row: by file."""
+    """Rows that need no decoding. pixels: (n, S, S, 3) uint8; row: by file."""
 
     pixels: np.ndarray
-    sums: np.ndarray
     row: Mapping[Key, int]
 
 
 @dataclass(frozen=True)
 class Filled:
-    """facts: of every item, in order; sums: (items,) uint32, CRC-32 of each written row; decoded: files decoded now."""
+    """facts: of every item, in order; decoded: files decoded now."""
 
     facts: tuple[Facts, ...]
-    sums: np.ndarray
     decoded: int
 
 
@@ -55,7 +52,6 @@ def fill(
     with open(path, "wb") as file:
         file.truncate(len(items) * size * size * CHANNELS)
     facts: list[Facts | None] = [Facts(notes=item.file.fault) if item.file.fault else None for item in items]
-    sums = np.zeros(len(items), dtype=np.uint32)
     copies: list[tuple[int, int]] = []  # (slot, row of the old store)
     for slot, item in enumerate(items):
         key = key_of(item.file)
@@ -68,14 +64,14 @@ def fill(
             facts[slot] = seen
             copies.append((slot, old.row[key]))
     if old is not None:
-        _copy(path, copies, old, sums, n=len(items), size=size)
+        _copy(path, copies, old.pixels, n=len(items), size=size)
     todo = [slot for slot, fact in enumerate(facts) if fact is None]
-    tasks = [_Task(str(dataset.root / items[slot].file.path), str(path), slot, size) for slot in todo]
-    answers = in_processes(_decode_into, tasks, workers=workers or os.cpu_count() or 1)
+    tasks = [RowTask(str(dataset.root / items[slot].file.path), str(path), slot, size) for slot in todo]
+    answers = in_processes(write_row, tasks, workers=workers or os.cpu_count() or 1)
     for at, answer in track(answers, what="decode", total=len(tasks)):
-        facts[todo[at]], sums[todo[at]] = (Facts(notes=answer.why), 0) if isinstance(answer, Casualty) else answer
+        facts[todo[at]] = Facts(notes=answer.why) if isinstance(answer, Casualty) else answer
     assert all(fact is not None for fact in facts), "an item has no facts"
-    return Filled(tuple(fact for fact in facts if fact is not None), sums, len(todo))
+    return Filled(tuple(fact for fact in facts if fact is not None), len(todo))
 
 
 def keep_rows(path: Path, rows: np.ndarray, *, size: int) -> None:
@@ -97,37 +93,10 @@ def _runs(rows: np.ndarray, *, most: int = 64) -> Iterator[tuple[int, int, int]]
         start = stop
 
 
-def _copy(path: Path, copies: Sequence[tuple[int, int]], old: OldRows, sums: np.ndarray, *, n: int, size: int) -> None:
+def _copy(path: Path, copies: Sequence[tuple[int, int]], old: np.ndarray, *, n: int, size: int) -> None:
     """Bring rows over from the old store, 64 at a time."""
     pixels = map_pixels(path, n=n, size=size, mode="r+")
     slots, rows = np.array(copies, dtype=np.int64).reshape(-1, 2).T
     for start in range(0, len(slots), 64):
         part = slice(start, start + 64)
-        pixels[slots[part]] = old.pixels[rows[part]]
-    sums[slots] = old.sums[rows]
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What a process needs to decode one file into its row."""
-
-    source: str
-    store: str
-    slot: int
-    size: int
-
-
-def _decode_into(task: _Task) -> Any:
-    """(facts, CRC-32 of the row) of one file, whose pixels are then in the store. Runs in a worker process."""
-    facts, pixels = decode(Path(task.source), size=task.size)
-    if pixels is None:
-        return facts, 0
-    file = _open_rows(task.store)
-    file.seek(task.slot * pixels.nbytes)
-    file.write(pixels.tobytes())
-    return facts, row_sum(pixels)
-
-
-@lru_cache(maxsize=1)
-def _open_rows(path: str) -> BinaryIO:
-    return open(path, "r+b", buffering=0)
+        pixels[slots[part]] = old[rows[part]]

@@ -11,7 +11,8 @@ import pandas as pd
 from folds.classes import class_order
 from folds.dataset import Item
 from folds.decode import Facts
-from folds.duplicates import find_groups, thumbnail
+from folds.duplicates import Copies, find_copies
+from folds.likeness import thumbnail
 from folds.manifest import COLUMNS, LEFT_OUT, UNREADABLE, USABLE
 from folds.settings import PrepareSettings
 
@@ -39,9 +40,9 @@ def make_manifest(
             "digest": [fact.digest for fact in facts],
         }
     )
-    hashes = np.array([int(fact.phash or "0", 16) for fact in facts], dtype=np.uint64)
-    table["group"] = _groups(table, hashes, pixels, near_bits=settings.near_bits)
-    _name_copies(table, keep_two_labels=settings.keep_two_labels)
+    copies = _copies(table, facts, pixels, near_bits=settings.near_bits)
+    table["group"] = np.unique(copies.mirrored, return_inverse=True)[1].astype(np.int64)  # dense, by first appearance
+    _name_copies(table, copies, keep_two_labels=settings.keep_two_labels)
     return table[list(COLUMNS)]
 
 
@@ -55,43 +56,54 @@ def _status(item: Item, fact: Facts, settings: PrepareSettings) -> str:
     return USABLE
 
 
-def _groups(table: pd.DataFrame, hashes: np.ndarray, pixels: np.ndarray, *, near_bits: int) -> np.ndarray:
-    """(rows,) int64: one number for the copies of a picture among the usable rows, dense, by first appearance."""
+def _copies(table: pd.DataFrame, facts: Sequence[Facts], pixels: np.ndarray, *, near_bits: int) -> Copies:
+    """The copies among the usable rows; every other row is its own."""
     rows = np.flatnonzero(table["status"] == USABLE)
 
     def thumbnails(positions: np.ndarray) -> np.ndarray:
         return np.stack([thumbnail(pixels[row]) for row in rows[positions]])
 
-    digests = table["digest"].to_numpy(dtype=str)[rows]
-    first = np.arange(len(table))
-    first[rows] = rows[find_groups(digests, hashes[rows], thumbnails, near_bits=near_bits)]
-    return np.unique(first, return_inverse=True)[1].astype(np.int64)
+    found = find_copies(
+        table["digest"].to_numpy(dtype=str)[rows],
+        np.array([int(facts[row].phash, 16) for row in rows.tolist()], dtype=np.uint64),
+        np.array([int(facts[row].mirror_phash, 16) for row in rows.tolist()], dtype=np.uint64),
+        thumbnails,
+        near_bits=near_bits,
+    )
+    upright, mirrored = np.arange(len(table)), np.arange(len(table))
+    upright[rows], mirrored[rows] = rows[found.upright], rows[found.mirrored]
+    return Copies(upright, mirrored)
 
 
-def _name_copies(table: pd.DataFrame, *, keep_two_labels: bool) -> None:
+def _name_copies(table: pd.DataFrame, copies: Copies, *, keep_two_labels: bool) -> None:
     """Write into `reason` what each copy is a copy of, and leave out pictures with two labels. Changes `table`."""
-    group = table["group"].to_numpy()
-    order = np.argsort(group, kind="stable")
-    edges = np.flatnonzero(np.diff(group[order], prepend=-1))
     columns = {name: table[name].tolist() for name in ("image_id", "split", "label", "status", "reason", "digest")}
+    upright = copies.upright.tolist()
+    order = np.argsort(copies.mirrored, kind="stable")
+    edges = np.flatnonzero(np.diff(copies.mirrored[order], prepend=-1))
     for start, stop in pairwise([*edges.tolist(), len(order)]):
         if stop - start > 1:
-            _name_group(columns, order[start:stop].tolist(), keep_two_labels=keep_two_labels)
+            rows = order[start:stop].tolist()
+            for row in rows:
+                _name_one(columns, row, [r for r in rows if r != row], upright, keep_two_labels=keep_two_labels)
     table["reason"], table["status"] = columns["reason"], columns["status"]
 
 
-def _name_group(columns: dict[str, list[str]], rows: list[int], *, keep_two_labels: bool) -> None:
-    labels = class_order(columns["label"][row] for row in rows if columns["split"][row] == "train")
-    for row in rows:
-        clauses = [columns["reason"][row]] if columns["reason"][row] else []
-        others = [other for other in rows if other != row]
-        if columns["split"][row] == "train" and len(labels) > 1:
-            clauses.append(f"two labels: {' and '.join(labels)}")
-            if not keep_two_labels:
-                columns["status"][row] = LEFT_OUT
-        for kind in ("train", "test"):
-            twin = next((other for other in others if columns["split"][other] == kind), None)
-            if twin is not None:
-                exact = columns["digest"][twin] == columns["digest"][row]
-                clauses.append(f"{'exact' if exact else 'near'} copy in {kind}: {columns['image_id'][twin]}")
-        columns["reason"][row] = "; ".join(clauses)
+def _name_one(
+    columns: dict[str, list[str]], row: int, others: list[int], upright: list[int], *, keep_two_labels: bool
+) -> None:
+    clauses = [columns["reason"][row]] if columns["reason"][row] else []
+    split, label, digest = columns["split"], columns["label"], columns["digest"]
+    labels = class_order(label[r] for r in (row, *others) if split[r] == "train" and upright[r] == upright[row])
+    if split[row] == "train" and len(labels) > 1:
+        clauses.append(f"two labels: {' and '.join(labels)}")
+        if not keep_two_labels:
+            columns["status"][row] = LEFT_OUT
+    for where in ("train", "test"):
+        twins = [other for other in others if split[other] == where]
+        # The closest kind is named: an exact copy before a near one before a mirrored one.
+        ranked = [(0 if digest[o] == digest[row] else 1 if upright[o] == upright[row] else 2, o) for o in twins]
+        if ranked:
+            kind, other = min(ranked)
+            clauses.append(f"{('exact', 'near', 'mirrored')[kind]} copy in {where}: {columns['image_id'][other]}")
+    columns["reason"][row] = "; ".join(clauses)

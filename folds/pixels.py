@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from folds.errors import UserError, first_few
-from folds.manifest import PREPARE_HINT, parse_manifest, read_manifest_bytes, usable_rows
+from folds.manifest import PREPARE_HINT, parse_manifest, read_manifest, read_manifest_bytes, usable_rows
 from folds.workspace import Workspace, digest, read_json, write_json
 
 VERSION = 1  # of the store's layout and of the decoding rules: a store of another version is made anew
@@ -86,13 +86,13 @@ def store_head(workspace: Workspace, *, manifest_digest: str) -> dict[str, Any] 
             continue
         store = store_path(workspace, head["size"])
         length = head["n"] * head["size"] ** 2 * CHANNELS
-        if store.exists() and store.stat().st_size == length and len(head["crc32"]) == 8 * head["n"]:
+        if store.exists() and store.stat().st_size == length:
             return head
     return None
 
 
-def write_head(workspace: Workspace, *, n: int, size: int, manifest_digest: str, sums: np.ndarray) -> None:
-    """Describe the store. sums: (n,) uint32, CRC-32 of each row; written as 8 hexadecimal digits a row."""
+def write_head(workspace: Workspace, *, n: int, size: int, manifest_digest: str) -> None:
+    """Describe the store, last of all its files: without this one it does not count as there."""
     head = {
         "version": VERSION,
         "n": n,
@@ -100,7 +100,6 @@ def write_head(workspace: Workspace, *, n: int, size: int, manifest_digest: str,
         "shape": [n, size, size, CHANNELS],
         "filter": FILTER,
         "manifest": manifest_digest,
-        "crc32": sums.astype(">u4").tobytes().hex(),
     }
     write_json(head_path(workspace, size), head)
 
@@ -111,20 +110,13 @@ def map_pixels(path: Path, *, n: int, size: int, mode: str = "r") -> np.ndarray:
     return np.memmap(path, dtype=np.uint8, mode=mode, shape=shape) if n else np.empty(shape, np.uint8)  # type: ignore[call-overload]
 
 
-def row_sum(pixels: np.ndarray) -> int:
-    """CRC-32 of one row of the store."""
-    return zlib.crc32(pixels.tobytes())
-
-
-def store_sums(workspace: Workspace) -> np.ndarray:
-    """(n,) uint32: the CRC-32 that each row had when it was written. There must be a store."""
-    head = store_head(workspace, manifest_digest=digest(read_manifest_bytes(workspace)))
-    assert head is not None, "ask only after open_store"
-    return np.frombuffer(bytes.fromhex(head["crc32"]), dtype=">u4").astype(np.uint32)
-
-
 def damaged_rows(workspace: Workspace) -> np.ndarray:
-    """The image ids whose pixels are not those that were written. (m,) str; reads the whole store, about 1 GB/s."""
-    store, sums = open_store(workspace), store_sums(workspace)
-    now = np.fromiter((row_sum(row) for row in store.pixels), dtype=np.uint32, count=len(sums))
-    return store.image_id[now != sums]
+    """The image ids whose pixels are not those that were written. (m,) str; reads the whole store.
+
+    The second half of a digest in the manifest is the CRC-32 of the image's row.
+    """
+    store = open_store(workspace)
+    digests = usable_rows(read_manifest(workspace))["digest"]
+    written = [int(text[8:], 16) for text in digests]
+    now = [zlib.crc32(row.data) for row in store.pixels]
+    return store.image_id[np.array(now) != np.array(written)]

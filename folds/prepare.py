@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from folds.facts import Key, read_facts, write_facts
 from folds.fill import OldRows, fill, keep_rows
 from folds.judge import make_manifest
 from folds.manifest import USABLE, read_manifest, sample_path, usable_rows, write_manifest
-from folds.pixels import VERSION, map_pixels, open_store, store_path, store_sums, write_head
+from folds.pixels import VERSION, map_pixels, open_store, store_path, write_head
 from folds.settings import PrepareSettings
 from folds.track import Track, silently
 from folds.workspace import Workspace, digest, read_json, replacing, write_bytes, write_json
@@ -94,7 +94,7 @@ def _make(
     write_facts(workspace, dataset.items, filled.facts)
     _copy_sample(workspace, dataset)
     manifest_digest = write_manifest(workspace, manifest)
-    write_head(workspace, n=len(rows), size=size, manifest_digest=manifest_digest, sums=filled.sums[rows])
+    write_head(workspace, n=len(rows), size=size, manifest_digest=manifest_digest)
     for other in workspace.folds.glob("pixels-*.u8"):
         if other != store_path(workspace, size):
             other.unlink()
@@ -112,12 +112,15 @@ def _old_rows(workspace: Workspace, known: Mapping[Key, Facts]) -> OldRows | Non
         return None  # absent or damaged: everything is decoded again
     row_of_path = {path: row for row, path in enumerate(manifest["path"])}
     rows = {key: row_of_path[key[0]] for key in known if key[0] in row_of_path}
-    return OldRows(store.pixels, store_sums(workspace), rows)
+    return OldRows(store.pixels, rows)
 
 
 def _state(dataset: Dataset, settings: PrepareSettings) -> dict[str, Any]:
     """What the work folder depends on: as long as it is equal, there is nothing to do."""
-    listing = [(i.image_id, i.split, i.label, i.left_out, *asdict(i.file).values()) for i in dataset.items]
+    listing = [
+        (i.image_id, i.split, i.label, i.left_out, i.file.path, i.file.bytes, i.file.mtime_ns, i.file.fault)
+        for i in dataset.items
+    ]
     sample = (dataset.root / dataset.sample).read_bytes() if dataset.sample else b""
     return {
         "version": VERSION,

@@ -7,12 +7,12 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-CHUNK = 16  # files that a process is given at a time
-SECONDS_PER_FILE = 30.0  # a file that takes longer is given up; 200 megapixels of PNG take about 5
+CHUNK = 16  # most files that a process is given at a time
+SECONDS = 30.0  # for a chunk, and then for each of its files alone; 200 megapixels of PNG take about 5
 MEMORY_PER_FILE = 1 << 30  # bytes above what the idle process has
 
 
@@ -25,12 +25,12 @@ class Casualty:
 
 @dataclass
 class _Worker:
-    """One process, and the items that it has been given and not yet answered."""
+    """One process, the positions of the items that it has before it, and since when (seconds)."""
 
     process: Any
     pipe: Connection
-    waiting: deque[int] = field(default_factory=deque)
-    since: float = 0.0  # when it began with the first of them
+    chunk: Sequence[int] = ()
+    since: float = 0.0
     ended: bool = False  # its end of the pipe is closed: it has died
 
 
@@ -39,32 +39,39 @@ def in_processes(
 ) -> Iterator[tuple[int, Any | Casualty]]:
     """Yield (position, function(item)) for every item, in the order in which they are done.
 
-    function  a module-level function; runs in other processes, which import only its module
+    function  a module-level function of a module that imports little: every process imports it
     Raises RuntimeError, with its traceback as text, for an exception of `function`: a bug, not a matter of the item.
     """
-    todo = deque(range(0, len(items), CHUNK))
-    retry: deque[int] = deque()
+    size = min(max(len(items) // (4 * workers), 1), CHUNK)
+    todo: deque[Sequence[int]] = deque(range(at, min(at + size, len(items))) for at in range(0, len(items), size))
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+    if os.name == "posix":
+        context.set_forkserver_preload([function.__module__])  # imported once, before the processes are forked off
     crew = [_start(context, function) for _ in range(min(workers, len(todo)))]
     try:
         for worker in crew:
-            _give(worker, items, todo=todo, retry=retry)
-        while any(worker.waiting for worker in crew):
+            _greet(worker)
+        while todo or any(worker.chunk for worker in crew):
+            for at, worker in enumerate(crew):
+                if worker.ended or (worker.chunk and time.monotonic() - worker.since > SECONDS):
+                    if len(worker.chunk) == 1:
+                        yield worker.chunk[0], Casualty(_fate(worker))
+                    else:  # one of them is to blame: each gets a chunk of its own
+                        todo.extendleft([position] for position in worker.chunk)
+                    _stop(worker)
+                    crew[at] = worker = _start(context, function)
+                    _greet(worker)
+                if todo and not worker.chunk:
+                    _give(worker, todo.popleft(), items)
             for worker in _ready(crew):
                 yield from _collect(worker)
-                if not worker.waiting:
-                    _give(worker, items, todo=todo, retry=retry)
-            for at, worker in enumerate(crew):
-                why = _fate(worker)
-                if why is not None:
-                    yield worker.waiting.popleft(), Casualty(why)
-                    retry.extend(worker.waiting)
-                    _stop(worker)
-                    crew[at] = _start(context, function)
-                    _give(crew[at], items, todo=todo, retry=retry)
     finally:
         for worker in crew:
             _stop(worker)
+
+
+def _fate(worker: _Worker) -> str:
+    return "crashed the decoder" if worker.ended else f"took the decoder more than {SECONDS:.0f} s"
 
 
 def _start(context: Any, function: Callable[[Any], Any]) -> _Worker:
@@ -75,57 +82,46 @@ def _start(context: Any, function: Callable[[Any], Any]) -> _Worker:
     return _Worker(process, here)
 
 
+def _greet(worker: _Worker) -> None:
+    """Wait until the process has its imports behind it: one that cannot start is no matter of the files."""
+    try:
+        worker.pipe.recv()
+    except (EOFError, OSError) as err:
+        raise RuntimeError("a decoding process could not start; does the main script guard `__main__`?") from err
+
+
 def _stop(worker: _Worker) -> None:
     worker.pipe.close()
     worker.process.kill()
     worker.process.join()
 
 
-def _give(worker: _Worker, items: Sequence[Any], *, todo: deque[int], retry: deque[int]) -> None:
-    """Hand over the next chunk; items that a dead process left behind go first, one at a time."""
-    if retry:
-        worker.waiting.append(retry.popleft())
-    elif todo:
-        start = todo.popleft()
-        worker.waiting.extend(range(start, min(start + CHUNK, len(items))))
-    else:
-        return
-    worker.since = time.monotonic()
+def _give(worker: _Worker, chunk: Sequence[int], items: Sequence[Any]) -> None:
+    worker.chunk, worker.since = chunk, time.monotonic()
     try:
-        worker.pipe.send([items[at] for at in worker.waiting])
+        worker.pipe.send([items[position] for position in chunk])
     except OSError:
         worker.ended = True
 
 
 def _ready(crew: Sequence[_Worker]) -> list[_Worker]:
-    """The workers from which an answer can be read, after at most a second."""
-    busy = [worker for worker in crew if worker.waiting]
-    pipes = wait([worker.pipe for worker in busy], timeout=1.0)
+    """The workers that have something to say, after at most a second."""
+    busy = [worker for worker in crew if worker.chunk and not worker.ended]
+    pipes = wait([worker.pipe for worker in busy], timeout=1.0) if busy else []
     return [worker for worker in busy if worker.pipe in pipes]
 
 
 def _collect(worker: _Worker) -> Iterator[tuple[int, Any]]:
-    """The answers that have come; the end of the pipe is left to `_fate`."""
+    """The answers to a chunk."""
     try:
-        while worker.waiting and worker.pipe.poll():
-            fault, answer = worker.pipe.recv()
-            if fault:
-                raise RuntimeError(fault)
-            worker.since = time.monotonic()
-            yield worker.waiting.popleft(), answer
+        fault, answers = worker.pipe.recv()
     except (EOFError, OSError):
         worker.ended = True
-
-
-def _fate(worker: _Worker) -> str | None:
-    """Why the item that a worker has before it will not be answered, or None if all is well."""
-    if not worker.waiting:
-        return None
-    if worker.ended:
-        return "crashed the decoder"
-    if time.monotonic() - worker.since > SECONDS_PER_FILE:
-        return f"took the decoder more than {SECONDS_PER_FILE:.0f} s"
-    return None
+        return
+    if fault:
+        raise RuntimeError(fault)
+    chunk, worker.chunk = worker.chunk, ()
+    yield from zip(chunk, answers, strict=True)
 
 
 def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
@@ -136,15 +132,14 @@ def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it kills this process
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and others print about every odd file
     _limit_memory()
+    pipe.send("ready")
     try:
         while True:
-            for item in pipe.recv():
-                answer: tuple[str | None, Any]
-                try:
-                    answer = (None, function(item))
-                except Exception:
-                    answer = (traceback.format_exc(), None)
-                pipe.send(answer)
+            chunk = pipe.recv()
+            try:
+                pipe.send((None, [function(item) for item in chunk]))
+            except Exception:
+                pipe.send((traceback.format_exc(), None))
     except (EOFError, OSError):
         return  # the parent has closed the pipe
 
