@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 from folds.errors import UserError
 
+TOP = "top"  # the settings that stand outside all tables
 RUN = "run"  # [run.NAME]: settings of one run that differ from [train]
 
 
@@ -32,10 +33,10 @@ class KitToml:
         return {**self.top, **{key: value for section in self.sections.values() for key, value in section.items()}}
 
 
-def read_kit_toml(path: Path, *, sections: Mapping[str, type], top: type, required: bool) -> KitToml:
+def read_kit_toml(path: Path, *, sections: Mapping[str, type], required: bool) -> KitToml:
     """Read and check a settings file. An absent one is empty, unless it is required.
 
-    sections  the settings class of each section; `[run.NAME]` takes the keys of `train`
+    sections  the settings class of each section; keys of `top` stand outside all tables, [run.NAME] is as [train]
     Raises UserError for a syntax error, an unknown section or key (with the nearest known one), or a wrong type.
     """
     try:
@@ -48,10 +49,12 @@ def read_kit_toml(path: Path, *, sections: Mapping[str, type], top: type, requir
         raise UserError(f"{path} is not TOML: {err}", hint="`python run.py settings` prints a file that is") from err
     except (OSError, RecursionError) as err:
         raise UserError(f"{path} cannot be read: {err}", hint="`--config FILE`") from err
-    _refuse_unknown(path, stored, known=[*_hints(top), *sections, RUN], where="")
-    plain = {key: value for key, value in stored.items() if key in _hints(top)}
-    _check_types(path, plain, top, where="")
-    tables = {name: _section(path, stored.get(name, {}), sections[name], where=name) for name in sections}
+    top = _hints(sections[TOP])
+    names = [name for name in sections if name != TOP]
+    _refuse_unknown(path, stored, known=[*top, *names, RUN], where="")
+    plain = {key: value for key, value in stored.items() if key in top}
+    _check_types(path, plain, sections[TOP], where="")
+    tables = {name: _section(path, stored.get(name, {}), sections[name], where=name) for name in names}
     runs = _as_table(path, stored.get(RUN, {}), where=RUN)
     for name, table in runs.items():
         _section(path, table, sections["train"], where=f"{RUN}.{name}")
@@ -63,13 +66,13 @@ def to_toml(
 ) -> str:
     """Settings as TOML: help as a comment, then the value and where it came from; what is not given is commented out.
 
-    values  pairs of section name ("" for the top) and settings object
+    values  pairs of section name and settings object
     origin  by key: "default", "kit.toml", "flag"
     runs    the `[run.NAME]` tables, which are repeated as they came
     """
     blocks = []
     for section, settings in values:
-        lines = [f"[{section}]"] if section else []
+        lines = [f"[{section}]"] if section != TOP else []
         for one in fields(settings):
             value = getattr(settings, one.name)
             setting = f"# {one.name} =" if value is None else f"{one.name} = {_toml_value(value)}"

@@ -1,0 +1,70 @@
+"""This file lets cyclopts read kit.toml: a setting's value is its default, then the file's, then the flag's."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from cyclopts import App, ArgumentCollection, Parameter
+from cyclopts.config import Dict
+
+from folds.kit_toml import KitToml, read_kit_toml
+
+FLAT = Parameter(name="*")  # the fields of a settings class are flags of their own
+S = TypeVar("S")
+
+
+class Kit:
+    """cyclopts calls this for each command, once it knows the flags; afterwards it knows where each value came from.
+
+    every  a class with one field per section, each a settings class; the section `top` holds the keys outside tables
+    """
+
+    def __init__(self, every: type, default_path: Path) -> None:
+        self.every = every
+        self.default_path = default_path
+        self.sections: dict[str, type] = {one.name: type(one.default) for one in fields(every)}
+        self.toml = KitToml(default_path)
+        self.flags: set[str] = set()
+
+    def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        given = {argument.field_info.name: argument for argument in arguments if argument.tokens}
+        self.flags = set(given)
+        path = Path(given["config"].tokens[-1].value) if "config" in given else self.default_path
+        self.toml = read_kit_toml(path, sections=self.sections, required="config" in given)
+        self._parse(self.toml.flat, source=str(path))  # a wrong value is refused, whatever the command
+        known = {argument.field_info.name for argument in arguments}
+        values = {name: value for name, value in self.toml.flat.items() if name in known}
+        Dict(values, source=str(path), use_commands_as_keys=False)(app, commands, arguments)
+
+    def origin(self, name: str) -> str:
+        """Where the value of a setting came from in the last command: a flag, the file, or its default."""
+        return "flag" if name in self.flags else str(self.toml.path) if name in self.toml.flat else "default"
+
+    def run_settings(self, train: S) -> dict[str, S]:
+        """The settings of each `[run.NAME]`: default, [train], its own table, then the flags.
+
+        train  the `train` settings of the last command, flags included; where they name a backbone, the tables do not count
+        """
+        if "backbone" in self.flags:
+            return {}
+        base = self.toml.sections.get("train", {})
+        flags = {one.name: getattr(train, one.name) for one in fields(train) if one.name in self.flags}  # type: ignore[arg-type]
+        tables = {}
+        for name, table in self.toml.runs.items():
+            every = self._parse({**base, **table}, source=f"[run.{name}] of {self.toml.path}")
+            tables[name] = replace(every.train, **flags)
+        return tables
+
+    def _parse(self, values: dict[str, Any], *, source: str) -> Any:
+        """All settings, with these values in place of their defaults; cyclopts refuses what is out of range."""
+        parser = App(config=Dict(values, source=source, use_commands_as_keys=False), result_action="return_value")
+        default = self.every()
+
+        def collect(*, every: Any = default) -> Any:
+            return every
+
+        collect.__annotations__["every"] = Annotated[self.every, FLAT]
+        parser.default(collect)
+        return parser([], exit_on_error=False, print_error=False)

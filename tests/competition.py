@@ -1,0 +1,42 @@
+"""This file makes a tiny real competition for tests: coloured JPEGs in class folders, a test folder, a sample."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+COLOURS = {"2": (200, 40, 40), "10": (40, 200, 40), "1": (40, 40, 200), "0": (180, 180, 40)}
+
+
+def jpeg(colour: tuple[int, int, int], rng: np.random.Generator, *, size: tuple[int, int] = (40, 30)) -> bytes:
+    """A JPEG of one colour with coarse blotches, so that no two are alike to a perceptual hash."""
+    blotches = rng.integers(-60, 61, (5, 6, 3)) + np.array(colour)
+    image = Image.fromarray(blotches.clip(0, 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def make_competition(folder: Path, *, per_class: int = 8, n_test: int = 6, seed: int = 0) -> Path:
+    """`TrainVal/<label>/*.jpg`, `Public/*.jpg` ids such as 000, `sample_submission.csv`; returns the folder."""
+    rng = np.random.default_rng(seed)
+    for label, colour in COLOURS.items():
+        (folder / "TrainVal" / label).mkdir(parents=True)
+        for i in range(per_class):
+            (folder / "TrainVal" / label / f"{label}-{i}.jpg").write_bytes(jpeg(colour, rng))
+    (folder / "Public").mkdir()
+    ids = [f"{i:03d}" for i in range(n_test)]
+    for i, name in enumerate(ids):
+        (folder / "Public" / f"{name}.jpg").write_bytes(jpeg(list(COLOURS.values())[i % 4], rng))
+    rows = "".join(f"{name},0 1 2\n" for name in reversed(ids))
+    (folder / "sample_submission.csv").write_text("id,predicted\n" + rows)
+    return folder
+
+
+def fingerprint(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Content and modification time of every file below a folder, by path."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}

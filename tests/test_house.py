@@ -1,0 +1,82 @@
+"""This file keeps the house in order: imports point one way, help starts fast, one name means one setting."""
+
+import ast
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import run
+
+ROOT = Path(run.__file__).parent
+ROOMS = ["folds", "models", "ensemble", "submissions"]
+HEAVY = {"torch", "torchvision", "timm"}
+
+
+def imports(path: Path) -> set[str]:
+    """The top names of all modules that a file imports, wherever in it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_rooms_below_it(room):
+    above = set(ROOMS[ROOMS.index(room) + 1 :]) | {"run"}
+    for path in (ROOT / room).glob("*.py"):
+        assert not {name.split(".")[0] for name in imports(path)} & above, path
+
+
+@pytest.mark.parametrize("room", ["folds", "ensemble", "submissions"])
+def test_only_models_imports_torch_even_by_way_of_others(room):
+    for path in (ROOT / room).glob("*.py"):
+        if path.stem != "__init__":
+            tops = {name.split(".")[0] for name in imports(path)}
+            assert not tops & HEAVY, path
+    script = ";".join(f"import {room}.{path.stem}" for path in (ROOT / room).glob("[a-z]*.py"))
+    code = f"import sys; {script}; print(sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_library_code_does_not_print(room):
+    for path in (ROOT / room).glob("*.py"):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], path
+
+
+def test_help_imports_neither_torch_nor_optuna_nor_numpy():
+    slow = "{'torch', 'optuna', 'numpy', 'pandas'}"
+    code = f"import sys, run; run.main(['--help']); print(sorted({slow} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_no_two_settings_share_a_name():
+    names = [one.name for section in fields(run.Every) for one in fields(section.default)]
+    assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
+
+
+def test_every_file_of_the_house_stands_in_the_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    files = [path for room in ROOMS for path in (ROOT / room).glob("[a-z]*.py")]
+    assert [str(path.relative_to(ROOT)) for path in files if path.name not in text] == []
+
+
+def test_nothing_in_the_house_names_a_machine_path_or_a_package_registry():
+    hosts = ["pypi" + ".org", "files.python" + "hosted", "deb." + "debian", "registry.npm" + "js"]
+    for path in [
+        *ROOT.glob("*.*"),
+        *(path for room in [*ROOMS, "tests", "examples"] for path in (ROOT / room).rglob("*.*")),
+    ]:
+        if path.suffix in (".py", ".md", ".toml", ".jsonl"):
+            text = path.read_text(encoding="utf-8")
+            assert not [name for name in [*hosts, "/wo" + "rk/main", "/ro" + "ot/"] if name in text], path

@@ -1,0 +1,288 @@
+"""This file types commands: the whole way on a tiny competition, where settings come from, what is refused and how."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import run
+from tests.competition import fingerprint, make_competition
+
+QUICK = [
+    *("--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--store-size", "32"),
+    *("--epochs", "1", "--batch-size", "8", "--n-folds", "2", "--precision", "fp32", "--device", "cpu"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def typed(capsys):
+    """Type a command; returns (exit code, stdout, stderr)."""
+
+    def type_(*words):
+        code = run.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return type_
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A tiny competition that has gone the whole way: (data folder, work folder, fingerprint of the data before)."""
+    folder = tmp_path_factory.mktemp("tiny")
+    data = make_competition(folder / "data")
+    (data / "TrainVal" / "1" / "empty.jpg").write_bytes(b"")
+    (data / "Public" / "002.jpg").write_bytes(b"no image")
+    before = fingerprint(data)
+    assert run.main(["all", str(data), "--work", str(folder / "work"), *QUICK]) == 0
+    return data, folder / "work", before
+
+
+def test_the_whole_way_ends_in_a_valid_csv_in_the_order_of_the_sample(finished, typed):
+    _, work, _ = finished
+    with open(work / "submissions" / "blend.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["id", "predicted"]
+    assert [row[0] for row in rows[1:]] == ["005", "004", "003", "002", "001", "000"]
+    assert all(len(set(row[1].split(" ")) & {"0", "1", "2", "10"}) == 3 for row in rows[1:])
+    code, out, _ = typed("check", work / "submissions" / "blend.csv", "--work", work)
+    assert (code, out) == (0, f"{work}/submissions/blend.csv: 6 rows, valid\n")
+
+
+def test_the_whole_way_leaves_the_data_as_it_was(finished):
+    data, _, before = finished
+    assert fingerprint(data) == before
+
+
+def test_an_unreadable_test_image_gets_the_most_frequent_classes_and_is_counted(finished):
+    _, work, _ = finished
+    assert "002,0 2 10" in (work / "submissions" / "blend.csv").read_text()  # 8 images each, 7 of class 1
+    assert json.loads((work / "submissions" / "blend.json").read_text())["guessed"] == ["002"]
+
+
+def test_the_same_command_again_trains_nothing_and_changes_nothing(finished, typed):
+    data, work, _ = finished
+    before = fingerprint(work / "models")
+    code, out, _ = typed("all", data, "--work", work, *QUICK)
+    assert code == 0
+    assert out.count("was done before") == 2
+    assert "epoch" not in out
+    assert fingerprint(work / "models") == before
+
+
+def test_other_settings_under_the_same_name_are_refused_with_two_ways_out(finished, typed):
+    _, work, _ = finished
+    words = ["2" if last == "--epochs" else word for last, word in zip(["", *QUICK], QUICK, strict=False)]
+    del words[words.index("--store-size") : words.index("--store-size") + 2]
+    del words[words.index("--n-folds") : words.index("--n-folds") + 2]
+    code, _, err = typed("train", "--work", work, *words)
+    assert code == 2
+    assert err == (
+        "error: the run test_resnet was begun with other settings: epochs 1 -> 2\n"
+        f"hint: `--run NEW-NAME` for a second run beside it, or remove {work}/models/test_resnet to begin again\n"
+    )
+
+
+def test_predict_gives_the_same_probabilities_again_and_other_views_on_request(finished, typed):
+    _, work, _ = finished
+    folder = work / "models" / "test_resnet" / "fold0"
+    before = (folder / "oof.npz").read_bytes(), (folder / "done.json").read_bytes()
+    assert typed("predict", "--work", work)[0] == 0
+    assert ((folder / "oof.npz").read_bytes(), (folder / "done.json").read_bytes()) == before
+    code, out, _ = typed("predict", "--work", work, "--views", "centre,whole,zoom")
+    assert code == 0
+    assert "over centre, whole, zoom" in out
+    assert typed("predict", "--work", work)[0] == 0  # as the others need it
+
+
+def test_a_single_run_can_be_submitted(finished, typed):
+    _, work, _ = finished
+    code, out, _ = typed("submit", "--run", "test_resnet", "--work", work)
+    assert code == 0
+    assert "test_resnet.csv: 6 rows, valid" in out
+
+
+def test_status_shows_scores_and_the_next_command(finished, typed):
+    _, work, _ = finished
+    code, out, _ = typed("status", "--work", work, "--backbone", "test_resnet,test_vit", "--no-pretrained")
+    assert code == 0
+    assert "test_vit lacks folds 0, 1" in out
+    assert f"next: python run.py train --work {work}" in out
+
+
+def test_a_spoilt_csv_is_refused_by_check(finished, typed, tmp_path):
+    _, work, _ = finished
+    text = (work / "submissions" / "blend.csv").read_text()
+    (tmp_path / "spoilt.csv").write_text(text.replace("005,", "055,"))
+    code, _, err = typed("check", "spoilt.csv", "--work", work)
+    assert code == 2
+    assert err.startswith("error: spoilt.csv is not valid: ")
+    assert "005" in err
+
+
+def test_score_counts_first_and_third_places(finished, typed, tmp_path):
+    _, work, _ = finished
+    rows = [line.split(",") for line in (work / "submissions" / "blend.csv").read_text().splitlines()[1:]]
+    labels = [f"{name},{guesses.split(' ')[2]}" for name, guesses in rows[:3]]  # hits, but only as third guess
+    Path("labels.csv").write_text("\n".join(["id,label", *labels]) + "\n")
+    code, out, _ = typed("score", work / "submissions" / "blend.csv", "--labels", "labels.csv", "--work", work)
+    assert code == 0
+    assert "on the true labels of 3 images: top-1 error 1.0000, top-3 error 0.0000" in out
+
+
+def test_a_setting_comes_from_its_default_then_the_file_then_the_flag(typed):
+    Path("kit.toml").write_text('seed = 3\n[train]\nepochs = 7\nlr = 0.01\nbackbone = ["resnet18"]\n')
+    _, out, _ = typed("settings", "--lr", "0.02")
+    assert "epochs = 7  # from kit.toml" in out
+    assert "lr = 0.02  # from flag" in out
+    assert "batch_size = 64  # from default" in out
+    assert "seed = 3  # from kit.toml" in out
+    assert 'backbone = ["resnet18"]  # from kit.toml' in out
+
+
+def test_printed_settings_are_a_file_that_says_the_same(typed):
+    Path("kit.toml").write_text(
+        '[train]\nweights = ["a \\"b\\".pth"]\n[run.small]\nbackbone = ["resnet18"]\nepochs = 3\n'
+    )
+    _, first, _ = typed("settings", "--crop-scale", "0.5", "--sample", "ids.csv")
+    Path("kit.toml").write_text(first)
+    code, second, _ = typed("settings")
+    assert code == 0
+    assert re.sub("# from .*", "", second) == re.sub("# from .*", "", first)
+
+
+def test_a_run_table_overrides_train_and_a_flag_overrides_both(typed):
+    runs = "[run.a]\nbackbone = ['resnet18']\nepochs = 9\n[run.b]\nbackbone = ['lcnet_050']\n"
+    Path("kit.toml").write_text(f"[train]\nepochs = 5\nbatch_size = 16\n{runs}")
+    train = run.TrainSettings(epochs=5, batch_size=32)
+    typed("settings", "--batch-size", "32")
+    plans = {plan.name: plan.settings for plan in run.plans(train)}
+    assert {name: (one.epochs, one.batch_size, one.backbone) for name, one in plans.items()} == {
+        "a": (9, 32, ("resnet18",)),
+        "b": (5, 32, ("lcnet_050",)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("toml", "error", "hint"),
+    [
+        ("[train]\nepocs = 3\n", "kit.toml: [train] there is no setting `epocs`", "did you mean `epochs`?"),
+        ("[trian]\nepochs = 3\n", "kit.toml: there is no setting `trian`", "did you mean `train`?"),
+        ("[run.a]\nepocs = 3\n", "kit.toml: [run.a] there is no setting `epocs`", "did you mean `epochs`?"),
+        ("[train]\nepochs = 2.5\n", "kit.toml: [train] epochs = 2.5 is not a whole number", "`python run.py settings`"),
+        ('[train]\nepochs = "3"\n', "kit.toml: [train] epochs = '3' is not a whole number", "`python run.py settings`"),
+        ("[train]\nmirror = 1\n", "kit.toml: [train] mirror = 1 is not true or false", "`python run.py settings`"),
+        ("[train]\nepochs = 0\n", 'Invalid value "0" for [epochs] provided by kit.toml: it must be >= 1', "--help"),
+        ("train = 3\n", "kit.toml: `train` is a table, not a value", "write `[train]` on a line of its own"),
+        ("run = 3\n", "kit.toml: `run` is a table, not a value", "write `[run.NAME]` on a line of its own"),
+        ("[train\n", "kit.toml is not TOML: ", "`python run.py settings` prints a file that is"),
+    ],
+)
+def test_a_wrong_settings_file_is_refused_in_one_sentence(typed, toml, error, hint):
+    Path("kit.toml").write_text(toml)
+    code, out, err = typed("settings")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {error}")
+    assert hint in err.splitlines()[1]
+    assert len(err.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "hint"),
+    [
+        (["prepare", "nowhere"], "there is no folder nowhere", ""),
+        (["train", "--epocs", "3"], "Unknown option: --epocs", "did you mean --epochs?"),
+        (["trian"], 'Unknown command "trian"', 'did you mean "train"?'),
+        (["train", "--epochs", "0"], 'Invalid value "0" for --epochs: it must be >= 1', "--help"),
+        (["train", "--epochs", "x"], 'Invalid value for --epochs: unable to convert "x" into int', "--help"),
+        (["train", "--precision", "half"], 'Invalid value "half" for --precision: choose from: "auto"', "--help"),
+        (
+            ["settings", "--config", "none.toml"],
+            "the settings file none.toml does not exist",
+            "run.py settings > none.toml",
+        ),
+        (["split"], "work/folds/manifest.csv does not exist", "python run.py prepare DATA"),
+        (["train"], "work/folds/folds.json does not exist", "python run.py split"),
+        (["train", "--fold", "x"], "`--fold x` is no list of fold numbers", "`--fold 0,2`"),
+        (["predict"], "work/models holds no run", "`python run.py train`"),
+        (["submit"], "work/ensemble/blend.json does not exist", "python run.py blend"),
+        (["submit", "--blend", "x", "--run", "y"], "`--blend` and `--run` exclude each other", "--run NAME"),
+    ],
+)
+def test_a_mistake_is_answered_with_one_sentence_and_the_next_command(typed, words, error, hint):
+    code, out, err = typed(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {error}")
+    assert hint in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["train", "--fold", "7", *QUICK[:6]], "there is no fold 7: there are 2, 0 to 1"),
+        (["train", "--backbone", "resnet5O"], "there is no backbone `resnet5O`, neither here nor in timm"),
+        (["train", "--views", "center"], "there is no view `center`; there are centre"),
+        (
+            ["train", "--backbone", "test_resnet,test_vit", "--run", "x"],
+            "`--run x` names a run of one backbone, but there are 2",
+        ),
+        (["train", "--backbone", "test_resnet", "--weights", "no.pth"], "the weights file no.pth cannot be read"),
+        (["train", "--backbone", "test_resnet", "--run", "../x"], "`../x` is no name for a run"),
+        (["blend", "--members", "nobody"], ""),
+        (["submit", "--run", "nobody"], ""),
+    ],
+)
+def test_a_mistake_in_a_prepared_work_folder_is_refused_too(finished, typed, words, error):
+    _, work, _ = finished
+    code, _, err = typed(*words, "--work", work)
+    assert code == 2
+    assert err.startswith(f"error: {error}")
+    assert "Traceback" not in err
+
+
+def test_a_work_folder_of_other_data_is_refused(finished, typed, tmp_path):
+    _, work, _ = finished
+    other = make_competition(tmp_path / "other", seed=9)
+    for path in sorted((other / "TrainVal").rglob("*.jpg")):
+        path.rename(path.with_name(f"other-{path.name}"))
+    code, _, err = typed("prepare", other, "--work", work, "--store-size", "32")
+    assert code == 2
+    assert "--work" in err
+
+
+def test_blend_before_train_says_so(typed, tmp_path):
+    data = make_competition(tmp_path / "data")
+    assert typed("prepare", data, "--store-size", "32")[0] == 0
+    assert typed("split", "--n-folds", "2")[0] == 0
+    code, _, err = typed("blend")
+    assert code == 2
+    assert "`python run.py train" in err.splitlines()[1]
+
+
+def test_a_work_folder_that_cannot_be_written_is_refused(typed, tmp_path):
+    data = make_competition(tmp_path / "data")
+    Path("occupied").write_text("a file where a folder is needed")
+    code, _, err = typed("prepare", data, "--work", "occupied/work", "--store-size", "32")
+    assert code == 2
+    assert err.startswith("error: cannot write occupied/work")
+
+
+def test_a_loss_that_is_not_finite_stops_the_fold_with_step_rate_and_advice(finished, typed):
+    _, work, _ = finished
+    words = [*QUICK[:6], *QUICK[8:12], *QUICK[14:], "--lr", "1", "--head-lr-scale", "1e30", "--run", "wild"]
+    code, _, err = typed("train", "--work", work, *words, "--clip-norm", "0", "--epochs", "3", "--warmup-epochs", "0")
+    assert code == 2
+    assert re.match(r"error: the loss of fold 0 is no longer finite at step \d+, at a rate of ", err)
+    assert "`--lr 0.3`" in err
+
+
+def test_an_id_with_a_leading_zero_stays_text(finished):
+    _, work, _ = finished
+    assert "\n000," in (work / "submissions" / "blend.csv").read_text()
