@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def _candidates(
     i, j = close_hashes(asking_hash, answering_hash, near_bits=near_bits)  # sorted by i
     askers, answerers = _members(ask, len(asking_hash)), _members(answer, len(answering_hash))
     starts = np.flatnonzero(np.diff(i, prepend=-1))
-    for start, stop in zip(starts, np.append(starts[1:], len(i)), strict=True):
+    for start, stop in pairwise([*starts.tolist(), len(i)]):
         ones = askers[i[start]]
         others = np.concatenate([answerers[v] for v in j[start:stop]])
         if len(np.union1d(ones, others)) > 1:

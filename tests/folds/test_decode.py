@@ -1,0 +1,238 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from folds.decode import decode
+from folds.likeness import thumbnail
+
+SIZE = 32
+
+
+def saved(picture, path, **options):
+    picture.save(path, **options)
+    return path
+
+
+def test_a_clean_picture_has_no_notes(tmp_path, picture):
+    facts, pixels = decode(saved(picture(1), tmp_path / "a.png"), size=SIZE)
+    assert (facts.format, facts.mode, facts.width, facts.height) == ("PNG", "RGB", 64, 48)
+    assert (facts.notes, facts.decoded, pixels.shape, pixels.dtype) == ("", 1.0, (SIZE, SIZE, 3), np.uint8)
+
+
+def test_the_square_is_pillows_antialiased_resize(tmp_path, picture):
+    _, pixels = decode(saved(picture(1), tmp_path / "a.png"), size=SIZE)
+    assert (pixels == np.asarray(picture(1).resize((SIZE, SIZE), Image.Resampling.BICUBIC))).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "notes"),
+    [
+        (b"", "zero-byte"),
+        (b"<html>not found</html>", "not an image"),
+        (b"\x00" * 500, "not an image"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "truncated: 0% decoded, JPEG header"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "truncated: 0% decoded, PNG header"),
+    ],
+)
+def test_files_without_a_picture_are_named(tmp_path, content, notes):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    facts, pixels = decode(path, size=SIZE)
+    assert (facts.notes, facts.decoded, pixels) == (notes, 0.0, None)
+
+
+def test_a_file_that_is_gone_is_named(tmp_path):
+    assert decode(tmp_path / "gone.jpg", size=SIZE)[0].notes == "cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "TIFF", "GIF"])
+def test_a_truncated_picture_tells_how_much_decoded(tmp_path, picture, form):
+    path = tmp_path / f"a.{form.lower()}"
+    noise = np.random.default_rng(0).integers(1, 256, size=(400, 300, 3), dtype=np.uint8)  # takes the same bytes a row
+    whole = io.BytesIO()
+    Image.fromarray(noise).save(whole, form, quality=90)
+    path.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    facts, pixels = decode(path, size=SIZE)
+    assert facts.notes.startswith("truncated: ")
+    assert facts.notes.endswith("% decoded")
+    assert 0.4 < facts.decoded < 0.65
+    assert pixels is not None
+
+
+def test_a_picture_that_lacks_its_last_bytes_is_never_whole(tmp_path, picture):
+    path = saved(picture(1, width=300, height=200), tmp_path / "a.jpg")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert decode(path, size=SIZE)[0].notes == "truncated: 99% decoded"
+
+
+def test_a_cut_progressive_jpeg_is_coarse_everywhere(tmp_path, picture):
+    path = saved(picture(1, width=300, height=200), tmp_path / "a.jpg", progressive=True)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    assert decode(path, size=SIZE)[0].notes == "truncated: 100% of the rows decoded, coarsely"
+
+
+def test_broken_bytes_inside_are_damage_and_not_truncation(tmp_path, picture):
+    path = saved(picture(1), tmp_path / "a.png")
+    content = bytearray(path.read_bytes())
+    half = len(content) // 2
+    content[half : half + 40] = bytes(40)
+    path.write_bytes(content)
+    facts, _ = decode(path, size=SIZE)
+    assert facts.notes.startswith("damaged: ")
+    assert 0 < facts.decoded < 1
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_a_wrong_extension_is_kept(tmp_path, picture, form):
+    facts, pixels = decode(saved(picture(1), tmp_path / "a.jpg", format=form), size=SIZE)
+    assert facts.notes == f"wrong extension: {form} named .jpg"
+    assert pixels is not None
+
+
+@pytest.mark.parametrize("name", ["a.JPG", "a.jpeg", "a.jfif", "a"])
+def test_other_spellings_of_an_extension_are_right(tmp_path, picture, name):
+    assert decode(saved(picture(1), tmp_path / name, format="JPEG"), size=SIZE)[0].notes == ""
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    red = Image.new("CMYK", (40, 40), (0, 255, 255, 0))
+    facts, pixels = decode(saved(red, tmp_path / "a.tif"), size=SIZE)
+    assert (facts.mode, facts.notes) == ("CMYK", "CMYK")
+    assert pixels[0, 0].tolist() == [255, 0, 0]
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+    levels = np.array([0, 257, 128 * 257, 255 * 257], dtype=np.uint16).repeat(16)
+    ramp = Image.fromarray(np.tile(levels, (64, 1)))
+    facts, pixels = decode(saved(ramp, tmp_path / "a.png"), size=64)
+    assert facts.notes == "16-bit"
+    assert pixels[32, [4, 24, 40, 60], 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize(("high", "level"), [(200, 200), (65535, 255), (1_000_000, 255)])
+def test_32_bit_levels_fit_their_range(tmp_path, high, level):
+    values = np.zeros((40, 40), dtype=np.int32)
+    values[:, 20:] = high
+    facts, pixels = decode(saved(Image.fromarray(values), tmp_path / "a.tif"), size=40)
+    assert facts.notes == "32-bit"
+    assert pixels[20, [5, 35], 0].tolist() == [0, level]
+
+
+@pytest.mark.parametrize(("high", "level"), [(1.0, 255), (200.0, 200), (5000.0, 255)])
+def test_float_levels_fit_their_range_and_nan_is_black(tmp_path, high, level):
+    values = np.zeros((40, 40), dtype=np.float32)
+    values[:, 20:] = high
+    values[0, 0] = np.nan
+    facts, pixels = decode(saved(Image.fromarray(values), tmp_path / "a.tif"), size=40)
+    assert facts.notes == "float"
+    assert pixels[20, [5, 35], 0].tolist() == [0, level]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_pixels_are_white_and_half_ones_are_mixed(tmp_path, mode):
+    black = (0,) * (len(mode) - 1)
+    image = Image.new(mode, (40, 40), (*black, 0))
+    image.paste((*black, 128), (0, 0, 20, 40))
+    facts, pixels = decode(saved(image, tmp_path / "a.png"), size=40)
+    assert facts.notes == "alpha: on white"
+    assert pixels[20, 35].tolist() == [255, 255, 255]
+    assert pixels[20, 5].tolist() == [127, 127, 127]
+
+
+def test_a_transparent_palette_colour_is_white(tmp_path):
+    image = Image.new("P", (40, 40), 0)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.paste(1, (0, 0, 20, 40))
+    facts, pixels = decode(saved(image, tmp_path / "a.gif", transparency=0), size=40)
+    assert facts.notes == "alpha: on white"
+    assert pixels[20, [5, 35]].tolist() == [[0, 0, 255], [255, 255, 255]]
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
+def test_an_animation_is_its_first_frame(tmp_path, form):
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ((255, 0, 0), (0, 255, 0))]
+    options = {"lossless": True} if form == "WEBP" else {}
+    path = tmp_path / f"a.{form.lower()}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+    facts, pixels = decode(path, size=SIZE)
+    assert facts.notes == "animated: first frame"
+    assert pixels[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_is_turned_upright(tmp_path, orientation):
+    upright = Image.new("RGB", (40, 20), (255, 255, 255))
+    upright.paste((255, 0, 0), (0, 0, 20, 10))  # red is at the top left
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Transpose members that the camera would have applied
+    stored = upright.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    facts, pixels = decode(saved(stored, tmp_path / "a.png", exif=exif), size=40)
+    assert (facts.width, facts.height) == (40, 20)
+    assert facts.notes == ("" if orientation == 1 else f"turned: EXIF {orientation}")
+    assert pixels[8, 8].tolist() == [255, 0, 0]
+    assert pixels[30, 30].tolist() == [255, 255, 255]
+
+
+def test_a_turned_tiff_is_turned_once(tmp_path):
+    image = Image.new("RGB", (40, 20), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    facts, _ = decode(saved(image, tmp_path / "a.tif", exif=exif), size=SIZE)
+    assert (facts.width, facts.height) == (20, 40)
+
+
+def test_broken_exif_does_not_cost_the_picture(tmp_path, picture):
+    path = saved(picture(1), tmp_path / "a.jpg", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff" + b"\xfe" * 40)
+    facts, pixels = decode(path, size=SIZE)
+    assert facts.decoded == 1.0
+    assert pixels is not None
+
+
+def lying_png(width, height):
+    """A PNG of a few bytes whose header promises this size."""
+    content = io.BytesIO()
+    Image.new("L", (1, 1)).save(content, "PNG")
+    header = b"IHDR" + struct.pack(">II", width, height) + content.getvalue()[24:29]
+    return content.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + content.getvalue()[33:]
+
+
+def test_a_bomb_is_refused_by_its_size(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(lying_png(60_000, 60_000))
+    facts, pixels = decode(path, size=SIZE)
+    assert facts.notes == "too large: 60000 x 60000 pixels"
+    assert pixels is None
+
+
+def test_a_huge_jpeg_is_decoded_at_an_eighth(tmp_path):
+    Image.new("L", (30_000, 8_000), 90).save(tmp_path / "a.jpg")
+    facts, pixels = decode(tmp_path / "a.jpg", size=SIZE)
+    assert (facts.width, facts.height, facts.notes) == (30_000, 8_000, "large: 30000 x 8000 pixels")
+    assert abs(int(pixels[5, 5, 0]) - 90) <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1200, 6), (5, 900)])
+def test_extreme_shapes_are_named_and_kept(tmp_path, shape):
+    facts, pixels = decode(saved(Image.new("RGB", shape, (1, 2, 3)), tmp_path / "a.png"), size=SIZE)
+    assert facts.notes == f"extreme shape: {shape[0]} x {shape[1]}"
+    assert (pixels == (1, 2, 3)).all()
+
+
+def test_equal_pixels_have_equal_digests_in_any_format(tmp_path, picture):
+    one = decode(saved(picture(1), tmp_path / "a.png"), size=SIZE)[0]
+    other = decode(saved(picture(1), tmp_path / "a.bmp"), size=SIZE)[0]
+    changed = picture(1)
+    changed.putpixel((3, 3), (0, 0, 0))
+    third = decode(saved(changed, tmp_path / "b.png"), size=SIZE)[0]
+    assert one.digest == other.digest != third.digest
+
+
+def test_a_thumbnail_is_the_mean_of_its_areas():
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    pixels[0, 0] = 200
+    assert thumbnail(pixels)[0, 0].tolist() == [50, 50, 50]
