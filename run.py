@@ -86,21 +86,20 @@ def prepare_(
 ) -> None:
     """Scan and decode every file, find duplicates, write the manifest and the pixel store."""
     from folds import prepare as room
-    from folds.tables import prepare_summary
+    from folds.tables import prepare_tables
 
     result = room.prepare(Workspace(top.work), data, prepare, track=track())
-    show(prepare_summary(result), then=f"python run.py split{work_flag(top)}")
+    show(prepare_tables(result), then=f"python run.py split{work_flag(top)}")
 
 
 @app.command(name="split", sort_key=2)
 def split_(*, split: Split = SplitSettings(), top: TopFlags = Top(), config: Config = KIT_TOML) -> None:
     """Assign every training image to a fold, once."""
     from folds import assignment
-    from folds.tables import split_summary
+    from folds.tables import split_tables
 
-    workspace = Workspace(top.work)
-    folds = assignment.split(workspace, split, seed=top.seed)
-    show(split_summary(workspace, folds), then=f"python run.py train{work_flag(top)}")
+    folds = assignment.split(Workspace(top.work), split, seed=top.seed)
+    show(split_tables(folds), then=f"python run.py train{work_flag(top)}")
 
 
 @app.command(name="train", sort_key=3)

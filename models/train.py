@@ -72,6 +72,7 @@ class FoldTrainer:
             train_loss = self._train_epoch(epoch, track)
             trained_seconds = time.perf_counter() - began
             probs = np.exp(self.predict(self.valid_rows, ("centre",))[:, 0])
+            self._refuse_divergence(bool(np.isfinite(probs).all()), step=(epoch + 1) * self.epoch_steps - 1)
             yield EpochRow(
                 epoch=epoch + 1,
                 lr=self.optimiser.param_groups[0]["lr"],
@@ -128,7 +129,7 @@ class FoldTrainer:
             )
             loss_sum += self._step(step, seen, target[i])
             if (i + 1) % CHECK_STEPS == 0 or i + 1 == self.epoch_steps:
-                self._refuse_divergence(loss_sum, step)
+                self._refuse_divergence(bool(torch.isfinite(loss_sum)), step=step)
         return float(loss_sum) / self.epoch_steps
 
     def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -160,8 +161,8 @@ class FoldTrainer:
             self.average.update(self.network, step=step)
         return loss.detach()
 
-    def _refuse_divergence(self, loss_sum: torch.Tensor, step: int) -> None:
-        if not torch.isfinite(loss_sum):
+    def _refuse_divergence(self, is_finite: bool, *, step: int) -> None:
+        if not is_finite:
             rate = self.optimiser.param_groups[0]["lr"]
             raise UserError(
                 f"the loss of fold {self.fold} is no longer finite at step {step + 1:,}, at a rate of {rate:.2g}",
