@@ -71,12 +71,7 @@ def assign_folds(images: pd.DataFrame, *, n_folds: int, seed: int) -> pd.DataFra
         warnings.filterwarnings("ignore", message="The least populated class")  # `tables` names those classes
         for k, (_, valid_rows) in enumerate(splitter.split(fold, table["target"], table["group"])):
             fold[valid_rows] = k
-    assert (fold >= 0).all(), "an image has no fold"
-    if len(np.unique(fold)) < n_folds:
-        raise UserError(
-            f"{n_folds} folds cannot all be filled from {table['group'].nunique()} different pictures",
-            hint="`python run.py split --n-folds 2`",
-        )
+    assert (np.unique(fold) == np.arange(n_folds)).all(), f"folds {np.unique(fold)}, not 0 to {n_folds - 1}"
     return table.assign(fold=fold)[list(COLUMNS)]
 
 
@@ -139,6 +134,12 @@ def _refuse_too_many_folds(table: pd.DataFrame, *, n_folds: int) -> None:
         raise UserError(
             f"{n_folds} folds need a class with {n_folds} images, and the largest has {largest}",
             hint=f"`python run.py split --n-folds {max(largest, 2)}`",
+        )
+    pictures = table["group"].nunique()
+    if pictures < n_folds:
+        raise UserError(
+            f"{n_folds} folds cannot all be filled from {pictures} different pictures",
+            hint=f"`python run.py split --n-folds {max(pictures, 2)}`",
         )
 
 

@@ -38,7 +38,7 @@ def read_facts(workspace: Workspace) -> dict[Key, Facts]:
     """The facts by file; empty where there are none, or where they were written by another version."""
     try:
         table = pd.read_csv(io.BytesIO(facts_path(workspace).read_bytes()), dtype=str, keep_default_na=False)
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):  # absent, or not to be read: all files are decoded again
         return {}
     if tuple(table.columns) != COLUMNS:
         return {}

@@ -37,8 +37,8 @@ def pick_file(listing: Listing, given: str | None, names: frozenset[str], *, fla
 def pick_test_folder(listing: Listing, given: str | None, sample_ids: list[str] | None) -> str | None:
     fit = _pick_folders(listing, given, TEST_FOLDERS, flag="--test-folder")
     if len(fit) > 1 and sample_ids is not None:  # Public and Private: the sample tells which one is asked for
-        has_all = [folder for folder in fit if has_all(Lookup(below(listing, folder), folder), sample_ids)]
-        fit = has_all if len(has_all) == 1 else fit
+        fitting = [folder for folder in fit if has_all(Lookup(below(listing, folder), folder), sample_ids)]
+        fit = fitting if len(fitting) == 1 else fit
     if len(fit) > 1:
         raise UserError(
             f"{listing.root} has {len(fit)} folders of test images: {first_few(fit)}",

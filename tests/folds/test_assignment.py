@@ -1,0 +1,184 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from folds.assignment import assign_folds, load_folds, split
+from folds.classes import class_order
+from folds.errors import UserError
+from folds.manifest import COLUMNS, write_manifest
+from folds.settings import SplitSettings
+
+
+def images(counts, *, groups=None):
+    """A table of usable training images: `counts` per label; `groups` maps image ids to a common number."""
+    ids = [(f"{label}/{n:03d}.jpg", label) for label, count in counts.items() for n in range(count)]
+    rows = [
+        {"image_id": image_id, "path": f"train/{image_id}", "label": label, "group": number}
+        for number, (image_id, label) in enumerate(ids)
+    ]
+    table = pd.DataFrame(rows)
+    table["group"] = [(groups or {}).get(row.image_id, row.group) for row in table.itertuples()]
+    return table
+
+
+def store(workspace, table):
+    """A manifest with these training images and one test image."""
+    test = {"image_id": "t", "path": "test/t.jpg", "label": "", "group": 10**6, "split": "test"}
+    full = pd.concat([table.assign(split="train"), pd.DataFrame([test])], ignore_index=True)
+    full = full.assign(
+        status="usable", reason="", format="JPEG", mode="RGB", width=4, height=3, bytes=9, digest="0" * 16
+    )
+    write_manifest(workspace, full[list(COLUMNS)])
+
+
+def test_every_image_is_in_exactly_one_fold_and_classes_are_spread_evenly():
+    table = assign_folds(images({"a": 50, "b": 23, "c": 5}), n_folds=5, seed=0)
+    assert len(table) == 78
+    counts = table.groupby(["label", "fold"]).size().unstack()
+    assert counts.loc["a"].tolist() == [10] * 5
+    assert sorted(counts.loc["b"]) == [4, 4, 5, 5, 5]
+    assert counts.loc["c"].tolist() == [1] * 5
+
+
+def test_copies_share_a_fold():
+    groups = {f"a/{n:03d}.jpg": 1000 + n // 4 for n in range(40)} | {"b/000.jpg": 1000, "b/001.jpg": 1003}
+    table = assign_folds(images({"a": 40, "b": 40}, groups=groups), n_folds=5, seed=3)
+    assert table.groupby("group")["fold"].nunique().max() == 1
+    assert table["fold"].nunique() == 5
+
+
+def test_folds_do_not_depend_on_the_order_of_the_rows():
+    table = images({"a": 20, "b": 30})
+    shuffled = table.sample(frac=1, random_state=1)
+    assert assign_folds(shuffled, n_folds=3, seed=0).equals(assign_folds(table, n_folds=3, seed=0))
+
+
+def test_another_seed_gives_other_folds():
+    table = images({"a": 20, "b": 30})
+    one, other = (assign_folds(table, n_folds=3, seed=seed)["fold"] for seed in (0, 1))
+    assert (one != other).any()
+
+
+def test_targets_follow_the_natural_order_of_the_labels():
+    table = assign_folds(images({"10": 3, "2": 3, "1": 3}), n_folds=3, seed=0)
+    assert dict(zip(table["label"], table["target"], strict=True)) == {"1": 0, "2": 1, "10": 2}
+
+
+def test_a_class_with_one_image_is_allowed():
+    table = assign_folds(images({"a": 10, "b": 1}), n_folds=5, seed=0)
+    assert (table["label"] == "b").sum() == 1
+
+
+def test_more_folds_than_the_largest_class_has_images_are_refused():
+    with pytest.raises(UserError) as caught:
+        assign_folds(images({"a": 4, "b": 3}), n_folds=5, seed=0)
+    assert str(caught.value) == "5 folds need a class with 5 images, and the largest has 4"
+    assert caught.value.hint == "`python run.py split --n-folds 4`"
+
+
+def test_folds_that_copies_cannot_fill_are_refused():
+    groups = {f"a/{n:03d}.jpg": 1 for n in range(6)} | {f"b/{n:03d}.jpg": 2 for n in range(6)}
+    with pytest.raises(UserError, match=r"^5 folds cannot all be filled from 2 different pictures$"):
+        assign_folds(images({"a": 6, "b": 6}, groups=groups), n_folds=5, seed=0)
+
+
+def test_a_split_is_stored_and_loaded_as_it_was(workspace):
+    store(workspace, images({"x": 9, "NA": 6, "007": 6}))
+    folds = split(workspace, SplitSettings(n_folds=3), seed=4)
+    again = load_folds(workspace)
+    for name in ("image_id", "path", "label", "target", "fold", "group"):
+        assert getattr(folds, name).tolist() == getattr(again, name).tolist()
+        assert getattr(folds, name).dtype.kind == getattr(again, name).dtype.kind
+    assert (again.classes, again.n_folds, again.seed, again.digest) == (("007", "NA", "x"), 3, 4, folds.digest)
+    assert again.image_id.tolist() == sorted(again.image_id)
+    assert (np.array(again.classes)[again.target] == again.label).all()
+    head = json.loads(workspace.folds_json.read_text())
+    assert (head["images"], head["images_per_fold"], head["images_per_class"]) == (21, [7, 7, 7], [6, 6, 9])
+
+
+def test_a_second_split_changes_nothing(workspace):
+    store(workspace, images({"a": 9, "b": 6}))
+    split(workspace, SplitSettings(n_folds=3), seed=0)
+    before = workspace.folds_csv.read_bytes(), workspace.folds_csv.stat().st_mtime_ns
+    split(workspace, SplitSettings(n_folds=3), seed=0)
+    assert (workspace.folds_csv.read_bytes(), workspace.folds_csv.stat().st_mtime_ns) == before
+
+
+def test_other_settings_than_the_stored_ones_are_refused_with_two_ways_out(workspace):
+    store(workspace, images({"a": 9, "b": 6}))
+    split(workspace, SplitSettings(n_folds=3), seed=0)
+    with pytest.raises(UserError) as caught:
+        split(workspace, SplitSettings(n_folds=5), seed=1)
+    assert str(caught.value) == (
+        f"the folds in {workspace.folds_csv} were assigned with 3 folds and seed 0, not 5 folds and seed 1"
+    )
+    assert caught.value.hint == (
+        f"keep both with another `--work DIR`, or start the folds again: "
+        f"`rm -r {workspace.folds_csv} {workspace.folds_json} {workspace.models}`, then `python run.py split`"
+    )
+
+
+def test_training_images_that_changed_are_named(workspace):
+    store(workspace, images({"a": 9, "b": 6}))
+    split(workspace, SplitSettings(n_folds=3), seed=0)
+    store(workspace, images({"a": 11, "b": 4}))
+    with pytest.raises(UserError) as caught:
+        split(workspace, SplitSettings(n_folds=3), seed=0)
+    assert str(caught.value) == (
+        f"4 training images changed since the folds in {workspace.folds_csv} were assigned: "
+        "a/009.jpg, a/010.jpg, b/004.jpg and 1 more"
+    )
+
+
+def test_copies_that_the_stored_folds_cut_are_refused(workspace):
+    store(workspace, images({"a": 9, "b": 6}))
+    folds = split(workspace, SplitSettings(n_folds=3), seed=0)
+    one, other = folds.image_id[folds.fold == 0][0], folds.image_id[folds.fold == 1][0]
+    store(workspace, images({"a": 9, "b": 6}, groups={one: 77, other: 77}))
+    with pytest.raises(UserError, match=rf"^2 training images changed since .*: {one}, {other}$"):
+        split(workspace, SplitSettings(n_folds=3), seed=0)
+
+
+def test_renumbered_groups_are_no_change(workspace):
+    store(workspace, images({"a": 9, "b": 6}))
+    folds = split(workspace, SplitSettings(n_folds=3), seed=0)
+    table = images({"a": 9, "b": 6})
+    store(workspace, table.assign(group=table["group"] + 5))
+    assert split(workspace, SplitSettings(n_folds=3), seed=0).digest == folds.digest
+
+
+def test_folds_before_a_split_are_refused_with_the_next_command(workspace):
+    with pytest.raises(UserError) as caught:
+        load_folds(workspace)
+    assert str(caught.value) == f"{workspace.folds_json} does not exist"
+    assert caught.value.hint == "`python run.py split`"
+
+
+def test_a_split_before_prepare_is_refused_with_the_next_command(workspace):
+    with pytest.raises(UserError) as caught:
+        split(workspace, SplitSettings(), seed=0)
+    assert str(caught.value) == f"{workspace.manifest} does not exist"
+    assert caught.value.hint == "`python run.py prepare DATA`"
+
+
+def test_folds_that_were_edited_are_refused(workspace):
+    store(workspace, images({"a": 9, "b": 6}))
+    split(workspace, SplitSettings(n_folds=3), seed=0)
+    workspace.folds_csv.write_text(workspace.folds_csv.read_text().replace("a/000", "a/999"))
+    with pytest.raises(UserError, match=r"^.*folds.csv is not the file that folds.json describes$"):
+        load_folds(workspace)
+
+
+def test_classes_in_another_order_are_refused(workspace):
+    store(workspace, images({"a": 9, "b": 6}))
+    split(workspace, SplitSettings(n_folds=3), seed=0)
+    head = json.loads(workspace.folds_json.read_text())
+    workspace.folds_json.write_text(json.dumps(head | {"classes": ["b", "a"]}))
+    with pytest.raises(UserError, match=r"^.*folds.json holds other classes than folds.csv$"):
+        load_folds(workspace)
+
+
+def test_class_order_is_natural():
+    assert class_order(["10", "2", "1", "b2", "b10", "B", "2"]) == ("1", "2", "10", "B", "b2", "b10")

@@ -1,0 +1,285 @@
+import os
+
+import pytest
+
+from folds.csvfile import read_csv
+from folds.dataset import find_dataset
+from folds.errors import UserError
+from folds.settings import PrepareSettings
+
+
+def write(data, *paths, content=b"x"):
+    for path in paths:
+        (data / path).parent.mkdir(parents=True, exist_ok=True)
+        (data / path).write_bytes(content)
+
+
+def write_text(data, path, text):
+    write(data, path, content=text.encode())
+
+
+def found(data, **settings):
+    items = find_dataset(data, PrepareSettings(**settings)).items
+    return [(item.split, item.image_id, item.label) for item in items if not item.left_out and not item.file.fault]
+
+
+def refusal(data, **settings):
+    with pytest.raises(UserError) as caught:
+        find_dataset(data, PrepareSettings(**settings))
+    return caught.value
+
+
+@pytest.mark.parametrize("train", ["train", "Training", "TrainVal", "train_images", "train/train"])
+@pytest.mark.parametrize("test", ["test", "Public", "Private", "test_images", "test/test"])
+def test_folders_are_found_by_their_names(tmp_path, train, test):
+    write(tmp_path, f"{train}/cat/1.jpg", f"{train}/dog/2.jpg", f"{test}/7.jpg")
+    assert found(tmp_path) == [("train", "cat/1.jpg", "cat"), ("train", "dog/2.jpg", "dog"), ("test", "7", "")]
+
+
+def test_the_label_is_the_first_folder_however_deep_the_file_lies(tmp_path):
+    write(tmp_path, "train/cat/2020/may/1.jpg", "train/dog/2.JPG")
+    assert found(tmp_path) == [("train", "cat/2020/may/1.jpg", "cat"), ("train", "dog/2.JPG", "dog")]
+
+
+def test_class_folders_may_lie_right_in_the_data_beside_the_test_folder(tmp_path):
+    write(tmp_path, "cat/1.jpg", "dog/2.jpg", "test/3.jpg", "README.md")
+    assert found(tmp_path) == [("train", "cat/1.jpg", "cat"), ("train", "dog/2.jpg", "dog"), ("test", "3", "")]
+
+
+def test_folders_can_be_given(tmp_path):
+    write(tmp_path, "a/cat/1.jpg", "a/dog/2.jpg", "b/3.jpg")
+    assert found(tmp_path, train_folder="a/", test_folder="./b")[-1] == ("test", "3", "")
+
+
+def test_hidden_and_system_files_are_left_out_and_counted(tmp_path):
+    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "train/.DS_Store", "train/cat/Thumbs.db", "__MACOSX/x.jpg")
+    dataset = find_dataset(tmp_path, PrepareSettings())
+    assert [item.image_id for item in dataset.items] == ["cat/1.jpg", "dog/2.jpg"]
+    assert dataset.hidden == ("__MACOSX", "train/.DS_Store", "train/cat/Thumbs.db")
+
+
+def test_a_file_beside_the_class_folders_is_left_out(tmp_path):
+    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "train/3.jpg")
+    item = find_dataset(tmp_path, PrepareSettings()).items[0]
+    assert (item.image_id, item.left_out) == ("3.jpg", "no label: it lies beside the class folders")
+
+
+@pytest.mark.parametrize("ids", [("7", "8"), ("7.jpg", "8.png"), ("Public/7.jpg", "Public/8.png"), ("./7.jpg", "8")])
+def test_sample_ids_find_their_files_with_and_without_extension_and_folder(tmp_path, ids):
+    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "Public/7.jpg", "Public/8.png")
+    write_text(tmp_path, "sample_submission.csv", "id,predicted\n" + "".join(f"{i},0\n" for i in ids))
+    assert [image_id for split, image_id, _ in found(tmp_path) if split == "test"] == list(ids)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffid,predicted\r\n007,a b c\r\n\r\n1e5,a b c\r\n",
+        "id;predicted\n007;a b c\n1e5;a b c\n",
+        '"id","predicted"\n"007","a, b"\n"1e5",""\n',
+        "id\n007\n1e5\n",
+        "\n\nid\tpredicted\n 007 \ta\n1e5\ta\n",
+    ],
+)
+def test_a_sample_is_read_however_it_was_saved_and_ids_stay_text(tmp_path, text):
+    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/007.jpg", "test/1e5.jpg")
+    write_text(tmp_path, "sample_submission.csv", text)
+    assert [image_id for split, image_id, _ in found(tmp_path) if split == "test"] == ["007", "1e5"]
+
+
+def test_a_test_file_that_the_sample_does_not_ask_for_is_left_out(tmp_path):
+    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg", "test/b.jpg")
+    write_text(tmp_path, "sample_submission.csv", "id\na\n")
+    item = find_dataset(tmp_path, PrepareSettings()).items[-1]
+    assert (item.image_id, item.left_out) == ("b.jpg", "not in sample_submission.csv")
+
+
+def test_the_sample_tells_public_from_private(tmp_path):
+    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "Public/a.jpg", "Private/b.jpg")
+    error = refusal(tmp_path)
+    assert str(error) == f"{tmp_path} has 2 folders of test images: Private, Public"
+    assert error.hint == "choose one with `--test-folder Private`"
+    write_text(tmp_path, "sample_submission.csv", "id\na\n")
+    assert found(tmp_path)[-1] == ("test", "a", "")
+
+
+def test_labels_come_from_a_csv_and_stay_text(tmp_path):
+    write(tmp_path, *(f"train/{n}.jpg" for n in range(6)))
+    write_text(tmp_path, "train.csv", "image_id,label\n0,NA\n1.jpg,null\n2,1e5\ntrain/3.jpg,007\n4,nan\n")
+    assert [label for _, _, label in found(tmp_path)] == ["NA", "null", "1e5", "007", "nan"]
+    last = find_dataset(tmp_path, PrepareSettings()).items[-1]
+    assert (last.image_id, last.left_out) == ("5.jpg", "not in train.csv")
+
+
+def test_train_and_test_images_may_lie_together(tmp_path):
+    write(tmp_path, "images/1.jpg", "images/2.jpg", "images/3.jpg")
+    write_text(tmp_path, "train.csv", "id,label\n1,a\n2,b\n")
+    write_text(tmp_path, "sample_submission.csv", "id,predicted\n3,a\n")
+    assert found(tmp_path) == [("train", "images/1.jpg", "a"), ("train", "images/2.jpg", "b"), ("test", "3", "")]
+
+
+def test_an_id_of_the_csv_without_a_file_is_a_row_of_its_own(tmp_path):
+    write(tmp_path, "train/1.jpg", "train/2.jpg")
+    write_text(tmp_path, "train.csv", "id,label\n1,a\n2,b\n3,b\n")
+    items = find_dataset(tmp_path, PrepareSettings()).items
+    assert [(item.image_id, item.file.fault) for item in items][-1] == ("3", "no file of this name")
+
+
+def test_an_id_with_two_labels_in_the_csv_is_left_out(tmp_path):
+    write(tmp_path, "train/1.jpg", "train/2.jpg")
+    write_text(tmp_path, "train.csv", "id,label\n1,a\n2,b\n1,b\n2,b\n")
+    items = find_dataset(tmp_path, PrepareSettings()).items
+    assert [item.left_out for item in items] == ["two labels: a and b in train.csv", ""]
+
+
+def test_a_csv_without_the_columns_is_refused_with_those_it_has(tmp_path):
+    write(tmp_path, "train/1.jpg")
+    write_text(tmp_path, "train.csv", "picture,sort\n1,a\n")
+    error = refusal(tmp_path)
+    assert str(error) == "train.csv has no id column; it has picture, sort"
+    assert error.hint == "name it with `--id-column COLUMN`"
+    assert str(refusal(tmp_path, id_column="picture")) == "train.csv has no label column; it has picture, sort"
+    assert str(refusal(tmp_path, id_column="x")) == "train.csv has no column x; it has picture, sort"
+
+
+@pytest.mark.parametrize("bad", ["../secret", "/etc/passwd", "a/../../b", "C:\\x", "..\\x"])
+def test_ids_that_lead_outside_are_refused(tmp_path, bad):
+    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg")
+    write_text(tmp_path, "sample_submission.csv", f"id\na\n{bad}\n")
+    assert str(refusal(tmp_path)) == (
+        f"sample_submission.csv names {bad}, which may lead outside the data folder: it is not read"
+    )
+
+
+def test_a_folder_setting_that_leads_outside_is_refused(tmp_path):
+    write(tmp_path, "train/cat/1.jpg")
+    assert str(refusal(tmp_path, train_folder="../x")) == (
+        "`--train-folder` names ../x, which may lead outside the data folder: it is not read"
+    )
+
+
+def test_no_such_folder_is_refused(tmp_path):
+    error = refusal(tmp_path / "nowhere")
+    assert str(error) == f"there is no folder {tmp_path / 'nowhere'}"
+    assert error.hint == "give the folder that holds the training images: `python run.py prepare DATA`"
+
+
+def test_a_file_is_no_folder(tmp_path):
+    write(tmp_path, "x.zip")
+    assert str(refusal(tmp_path / "x.zip")) == f"{tmp_path / 'x.zip'} is not a folder"
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    assert str(refusal(tmp_path)) == f"{tmp_path} holds no file"
+
+
+def test_an_empty_training_folder_is_refused(tmp_path):
+    (tmp_path / "train").mkdir()
+    write(tmp_path, "test/1.jpg")
+    assert str(refusal(tmp_path)) == f"{tmp_path / 'train'} holds no file"
+
+
+def test_a_folder_without_training_images_is_refused_with_what_it_holds(tmp_path):
+    write(tmp_path, "photos/1.jpg", "classes.csv")
+    error = refusal(tmp_path)
+    assert str(error) == f"{tmp_path} has no folder of training images; it holds classes.csv, photos"
+    assert error.hint == "name it with `--train-folder NAME`, or the CSV with `--train-csv NAME`"
+
+
+def test_one_class_only_is_refused(tmp_path):
+    write(tmp_path, "train/cat/1.jpg", "train/cat/2.jpg")
+    assert str(refusal(tmp_path)) == "all training images of train have the label cat: two classes or more are needed"
+
+
+def test_training_images_without_class_folders_are_refused(tmp_path):
+    write(tmp_path, "train/1.jpg", "train/2.jpg")
+    assert str(refusal(tmp_path)) == "train holds no class folder"
+
+
+def test_sample_ids_without_a_file_are_refused(tmp_path):
+    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg")
+    write_text(tmp_path, "sample_submission.csv", "id\na\nb\nc\nd\ne\n")
+    error = refusal(tmp_path)
+    assert str(error) == "4 ids of sample_submission.csv have no file in test: b, c, d and 1 more"
+    assert error.hint == "put the files there, or name the folder with `--test-folder NAME`"
+
+
+def test_two_test_files_with_one_stem_are_refused_unless_a_sample_tells_them_apart(tmp_path):
+    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg", "test/a.png")
+    assert str(refusal(tmp_path)) == "1 test ids stand for several files, first a: test/a.jpg and test/a.png"
+    write_text(tmp_path, "sample_submission.csv", "id\na\n")
+    assert str(refusal(tmp_path)) == "the id a fits 2 files: test/a.jpg, test/a.png"
+    write_text(tmp_path, "sample_submission.csv", "id\na.png\na.jpg\n")
+    assert [image_id for split, image_id, _ in found(tmp_path) if split == "test"] == ["a.jpg", "a.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "sample_submission.csv is empty"),
+        ("id,predicted\n", "sample_submission.csv has no ids"),
+        ("id,predicted\na,0\na,1\n", "sample_submission.csv has the id a twice"),
+        ("id,predicted\na,0\n,1\n", "row 3 of sample_submission.csv has no id"),
+        ("id,predicted\na,0,1\n", "row 2 of sample_submission.csv has 3 cells where its header has 2"),
+        ("id,predicted\na,0\na.jpg,1\n", "the ids a and a.jpg of sample_submission.csv both mean test/a.jpg"),
+    ],
+)
+def test_a_sample_that_is_no_list_of_ids_is_refused(tmp_path, text, message):
+    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg")
+    write_text(tmp_path, "sample_submission.csv", text)
+    assert str(refusal(tmp_path)) == message
+
+
+def test_a_csv_that_is_no_utf8_is_refused():
+    with pytest.raises(UserError, match=r"^labels.csv is not UTF-8 text$"):
+        read_csv(b"id,label\n\xff\xfe,1\n", name="labels.csv")
+
+
+def test_links_inside_are_followed_and_loops_end(tmp_path):
+    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "pool/3.jpg")
+    (tmp_path / "train/cat/loop").symlink_to("..")
+    (tmp_path / "train/dog/more").symlink_to(tmp_path / "pool")
+    (tmp_path / "train/dog/single.jpg").symlink_to(tmp_path / "train/cat/1.jpg")
+    ids = [image_id for _, image_id, _ in found(tmp_path, train_folder="train")]
+    assert ids == ["cat/1.jpg", "dog/2.jpg", "dog/single.jpg"]
+
+
+def test_a_linked_folder_of_the_data_is_read_where_it_lies(tmp_path):
+    write(tmp_path, "pool/cat/1.jpg", "pool/dog/2.jpg")
+    (tmp_path / "train").symlink_to("pool")
+    assert found(tmp_path, train_folder="pool") == [("train", "cat/1.jpg", "cat"), ("train", "dog/2.jpg", "dog")]
+
+
+def test_links_that_lead_outside_and_broken_ones_are_not_read(tmp_path):
+    data = tmp_path / "data"
+    write(tmp_path, "secret.jpg")
+    write(data, "train/cat/1.jpg", "train/dog/2.jpg")
+    (data / "train/cat/out.jpg").symlink_to(tmp_path / "secret.jpg")
+    (data / "train/cat/gone.jpg").symlink_to(data / "nothing")
+    (data / "train/cat/up").symlink_to(tmp_path)
+    faults = {item.image_id: item.file.fault for item in find_dataset(data, PrepareSettings()).items if item.file.fault}
+    assert faults == {
+        "cat/gone.jpg": "a broken link",
+        "cat/out.jpg": "a link that leads outside the data",
+        "cat/up": "a link that leads outside the data",
+    }
+
+
+def test_a_pipe_is_named_and_never_opened(tmp_path):
+    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg")
+    os.mkfifo(tmp_path / "train/cat/pipe.jpg")
+    assert find_dataset(tmp_path, PrepareSettings()).items[1].file.fault == "not a regular file"
+
+
+def test_a_name_that_is_no_utf8_is_named_with_its_bytes(tmp_path):
+    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg")
+    with open(os.fsencode(tmp_path / "train/cat") + b"/\xff.jpg", "wb"):
+        pass
+    item = find_dataset(tmp_path, PrepareSettings()).items[1]
+    assert (item.image_id, item.file.fault) == ("cat/\\xff.jpg", "its name is not UTF-8")
+
+
+def test_composed_and_decomposed_names_are_one(tmp_path):
+    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/cafe\u0301.jpg")
+    write_text(tmp_path, "sample_submission.csv", "id\ncaf\u00e9\n")
+    assert found(tmp_path)[-1] == ("test", "caf\u00e9", "")

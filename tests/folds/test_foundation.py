@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+
+from folds.classes import class_order, natural_key
+from folds.errors import UserError, first_few
+from folds.metrics import binomial_standard_error, log_loss, map_at_k, top_classes, topk_error, true_rank
+from folds.track import silently
+from folds.workspace import digest, read_json, replacing, write_bytes, write_json
+
+
+def test_first_few_names_three_and_counts_the_rest():
+    assert first_few(["a"]) == "a"
+    assert first_few(["a", "b", "c"]) == "a, b, c"
+    assert first_few(list(range(1003))) == "0, 1, 2 and 1,000 more"
+
+
+def test_a_user_error_has_a_sentence_and_a_hint():
+    error = UserError("this lacks", hint="`do that`")
+    assert (str(error), error.message, error.hint) == ("this lacks", "this lacks", "`do that`")
+
+
+def test_natural_order_is_total():
+    labels = ["1", "01", "001", "a1", "a01", "", "²", "10", "9"]
+    assert class_order(labels) == class_order(reversed(labels))
+    assert natural_key("1") != natural_key("01")
+    assert class_order(str(n) for n in range(103)) == tuple(str(n) for n in range(103))
+
+
+def test_ranks_count_the_classes_before_and_ties_go_to_the_lower_class():
+    scores = np.array([[0.5, 0.3, 0.2, 0.0], [0.25, 0.25, 0.25, 0.25], [0.0, 0.5, 0.5, 0.0]])
+    assert true_rank(scores, np.array([2, 3, 1])).tolist() == [2, 3, 0]
+
+
+def test_topk_error_counts_the_images_whose_class_ranks_below_k():
+    scores = np.array([[0.4, 0.3, 0.2, 0.1]] * 4)
+    assert topk_error(scores, np.array([0, 1, 2, 3])) == 0.25
+    assert topk_error(scores, np.array([0, 1, 2, 3]), k=1) == 0.75
+
+
+def test_map3_counts_the_rank_of_the_true_class():
+    scores = np.array([[0.5, 0.3, 0.2, 0.0]] * 3)
+    assert map_at_k(scores, np.array([0, 1, 3])) == pytest.approx((1 + 1 / 2 + 0) / 3)
+
+
+def test_log_loss_is_the_mean_negative_log_and_stays_finite():
+    probs = np.array([[0.5, 0.5], [1.0, 0.0]])
+    assert log_loss(probs, np.array([0, 0])) == pytest.approx(np.log(2) / 2)
+    assert log_loss(probs, np.array([0, 1])) == pytest.approx((np.log(2) + np.log(1e15)) / 2)
+
+
+def test_top_classes_agree_with_the_ranks_on_ties():
+    scores = np.random.default_rng(0).integers(0, 3, size=(200, 6)).astype(float)
+    top = top_classes(scores)
+    for target in range(6):
+        in_top = (top == target).any(axis=1)
+        assert (in_top == (true_rank(scores, np.full(200, target)) < 3)).all()
+
+
+def test_nan_scores_are_our_own_mistake():
+    with pytest.raises(AssertionError):
+        true_rank(np.array([[np.nan, 1.0]]), np.array([0]))
+    with pytest.raises(AssertionError):
+        topk_error(np.empty((0, 3)), np.empty(0, dtype=int))
+
+
+def test_the_standard_error_of_a_share():
+    assert binomial_standard_error(0.015, 88_000) == pytest.approx(0.0004, abs=2e-5)
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "new" / "a.bin"
+    write_bytes(path, b"one")
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.write_bytes(b"two")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"one"
+    assert [p.name for p in path.parent.iterdir()] == ["a.bin"]
+
+
+def test_a_folder_that_cannot_be_written_is_the_users_to_mend(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match=r"^cannot write .*a.json: (Not a directory|File exists)$") as caught:
+        write_json(tmp_path / "file" / "a.json", {})
+    assert caught.value.hint == "free some room or choose another folder with `--work DIR`"
+
+
+def test_json_comes_back_and_damage_is_named(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"b": ["é", 1.5], "a": None})
+    assert read_json(path, hint="`x`") == {"b": ["é", 1.5], "a": None}
+    assert path.read_text(encoding="utf-8").startswith('{\n  "b"')
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"a.json is damaged: ") as caught:
+        read_json(path, hint="`x`")
+    assert caught.value.hint == "`x`"
+    with pytest.raises(UserError, match=r"none.json does not exist$"):
+        read_json(tmp_path / "none.json", hint="`x`")
+
+
+def test_a_digest_is_sixteen_hexadecimal_digits_and_changes_with_a_bit():
+    assert len(digest(b"")) == 16
+    assert digest(b"a") == digest(b"a") != digest(b"b")
+
+
+def test_silent_tracking_passes_everything_on():
+    assert list(silently([1, 2], what="x", total=2)) == [1, 2]

@@ -1,0 +1,316 @@
+import hashlib
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from folds import manifest
+from folds.errors import UserError
+from folds.pixels import damaged_rows, open_store
+from folds.workspace import Workspace
+
+
+def tree(folder):
+    """Every file below a folder: path, content, mode, time of change."""
+    return {
+        str(path.relative_to(folder)): (
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+            path.stat().st_mode,
+            path.stat().st_mtime_ns,
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def reasons(result):
+    return dict(zip(result.manifest["path"], result.manifest["reason"], strict=True))
+
+
+def statuses(result):
+    return dict(zip(result.manifest["path"], result.manifest["status"], strict=True))
+
+
+def make_dirty(data, picture):
+    """One file of each defect in class cat, and the same picture under two labels."""
+    cat = data / "TrainVal" / "cat"
+    (cat / "empty.jpg").write_bytes(b"")
+    (cat / "page.jpg").write_bytes(b"<html></html>")
+    picture(50).save(cat / "png.jpg", format="PNG")
+    picture(51, width=300, height=300).save(cat / "cut.jpg")
+    (cat / "cut.jpg").write_bytes((cat / "cut.jpg").read_bytes()[:4000])
+    picture(52).convert("CMYK").save(cat / "cmyk.jpg", quality=95)
+    for label in ("cat", "dog"):
+        picture(53).save(data / "TrainVal" / label / "twice.png")
+    picture(54).save(cat / "leak.png")
+    picture(54).save(data / "Public" / "leaked.png")
+    (data / ".DS_Store").write_bytes(b"x")
+
+
+def test_the_manifest_has_a_row_for_every_file_in_order(data, run_prepare, workspace):
+    table = run_prepare(data).manifest
+    assert tuple(table.columns) == manifest.COLUMNS
+    assert table["image_id"].tolist() == [f"{c}/{c}_{n}.png" for c in ("cat", "dog") for n in range(4)] + ["t0", "t1"]
+    assert table["path"].tolist()[-1] == "Public/t1.png"
+    assert set(table["status"]) == {"usable"}
+    assert table["group"].tolist() == list(range(10))
+    assert manifest.read_manifest(workspace).equals(table)
+
+
+def test_the_store_holds_every_usable_picture_in_the_order_of_the_manifest(data, run_prepare, workspace, picture):
+    make_dirty(data, picture)
+    usable = manifest.usable_rows(run_prepare(data).manifest)
+    store = open_store(workspace)
+    assert store.image_id.tolist() == usable["image_id"].tolist()
+    assert store.split.tolist() == usable["split"].tolist()
+    assert (store.size, store.pixels.shape) == (32, (len(usable), 32, 32, 3))
+    for row, path in enumerate(usable["path"]):
+        expected = Image.open(data / path).convert("RGB").resize((32, 32), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        assert (store.pixels[row] == np.asarray(expected)).all(), path
+    assert damaged_rows(workspace).tolist() == []
+
+
+def test_every_defect_is_named(data, run_prepare, picture):
+    make_dirty(data, picture)
+    result = run_prepare(data)
+    reason, status = reasons(result), statuses(result)
+    cat = "TrainVal/cat"
+    assert (status[f"{cat}/empty.jpg"], reason[f"{cat}/empty.jpg"]) == ("unreadable", "zero-byte")
+    assert (status[f"{cat}/page.jpg"], reason[f"{cat}/page.jpg"]) == ("unreadable", "not an image")
+    assert (status[f"{cat}/png.jpg"], reason[f"{cat}/png.jpg"]) == ("usable", "wrong extension: PNG named .jpg")
+    assert (status[f"{cat}/cmyk.jpg"], reason[f"{cat}/cmyk.jpg"]) == ("usable", "CMYK")
+    assert status[f"{cat}/cut.jpg"] == "left out"
+    assert reason[f"{cat}/cut.jpg"].startswith("truncated: ")
+    twice = "two labels: cat and dog; exact copy in train: dog/twice.png"
+    assert (status[f"{cat}/twice.png"], reason[f"{cat}/twice.png"]) == ("left out", twice)
+    assert (status[f"{cat}/leak.png"], reason[f"{cat}/leak.png"]) == ("usable", "exact copy in test: leaked")
+    assert reason["Public/leaked.png"] == "exact copy in train: cat/leak.png"
+    assert result.hidden == (".DS_Store",)
+
+
+def test_nothing_under_data_is_written(data, run_prepare, picture):
+    make_dirty(data, picture)
+    before = tree(data)
+    run_prepare(data)
+    run_prepare(data, near_bits=2)
+    assert tree(data) == before
+
+
+def test_a_truncated_training_image_is_left_out_unless_asked_for(data, run_prepare, picture):
+    make_dirty(data, picture)
+    run_prepare(data)
+    kept = run_prepare(data, keep_truncated=True)
+    assert statuses(kept)["TrainVal/cat/cut.jpg"] == "usable"
+    assert kept.decoded == 3  # the cut one, and the two of two labels, whose pixels were not stored either
+
+
+def test_a_truncated_test_image_is_used(data, run_prepare, picture):
+    picture(9, width=300, height=300).save(data / "Public" / "cut.jpg")
+    (data / "Public" / "cut.jpg").write_bytes((data / "Public" / "cut.jpg").read_bytes()[:4000])
+    assert statuses(run_prepare(data))["Public/cut.jpg"] == "usable"
+
+
+def test_two_labels_are_kept_if_asked_for(data, run_prepare, picture, workspace):
+    make_dirty(data, picture)
+    kept = run_prepare(data, keep_two_labels=True)
+    assert statuses(kept)["TrainVal/cat/twice.png"] == "usable"
+    table = kept.manifest.set_index("path")
+    assert table.loc["TrainVal/cat/twice.png", "group"] == table.loc["TrainVal/dog/twice.png", "group"]
+
+
+def test_copies_inside_a_class_share_a_group_and_stay(data, run_prepare, picture):
+    for name in ("a.png", "b.bmp"):
+        picture(60).save(data / "TrainVal" / "cat" / name)
+    picture(60).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(data / "TrainVal" / "cat" / "c.png")
+    result = run_prepare(data)
+    table = result.manifest.set_index("image_id")
+    assert table.loc[["cat/a.png", "cat/b.bmp", "cat/c.png"], "group"].nunique() == 1
+    assert set(table["status"]) == {"usable"}
+    assert table.loc["cat/b.bmp", "reason"] == "exact copy in train: cat/a.png"
+    assert table.loc["cat/c.png", "reason"] == "mirrored copy in train: cat/a.png"
+
+
+def test_a_mirrored_picture_may_stand_under_another_label(data, run_prepare, picture):
+    picture(60).save(data / "TrainVal" / "cat" / "left.png")
+    picture(60).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(data / "TrainVal" / "dog" / "right.png")
+    table = run_prepare(data).manifest.set_index("image_id")
+    assert table.loc[["cat/left.png", "dog/right.png"], "status"].tolist() == ["usable", "usable"]
+    assert table.loc["cat/left.png", "group"] == table.loc["dog/right.png", "group"]
+
+
+def test_a_second_prepare_does_nothing(data, run_prepare, workspace):
+    run_prepare(data)
+    before = tree(workspace.root)
+    again = run_prepare(data)
+    assert (again.unchanged, again.decoded) == (True, 0)
+    assert tree(workspace.root) == before
+
+
+def test_after_a_change_of_few_files_those_are_decoded_and_the_rest_is_as_from_scratch(
+    data, run_prepare, workspace, picture
+):
+    run_prepare(data)
+    (data / "TrainVal" / "cat" / "cat_1.png").unlink()
+    picture(70).save(data / "TrainVal" / "cat" / "cat_2.png")
+    picture(71).save(data / "TrainVal" / "dog" / "aaa.png")
+    result = run_prepare(data)
+    assert (result.unchanged, result.decoded) == (False, 2)
+    changed = tree(workspace.folds)
+    shutil.rmtree(workspace.root)
+    run_prepare(data)
+    scratch = tree(workspace.folds)
+    assert {name: content for name, (content, *_) in changed.items()} == {
+        name: content for name, (content, *_) in scratch.items()
+    }
+
+
+def test_the_number_of_processes_makes_no_difference(data, run_prepare, workspace, picture):
+    make_dirty(data, picture)
+    run_prepare(data, workers=1)
+    one = {name: content for name, (content, *_) in tree(workspace.folds).items()}
+    shutil.rmtree(workspace.root)
+    run_prepare(data, workers=3)
+    assert {name: content for name, (content, *_) in tree(workspace.folds).items()} == one
+
+
+def test_another_store_size_replaces_the_store(data, run_prepare, workspace):
+    run_prepare(data)
+    assert run_prepare(data, store_size=48).decoded == 10
+    assert [path.name for path in sorted(workspace.folds.glob("pixels-*"))] == ["pixels-48.json", "pixels-48.u8"]
+    assert open_store(workspace).size == 48
+
+
+def test_the_same_data_at_another_place_are_accepted(data, run_prepare, tmp_path):
+    run_prepare(data)
+    shutil.copytree(data, tmp_path / "moved")  # with the times of change
+    assert run_prepare(tmp_path / "moved").unchanged
+
+
+def test_a_work_folder_made_from_other_data_is_refused(data, run_prepare, workspace, tmp_path, picture):
+    run_prepare(data)
+    for label in ("x", "y"):
+        (tmp_path / "other" / "train" / label).mkdir(parents=True)
+        picture(80).save(tmp_path / "other" / "train" / label / "1.png")
+    with pytest.raises(UserError) as caught:
+        run_prepare(tmp_path / "other")
+    assert str(caught.value) == (
+        f"{workspace.root} was made from other data: 0 of its 10 files are in {tmp_path / 'other'}"
+    )
+    assert caught.value.hint == "choose another folder with `--work DIR`"
+
+
+def test_a_work_folder_inside_the_data_is_refused(data, monkeypatch):
+    from folds.prepare import prepare
+    from folds.settings import PrepareSettings
+
+    with pytest.raises(UserError) as caught:
+        prepare(Workspace(data / "work"), data, PrepareSettings())
+    assert str(caught.value) == f"the work folder {data / 'work'} lies inside {data}, where nothing is written"
+
+
+def test_a_work_folder_that_cannot_be_written_is_refused(data, run_prepare, workspace):
+    workspace.root.write_text("a file where the folder should be")  # permissions do not stop the superuser
+    with pytest.raises(UserError, match=r"^cannot write .*pixels-32.u8: (Not a directory|File exists)$") as caught:
+        run_prepare(data)
+    assert caught.value.hint == "free some room or choose another folder with `--work DIR`"
+
+
+def test_classes_without_a_usable_image_leave_too_few(tmp_path, run_prepare, picture):
+    for label in ("cat", "dog"):
+        (tmp_path / "d" / "train" / label).mkdir(parents=True)
+    picture(1).save(tmp_path / "d" / "train" / "cat" / "1.png")
+    (tmp_path / "d" / "train" / "dog" / "1.png").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        run_prepare(tmp_path / "d")
+    assert str(caught.value) == (
+        "1 classes of 2 have usable training images and two are needed; first reasons: zero-byte"
+    )
+
+
+def test_odd_names_survive_the_manifest(data, run_prepare, workspace, picture):
+    names = [
+        "has space, comma.png",
+        'quo"te.png',
+        "new\nline.png",
+        "re\rturn.png",
+        "NA",
+        "00012",
+        "é.png",
+        "e\u0301.png",
+    ]
+    for seed, name in enumerate(names):
+        picture(90 + seed).save(data / "TrainVal" / "cat" / name, format="PNG")
+    result = run_prepare(data)
+    assert manifest.read_manifest(workspace).equals(result.manifest)
+    assert {f"cat/{name}" for name in names} <= set(result.manifest["image_id"])
+    assert run_prepare(data).unchanged
+
+
+def test_test_ids_come_in_the_samples_order_with_unreadable_ones(data, run_prepare, workspace):
+    (data / "Public" / "a.png").write_bytes(b"")
+    (data / "sample_submission.csv").write_text("id,predicted\nt1,x\na,x\nt0,x\n")
+    run_prepare(data)
+    assert manifest.test_ids(workspace) == ["t1", "a", "t0"]
+    assert manifest.sample_path(workspace).read_bytes() == (data / "sample_submission.csv").read_bytes()
+
+
+def test_test_ids_come_in_natural_order_without_a_sample(competition, run_prepare, workspace):
+    run_prepare(competition({"cat": 2, "dog": 2}, test=11))
+    assert manifest.test_ids(workspace) == [f"t{n}" for n in range(11)]
+
+
+def test_a_killed_prepare_leaves_no_store_and_its_rest_is_swept(data, run_prepare, workspace):
+    run_prepare(data)
+    (workspace.folds / "pixels-32.json").unlink()  # killed between the store and its description
+    torn = workspace.folds / ".pixels-32.u8.999999999.tmp"
+    torn.write_bytes(b"x")
+    with pytest.raises(UserError) as caught:
+        open_store(workspace)
+    assert str(caught.value) == f"{workspace.folds} has no pixel store that fits its manifest"
+    assert caught.value.hint == "`python run.py prepare DATA`"
+    assert run_prepare(data).decoded == 10
+    assert open_store(workspace).size == 32
+    assert not torn.exists()
+
+
+def test_a_cut_store_is_noticed(data, run_prepare, workspace):
+    run_prepare(data)
+    os.truncate(workspace.folds / "pixels-32.u8", 1000)
+    with pytest.raises(UserError, match="no pixel store that fits"):
+        open_store(workspace)
+    assert not run_prepare(data).unchanged
+
+
+def test_a_flipped_byte_of_the_store_is_found_by_its_sum(data, run_prepare, workspace):
+    run_prepare(data)
+    with open(workspace.folds / "pixels-32.u8", "r+b") as file:
+        file.seek(3 * 32 * 32 * 3 + 77)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    assert damaged_rows(workspace).tolist() == ["cat/cat_3.png"]
+
+
+def test_rows_are_found_by_id_and_split(data, run_prepare, workspace):
+    run_prepare(data)
+    store = open_store(workspace)
+    assert store.rows(np.array(["dog/dog_0.png", "cat/cat_1.png"]), split="train").tolist() == [4, 1]
+    assert store.rows(np.array(["t1"]), split="test").tolist() == [9]
+    with pytest.raises(UserError, match=r"^the pixel store has no test image cat/cat_1.png, zzz$"):
+        store.rows(np.array(["cat/cat_1.png", "t0", "zzz"]), split="test")
+
+
+def test_progress_counts_the_images_that_are_decoded(data, workspace):
+    from folds.prepare import prepare
+    from folds.settings import PrepareSettings
+
+    seen = []
+
+    def track(items, *, what, total, unit="images", each=1):
+        seen.append((what, total, unit, len(answers := list(items))))
+        yield from answers
+
+    prepare(workspace, data, PrepareSettings(store_size=32, workers=1), track=track)
+    assert seen == [("decode", 10, "images", 10)]

@@ -1,0 +1,98 @@
+import numpy as np
+from rich.console import Console
+
+from folds.assignment import split
+from folds.settings import SplitSettings
+from folds.summary import class_sizes, copy_counts, quartiles, reasons, status_counts
+from folds.tables import headline, left_out_line, prepare_tables, small_classes, split_tables
+
+
+def text_of(renderable):
+    console = Console(width=140, record=True, file=open("/dev/null", "w"), color_system=None)  # noqa: SIM115
+    console.print(renderable)
+    return console.export_text()
+
+
+def make_mixed(data, picture):
+    """Three empty files, a copy inside cat, a picture under two labels, and a leak."""
+    for n in range(3):
+        (data / "TrainVal" / "dog" / f"empty[{n}].jpg").write_bytes(b"")
+    for name in ("x.png", "y.bmp"):
+        picture(60).save(data / "TrainVal" / "cat" / name)
+    for label in ("cat", "dog"):
+        picture(61).save(data / "TrainVal" / label / "both.png")
+    picture(62).save(data / "TrainVal" / "dog" / "leak.png")
+    picture(62).save(data / "Public" / "leak.png")
+    (data / "TrainVal" / "mouse").mkdir()
+    (data / "TrainVal" / "mouse" / "m.png").write_bytes(b"")
+
+
+def test_files_are_counted_by_status_and_reason(data, run_prepare, picture):
+    make_mixed(data, picture)
+    table = run_prepare(data).manifest
+    assert status_counts(table) == {"usable": (11, 3), "left out": (2, 0), "unreadable": (4, 0)}
+    assert [(r.kind, r.status, r.train, r.test) for r in reasons(table)] == [
+        ("zero-byte", "unreadable", 4, 0),
+        ("two labels", "left out", 2, 0),
+    ]
+
+
+def test_copies_are_counted_where_they_lie(data, run_prepare, picture):
+    make_mixed(data, picture)
+    counts = {
+        count.what: (count.exact, count.near, count.mirrored) for count in copy_counts(run_prepare(data).manifest)
+    }
+    assert counts == {
+        "copies inside a class": (2, 0, 0),
+        "the same picture under two labels": (2, 0, 0),
+        "training images that are also test images": (1, 0, 0),
+        "test images that are also training images": (1, 0, 0),
+        "copies inside the test images": (0, 0, 0),
+    }
+
+
+def test_class_sizes_count_usable_images_and_keep_classes_that_lost_all(data, run_prepare, picture):
+    make_mixed(data, picture)
+    sizes = class_sizes(run_prepare(data).manifest)
+    assert sizes.to_dict() == {"mouse": 0, "dog": 5, "cat": 6}
+    assert quartiles(class_sizes(run_prepare(data).manifest).loc[["dog", "cat", "dog", "cat", "dog"]]) == (
+        5,
+        5,
+        5,
+        6,
+        6,
+    )
+
+
+def test_the_tables_name_what_a_competitor_wants_to_know(data, run_prepare, picture):
+    make_mixed(data, picture)
+    text = text_of(prepare_tables(run_prepare(data)))
+    for words in (
+        "20 files: 20 decoded",
+        "zero-byte",
+        "TrainVal/dog/empty[0].jpg, TrainVal/dog/empty[1].jpg and 2 more",
+        "the same picture under two labels",
+        "training images that are also test images",
+        "mouse: 0, dog: 5, cat: 6",
+        "without a usable image, left out",
+    ):
+        assert words in text, text
+
+
+def test_the_headline_says_what_was_done(data, run_prepare, picture):
+    first = run_prepare(data)
+    assert headline(first).startswith("10 files: 10 decoded, in 0:0")
+    picture(99).save(data / "TrainVal" / "cat" / "cat_0.png")
+    assert headline(run_prepare(data)).startswith("10 files: 1 decoded, 9 unchanged ones kept, in 0:0")
+    assert headline(run_prepare(data)) == "10 files, unchanged since the last prepare: nothing to do"
+    assert left_out_line(first) == "10 usable images, 0 files left out or unreadable"
+
+
+def test_the_split_table_shows_the_rarest_class_and_names_small_ones(competition, run_prepare, workspace):
+    run_prepare(competition({"a": 6, "b": 1, "c": 3}))
+    folds = split(workspace, SplitSettings(n_folds=3), seed=0)
+    assert small_classes(folds) == ["b: 1 image"]
+    text = text_of(split_tables(folds))
+    assert "1 class has fewer images than the 3 folds: b: 1 image" in text
+    assert text.count("b: 1 image") == 2  # in its one fold, and in the line below
+    assert np.bincount(folds.fold).sum() == 10

@@ -1,0 +1,52 @@
+import os
+import time
+
+import pytest
+
+from folds import workers
+from folds.workers import Casualty, in_processes
+
+
+def act(item):
+    """What a decoder may do to its process: item is what to do."""
+    if item == "crash":
+        os.abort()
+    if item == "hang":
+        time.sleep(60)
+    if item == "bug":
+        raise ZeroDivisionError("on purpose")
+    if item == "memory":
+        try:
+            return len(bytearray(2 << 30))
+        except MemoryError:
+            return "no memory"
+    return item * 2
+
+
+def test_every_item_is_answered_at_its_position():
+    assert dict(in_processes(act, list(range(50)), workers=2)) == {n: 2 * n for n in range(50)}
+
+
+def test_no_items_need_no_process():
+    assert list(in_processes(act, [], workers=2)) == []
+
+
+def test_a_crash_costs_one_item_only():
+    answers = dict(in_processes(act, [1, 2, "crash", 3, 4, "crash", 5, 6], workers=1))
+    assert answers[2] == answers[5] == Casualty("crashed the decoder")
+    assert [answers[n] for n in (0, 1, 3, 4, 6, 7)] == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_hang_costs_one_item_only(monkeypatch):
+    monkeypatch.setattr(workers, "SECONDS", 0.5)
+    answers = dict(in_processes(act, [1, "hang", 2], workers=1))
+    assert answers == {0: 2, 1: Casualty("took the decoder more than 0 s"), 2: 4}
+
+
+def test_a_bug_shows_its_traceback():
+    with pytest.raises(RuntimeError, match="on purpose"):
+        list(in_processes(act, [1, "bug"], workers=1))
+
+
+def test_memory_is_bounded_for_each_process():
+    assert dict(in_processes(act, ["memory", 1], workers=1)) == {0: "no memory", 1: 2}
