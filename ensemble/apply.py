@@ -97,7 +97,7 @@ def _test_ids(run: Run) -> np.ndarray:
 
 
 def _place(run: Run, path: Path) -> str:
-    return path.name if len(run.tests) == 1 and path.parent.name == run.name else f"{path.parent.name}/{path.name}"
+    return path.relative_to(run.root).as_posix()
 
 
 def _hint(run: Run) -> str:

@@ -14,6 +14,7 @@ from ensemble.evidence import Evidence, gather_evidence
 from ensemble.honest import Score, score_candidates, simplest_good
 from ensemble.members import Members, load_members
 from ensemble.metric import Metric
+from ensemble.objective import Reduction
 from ensemble.pools import stream_probs
 from ensemble.record import Blend, save_blend
 from ensemble.search import Search
@@ -184,8 +185,8 @@ def _top3_error(members: Members, metric: Metric, kept: Score) -> float:
 
 
 def _undecided(evidence: Evidence) -> float | None:
-    row = getattr(evidence.objective, "row", None)
-    return None if row is None else len(row) / len(evidence.group)
+    objective = evidence.objective
+    return len(objective.layout.row) / len(objective.sure) if isinstance(objective, Reduction) else None
 
 
 def _warnings(members: Members) -> list[str]:

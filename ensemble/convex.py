@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SMALL_STEP = 1e-5  # nats: a step that gains less is taken without looking again; what it misses is of second order
+SMALL_STEP = 1e-4  # nats: a step that gains less is taken without looking again; what it misses is of second order
 MOST_STEPS = 60
 LEAST_PROB = 1e-9  # a true class that every member calls impossible would make the log loss infinite
 

@@ -17,14 +17,13 @@ def descend(reduction: Reduction, weights: np.ndarray, *, passes: int) -> np.nda
     """Weights on the simplex that no change of a single weight improves, or those after so many passes. (M,) -> (M,)"""
     weights = weights / weights.sum()
     loss = float(reduction.losses(weights[None])[0])
+    vertices = np.eye(len(weights))
     for _ in range(passes):
         before = loss
-        for member in range(len(weights)):
-            others = weights.copy()
-            others[member] = 0.0
+        for vertex in vertices:
+            others = np.where(vertex == 1, 0.0, weights)
             if others.sum() < NARROWEST:
                 continue
-            vertex = np.eye(len(weights))[member]
             share, found = best_on_line(reduction, others / others.sum(), vertex)
             if found < loss - 1e-12:
                 weights, loss = (1 - share) * others / others.sum() + share * vertex, found
@@ -35,22 +34,19 @@ def descend(reduction: Reduction, weights: np.ndarray, *, passes: int) -> np.nda
 
 def best_on_line(reduction: Reduction, start: np.ndarray, end: np.ndarray) -> tuple[float, float]:
     """Where from start (0) to end (1) the loss is least, the middle of the widest such part, and that loss."""
-    rival, true = reduction.scores
-    owner = reduction.owner
-    lead = [
-        weights.astype(rival.dtype) @ rival - (weights.astype(rival.dtype) @ true)[owner] for weights in (start, end)
-    ]
+    owner, row = reduction.layout.owner, reduction.layout.row
+    lead = [reduction.leads(weights) for weights in (start, end)]
     ahead = lead[0] > 0  # (R,) at the start
     turning = np.flatnonzero(ahead != (lead[1] > 0))
     where = lead[0][turning].astype(np.float64) / (lead[0][turning].astype(np.float64) - lead[1][turning])  # in [0, 1]
     k = len(reduction.steps) - 1
-    ranks = reduction.sure[reduction.row] + np.bincount(owner[ahead], minlength=len(reduction.row))  # (U,)
+    ranks = reduction.sure[row] + np.bincount(owner[ahead], minlength=len(row))  # (U,)
     order = np.argsort(2.0 * owner[turning] + where, kind="stable")  # row after row, inside a row along the line
-    row, where = owner[turning][order], where[order]
+    turned, where = owner[turning][order], where[order]  # the rows that the turns belong to
     change = np.where(ahead[turning][order], -1, 1)
     after = np.cumsum(change)
-    begins = np.searchsorted(row, row)
-    after += ranks[row] - (after - change)[begins]  # the rank after each turn
+    begins = np.searchsorted(turned, turned)
+    after += ranks[turned] - (after - change)[begins]  # the rank after each turn
     gain = reduction.steps[np.minimum(after, k)] - reduction.steps[np.minimum(after - change, k)]
     total = float(reduction.steps[np.minimum(ranks, k)].sum()) + reduction.decided_loss
     share, loss = _lowest_part(where[gain != 0], gain[gain != 0])

@@ -7,8 +7,10 @@ without one fold share it; from the optimum on all images, leaving a fold out is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,12 +18,13 @@ from ensemble.convex import Local, bounded_newton_step, minimise
 from ensemble.members import Members
 from ensemble.objective import FLOOR
 from ensemble.pools import Recipe
+from ensemble.threads import in_threads
 
 WEIGHT_SHRINKAGE = 1e-3  # times half the squared distance to equal weights, in nats: decides between copies only
 BIAS_SD = 0.5  # a class's bias is believed to be this far from 0: exp(0.5) is a factor of 1.6
 WARM_ROWS = 8000  # the first Newton steps are taken on so many images
 PIECE_ROWS = 512  # (M, n, C) float32 at M = 15 is 3 MB: in the cache
-EXACT_STEP = 1e-4  # nats: leave-one-fold-out fits that would gain more than this are looked at again
+EXACT_STEP = 1e-3  # nats: a leave-one-fold-out step that gains more than this is looked at again and refined
 
 
 @dataclass(frozen=True)
@@ -34,70 +37,99 @@ class PerFold:
     count: np.ndarray
 
 
+class Piece(NamedTuple):
+    """Some images of one fold: how to get their probabilities (M, n, C), and their targets (n,)."""
+
+    fold: int
+    probs: Callable[[], np.ndarray]
+    target: np.ndarray
+
+
+Pieces = Callable[[Sequence[int]], list[Piece]]  # of these folds
+
+
 def fit_log_pool(members: Members, *, with_bias: bool) -> tuple[Recipe, list[Recipe]]:
     """The recipe fitted on all images, and the K recipes fitted without one fold each."""
-    n_members, n_folds = len(members), members.rows.n_folds
+    n_members, folds = len(members), range(members.rows.n_folds)
     size = n_members + (len(members.rows.classes) if with_bias else 0)
     lower = np.append(np.zeros(n_members), np.full(size - n_members, -np.inf))
     start = np.append(np.full(n_members, 1 / n_members), np.zeros(size - n_members))
     if len(members.rows) > 2 * WARM_ROWS:
-        start = minimise(_Looker(members, _warm_rows(members)), start, lower=lower)
-    looker = _Looker(members, None)
+        start = minimise(_Looker(_sampled(members), folds, n_members), start, lower=lower)
+    looker = _Looker(_streamed(members), folds, n_members)
     whole = minimise(looker, start, lower=lower)
-    parts = []
-    for fold in range(n_folds):
-        others = [k for k in range(n_folds) if k != fold]
-        parts.append(_without_fold(members, looker, others, lower=lower))
+    parts = [_without_fold(looker, fold, lower=lower) for fold in folds]
     return _recipe(whole, n_members), [_recipe(point, n_members) for point in parts]
 
 
-def _without_fold(members: Members, looker: _Looker, others: Sequence[int], *, lower: np.ndarray) -> np.ndarray:
+def _without_fold(looker: _Looker, fold: int, *, lower: np.ndarray) -> np.ndarray:
     """The fit on the other folds, beginning from the last point at which all folds were looked at."""
-    local = _penalised(looker.last, looker.point, len(members), others)
+    others = [other for other in looker.folds if other != fold]
+    local = _penalised(looker.last, looker.point, others, n_members=looker.n_members)
     step = bounded_newton_step(local, looker.point, lower=lower)
     if -(local.gradient @ step + 0.5 * step @ local.hessian @ step) < EXACT_STEP:
         return looker.point + step
-    return minimise(_Looker(members, None, others), looker.point + step, lower=lower)
+    return minimise(_Looker(looker.pieces, others, looker.n_members), looker.point + step, lower=lower)
 
 
 class _Looker:
-    """Looks at the penalised log loss of some images, and remembers its last look fold by fold."""
+    """Looks at the penalised log loss of some folds, and remembers its last look fold by fold."""
 
-    def __init__(self, members: Members, rows: np.ndarray | None, folds: Sequence[int] | None = None) -> None:
-        self.members, self.rows = members, rows
-        self.folds = list(range(members.rows.n_folds) if folds is None else folds)
+    def __init__(self, pieces: Pieces, folds: Sequence[int], n_members: int) -> None:
+        self.pieces, self.folds, self.n_members = pieces, list(folds), n_members
 
     def __call__(self, point: np.ndarray) -> Local:
-        self.point, self.last = point, _look(self.members, point, self.folds, self.rows)
-        return _penalised(self.last, point, len(self.members), self.folds)
+        self.point, self.last = point, _look(self.pieces(self.folds), point, n_folds=max(self.folds) + 1)
+        return _penalised(self.last, point, self.folds, n_members=self.n_members)
 
 
-def _penalised(sums: PerFold, point: np.ndarray, n_members: int, folds: Sequence[int]) -> Local:
+def _streamed(members: Members) -> Pieces:
+    """All images of some folds, read from disk."""
+
+    def pieces(folds: Sequence[int]) -> list[Piece]:
+        return [
+            Piece(fold, partial(members.stacked, piece), members.rows.target[piece])
+            for fold in folds
+            for piece in members.pieces(members.rows.of_fold(fold), size=PIECE_ROWS)
+        ]
+
+    return pieces
+
+
+def _sampled(members: Members) -> Pieces:
+    """Every n-th image, about WARM_ROWS of them, kept in memory."""
+    stride = len(members.rows) // WARM_ROWS
+    streamed = _streamed(members)(range(members.rows.n_folds))
+    some = in_threads(lambda piece: np.ascontiguousarray(piece.probs()[:, ::stride]), streamed)
+    kept = [
+        Piece(piece.fold, partial(np.asarray, probs), piece.target[::stride])
+        for piece, probs in zip(streamed, some, strict=True)
+    ]
+    return lambda folds: [piece for piece in kept if piece.fold in folds]
+
+
+def _penalised(sums: PerFold, point: np.ndarray, folds: Sequence[int], *, n_members: int) -> Local:
     """The mean over the images of some folds, and the shrinkage of weights to equal ones and of biases to 0."""
-    n = sums.count[list(folds)].sum()
-    value, gradient, hessian = (part[list(folds)].sum(axis=0) / n for part in (sums.value, sums.gradient, sums.hessian))
-    centre = np.append(np.full(n_members, 1 / n_members), np.zeros(len(point) - n_members))
-    pull = np.append(np.full(n_members, WEIGHT_SHRINKAGE), np.full(len(point) - n_members, 1 / (BIAS_SD**2 * n)))
-    away = point - centre
+    n = sums.count[folds].sum()
+    value, gradient, hessian = (part[folds].sum(axis=0) / n for part in (sums.value, sums.gradient, sums.hessian))
+    n_biases = len(point) - n_members
+    away = point - np.append(np.full(n_members, 1 / n_members), np.zeros(n_biases))
+    pull = np.append(np.full(n_members, WEIGHT_SHRINKAGE), np.full(n_biases, 1 / (BIAS_SD**2 * n)))
     return Local(float(value + 0.5 * pull @ away**2), gradient + pull * away, hessian + np.diag(pull))
 
 
-def _look(members: Members, point: np.ndarray, folds: Sequence[int], rows: np.ndarray | None) -> PerFold:
-    """One pass over the members' probabilities of the folds' images (of those marked in `rows`, if given)."""
-    n_folds, size = members.rows.n_folds, len(point)
+def _look(pieces: Sequence[Piece], point: np.ndarray, *, n_folds: int) -> PerFold:
+    """One pass over pieces of folds."""
+    size = len(point)
     sums = PerFold(
         np.zeros(n_folds), np.zeros((n_folds, size)), np.zeros((n_folds, size, size)), np.zeros(n_folds, np.int64)
     )
-    for fold in folds:
-        for piece, probs in members.chunks(members.rows.of_fold(fold), size=PIECE_ROWS):
-            use = slice(None) if rows is None else rows[piece]
-            target = members.rows.target[piece][use]
-            if len(target):
-                value, gradient, hessian = _piece_sums(probs[:, use], target, point)
-                sums.value[fold] += value
-                sums.gradient[fold] += gradient
-                sums.hessian[fold] += hessian
-                sums.count[fold] += len(target)
+    made = in_threads(lambda piece: _piece_sums(piece.probs(), piece.target, point), pieces)
+    for piece, (value, gradient, hessian) in zip(pieces, made, strict=True):
+        sums.value[piece.fold] += value
+        sums.gradient[piece.fold] += gradient
+        sums.hessian[piece.fold] += hessian
+        sums.count[piece.fold] += len(piece.target)
     return sums
 
 
@@ -128,13 +160,6 @@ def _piece_sums(probs: np.ndarray, target: np.ndarray, point: np.ndarray) -> tup
     own = np.diag(share) - q.T @ q
     gradient = np.append(gradient, share - np.bincount(target, minlength=n_classes))
     return value, gradient, np.block([[hessian, cross], [cross.T, own]])
-
-
-def _warm_rows(members: Members) -> np.ndarray:
-    """Every n-th image, about WARM_ROWS of them. (N,) bool."""
-    rows = np.zeros(len(members.rows), bool)
-    rows[:: len(rows) // WARM_ROWS] = True
-    return rows
 
 
 def _recipe(point: np.ndarray, n_members: int) -> Recipe:

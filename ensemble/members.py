@@ -11,6 +11,7 @@ import numpy as np
 from ensemble.rows import Rows, rows_of
 from ensemble.runs import Glance, Run, list_runs, look_through, open_run
 from ensemble.stored import CHUNK_ROWS
+from ensemble.threads import in_threads
 from folds.assignment import load_folds
 from folds.errors import UserError, first_few
 from folds.track import Track, silently
@@ -56,7 +57,14 @@ class Members:
     def chunks(self, rows: slice | None = None, *, size: int = CHUNK_ROWS) -> Iterator[tuple[slice, np.ndarray]]:
         """All members' probabilities, piece by piece: (rows, (M, n, C) float32). No piece crosses a fold's border."""
         for piece in self.pieces(rows, size=size):
-            yield piece, np.stack([member.probs(piece.start, piece.stop) for member in self.members])
+            yield piece, self.stacked(piece)
+
+    def stacked(self, piece: slice) -> np.ndarray:
+        """All members' probabilities of some rows. (M, n, C) float32"""
+        probs = np.empty((len(self), piece.stop - piece.start, len(self.rows.classes)), np.float32)
+        for member, own in zip(self.members, probs, strict=True):
+            own[:] = member.probs(piece.start, piece.stop)
+        return probs
 
     def pieces(self, rows: slice | None = None, *, size: int = CHUNK_ROWS) -> Iterator[slice]:
         """The rows, cut into pieces that lie inside one fold each."""
@@ -82,11 +90,11 @@ def load_members(
     """
     rows = rows_of(load_folds(workspace))
     wanted = _wanted(names, list_runs(workspace))
-    runs = [open_run(workspace, name, rows=rows, views=views) for name in wanted]
-    glances = {
-        run.name: look_through(run, rows=rows)
-        for run in track(runs, what="checking members", total=len(runs), unit="runs")
-    }
+    runs, glances = [], {}
+    opened = in_threads(lambda name: _opened(workspace, name, rows=rows, views=views), wanted)
+    for run, glance in track(opened, what="checking members", total=len(wanted), unit="runs"):
+        runs.append(run)
+        glances[run.name] = glance
     members = [Member(run.name, (run,)) for run in runs] if separate_seeds else join_siblings(runs)
     if len(members) > MOST_MEMBERS:
         raise UserError(f"a blend has at most {MOST_MEMBERS} members, not {len(members)}", hint="`--members A,B`")
@@ -97,6 +105,11 @@ def load_members(
         true_probs=np.stack([glance.true_prob for glance in joined]),
         tops=np.stack([glance.top for glance in joined]),
     )
+
+
+def _opened(workspace: Workspace, name: str, *, rows: Rows, views: tuple[str, ...] | None) -> tuple[Run, Glance]:
+    run = open_run(workspace, name, rows=rows, views=views)
+    return run, look_through(run, rows=rows)
 
 
 def join_siblings(runs: Sequence[Run]) -> list[Member]:

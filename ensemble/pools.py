@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.objective import Pool, pool_scores
+from ensemble.objective import FLOOR, Pool, pool_scores
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,12 @@ def stream_probs(
 ) -> Iterator[tuple[slice, list[np.ndarray]]]:
     """Each recipe's blended probabilities, piece by piece, from one reading of the members: (n, C) float64 each.
 
-    Equal to `Recipe.scores` but for the last digits: all recipes of a pool are one matrix product here.
+    Equal to `Recipe.scores` up to float32: all recipes of a pool are one matrix product here.
     """
     for piece, members in chunks:  # (M, n, C)
-        by_pool = {
-            pool: np.tensordot(
-                np.stack([recipe.weights for recipe in recipes if recipe.pool == pool]), pool_scores(members, pool), 1
-            )  # (recipes of this pool, n, C)
-            for pool in {recipe.pool for recipe in recipes}
-        }
-        blended = {pool: iter(scores) for pool, scores in by_pool.items()}
+        blended = {}
+        for pool in sorted({recipe.pool for recipe in recipes}):
+            weights = np.stack([recipe.weights for recipe in recipes if recipe.pool == pool]).astype(np.float32)
+            scores = members if pool == "mean" else np.log(members + np.float32(FLOOR))
+            blended[pool] = iter(np.tensordot(weights, scores, 1))  # (recipes of this pool, n, C)
         yield piece, [recipe.probs(recipe.biased(next(blended[recipe.pool]))) for recipe in recipes]

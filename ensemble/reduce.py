@@ -7,20 +7,19 @@ probabilities of the contests that the counts leave open. Besides the table, mem
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
+from ensemble.layout import Layout, layout_of
 from ensemble.objective import Reduction
 from ensemble.stored import CHUNK_ROWS
 
 Reader = Callable[[int, int], np.ndarray]  # (start, stop) -> (stop - start, C) probabilities of one member
+LENGTHS = np.array([*range(7), 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128, *(256 << n for n in range(13))])
 LONGEST_PRUNED = 16  # longer lists of contests come from weak, diverse members: there pruning costs more than it saves
 
 
-def build_reduction(
-    readers: Sequence[Reader], target: np.ndarray, *, n_classes: int, steps: np.ndarray, prune: bool = True
-) -> Reduction:
+def build_reduction(readers: Sequence[Reader], target: np.ndarray, *, n_classes: int, steps: np.ndarray) -> Reduction:
     """The exact reduction of M members over N images for a loss of the true class's rank.
 
     readers  one per member; probabilities float32 or float64, the same for all
@@ -32,15 +31,20 @@ def build_reduction(
     count = _count_members(readers, target, n_classes)  # (N, C) uint8
     sure, row, rival = _find_contests(count, len(readers), steps)
     del count
-    undecided, length = np.unique(row, return_counts=True)
-    order = np.argsort(length, kind="stable")
-    empty = Reduction(steps, sure, undecided[order], length[order], np.empty(0, bool), *(np.empty((0, 0)),) * 2)
-    place = _places(empty, row)
-    lower = np.empty(len(row), bool)
-    lower[place] = rival < target[row]
-    values = _read_contests(readers, target, empty.row, row=row, rival=rival, place=place)
-    reduction = replace(empty, lower=lower, rival=values[0], true=values[1])
-    return _pruned(reduction) if prune else reduction
+    layout = layout_of(*np.unique(row, return_counts=True))
+    rivals, trues = _read_contests(readers, target, layout.row, row=row, rival=rival)
+    needed = _needed(layout, rivals, row, need=(len(steps) - 1) - sure[layout.row].astype(np.int64))
+    row, lower = row[needed], (rival < target[row])[needed]
+    final, place = _final_layout(row)
+    order = np.argsort(layout.row)[np.searchsorted(np.sort(layout.row), final.row)]
+    return Reduction(
+        steps=np.asarray(steps, np.float64),
+        sure=sure,
+        layout=final,
+        lower=_spread(lower[None], place, final)[0],
+        rival=_in_blocks(_spread(rivals[:, needed], place, final), final),
+        true=np.ascontiguousarray(trues[:, order]),
+    )
 
 
 def _count_members(readers: Sequence[Reader], target: np.ndarray, n_classes: int) -> np.ndarray:
@@ -61,7 +65,7 @@ def _count_members(readers: Sequence[Reader], target: np.ndarray, n_classes: int
 
 
 def _find_contests(count: np.ndarray, n_members: int, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """sure (N,), and row and rival class of each contest (R,), sorted by row and class."""
+    """sure (N,) uint8, and row and rival class of each contest (R,), sorted by row and class."""
     k = len(steps) - 1
     sure = np.empty(len(count), np.uint8)
     rows, rivals = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
@@ -77,26 +81,10 @@ def _find_contests(count: np.ndarray, n_members: int, steps: np.ndarray) -> tupl
     return sure, np.concatenate(rows), np.concatenate(rivals)
 
 
-def _places(reduction: Reduction, row: np.ndarray) -> np.ndarray:
-    """Where each contest, sorted by row, lies in the table, which is sorted by length. (R,) int64."""
-    first, stride = reduction.places
-    by_row = np.argsort(reduction.row)
-    begins = np.searchsorted(row, reduction.row[by_row])  # (U,) each row's first contest
-    length = reduction.length[by_row]
-    nth = np.arange(len(row)) - np.repeat(begins, length)
-    return np.repeat(first[by_row], length) + np.repeat(stride[by_row], length) * nth
-
-
 def _read_contests(
-    readers: Sequence[Reader],
-    target: np.ndarray,
-    undecided: np.ndarray,
-    *,
-    row: np.ndarray,
-    rival: np.ndarray,
-    place: np.ndarray,
+    readers: Sequence[Reader], target: np.ndarray, undecided: np.ndarray, *, row: np.ndarray, rival: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each member's probabilities of the rivals, (M, R) in the order of the table, and of the true classes, (M, U)."""
+    """Each member's probabilities of the rivals, (M, R) as row, and of the undecided rows' true classes, (M, U)."""
     dtype = readers[0](0, 1).dtype
     rivals, trues = np.empty((len(readers), len(row)), dtype), np.empty((len(readers), len(undecided)), dtype)
     by_row = np.argsort(undecided)
@@ -106,45 +94,49 @@ def _read_contests(
             stop = min(start + CHUNK_ROWS, len(target))
             probs = read(start, stop)
             here, own = (slice(*np.searchsorted(index, [start, stop])) for index in (row, rows))
-            rivals[member, place[here]] = probs[row[here] - start, rival[here]]
+            rivals[member, here] = probs[row[here] - start, rival[here]]
             trues[member, by_row[own]] = probs[rows[own] - start, target[rows[own]]]
     return rivals, trues
 
 
-def _pruned(reduction: Reduction) -> Reduction:
-    """Without the rivals that cannot matter: enough others are ahead of them in every member.
+def _needed(layout: Layout, rivals: np.ndarray, row: np.ndarray, *, need: np.ndarray) -> np.ndarray:
+    """Which contests matter: not those of a rival that is behind enough others in every member. (R,) bool, as row.
 
     If such a rival beat the true class, those others would too, and the image would have rank k or more without it.
     Contests of a row lie in the order of their classes, so that the earlier of two wins a tie.
+    need (U,): so many rivals ahead of the true class make rank k
     """
-    k = len(reduction.steps) - 1
-    keep = np.ones(reduction.rival.shape[1], bool)
-    for length, rows, contests in reduction.groups:
+    place = layout.places(row)
+    values, keep = _spread(rivals, place, layout), np.ones(len(row), bool)
+    for length, rows, contests in layout.groups:
         if length > LONGEST_PRUNED:
             continue
-        block = reduction.rival[:, contests].reshape(len(reduction.rival), length, -1)  # (M, length, rows)
-        need = k - reduction.sure[reduction.row[rows]].astype(np.int64)  # (rows,)
+        block = values[:, contests].reshape(len(values), length, -1)  # (M, length, rows)
         kept = keep[contests].reshape(length, -1)
         for nth in range(length):
             ahead = np.count_nonzero((block[:, :nth] >= block[:, nth, None]).all(axis=0), axis=0)
             ahead += np.count_nonzero((block[:, nth + 1 :] > block[:, nth, None]).all(axis=0), axis=0)
-            kept[nth] = ahead < need
-    return _regrouped(reduction, keep)
+            kept[nth] = ahead < need[rows]
+    return keep[place]
 
 
-def _regrouped(reduction: Reduction, keep: np.ndarray) -> Reduction:
-    """The contests that are kept (R,), rows ordered anew by how many each has left."""
-    first, stride = reduction.places
-    row = np.repeat(np.arange(len(reduction.row)), reduction.length)
-    nth = np.arange(len(row)) - np.repeat(np.cumsum(reduction.length) - reduction.length, reduction.length)
-    old = first[row] + stride[row] * nth  # places in the table, row by row
-    row, old = row[keep[old]], old[keep[old]]
-    length = np.bincount(row, minlength=len(reduction.row))
-    order = np.argsort(length, kind="stable")
-    empty = replace(
-        reduction, row=reduction.row[order], length=length[order], true=np.ascontiguousarray(reduction.true[:, order])
-    )
-    new = _places(replace(empty, row=order), row)  # here a row is known by its place before
-    rival, lower = np.empty((len(reduction.rival), len(old)), reduction.rival.dtype), np.empty(len(old), bool)
-    rival[:, new], lower[new] = reduction.rival[:, old], reduction.lower[old]
-    return replace(empty, rival=rival, lower=lower)
+def _final_layout(row: np.ndarray) -> tuple[Layout, np.ndarray]:
+    """A layout with few groups, and the places in it of contests that come sorted by their image.
+
+    Shorter rows are filled up with contests whose rival has probability 0 and the higher class: never ahead.
+    """
+    images, length = np.unique(row, return_counts=True)
+    layout = layout_of(images, LENGTHS[np.searchsorted(LENGTHS, length)])
+    return layout, layout.places(row)
+
+
+def _spread(values: np.ndarray, place: np.ndarray, layout: Layout) -> np.ndarray:
+    """Values (.., contests) at their places, and 0 where a row is filled up. (.., R)"""
+    spread = np.zeros((len(values), layout.n_contests), values.dtype)
+    spread[:, place] = values
+    return spread
+
+
+def _in_blocks(values: np.ndarray, layout: Layout) -> np.ndarray:
+    """(M, R) as one array in which each group's (M, contests) block is contiguous: a third of the time per product."""
+    return np.concatenate([values[0, :0], *(values[:, group.contests].ravel() for group in layout.groups)])

@@ -41,6 +41,7 @@ class Run:
     """One trained run (or one set of predictions from elsewhere), opened and checked, its values still on disk."""
 
     name: str
+    root: Path
     blocks: tuple[Block, ...]
     tests: tuple[Path, ...]
     views: tuple[str, ...]  # those in use
@@ -83,33 +84,31 @@ def members_folder(workspace: Workspace) -> Path:
 
 def open_run(workspace: Workspace, name: str, *, rows: Rows, views: tuple[str, ...] | None = None) -> Run:
     """A run with all its folds. Raises UserError, naming the run, where anything about it is unfit for a blend."""
-    outside = members_folder(workspace) / name
-    added = (outside / "done.json").is_file()
+    added = (members_folder(workspace) / name / "done.json").is_file()
+    root = members_folder(workspace) / name if added else workspace.models / name
     hint = f"`python run.py add {name} --oof FILE --test FILE`" if added else f"`python run.py train --run {name}`"
-    folders = [outside / f"fold{k}" if added else workspace.fold(name, k) for k in range(rows.n_folds)]
-    lacking = [k for k, folder in enumerate(folders) if not added and not (folder / "done.json").is_file()]
-    if len(lacking) == rows.n_folds:
-        raise UserError(f"there is no finished fold of a run {name}", hint=_known_runs(workspace))
-    if lacking:
-        raise UserError(f"{name} lacks fold {', '.join(map(str, lacking))} of {rows.n_folds}", hint=hint)
-    done = [read_json(folder / "done.json", hint=hint) for folder in ([outside] if added else folders)]
-    digests = _checked_digests(name, [outside] if added else folders, done, hint=hint)
+    folders = [root / f"fold{k}" for k in range(rows.n_folds)]
+    if not added:
+        _refuse_gaps(workspace, name, folders, hint=hint)
+    done = {folder: read_json(folder / "done.json", hint=hint) for folder in ([root] if added else folders)}
+    digests = _checked_digests(name, root, done, hint=hint)
     stored = [open_predictions(folder / "oof.npz", hint=hint) for folder in folders]
     for k, predictions in enumerate(stored):
         _check_belonging(name, predictions, rows=rows, what=f"fold {k}", hint=hint)
     use_views = _use_views(name, stored, views)
-    settings = {} if added else _settings_without_seed(folders[0])
+    first = next(iter(done.values()))
     return Run(
         name=name,
+        root=root,
         blocks=tuple(_block(name, predictions, k, rows=rows, hint=hint) for k, predictions in enumerate(stored)),
-        tests=(outside / "test.npz",) if added else tuple(folder / "test.npz" for folder in folders),
+        tests=tuple(folder / "test.npz" for folder in done),
         views=tuple(stored[0].views[place] for place in use_views),
         use_views=use_views,
         columns=_columns(stored[0].classes, rows.classes),
-        seed=done[0].get("seed"),
-        settings=settings,
+        seed=first.get("seed"),
+        settings={} if added else _settings_without_seed(folders[0]),
         digests=digests,
-        warnings=tuple(done[0].get("warnings", ())),
+        warnings=tuple(first.get("warnings", ())),
     )
 
 
@@ -152,16 +151,27 @@ def _known_runs(workspace: Workspace) -> str:
     return f"there are {', '.join(names)}" if names else "`python run.py train` makes the first run"
 
 
-def _checked_digests(name: str, folders: list[Path], done: list[dict[str, Any]], *, hint: str) -> dict[str, str]:
-    """The digests that `done.json` records, held against the out-of-fold files as they lie there now."""
+def _refuse_gaps(workspace: Workspace, name: str, folders: list[Path], *, hint: str) -> None:
+    lacking = [k for k, folder in enumerate(folders) if not (folder / "done.json").is_file()]
+    if len(lacking) == len(folders):
+        raise UserError(f"there is no finished fold of a run {name}", hint=_known_runs(workspace))
+    if lacking:
+        raise UserError(f"{name} lacks fold {', '.join(map(str, lacking))} of {len(folders)}", hint=hint)
+
+
+def _checked_digests(name: str, root: Path, done: dict[Path, Any], *, hint: str) -> dict[str, str]:
+    """The digests that each `done.json` records, held against the out-of-fold files as they lie there now."""
     digests = {}
-    for folder, record in zip(folders, done, strict=True):
-        for file, expected in sorted(record.get("files", {}).items()):
-            place = file if folder.name == name else f"{folder.name}/{file}"
-            digests[place] = expected
-            if not (folder / file).is_file():
+    for folder, record in done.items():
+        files = record.get("files") if isinstance(record, dict) else None
+        if not isinstance(files, dict):
+            raise UserError(f"{name}: {(folder / 'done.json').relative_to(root)} names no files", hint=hint)
+        for path, expected in sorted((folder / file, expected) for file, expected in files.items()):
+            place = path.relative_to(root).as_posix()
+            digests[place] = str(expected)
+            if not path.is_file():
                 raise UserError(f"{name} lacks its file {place}", hint=hint)
-            if file.endswith("oof.npz") and file_digest(folder / file) != expected:
+            if path.name == "oof.npz" and file_digest(path) != expected:
                 raise UserError(f"{name}: {place} is damaged, its bytes are not those that were written", hint=hint)
     return digests
 

@@ -15,6 +15,13 @@ from ensemble.cma import CMA, POPULATION
 from ensemble.settings import SamplerName
 
 
+class Logit(FloatDistribution):
+    """A float that is not copied: Optuna copies every distribution of every trial a dozen times, half of its time."""
+
+    def __deepcopy__(self, _: dict) -> Logit:
+        return self
+
+
 def make_sampler(name: SamplerName, seed: int, space: Mapping[str, FloatDistribution]) -> BaseSampler:
     """The sampler of that name for a space of floats."""
     if name == "cma":

@@ -58,11 +58,11 @@ class Search:
         """Ask and tell in batches of 16. Logits (trials, M) and losses (trials,)."""
         import optuna
 
-        from ensemble.sampler import make_sampler
+        from ensemble.sampler import Logit, make_sampler
         from ensemble.study import append_trials, stored_losses
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        space = {name: optuna.distributions.FloatDistribution(LOW, HIGH) for name in self.names}
+        space = {name: Logit(LOW, HIGH) for name in self.names}
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         study = optuna.create_study(sampler=make_sampler(self.sampler, seed, space), direction="minimize")
         starts = start_weights(evidence)

@@ -51,3 +51,19 @@ class AddSettings:
         bool,
         Parameter(help="the rows were predicted out of fold, though on other folds than those of this work folder"),
     ] = False
+
+
+@dataclass(frozen=True)
+class FileSettings:
+    labels: Annotated[
+        str | None, Parameter(help="CSV of ids and labels: blend the --member files alone, without a work folder")
+    ] = None
+    member: Annotated[
+        tuple[str, ...], COMMA_LIST, Parameter(help="[NAME=]OOF:TEST, files as in `add`; once for each member")
+    ] = ()
+    sample_csv: Annotated[str | None, Parameter(help="sample submission for the CSV's header, ids and order")] = None
+    out: Annotated[str, Parameter(help="the CSV to write from --labels and --member")] = "submission.csv"
+    blend_folds: Annotated[
+        int, at_least(2, at_most=100, help="folds of the blend's own score where --labels has no column `fold`")
+    ] = 5
+    logits: Annotated[bool, Parameter(help="the numbers in the --member files are logits, not probabilities")] = False

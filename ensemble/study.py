@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 import optuna
-from optuna.distributions import FloatDistribution, distribution_to_json
+from optuna.distributions import BaseDistribution, FloatDistribution, distribution_to_json
 from optuna.trial import FrozenTrial
 
 
@@ -64,7 +64,7 @@ def _insert(base: sqlite3.Connection, study_id: int, trial: FrozenTrial) -> None
     base.executemany(
         "insert into trial_params (trial_id, param_name, param_value, distribution_json) values (?, ?, ?, ?)",
         [
-            (row.lastrowid, key, value, distribution_to_json(trial.distributions[key]))
+            (row.lastrowid, key, value, distribution_to_json(_plain(trial.distributions[key])))
             for key, value in trial.params.items()
         ],
     )
@@ -87,6 +87,12 @@ def _study_id(path: Path, name: str) -> int:
     with closing(sqlite3.connect(path)) as base:
         (row,) = base.execute("select study_id from studies where study_name = ?", (name,))
         return int(row[0])
+
+
+def _plain(distribution: BaseDistribution) -> FloatDistribution:
+    """Optuna's own class, which whoever reads the file knows."""
+    assert isinstance(distribution, FloatDistribution), f"{distribution} is no float"
+    return FloatDistribution(distribution.low, distribution.high)
 
 
 def _text(moment: datetime | None) -> str | None:

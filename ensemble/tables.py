@@ -13,7 +13,7 @@ from folds.errors import first_few
 MOST_WARNINGS = 5
 
 
-def blend_report(result: BlendResult) -> Group:
+def blend_summary(result: BlendResult) -> Group:
     """Everything that `blend` says, for a rich console."""
     sentences = [Text(sentence) for sentence in blend_sentences(result)]
     return Group(candidate_table(result), member_table(result), *sentences)
@@ -68,7 +68,8 @@ def blend_sentences(result: BlendResult) -> list[str]:
     low, high = kept.interval
     sentences = [
         f"kept: {blend.candidate}, because {blend.why}",
-        f"expected {result.metric.title} {kept.crossfit:.4f} ({low:.4f} to {high:.4f}), cross-fitted; {_in_sample(kept)}",
+        f"expected {result.metric.title} {kept.crossfit:.4f} ({low:.4f} to {high:.4f}), cross-fitted;"
+        f" {_in_sample(kept)}",
     ]
     if result.undecided is not None:
         sentences.append(

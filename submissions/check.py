@@ -29,6 +29,19 @@ class CheckResult:
     def is_valid(self) -> bool:
         return not self.faults
 
+    @property
+    def sentence(self) -> str:
+        """One line if it is valid, and one a fault if it is not."""
+        if self.is_valid:
+            return f"{self.path}: {self.rows:,} rows, valid"
+        return "\n".join(f"{self.path}: {fault}" for fault in self.faults)
+
+    def refuse_faults(self) -> None:
+        """Raises UserError, with all faults, where the CSV is not valid."""
+        if not self.is_valid:
+            hint = "`python run.py submit` writes a valid one"
+            raise UserError(f"{self.path} is not valid: {'; '.join(self.faults)}", hint=hint)
+
 
 def check_submission(path: Path, workspace: Workspace) -> CheckResult:
     """Hold a CSV against the sample submission, test ids and classes of a work folder.

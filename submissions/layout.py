@@ -50,8 +50,8 @@ def read_layout(workspace: Workspace, *, image_id: Sequence[str] | None = None) 
     image_id: the ids where the work folder has no manifest. Raises UserError where a label cannot be told apart.
     """
     labels = load_folds(workspace).classes
-    ids = test_ids(workspace) if image_id is None else sorted(image_id, key=natural_key)
     if not sample_path(workspace).is_file():
+        ids = test_ids(workspace) if image_id is None else sorted(image_id, key=natural_key)
         return Layout(HEADER, tuple(ids), labels, ",", _free_separator(labels, LABEL_SEPARATORS))
     sample = read_csv(sample_path(workspace).read_bytes(), name=sample_path(workspace).name)
     id_column = pick_column(sample, ID_NAMES, what="id", given=None, flag="--id-column", position=0)
@@ -61,6 +61,7 @@ def read_layout(workspace: Workspace, *, image_id: Sequence[str] | None = None) 
             f"{sample.name} has the columns {', '.join(sample.header)}, not an id and one column for the labels",
             hint="`python run.py prepare DATA --sample FILE` takes another sample",
         )
+    ids = test_ids(workspace) if image_id is None else sample.column(id_column)
     used = _used_separator(sample.column(others[0]), labels)
     separator = used if used is not None else _free_separator(labels, LABEL_SEPARATORS)
     return Layout(sample.header, tuple(ids), labels, sample.separator, separator)

@@ -1,0 +1,104 @@
+"""This file makes a work folder out of files alone: labels and members, without images, torch or `prepare`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ensemble.outside import add_member
+from ensemble.settings import AddSettings, FileSettings
+from folds.assignment import COLUMNS, _store
+from folds.classes import class_order
+from folds.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv
+from folds.errors import UserError, first_few
+from folds.manifest import sample_path
+from folds.settings import SplitSettings
+from folds.workspace import Workspace, write_bytes
+
+LABELS_HINT = "`--labels labels.csv`: an id column and a label column, one row per training image"
+
+
+def make_file_workspace(workspace: Workspace, files: FileSettings, *, seed: int) -> tuple[str, ...]:
+    """Folds from `labels.csv`, and the members, in an empty work folder. Returns warnings.
+
+    The members' rows are trusted to be out of fold; the folds here only keep the blend's own score honest. They are the
+    `fold` column of the labels, or else drawn class by class. A `group` column names duplicates, for the intervals.
+    """
+    if not files.labels or not files.member:
+        raise UserError("a blend of files needs labels and members", hint="`--labels FILE --member OOF:TEST`")
+    members = [_member(text) for text in files.member]
+    names = [name for name, _, _ in members]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"two members are called {first_few(twice)}", hint="`--member NAME=OOF:TEST`")
+    _make_folds(workspace, Path(files.labels), n_folds=files.blend_folds, seed=seed)
+    if files.sample_csv:
+        write_bytes(sample_path(workspace), _read(Path(files.sample_csv)))
+    warnings: list[str] = []
+    for name, oof, test in members:
+        settings = AddSettings(oof=oof, test=test, logits=files.logits, trust_folds=True)
+        warnings += add_member(workspace, name, settings).warnings
+    return tuple(warnings)
+
+
+def _member(text: str) -> tuple[str, str, str]:
+    """`NAME=OOF:TEST`, or `OOF:TEST`, and then the OOF file's name is the member's."""
+    name, _, files = text.rpartition("=")
+    oof, colon, test = files.partition(":")
+    if not colon or not oof or not test:
+        raise UserError(f"the member `{text}` names no two files", hint="`--member OOF:TEST`")
+    return name or Path(oof).stem, oof, test
+
+
+def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) -> None:
+    """Write `folds.csv` from ids and labels."""
+    table = read_csv(_read(path), name=path.name)
+    id_column = pick_column(table, ID_NAMES, what="id", given=None, flag="--labels", position=0)
+    label_column = pick_column(table, LABEL_NAMES, what="label", given=None, flag="--labels", position=1)
+    ids, labels = np.array(table.column(id_column)), np.array(table.column(label_column))
+    distinct, count = np.unique(ids, return_counts=True)
+    if (count > 1).any():
+        raise UserError(
+            f"{path.name} has the id {first_few(list(distinct[count > 1]))} more than once", hint=LABELS_HINT
+        )
+    classes = class_order(labels.tolist())
+    if len(classes) < 2:
+        raise UserError(f"{path.name} has {len(classes)} classes, and a blend needs two", hint=LABELS_HINT)
+    place = {label: number for number, label in enumerate(classes)}
+    target = np.array([place[label] for label in labels.tolist()])
+    fold = _given(table.header, table.rows, "fold")
+    if fold is None:
+        fold = _drawn_folds(target, n_folds=n_folds, seed=seed)
+    group = _given(table.header, table.rows, "group")
+    columns = (ids, ids, labels, target, fold, np.arange(len(ids)) if group is None else group)
+    made = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True))).sort_values(
+        "image_id", kind="stable", ignore_index=True
+    )
+    _store(workspace, made, settings=SplitSettings(n_folds=int(fold.max()) + 1), seed=seed)
+
+
+def _given(header: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> np.ndarray | None:
+    """A column of the labels as numbers 0, 1, .., whatever stands in it; None if there is none."""
+    if name not in header:
+        return None
+    return np.unique([row[header.index(name)] for row in rows], return_inverse=True)[1]
+
+
+def _drawn_folds(target: np.ndarray, *, n_folds: int, seed: int) -> np.ndarray:
+    """Class after class in random order, dealt out like cards: every fold gets its share of each. (N,) -> (N,)"""
+    if len(target) < n_folds:
+        raise UserError(f"{len(target)} labelled images do not fill {n_folds} folds", hint="`--blend-folds 2`")
+    order = np.lexsort((np.random.default_rng([seed, 3]).random(len(target)), target))
+    fold = np.empty(len(target), np.int64)
+    fold[order] = np.arange(len(target)) % n_folds
+    return fold
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise UserError(f"cannot read {path}: {err.strerror}") from err
