@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
     from folds.track import Track
     from models.runs import RunPlan
+
+# Read by OpenMP when torch is imported. Beside a busy neighbour, threads that spin while they wait trained a small net
+# at 24 to 416 images/s on two cores, and threads that sleep at 830 to 920.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 EXAMPLES = Path(__file__).parent / "examples"
 KIT_TOML = Path("kit.toml")
@@ -71,35 +76,37 @@ Runs = Annotated[tuple[str, ...], COMMA_LIST, Parameter(help="runs, by name")]
 
 
 @app.command(name="all", sort_key=0)
-def all_(data: Data, *, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_TOML) -> None:
+def all_(data: Data, *, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_TOML) -> str:
     """Prepare, split, train every backbone x fold, blend, submit; goes on where it was stopped."""
     prepare_(data, prepare=every.prepare, top=every.top)
     split_(split=every.split, top=every.top)
     train_(train=every.train, predict=every.predict, top=every.top)
     blend_(blend=every.blend, top=every.top)
-    submit_(submit=every.submit, top=every.top)
+    return submit_(submit=every.submit, top=every.top)
 
 
 @app.command(name="prepare", sort_key=1)
 def prepare_(
     data: Data, *, prepare: Prepare = PrepareSettings(), top: TopFlags = Top(), config: Config = KIT_TOML
-) -> None:
+) -> str:
     """Scan and decode every file, find duplicates, write the manifest and the pixel store."""
     from folds import prepare as room
     from folds.tables import prepare_tables
 
     result = room.prepare(Workspace(top.work), data, prepare, track=track())
-    show(prepare_tables(result), then=f"python run.py split{work_flag(top)}")
+    show(prepare_tables(result))
+    return following("split")
 
 
 @app.command(name="split", sort_key=2)
-def split_(*, split: Split = SplitSettings(), top: TopFlags = Top(), config: Config = KIT_TOML) -> None:
+def split_(*, split: Split = SplitSettings(), top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
     """Assign every training image to a fold, once."""
     from folds import assignment
     from folds.tables import split_tables
 
     folds = assignment.split(Workspace(top.work), split, seed=top.seed)
-    show(split_tables(folds), then=f"python run.py train{work_flag(top)}")
+    show(split_tables(folds))
+    return following("train")
 
 
 @app.command(name="train", sort_key=3)
@@ -111,7 +118,7 @@ def train_(
     run: Runs = (),
     top: TopFlags = Top(),
     config: Config = KIT_TOML,
-) -> None:
+) -> str:
     """Train every fold of every run that is not done, and predict out-of-fold and test images."""
     from models.jobs import train_runs
     from models.tables import event_lines
@@ -131,7 +138,7 @@ def train_(
     )
     for event in events:
         show(*event_lines(event))
-    show(then=f"python run.py blend{work_flag(top)}")
+    return following("blend")
 
 
 @app.command(name="predict", sort_key=4)
@@ -142,7 +149,7 @@ def predict_(
     device: Annotated[str, Parameter(help="auto, cpu or cuda")] = "auto",
     top: TopFlags = Top(),
     config: Config = KIT_TOML,
-) -> None:
+) -> str:
     """Predict out-of-fold and test images again from the checkpoints, without training."""
     from models.repredict import predict_run
     from models.runs import runs
@@ -150,22 +157,23 @@ def predict_(
     workspace = Workspace(top.work)
     names = run or tuple(runs(workspace))
     if not names:
-        raise UserError(f"{workspace.models} holds no run", hint=f"`python run.py train{work_flag(top)}`")
+        raise UserError(f"{workspace.models} holds no run", hint="`python run.py train`")
     for name in names:
         for done in predict_run(workspace, name, predict, device_name=device, track=track()):
             show(f"{done.run} fold {done.fold}: top-3 error {done.top3_error:.4f} over {', '.join(predict.views)}")
-    show(then=f"python run.py blend{work_flag(top)}")
+    return following("blend")
 
 
 @app.command(name="blend", sort_key=5)
-def blend_(*, blend: Blend = BlendSettings(), top: TopFlags = Top(), config: Config = KIT_TOML) -> None:
+def blend_(*, blend: Blend = BlendSettings(), top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
     """Find the members' weights on their out-of-fold predictions, and say how much of the gain is real."""
     from ensemble.blend import make_blend
     from ensemble.tables import blend_summary
 
     workspace = Workspace(top.work)
     made = make_blend(workspace, blend, seed=top.seed, track=track())
-    show(blend_summary(made), f"wrote {workspace.blend}", then=f"python run.py submit{work_flag(top)}")
+    show(blend_summary(made), f"wrote {workspace.blend}")
+    return following("submit")
 
 
 @app.command(name="submit", sort_key=6)
@@ -176,7 +184,7 @@ def submit_(
     submit: Submit = SubmitSettings(),
     top: TopFlags = Top(),
     config: Config = KIT_TOML,
-) -> None:
+) -> str:
     """Write the CSV with three labels per test image, and check it."""
     from submissions.submission import write_submission
     from submissions.tables import submission_summary
@@ -185,6 +193,7 @@ def submit_(
         raise UserError("`--blend` and `--run` exclude each other", hint="`python run.py submit --run NAME`")
     result = write_submission(Workspace(top.work), submit, blend=blend, run=run)
     show(submission_summary(result))
+    return following("status")
 
 
 @app.command(name="check", sort_key=7)
@@ -207,13 +216,17 @@ def score_(
 ) -> None:
     """The top-1 and top-3 error of a CSV whose true labels you have."""
     from submissions.layout import read_layout
-    from submissions.score import score_submission
+    from submissions.score import promised_error, score_submission
 
-    show(score_submission(file, labels, read_layout(Workspace(top.work))).sentence)
+    workspace = Workspace(top.work)
+    show(score_submission(file, labels, read_layout(workspace)).sentence)
+    promised = promised_error(file)
+    if promised is not None:
+        show(f"the blend had promised a top-3 error of {promised:.4f}")
 
 
 @app.command(name="status", sort_key=9)
-def status_(*, train: Train = TrainSettings(), top: TopFlags = Top(), config: Config = KIT_TOML) -> None:
+def status_(*, train: Train = TrainSettings(), top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
     """Runs x folds with their score, what is missing, and the next command."""
     from folds.assignment import load_folds
     from models.tables import status_table
@@ -221,9 +234,10 @@ def status_(*, train: Train = TrainSettings(), top: TopFlags = Top(), config: Co
 
     workspace = Workspace(top.work)
     planned = [plan.name for plan in plans(train)]
-    missing, following = what_is_missing(workspace, planned)
+    missing, command = what_is_missing(workspace, planned)
     n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
-    show(status_table(workspace, planned, n_folds=n_folds), *missing, then=f"python run.py {following}{work_flag(top)}")
+    show(status_table(workspace, planned, n_folds=n_folds), *missing)
+    return following(command)
 
 
 @app.command(name="settings", sort_key=10)
@@ -235,7 +249,7 @@ def settings_(*, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_T
 
 
 @app.command(name="demo", sort_key=11)
-def demo_(*, top: TopFlags = Top(), config: Config = KIT_TOML) -> None:
+def demo_(*, top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
     """The whole way on data that it makes, on a CPU, without a download; then the score on labels kept aside."""
     from folds.demo import make_demo
 
@@ -249,7 +263,7 @@ def demo_(*, top: TopFlags = Top(), config: Config = KIT_TOML) -> None:
         words = [str(word) for word in line]
         show(f"$ python run.py {' '.join(words)}")
         app(words, exit_on_error=False, print_error=False)
-    show(then="python run.py all DATA")
+    return "python run.py all DATA"
 
 
 def plans(train: TrainSettings, *, names: Sequence[str] = ()) -> list[RunPlan]:
@@ -266,8 +280,8 @@ def track() -> Track:
     return track_on(Console(stderr=True))
 
 
-def show(*parts: RenderableType, then: str | None = None) -> None:
-    """Print results, and the next command; plain and unwrapped where there is no terminal."""
+def show(*parts: RenderableType) -> None:
+    """Print results; 120 columns wide where there is no terminal."""
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
@@ -275,20 +289,17 @@ def show(*parts: RenderableType, then: str | None = None) -> None:
         console = Console(highlight=False, soft_wrap=True, width=120)
     for part in parts:
         console.print(part, markup=False)
-    if then:
-        console.print(f"next: {then}", markup=False)
 
 
-def work_flag(top: Top) -> str:
-    """What the next command needs to find the same work folder and settings again."""
-    work = "" if top.work == Top().work or KIT.origin("work") == str(KIT.toml.path) else f" --work {top.work}"
-    return work + (f" --config {KIT.toml.path}" if "config" in KIT.flags else "")
+def following(command: str) -> str:
+    """The next command to type, with what it needs to find the same work folder and settings again."""
+    return f"python run.py {command}{KIT.same_place}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code: 0 done, 2 a mistake that the user can mend, 130 Ctrl-C."""
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        then = app(arguments, exit_on_error=False, print_error=False)
     except UserError as err:
         return refuse(err.message, err.hint)
     except CycloptsError as err:
@@ -297,12 +308,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse(message, f"did you mean {near.split('?')[0]}?" if near else "`python run.py --help`")
     except KeyboardInterrupt:
         return refuse("stopped by Ctrl-C", "the same command goes on where it was stopped") and 130
+    if isinstance(then, str):
+        show(f"next: {then}")
     return 0
 
 
 def refuse(message: str, hint: str | None) -> int:
-    """Say what is wrong and what to type; returns 2."""
+    """Say what is wrong and what to type, with the flags that find the same work folder; returns 2."""
+    import re
+
     from rich.console import Console
+
+    hint = re.sub(r"python run\.py (?!settings)\w+", lambda found: f"{found[0]}{KIT.same_place}", hint or "")
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(f"error: {message}", markup=False, style="red")

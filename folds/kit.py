@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -27,10 +28,13 @@ class Kit:
         self.sections: dict[str, type] = {one.name: type(one.default) for one in fields(every)}
         self.toml = KitToml(default_path)
         self.flags: set[str] = set()
+        self.same_place = ""  # the flags that lead another command to the same work folder and settings
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
         given = {argument.field_info.name: argument for argument in arguments if argument.tokens}
         self.flags = set(given)
+        place = {name: given[name].tokens[-1].value for name in ("work", "config") if name in given}
+        self.same_place = "".join(f" --{name} {shlex.quote(value)}" for name, value in place.items())
         path = Path(given["config"].tokens[-1].value) if "config" in given else self.default_path
         self.toml = read_kit_toml(path, sections=self.sections, required="config" in given)
         self._parse(self.toml.flat, source=str(path))  # a wrong value is refused, whatever the command
@@ -45,7 +49,7 @@ class Kit:
     def run_settings(self, train: S) -> dict[str, S]:
         """The settings of each `[run.NAME]`: default, [train], its own table, then the flags.
 
-        train  the `train` settings of the last command, flags included; where they name a backbone, the tables do not count
+        train  the `train` settings of the last command, flags included; a backbone among the flags puts the tables aside
         """
         if "backbone" in self.flags:
             return {}

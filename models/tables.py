@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from folds.workspace import Workspace
@@ -33,7 +34,7 @@ def event_lines(event: Event) -> list[str]:
 
 def status_table(workspace: Workspace, planned: list[str], *, n_folds: int | None) -> Table:
     """Runs x folds: the OOF top-3 error of each fold that is done, `.` for one that is not, and the mean +- spread."""
-    table = Table(title="OOF top-3 error", title_justify="left")
+    table = Table(title="OOF top-3 error", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("run")
     for fold in range(n_folds or 0):
         table.add_column(f"fold {fold}", justify="right")

@@ -9,6 +9,7 @@ import numpy as np
 
 from folds.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv
 from folds.errors import UserError, first_few
+from folds.workspace import read_json
 from submissions.layout import Layout
 
 HINT = "`python run.py score FILE --labels LABELS.csv`"
@@ -47,6 +48,12 @@ def score_submission(path: Path, labels: Path, layout: Layout) -> SubmissionScor
         )
     rank = np.array([labels.index(true_label[name]) if true_label[name] in labels else 3 for name, labels in known])
     return SubmissionScore(len(known), float((rank > 0).mean()), float((rank > 2).mean()))
+
+
+def promised_error(path: Path) -> float | None:
+    """The cross-fitted top-3 error that the lineage beside a CSV names; None where there is none."""
+    lineage = path.with_suffix(".json")
+    return read_json(lineage, hint=HINT).get("oof_top3_error") if lineage.is_file() else None
 
 
 def _read(path: Path) -> CsvTable:

@@ -63,7 +63,7 @@ def test_the_whole_way_leaves_the_data_as_it_was(finished):
 def test_an_unreadable_test_image_gets_the_most_frequent_classes_and_is_counted(finished):
     _, work, _ = finished
     assert "002,0 2 10" in (work / "submissions" / "blend.csv").read_text()  # 8 usable images each, but 7 of class 1
-    assert json.loads((work / "submissions" / "blend.json").read_text())["guessed"] == ["002"]
+    assert json.loads((work / "submissions" / "blend.json").read_text())["unreadable_test_images"] == ["002"]
 
 
 def test_the_same_command_again_trains_nothing_and_changes_nothing(finished, typed):
