@@ -1,0 +1,81 @@
+"""This file checks the predictions format: a round trip, views averaged as probabilities, and every fault by name."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from folds.errors import UserError
+from models.predictions import Predictions, load_predictions, save_predictions
+
+
+def predictions(n=3, seed=0):
+    logits = np.random.default_rng(seed).normal(size=(n, 2, 4))
+    return Predictions(
+        image_id=np.array(["007", "ü b.jpg", "c"][:n]),
+        classes=np.array(["0", "2", "10", "NA"]),
+        views=np.array(["centre", "mirror"]),
+        log_probs=(logits - np.log(np.exp(logits).sum(2, keepdims=True))).astype(np.float32),
+        folds_digest="abc",
+    )
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    saved = predictions()
+    save_predictions(tmp_path / "oof.npz", saved)
+    loaded = load_predictions(tmp_path / "oof.npz", hint="")
+    for field in dataclasses.fields(Predictions):
+        np.testing.assert_array_equal(getattr(loaded, field.name), getattr(saved, field.name))
+
+
+def test_the_same_predictions_are_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        save_predictions(tmp_path / f"{name}.npz", predictions())
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_views_are_averaged_as_probabilities_and_not_as_logarithms():
+    made = Predictions(
+        np.array(["a"]), np.array(["x", "y"]), np.array(["one", "two"]), np.log([[[0.9, 0.1], [0.5, 0.5]]]), "d"
+    )
+    np.testing.assert_allclose(made.probs(), [[0.7, 0.3]])
+    np.testing.assert_allclose(made.probs(["two"]), [[0.5, 0.5]])
+
+
+def test_a_view_that_is_not_there_is_refused_with_the_way_to_get_it():
+    with pytest.raises(UserError, match="there is no view zoom in these predictions; they have centre, mirror") as err:
+        predictions().probs(["zoom"])
+    assert err.value.hint == "`python run.py predict --views centre,mirror,zoom`"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"image_id": np.array(["a", "a", "b"])}, "the id a stands in it twice"),
+        ({"image_id": np.array(["a", "b"])}, r"log_probs has shape \(3, 2, 4\), not \(2, 2, 4\)"),
+        ({"log_probs": np.full((3, 2, 4), np.nan, np.float32)}, "has NaN or infinite log-probabilities"),
+        ({"log_probs": np.zeros((3, 2, 4), np.float32)}, "do not sum to 1"),
+    ],
+)
+def test_a_file_that_holds_what_it_must_not_is_refused(tmp_path, change, sentence):
+    bad = dataclasses.replace(predictions(), **change)
+    arrays = {field.name: getattr(bad, field.name) for field in dataclasses.fields(Predictions)}
+    np.savez(tmp_path / "oof.npz", **arrays)
+    with pytest.raises(UserError, match=sentence):
+        load_predictions(tmp_path / "oof.npz", hint="")
+    with pytest.raises(AssertionError):
+        save_predictions(tmp_path / "other.npz", bad)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 500])
+def test_a_file_that_is_cut_off_is_refused(tmp_path, keep):
+    save_predictions(tmp_path / "oof.npz", predictions())
+    (tmp_path / "oof.npz").write_bytes((tmp_path / "oof.npz").read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"oof\.npz is damaged"):
+        load_predictions(tmp_path / "oof.npz", hint="")
+
+
+def test_an_absent_file_is_refused_with_the_hint(tmp_path):
+    with pytest.raises(UserError, match=r"oof\.npz does not exist") as err:
+        load_predictions(tmp_path / "oof.npz", hint="`python run.py train`")
+    assert err.value.hint == "`python run.py train`"

@@ -1,0 +1,181 @@
+"""This file trains small nets on a tiny work folder: what a batch may hold, and that a seed decides every byte."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from folds.assignment import load_folds, split
+from folds.errors import UserError
+from folds.metrics import topk_error
+from folds.pixels import open_store
+from folds.prepare import prepare
+from folds.settings import PrepareSettings, SplitSettings
+from folds.workspace import Workspace, digest
+from models.batches import gather_batches
+from models.jobs import train_runs
+from models.predictions import load_predictions
+from models.repredict import predict_run
+from models.runs import done_folds, plan_runs
+from models.settings import PredictSettings, TrainSettings
+from tests.competition import fingerprint, make_competition
+
+SETTINGS = TrainSettings(
+    backbone=("test_resnet",),
+    pretrained=False,
+    image_size=32,
+    epochs=2,
+    batch_size=8,
+    lr=3e-3,
+    head_lr_scale=1.0,
+    precision="fp32",
+    device="cpu",
+)
+VIEWS = PredictSettings(views=("centre", "mirror"))
+
+
+def prepared(folder):
+    """A work folder with pixels and two folds of 4 classes x 8 images."""
+    workspace = Workspace(folder / "work")
+    prepare(workspace, make_competition(folder / "data"), PrepareSettings(store_size=32, workers=1))
+    split(workspace, SplitSettings(n_folds=2), seed=0)
+    return workspace
+
+
+def train(workspace, settings=SETTINGS, *, seed=0, views=VIEWS, **options):
+    return list(train_runs(workspace, plan_runs(settings, {}), views, seed=seed, **options))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workspace = prepared(tmp_path_factory.mktemp("trained"))
+    train(workspace)
+    return workspace
+
+
+def test_oof_and_test_carry_their_own_ids_classes_views_and_digest(trained):
+    folds = load_folds(trained)
+    for fold in (0, 1):
+        oof = load_predictions(trained.fold("test_resnet", fold) / "oof.npz", hint="")
+        assert oof.image_id.tolist() == folds.image_id[folds.fold == fold].tolist()
+        assert oof.classes.tolist() == ["0", "1", "2", "10"]
+        assert oof.views.tolist() == ["centre", "mirror"]
+        assert oof.folds_digest == folds.digest
+        assert oof.log_probs.dtype == np.float32
+        test = load_predictions(trained.fold("test_resnet", fold) / "test.npz", hint="")
+        assert test.image_id.tolist() == ["000", "001", "002", "003", "004", "005"]
+
+
+def test_done_json_names_every_file_by_its_digest_and_the_score_of_the_mean_view(trained):
+    folds = load_folds(trained)
+    for fold, done in done_folds(trained, "test_resnet").items():
+        folder = trained.fold("test_resnet", fold)
+        assert {name: digest((folder / name).read_bytes()) for name in done["files"]} == done["files"]
+        probs = load_predictions(folder / "oof.npz", hint="").probs()
+        assert done["oof_top3_error"] == topk_error(probs, folds.target[folds.fold == fold])
+
+
+def test_the_log_holds_one_row_per_epoch(trained):
+    rows = [json.loads(line) for line in (trained.fold("test_resnet", 0) / "log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert rows[1]["train_loss"] < rows[0]["train_loss"]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
+    made = []
+    for name, seed in (("one", 5), ("two", 5), ("three", 6)):
+        workspace = prepared(tmp_path / name)
+        train(workspace, seed=seed, only_folds=[1])
+        folder = workspace.fold("test_resnet", 1)
+        made.append([(folder / file).read_bytes() for file in ("network.safetensors", "oof.npz", "test.npz")])
+    assert made[0] == made[1]
+    assert all(one != other for one, other in zip(made[0], made[2], strict=True))
+
+
+def test_no_image_of_the_fold_is_ever_in_a_training_batch(trained, monkeypatch):
+    folds, store = load_folds(trained), open_store(trained)
+    seen = []
+
+    def spy(pixels, batches, device):
+        seen.extend(np.concatenate(batches).tolist())
+        return gather_batches(pixels, batches, device)
+
+    monkeypatch.setattr("models.train.gather_batches", spy)  # predict has a name of its own for it
+    train(trained, dataclasses.replace(SETTINGS, backbone=("test_vit2",)), only_folds=[1])
+    own = store.rows(folds.image_id[folds.fold == 1], split="train")
+    others = store.rows(folds.image_id[folds.fold == 0], split="train")
+    assert not set(seen) & set(own.tolist())
+    assert set(seen) == set(others.tolist())
+
+
+def test_batches_come_in_order_and_hold_the_rows_that_were_asked_for(trained):
+    pixels = open_store(trained).pixels
+    batches = [np.array(rows) for rows in ([3, 1, 2], [0, 5, 4], [7, 7, 7], [9, 8], [1])]
+    for rows, batch in zip(batches, gather_batches(pixels, batches, torch.device("cpu")), strict=True):
+        np.testing.assert_array_equal(batch.numpy(), pixels[rows])
+
+
+def test_no_batches_give_no_batches(trained):
+    assert list(gather_batches(open_store(trained).pixels, [], torch.device("cpu"))) == []
+
+
+def test_batch_size_at_prediction_makes_no_difference(tmp_path, trained):
+    before = load_predictions(trained.fold("test_resnet", 0) / "oof.npz", hint="")
+    list(predict_run(trained, "test_resnet", PredictSettings(predict_batch=5), device_name="cpu"))
+    after = load_predictions(trained.fold("test_resnet", 0) / "oof.npz", hint="")
+    np.testing.assert_allclose(after.log_probs, before.log_probs, atol=1e-4)
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
+    workspace = prepared(tmp_path)
+    train(workspace, only_folds=[0])
+    path = workspace.fold("test_resnet", 0) / "network.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(UserError, match=r"network\.safetensors is absent or not the file that was trained"):
+        list(predict_run(workspace, "test_resnet", VIEWS, device_name="cpu"))
+
+
+def test_a_run_of_other_folds_is_refused(tmp_path):
+    workspace = prepared(tmp_path)
+    train(workspace, only_folds=[0])
+    for path in (workspace.folds_csv, workspace.folds_json):
+        path.unlink()
+    split(workspace, SplitSettings(n_folds=2), seed=1)
+    with pytest.raises(UserError, match="the run test_resnet was begun with other settings: folds_digest"):
+        train(workspace)
+
+
+def test_everything_is_refused_before_the_first_step(tmp_path):
+    workspace = prepared(tmp_path)
+    both = dataclasses.replace(SETTINGS, backbone=("test_resnet", "test_vit"), weights=("test_vit=none.pth",))
+    with pytest.raises(UserError, match=r"the weights file none\.pth cannot be read"):
+        train(workspace, both)
+    assert not workspace.models.exists()
+
+
+def test_a_competition_without_test_images_trains_all_the_same(tmp_path):
+    data = make_competition(tmp_path / "data", n_test=0)
+    (data / "sample_submission.csv").unlink()
+    (data / "Public").rmdir()
+    workspace = Workspace(tmp_path / "work")
+    prepare(workspace, data, PrepareSettings(store_size=32, workers=1))
+    split(workspace, SplitSettings(n_folds=2), seed=0)
+    train(workspace, only_folds=[0])
+    test = load_predictions(workspace.fold("test_resnet", 0) / "test.npz", hint="")
+    assert test.log_probs.shape == (0, 2, 4)
+
+
+def test_work_data_and_training_leave_the_pixel_store_alone(trained):
+    before = fingerprint(trained.folds)
+    list(predict_run(trained, "test_resnet", VIEWS, device_name="cpu"))
+    assert fingerprint(trained.folds) == before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_trains_and_predicts_like_the_cpu(tmp_path):
+    workspace = prepared(tmp_path)
+    train(workspace, dataclasses.replace(SETTINGS, device="cuda", precision="bf16"))
+    assert done_folds(workspace, "test_resnet").keys() == {0, 1}
