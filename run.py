@@ -78,6 +78,9 @@ Runs = Annotated[tuple[str, ...], COMMA_LIST, Parameter(help="runs, by name")]
 @app.command(name="all", sort_key=0)
 def all_(data: Data, *, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_TOML) -> str:
     """Prepare, split, train every backbone x fold, blend, submit; goes on where it was stopped."""
+    from models.jobs import refuse_early
+
+    refuse_early(Workspace(every.top.work), plans(every.train), every.predict)
     prepare_(data, prepare=every.prepare, top=every.top)
     split_(split=every.split, top=every.top)
     train_(train=every.train, predict=every.predict, top=every.top)

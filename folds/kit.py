@@ -49,7 +49,7 @@ class Kit:
     def run_settings(self, train: S) -> dict[str, S]:
         """The settings of each `[run.NAME]`: default, [train], its own table, then the flags.
 
-        train  the `train` settings of the last command, flags included; a backbone among the flags puts the tables aside
+        train  the `train` settings of the last command; a backbone among its flags puts the tables aside
         """
         if "backbone" in self.flags:
             return {}

@@ -66,6 +66,16 @@ def train_runs(
             yield from _train_fold(workspace, job, folds, store, predict, track=track)
 
 
+def refuse_early(workspace: Workspace, plans: Sequence[RunPlan], predict: PredictSettings) -> None:
+    """Refuse, before anything is prepared, what needs no folds for it: names, views, weights that are not here."""
+    check_views(predict.views)
+    for plan in plans:
+        backbone = resolve_backbone(plan.backbone)
+        _weights_name(plan)
+        if not done_folds(workspace, plan.name):
+            _find_start(plan, backbone)
+
+
 def _check_folds(only: Sequence[int], n_folds: int) -> list[int]:
     outside = [fold for fold in only if not 0 <= fold < n_folds]
     if outside:
@@ -79,9 +89,9 @@ def _plan_jobs(workspace: Workspace, plan: RunPlan, folds: Folds, wanted: Sequen
     backbone = resolve_backbone(plan.backbone)
     size = plan.settings.image_size or backbone.size
     lacking = set(wanted) - set(done_folds(workspace, plan.name))
-    weights = plan.weights or (find_weights(backbone) if plan.settings.pretrained and lacking else None)
+    weights = _find_start(plan, backbone) if lacking else None
     settings_json = stored_settings(
-        plan, tag=backbone.tag, weights_digest=_weights_name(plan, weights), seed=seed, folds_digest=folds.digest
+        plan, tag=backbone.tag, weights_digest=_weights_name(plan), seed=seed, folds_digest=folds.digest
     )
     refuse_other_settings(workspace, settings_json)
     if lacking:  # a trial: a wrong file or size is refused now, and not after hours of another run
@@ -89,7 +99,12 @@ def _plan_jobs(workspace: Workspace, plan: RunPlan, folds: Folds, wanted: Sequen
     return [Job(plan, backbone, weights, fold, size, seed, settings_json) for fold in wanted]
 
 
-def _weights_name(plan: RunPlan, weights: Path | None) -> str:
+def _find_start(plan: RunPlan, backbone: Backbone) -> Path | None:
+    """The weights file that the plan's networks start from; None for a random start."""
+    return plan.weights or (find_weights(backbone) if plan.settings.pretrained else None)
+
+
+def _weights_name(plan: RunPlan) -> str:
     """The digest of a local file; `pretrained` stands for the tag's own, `random` for none."""
     if plan.weights is None:
         return "pretrained" if plan.settings.pretrained else "random"

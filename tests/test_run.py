@@ -253,6 +253,14 @@ def test_a_work_folder_of_other_data_is_refused(finished, typed, tmp_path):
     assert "--work" in err
 
 
+def test_weights_that_are_not_here_stop_the_whole_way_before_it_begins(typed, tmp_path):
+    data = make_competition(tmp_path / "data")
+    code, _, err = typed("all", data, "--backbone", "test_resnet", "--weights", "none.pth")
+    assert code == 2
+    assert err.startswith("error: the weights file none.pth cannot be read")
+    assert not Path("work").exists()
+
+
 def test_blend_before_train_says_so(typed, tmp_path):
     data = make_competition(tmp_path / "data")
     assert typed("prepare", data, "--store-size", "32")[0] == 0
