@@ -20,6 +20,7 @@ LARGE_PIXELS = 16_000_000  # above this a picture is shrunk by a whole factor be
 DRAFT_ROOM = 2  # a JPEG is decoded at 1/2, 1/4, 1/8 as long as both sides keep this many times the store's
 REDUCING_GAP = 3.0  # Pillow shrinks by whole factors first, down to 3 times the target: no visible difference
 THIN = 10  # from this ratio of the sides on, or below this many pixels a side, a picture is named as extreme
+SHRINKABLE = frozenset({"L", "RGB", "RGBA", "LA", "CMYK", "YCbCr"})  # modes that `reduce` can average
 STRIP_BYTES = 1 << 24
 ANIMATED = frozenset({"GIF", "WEBP", "PNG", "AVIF"})
 # Without EPS, whose decoder starts Ghostscript, and formats that Pillow identifies but cannot decode itself.
@@ -94,10 +95,7 @@ def _decode(stream: IO[bytes], *, name: str, size: int) -> tuple[Facts, np.ndarr
     notes += _shrink_while_decoding(picture, size=size)
     picture, decoded, damage = _load(picture, stream)
     notes += [damage]
-    factor = _whole_factor(picture)
-    if factor > 1:
-        picture = picture.reduce(factor)
-    rgb, tone_notes = to_rgb(picture)
+    rgb, tone_notes = _small_rgb(picture)
     rgb, turn_note = _upright(rgb, picture)
     width, height = true_size[::-1] if turn_note and _swaps_sides(turn_note) else true_size
     notes += [*tone_notes, turn_note, _extreme_shape(width, height)]
@@ -187,6 +185,18 @@ def _load_damaged(broken: Image.Image, stream: IO[bytes]) -> tuple[Image.Image, 
         return picture, decoded, f"{kind}: {decoded:.0%} of the rows decoded, coarsely"
     percent = min(int(decoded * 100), 99) if kind == "truncated" else int(decoded * 100)  # cut off: something lacks
     return picture, decoded, f"{kind}: {percent}% decoded"
+
+
+def _small_rgb(picture: Image.Image) -> tuple[Image.Image, list[str]]:
+    """In RGB, and of no more than LARGE_PIXELS: shrunk by a whole factor, before the conversion where the mode can."""
+    factor = _whole_factor(picture)
+    shrinks_first = picture.mode in SHRINKABLE and "transparency" not in picture.info
+    try:
+        rgb, notes = to_rgb(picture.reduce(factor) if factor > 1 and shrinks_first else picture)
+    except ValueError as err:  # a mode that Pillow reads and cannot convert
+        raise _UnreadableError(f"damaged: 0% decoded, {picture.mode} pixels that cannot be converted") from err
+    factor = _whole_factor(rgb)
+    return (rgb.reduce(factor) if factor > 1 else rgb), notes
 
 
 def _wrong_extension(name: str, form: str) -> str:

