@@ -76,14 +76,16 @@ def _read_csv(path: Path, known_classes: Sequence[str]) -> Foreign:
         raise UserError(f"{path.name} {what}", hint="the header names the id column and every class")
     text = {name: str for name in (id_column, *NOT_CLASSES) if name in header and name not in known_classes}
     numbers = dict.fromkeys(known_classes, np.float64)
+    gaps = {key: ["", "nan", "NaN", "NA"] for key in known_classes}  # of the numbers only: an id `NA` is an id
+    options = {"sep": separator, "encoding": "utf-8-sig", "keep_default_na": False, "na_values": gaps}
     try:
-        table = pd.read_csv(path, sep=separator, dtype={**text, **numbers}, keep_default_na=True, encoding="utf-8-sig")
+        table = pd.read_csv(path, dtype={**text, **numbers}, **options)  # type: ignore[call-overload]
     except (ValueError, UnicodeDecodeError) as err:
         raise UserError(f"{path.name} cannot be read: {err}") from err
     says_folds = "fold" in header and "fold" not in known_classes
     fold = pd.factorize(table["fold"], sort=True)[0].astype(np.int64) if says_folds else None
     values = table[list(known_classes)].to_numpy(np.float64)
-    return Foreign(path, table[id_column].fillna("").to_numpy(str), tuple(known_classes), values, fold)
+    return Foreign(path, table[id_column].to_numpy(str), tuple(known_classes), values, fold)
 
 
 def _id_column(path: Path, header: Sequence[str], known_classes: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ class StoredPredictions:
 
     image_id (n,) str    classes (C,) str    views (V,) str    folds_digest of the folds that it belongs to
     offset: where the (n, V, C) float32 values of log_probs begin in the file
+    values: these values, where the file holds them in a way that cannot be read in part (compressed, or transposed)
     """
 
     path: Path
@@ -29,9 +30,12 @@ class StoredPredictions:
     views: tuple[str, ...]
     folds_digest: str
     offset: int
+    values: np.ndarray | None = None
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Log-probabilities of rows start to stop. (stop - start, V, C) float32."""
+        if self.values is not None:
+            return self.values[start:stop]
         shape = (stop - start, len(self.views), len(self.classes))
         row_size = shape[1] * shape[2]
         # A plain read, not a memory map: mapped pages would count as memory of this process.
@@ -42,6 +46,8 @@ class StoredPredictions:
 
     def scattered_rows(self, index: np.ndarray) -> np.ndarray:
         """Log-probabilities of rows in any order. (len(index), V, C) float32."""
+        if self.values is not None:
+            return self.values[index]
         shape = (len(self.image_id), len(self.views), len(self.classes))
         return np.asarray(np.memmap(self.path, np.float32, "r", offset=self.offset, shape=shape)[index])
 
@@ -52,7 +58,8 @@ def open_predictions(path: Path, *, hint: str) -> StoredPredictions:
         with np.load(path, allow_pickle=False) as arrays:
             image_id, classes, views = arrays["image_id"], arrays["classes"], arrays["views"]
             folds_digest = str(arrays["folds_digest"])
-        offset, shape = _find_values(path)
+            offset, shape = _find_values(path)
+            values = None if offset else np.ascontiguousarray(arrays["log_probs"], np.float32)
     except FileNotFoundError as err:
         raise UserError(f"{path} does not exist", hint=hint) from err
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as err:
@@ -60,7 +67,8 @@ def open_predictions(path: Path, *, hint: str) -> StoredPredictions:
     expected = (len(image_id), len(views), len(classes))
     if shape != expected or 0 in expected[1:]:
         raise UserError(f"{path} is damaged: log_probs has shape {shape}, not {expected}", hint=hint)
-    return StoredPredictions(path, image_id, tuple(map(str, classes)), tuple(map(str, views)), folds_digest, offset)
+    names = tuple(map(str, classes)), tuple(map(str, views))
+    return StoredPredictions(path, image_id, *names, folds_digest, offset, values)
 
 
 def file_digest(path: Path) -> str:
@@ -73,19 +81,22 @@ def file_digest(path: Path) -> str:
 
 
 def _find_values(path: Path) -> tuple[int, tuple[int, ...]]:
-    """Where the values of log_probs.npy begin in an uncompressed npz, and their shape; ValueError if they do not."""
+    """Where the values of log_probs.npy begin in the file (0: not as they are in memory), and their shape."""
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         entry = archive.getinfo("log_probs.npy")
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise ValueError("log_probs is compressed")
+        with archive.open(entry) as array:
+            version = np.lib.format.read_magic(array)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, fortran, dtype = read_header(array)
+            header_size = array.tell()
+        if entry.compress_type != zipfile.ZIP_STORED or fortran or dtype != np.float32:
+            return 0, shape
         file.seek(entry.header_offset)
         header = file.read(30)  # the fixed part of a local file header; bytes 26 to 30: lengths of name and extra field
         file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(file)
-        if dtype != np.float32 or fortran:
-            raise ValueError(f"log_probs is {dtype}, not float32 in C order")
-        if path.stat().st_size < file.tell() + 4 * int(np.prod(shape)):
+        start = file.tell() + header_size
+        if path.stat().st_size < start + 4 * int(np.prod(shape)):
             raise ValueError("log_probs is cut off")
-        return file.tell(), shape
+        return start, shape

@@ -81,7 +81,7 @@ def _faults(data: bytes, layout: Layout) -> Iterator[str]:
         expected = layout.line(layout.header).rstrip("\n")
         yield f"its header is `{text.splitlines()[0] if text else ''}`, not `{expected}`"
     whole = [row for row in rows[1:] if len(row[1]) == len(layout.header)]
-    yield from _offenders([row for row in rows[1:] if len(row[1]) != len(layout.header)], "do not have two cells")
+    yield from _offenders([row for row in rows[1:] if len(row[1]) != len(layout.header)], "rows without two cells")
     yield from _id_faults([cells[0] for _, cells in whole], layout.image_id)
     yield from _label_faults(whole, layout)
     yield from _quote_faults(text, rows, layout)
@@ -120,11 +120,13 @@ def _label_faults(rows: Sequence[Row], layout: Layout) -> Iterator[str]:
     known = set(layout.labels)
     split = [((number, cells), cells[1].split(layout.label_separator)) for number, cells in rows]
     wrong_number = [row for row, labels in split if len(labels) != layout.n_labels]
-    yield from _offenders(wrong_number, f"do not have {layout.n_labels} labels separated by `{layout.label_separator}`")
+    yield from _offenders(
+        wrong_number, f"rows without {layout.n_labels} labels separated by `{layout.label_separator}`"
+    )
     strange = [row for row, labels in split if len(labels) == layout.n_labels and not known.issuperset(labels)]
-    yield from _offenders(strange, "have labels that are no class")
+    yield from _offenders(strange, "rows with labels that are no class")
     same = [row for row, labels in split if len(labels) == layout.n_labels and len(set(labels)) < len(labels)]
-    yield from _offenders(same, "name a label twice")
+    yield from _offenders(same, "rows with a label that stands there twice")
 
 
 def _quote_faults(text: str, rows: Sequence[Row], layout: Layout) -> Iterator[str]:
@@ -137,7 +139,7 @@ def _quote_faults(text: str, rows: Sequence[Row], layout: Layout) -> Iterator[st
 def _offenders(rows: Sequence[Row], what: str) -> Iterator[str]:
     if rows:
         shown = [f"line {number} `{' | '.join(cells)[:60]}`" for number, cells in rows[:3]]
-        yield f"{len(rows):,} {'row' if len(rows) == 1 else 'rows'} {what}: {first_few(shown + [''] * (len(rows) - 3))}"
+        yield f"{len(rows):,} {what if len(rows) > 1 else what.replace('rows', 'row', 1)}: {first_few(shown + [''] * (len(rows) - 3))}"
 
 
 def _ids(names: Sequence[str]) -> str:

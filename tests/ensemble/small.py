@@ -1,0 +1,41 @@
+"""This file makes the small work folders that the tests of the blender work in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from folds.assignment import Folds
+from folds.workspace import Workspace
+from tests.benchmarks.synthetic import World, make_folds, member_log_probs, write_member
+
+SMALL = World(n=600, n_test=40, n_classes=8, n_folds=3, margin=4.0)
+SURE = np.log(np.float32(0.93))  # of 8 classes: 0.93 for one, 0.01 for each of the others
+
+
+def small_work(folder: Path, *, members: int = 3, world: World = SMALL) -> tuple[Workspace, Folds]:
+    """A work folder with members m00, m01, .. in it."""
+    workspace = Workspace(folder / "work")
+    folds = make_folds(workspace, world)
+    for member in range(members):
+        write_small(workspace, folds, f"m{member:02d}", small_oof(folds, member, world=world), world=world)
+    return workspace, folds
+
+
+def small_oof(folds: Folds, member: int, *, world: World = SMALL) -> np.ndarray:
+    """(N, C) log-probabilities, rows as in folds.csv."""
+    return member_log_probs(world, folds.target, part=0, member=member)
+
+
+def small_test(member: int, *, world: World = SMALL) -> np.ndarray:
+    """(T, C) log-probabilities."""
+    return member_log_probs(world, world.targets(1), part=1, member=member)
+
+
+def write_small(
+    workspace: Workspace, folds: Folds, name: str, oof: np.ndarray, *, world: World = SMALL, seed: int = 0
+) -> None:
+    """Store a run whose test predictions are those of the member with the last digit of its name."""
+    test = small_test(int(name[-1]) if name[-1].isdigit() else 0, world=world)
+    write_member(workspace, world, folds, name, oof, test, seed=seed)

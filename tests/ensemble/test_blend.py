@@ -1,0 +1,212 @@
+"""This file tests the choice of a blend, what is written of it, and that it is the same again when it is applied."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ensemble.apply import apply_blend
+from ensemble.blend import make_blend
+from ensemble.honest import bootstrap_losses
+from ensemble.metric import Metric
+from ensemble.objective import FLOOR
+from ensemble.record import load_blend
+from ensemble.settings import BlendSettings
+from ensemble.tables import blend_sentences, blend_summary
+from folds.errors import UserError
+from folds.metrics import topk_error
+from tests.benchmarks.synthetic import World
+from tests.ensemble.small import SMALL, small_oof, small_test, small_work, write_small
+
+QUICK = BlendSettings(trials=32, half_samples=2)
+
+
+def of(result, name):
+    return next(score for score in result.scores if score.candidate.name == name)
+
+
+def test_the_promised_score_is_that_of_a_blend_by_hand(tmp_path):
+    work, folds = small_work(tmp_path)
+    result = make_blend(work, replace(QUICK, keep="equal"), seed=0)
+    mean = np.mean([np.exp(small_oof(folds, m)) for m in range(3)], axis=0)
+    assert result.blend.crossfit == pytest.approx(topk_error(mean, folds.target, k=3))
+    assert result.blend.oof_top3_error == result.blend.crossfit
+    assert (
+        result.blend.why
+        == f"you asked for it; the best cross-fitted is {min(result.scores, key=lambda s: s.crossfit).candidate.name}"
+    )
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "map", "log-loss", "macro-f1"])
+def test_every_metric_makes_a_blend(tmp_path, metric):
+    work, folds = small_work(tmp_path)
+    result = make_blend(work, replace(QUICK, metric=metric), seed=0)
+    for score in result.scores:
+        assert 0 <= score.crossfit < 2
+        assert score.interval[0] <= score.crossfit <= score.interval[1]
+    mean = np.mean([np.exp(small_oof(folds, m)) for m in range(3)], axis=0)
+    by_hand = Metric(metric, 3)
+    assert of(result, "equal").crossfit == pytest.approx(
+        by_hand.loss(by_hand.outcomes(mean, folds.target), folds.target), abs=1e-6
+    )
+    assert 0 <= result.blend.oof_top3_error < 0.2
+
+
+def test_a_useless_member_gets_a_weight_within_noise_of_zero(tmp_path):
+    world = World(n=4000, n_test=40, n_classes=8, n_folds=3, margin=4.0)
+    work, folds = small_work(tmp_path, world=world)
+    noise = np.random.default_rng(0).dirichlet(np.ones(8), size=4000)
+    write_small(work, folds, "zz", np.log(noise).astype(np.float32), world=world)
+    result = make_blend(work, QUICK, seed=0)
+    # of weighted log-probabilities the standard error is 1 / sqrt(N x the mean variance of log p under the blend): 0.05
+    for name, most in (("convex", 0.02), ("log", 0.1), ("greedy", 0.1), ("search", 0.1)):
+        weights = of(result, name).fits.whole.weights
+        assert weights[3] / weights.sum() <= most, name
+
+
+def test_a_copy_of_a_member_changes_the_score_by_nothing(tmp_path):
+    work, folds = small_work(tmp_path)
+    before = make_blend(work, QUICK, seed=0)
+    write_small(work, folds, "copy0", small_oof(folds, 0))
+    after = make_blend(work, QUICK, seed=0)
+    for name in ("single", "convex", "log", "log-bias"):
+        assert of(after, name).crossfit == pytest.approx(of(before, name).crossfit, abs=1 / 600 + 1e-9), name
+    assert of(after, "convex").in_sample == of(before, "convex").in_sample
+    both = of(after, "log").fits.whole.weights
+    assert both[0] == pytest.approx(both[1], rel=1e-2)  # shrinkage shares the weight between the two
+    assert both[:2].sum() == pytest.approx(of(before, "log").fits.whole.weights[0], abs=0.01)
+
+
+def test_equal_weights_are_kept_where_the_gain_is_noise(tmp_path):
+    work, folds = small_work(tmp_path, members=0)
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=(600, 8)) + 3.0 * np.eye(8)[folds.target]
+    for name in ("a1", "b2", "c3"):  # equally good: the same signal and as much noise of their own
+        logits = common + rng.normal(size=(600, 8))
+        write_small(work, folds, name, (logits - np.log(np.exp(logits).sum(1, keepdims=True))).astype(np.float32))
+    result = make_blend(work, QUICK, seed=0)
+    assert result.blend.candidate == "equal"
+    assert result.blend.why.startswith(("within one standard error", "nothing does better"))
+
+
+def test_one_member_is_blended_with_nothing(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    result = make_blend(work, QUICK, seed=0)
+    assert (result.blend.weights, result.blend.why) == ({"m00": 1.0}, "there is one member")
+    assert result.blend.crossfit == pytest.approx(topk_error(np.exp(small_oof(folds, 0)), folds.target, k=3))
+
+
+def test_the_same_seed_writes_the_same_bytes(tmp_path):
+    work, _ = small_work(tmp_path)
+    first = make_blend(work, QUICK, seed=3).path.read_bytes()
+    assert make_blend(work, QUICK, seed=3).path.read_bytes() == first
+    (work.ensemble / "study.db").unlink()
+    assert make_blend(work, QUICK, seed=3).path.read_bytes() == first
+    assert str(tmp_path) not in first.decode()
+
+
+@pytest.mark.parametrize("keep", ["equal", "geometric", "log", "log-bias", "search"])
+def test_a_stored_blend_is_applied_as_by_hand(tmp_path, keep):
+    work, _ = small_work(tmp_path)
+    made = make_blend(work, replace(QUICK, keep=keep), seed=0).blend
+    stored = load_blend(work.blend)
+    assert stored == made
+    blended = apply_blend(work, stored)
+    tests = [np.exp(small_test(m)).astype(np.float64) for m in range(3)]
+    if stored.pool == "log":
+        tests = [np.log(probs + FLOOR) for probs in tests]
+    by_hand = sum(stored.weights[f"m0{m}"] * tests[m] for m in range(3))
+    by_hand = by_hand + (0 if stored.bias is None else np.array([stored.bias[label] for label in stored.classes]))
+    assert blended.scores == pytest.approx(by_hand, abs=1e-5)
+    assert blended.image_id.tolist() == [f"{number:07d}" for number in range(SMALL.n_test)]
+
+
+def test_a_member_that_has_changed_since_is_refused(tmp_path):
+    work, folds = small_work(tmp_path)
+    made = make_blend(work, replace(QUICK, keep="equal"), seed=0).blend
+    write_small(work, folds, "m01", small_oof(folds, 9))
+    with pytest.raises(UserError, match=r"m01 has changed since the blend was made: fold0/oof\.npz") as caught:
+        apply_blend(work, made)
+    assert caught.value.hint == "`python run.py blend`"
+
+
+def test_a_damaged_test_file_is_named(tmp_path):
+    work, _ = small_work(tmp_path)
+    made = make_blend(work, replace(QUICK, keep="equal"), seed=0).blend
+    path = work.fold("m02", 1) / "test.npz"
+    data = bytearray(path.read_bytes())
+    data[-2000] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"m02.*damaged|fold1/test\.npz is damaged"):
+        apply_blend(work, made)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"version": 7}, "has version 7, and this kit reads version 1"),
+        ({"weights": {"m00": -1.0, "m01": 1.0, "m02": 1.0}}, "its pool, members or weights are not usable"),
+        ({"weights": {"m00": 0.0, "m01": 0.0, "m02": 0.0}}, "no member has weight"),
+        ({"pool": "median"}, "its pool, members or weights are not usable"),
+        ({"weights": None}, "is damaged"),
+    ],
+)
+def test_a_damaged_blend_json_is_refused(tmp_path, change, sentence):
+    work, _ = small_work(tmp_path)
+    make_blend(work, QUICK, seed=0)
+    work.blend.write_text(json.dumps({**json.loads(work.blend.read_text()), **change}))
+    with pytest.raises(UserError, match=sentence):
+        load_blend(work.blend)
+
+
+def test_without_a_blend_the_next_command_is_blend(tmp_path):
+    work, _ = small_work(tmp_path, members=1)
+    with pytest.raises(UserError) as caught:
+        load_blend(work.blend)
+    assert caught.value.hint == "`python run.py blend`"
+
+
+def test_a_misspelt_candidate_is_answered_with_those_that_there_are(tmp_path):
+    work, _ = small_work(tmp_path, members=1)
+    with pytest.raises(UserError) as caught:
+        make_blend(work, replace(QUICK, keep="loog"), seed=0)
+    assert caught.value.message == (
+        "there is no candidate loog; there are equal, geometric, single, convex, log, log-bias, greedy, search"
+    )
+
+
+def test_drawing_patterns_is_drawing_groups_of_duplicates():
+    rng = np.random.default_rng(0)
+    outcomes = (rng.random((2, 3000)) < 0.1).astype(float)
+    group = np.repeat(np.arange(1500), 2)  # every picture twice: half as much is known as 3,000 images seem to tell
+    outcomes = outcomes[:, group * 2]
+    drawn = bootstrap_losses(Metric("top-k-error"), outcomes, np.zeros(3000, int), group, seed=0)
+    expected = np.sqrt(outcomes[0].mean() * (1 - outcomes[0].mean()) / 1500)
+    assert drawn.mean(axis=0) == pytest.approx(outcomes.mean(axis=1), abs=0.002)
+    assert drawn[:, 0].std() == pytest.approx(expected, rel=0.1)
+
+
+def test_the_crossfitted_score_is_what_fresh_images_show(tmp_path):
+    """In-sample the search flatters itself; cross-fitted it does not. Mean over six made-up competitions."""
+    gaps = []
+    for seed in range(6):
+        world = World(n=500, n_test=40, n_classes=8, n_folds=5, seed=seed, margin=2.5)
+        work, _ = small_work(tmp_path / str(seed), members=6, world=world)
+        score = of(make_blend(work, replace(QUICK, trials=160), seed=0), "greedy")
+        gaps.append(score.optimism)
+    assert np.mean(gaps) > 0
+
+
+def test_the_tables_say_what_is_kept_and_why(tmp_path):
+    work, _ = small_work(tmp_path)
+    result = make_blend(work, QUICK, seed=0)
+    console = Console(width=200, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(blend_summary(result))
+    text = console.export_text()
+    assert f"kept: {result.blend.candidate}, because {result.blend.why}" in text
+    assert all(name in text for name in ("m00", "m01", "m02", "cross-fitted", "optimism", "without it"))
+    assert any(sentence.startswith("expected top-3 error") for sentence in blend_sentences(result))

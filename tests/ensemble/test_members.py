@@ -1,0 +1,255 @@
+"""This file tests what may enter a blend, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from ensemble.blend import make_blend
+from ensemble.members import load_members
+from ensemble.settings import BlendSettings
+from ensemble.stored import file_digest
+from folds.errors import UserError
+from folds.workspace import read_json, write_json
+from models.predictions import load_predictions
+from tests.benchmarks.synthetic import World, make_folds, write_fold
+from tests.ensemble.small import SMALL, small_oof, small_test, small_work, write_small
+
+QUICK = BlendSettings(trials=32, half_samples=2)
+
+
+def refusal(work, names=None) -> tuple[str, str | None]:
+    with pytest.raises(UserError) as caught:
+        load_members(work, names)
+    return caught.value.message, caught.value.hint
+
+
+def rewrite(work, folds, name, *, oof_id=None, oof=None, classes=None, fold=0):
+    """Write one fold of a run anew, with something wrong about it."""
+    rows = folds.fold == fold
+    ids = folds.image_id[rows] if oof_id is None else oof_id
+    values = small_oof(folds, 0)[rows] if oof is None else oof
+    test_id = np.array([f"{number:07d}" for number in range(SMALL.n_test)])
+    test = small_test(0)[:, : values.shape[-1]]
+    test = test - np.log(np.exp(test).sum(axis=1, keepdims=True))
+    write_fold(work, folds, name, fold, ids, values, test_id, test, classes=classes)
+
+
+def test_members_are_joined_by_id_and_read_piece_by_piece(tmp_path):
+    work, folds = small_work(tmp_path, members=2)
+    members = load_members(work)
+    place = {name: row for row, name in enumerate(folds.image_id)}
+    order = [place[name] for name in members.rows.image_id]
+    expected = np.exp(small_oof(folds, 1)[order])
+    for piece, probs in members.chunks(size=17):
+        assert probs[1] == pytest.approx(expected[piece], abs=1e-6)
+        assert len(set(members.rows.fold[piece])) == 1
+
+
+def test_rows_in_another_order_make_the_same_member(tmp_path):
+    work, folds = small_work(tmp_path, members=2)
+    before = make_blend(work, QUICK, seed=0).blend
+    rows = np.flatnonzero(folds.fold == 1)
+    shuffled = np.random.default_rng(0).permutation(rows)
+    rewrite(work, folds, "m00", oof_id=folds.image_id[shuffled], oof=small_oof(folds, 0)[shuffled], fold=1)
+    after = make_blend(work, QUICK, seed=0).blend
+    assert (after.weights, after.scores) == (before.weights, before.scores)
+
+
+def test_classes_in_another_order_make_the_same_member(tmp_path):
+    work, folds = small_work(tmp_path, members=2)
+    before = make_blend(work, QUICK, seed=0).blend
+    order = np.random.default_rng(0).permutation(len(folds.classes))
+    test_id = np.array([f"{number:07d}" for number in range(SMALL.n_test)])
+    for fold in range(folds.n_folds):
+        rows = folds.fold == fold
+        write_fold(
+            work, folds, "m00", fold, folds.image_id[rows], small_oof(folds, 0)[rows][:, order], test_id,
+            small_test(0)[:, order], classes=tuple(folds.classes[c] for c in order),
+        )  # fmt: skip
+    after = make_blend(work, QUICK, seed=0).blend
+    assert (after.weights, after.scores) == (before.weights, before.scores)
+
+
+def test_the_order_in_which_members_are_named_makes_no_difference(tmp_path):
+    work, _ = small_work(tmp_path)
+    first = make_blend(work, QUICK, seed=0, members=("m02", "m00")).blend
+    assert make_blend(work, QUICK, seed=0, members=("m00", "m02")).blend == first
+
+
+def test_views_are_averaged_as_probabilities(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    rows = folds.fold == 0
+    one, other = small_oof(folds, 0)[rows], small_oof(folds, 5)[rows]
+    rewrite(work, folds, "m00", oof=np.stack([one, other], axis=1))
+    for fold in (1, 2):
+        rows_k = folds.fold == fold
+        rewrite(work, folds, "m00", oof=np.stack([small_oof(folds, 0)[rows_k]] * 2, axis=1), fold=fold)
+    both = load_members(work).members[0].probs(0, 5)
+    mirror = load_members(work, views=("mirror",)).members[0].probs(0, 5)
+    assert both == pytest.approx((np.exp(one[:5]) + np.exp(other[:5])) / 2, rel=1e-5)
+    assert mirror == pytest.approx(np.exp(other[:5]), rel=1e-6)
+    with pytest.raises(UserError, match="m00 has no view wide; it has centre, mirror"):
+        load_members(work, views=("wide",))
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_member(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    for name, seed in (("s0", 0), ("s1", 1)):
+        write_small(work, folds, name, small_oof(folds, seed + 5), seed=seed)
+        for fold in range(folds.n_folds):
+            write_json(work.fold(name, fold) / "settings.json", {"run": name, "seed": seed, "settings": {"lr": 1}})
+    members = load_members(work)
+    assert members.names == ("m00", "s0+s1")
+    rows = np.flatnonzero(folds.fold == 0)[:9]
+    mean = (np.exp(small_oof(folds, 5)) + np.exp(small_oof(folds, 6)))[rows] / 2
+    assert members.members[1].probs(0, 9) == pytest.approx(mean, rel=1e-5)
+    assert load_members(work, separate_seeds=True).names == ("m00", "s0", "s1")
+
+
+def test_a_missing_fold_is_named(tmp_path):
+    work, _ = small_work(tmp_path)
+    (work.fold("m01", 2) / "done.json").unlink()
+    assert refusal(work) == ("m01 lacks fold 2 of 3", "`python run.py train --run m01`")
+
+
+def test_predictions_made_on_other_folds_are_named(tmp_path):
+    work, folds = small_work(tmp_path)
+    other, other_folds = small_work(tmp_path / "other", members=1, world=World(600, 40, 8, 3, seed=5, margin=4.0))
+    shutil.copytree(other.models / "m00", work.models / "stranger")
+    assert refusal(work)[0] == (
+        f"stranger: fold 0 was made on other folds ({other_folds.digest}) than this work folder's ({folds.digest})"
+    )
+
+
+def test_nan_is_refused_by_name_since_it_would_count_as_a_hit(tmp_path):
+    work, _folds = small_work(tmp_path)
+    path = work.fold("m01", 0) / "oof.npz"
+    with np.load(path) as arrays:
+        stored = dict(arrays)
+    stored["log_probs"][3, 0, 2] = np.nan
+    np.savez(path, **stored)
+    done = read_json(path.parent / "done.json", hint="")
+    done["files"]["oof.npz"] = file_digest(path)  # even if the writer had meant it
+    write_json(path.parent / "done.json", done)
+    victim = stored["image_id"][3]
+    assert refusal(work) == (
+        f"m01: the probabilities of {victim} are NaN or infinite",
+        "`python run.py predict --run m01` makes them again",
+    )
+
+
+def test_rows_that_do_not_sum_to_1_are_refused_by_name(tmp_path):
+    work, _folds = small_work(tmp_path)
+    path = work.fold("m01", 0) / "oof.npz"
+    with np.load(path) as arrays:
+        stored = dict(arrays)
+    stored["log_probs"][7] += np.float32(0.01)
+    np.savez(path, **stored)
+    done = read_json(path.parent / "done.json", hint="")
+    done["files"]["oof.npz"] = file_digest(path)
+    write_json(path.parent / "done.json", done)
+    assert refusal(work)[0] == f"m01: the probabilities of {stored['image_id'][7]} do not sum to 1"
+
+
+def test_other_classes_are_named(tmp_path):
+    work, folds = small_work(tmp_path)
+    rewrite(work, folds, "m01", classes=(*folds.classes[:-1], "zebra"))
+    assert refusal(work)[0] == ("m01: fold 0 has 8 classes where the folds have 8; the difference is c007, zebra")
+
+
+def test_images_without_a_prediction_and_strange_ones_are_named(tmp_path):
+    work, folds = small_work(tmp_path)
+    rows = np.flatnonzero(folds.fold == 0)
+    rewrite(work, folds, "m01", oof_id=folds.image_id[rows[2:]], oof=small_oof(folds, 1)[rows[2:]])
+    gaps = ", ".join(folds.image_id[rows[:2]])
+    assert refusal(work)[0] == f"m01: fold 0 has no prediction for {gaps}"
+    ids = np.append(folds.image_id[rows], "train/stranger.jpg")
+    rewrite(work, folds, "m01", oof_id=ids, oof=small_oof(folds, 1)[np.append(rows, 0)])
+    assert refusal(work)[0] == "m01: fold 0 predicts images that are not in it: train/stranger.jpg"
+
+
+def test_two_folds_files_that_changed_places_are_noticed(tmp_path):
+    work, _ = small_work(tmp_path)
+    one, other = work.fold("m01", 0) / "oof.npz", work.fold("m01", 1) / "oof.npz"
+    data = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(data)
+    assert refusal(work)[0] == "m01: fold0/oof.npz is damaged, its bytes are not those that were written"
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone", "text"])
+def test_every_damage_to_a_members_file_is_named(tmp_path, damage):
+    work, _ = small_work(tmp_path, members=1)
+    path = work.fold("m00", 1) / "oof.npz"
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+    made = {"flip": bytes(data), "cut": bytes(data[:-50]), "empty": b"", "gone": None, "text": b"hello"}[damage]
+    path.unlink() if made is None else path.write_bytes(made)
+    fault = "lacks its file fold1/oof.npz" if made is None else ": fold1/oof.npz is damaged, its bytes are not those"
+    assert fault in refusal(work)[0]
+    assert refusal(work)[1] == "`python run.py train --run m00`"
+
+
+def test_a_run_called_fold0_acts_like_any_other(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    write_small(work, folds, "fold0", small_oof(folds, 1))
+    assert load_members(work).names == ("fold0", "m00")
+
+
+def test_without_a_run_the_next_command_is_train(tmp_path):
+    work, _ = small_work(tmp_path, members=0)
+    assert refusal(work) == ("there is no finished run to blend", "`python run.py train`")
+
+
+def test_a_misspelt_member_is_answered_with_those_that_there_are(tmp_path):
+    work, _ = small_work(tmp_path, members=2)
+    assert refusal(work, ("m00", "n01")) == ("there is no finished run n01", "there are m00, m01")
+
+
+def test_rows_shifted_by_one_are_noticed(tmp_path):
+    # ids sorted by class, as class folders give them: accuracy does not see the shift
+    work, _ = small_work(tmp_path, members=0)
+    folds = by_class(work)
+    for name, member in (("m00", 0), ("m01", 1), ("m02", 2), ("moved", 3)):
+        oof = small_oof(folds, member)
+        write_small(work, folds, name, np.roll(oof, 1, axis=0) if name == "moved" else oof)
+    warnings = make_blend(work, QUICK, seed=0).warnings
+    assert [w for w in warnings if "are its rows shifted?" in w and w.startswith("moved ")]
+    assert not [w for w in warnings if w.startswith("m0")]
+
+
+def by_class(work):
+    """Folds of images whose ids are in the order of their classes."""
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True)
+    class Sorted(World):
+        def targets(self, part):
+            return np.sort(super().targets(part))
+
+    shutil.rmtree(work.root)
+    return make_folds(work, Sorted(600, 40, 8, 3, margin=4.0))
+
+
+def test_permuted_classes_are_noticed(tmp_path):
+    work, folds = small_work(tmp_path)
+    write_small(work, folds, "mixed", small_oof(folds, 3)[:, np.roll(np.arange(8), 3)])
+    warnings = make_blend(work, QUICK, seed=0).warnings
+    assert [w for w in warnings if "are its classes in another order?" in w and w.startswith("mixed ")]
+
+
+def test_done_json_that_names_no_files_is_refused(tmp_path):
+    work, _ = small_work(tmp_path, members=1)
+    (work.fold("m00", 0) / "done.json").write_text(json.dumps({"run": "m00"}))
+    assert refusal(work)[0] == "m00: fold0/done.json names no files"
+
+
+def test_what_the_kit_stores_is_what_is_streamed(tmp_path):
+    work, _folds = small_work(tmp_path, members=1)
+    stored = load_predictions(work.fold("m00", 0) / "oof.npz", hint="")
+    assert np.array_equal(load_members(work).members[0].probs(0, 50), stored.probs()[:50])

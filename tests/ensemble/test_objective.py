@@ -1,0 +1,144 @@
+"""This file holds the reduced objective against a stable sort of the whole blended matrix."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from ensemble.argmax import build_argmax
+from ensemble.metric import Metric, macro_f1
+from ensemble.objective import Reduction, pool_scores
+from ensemble.pools import Recipe
+from ensemble.reduce import build_reduction
+
+
+def random_case(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Members (M, N, C), targets (N,) and weights (4, M): half of the cases full of ties, some weights 0."""
+    rng = np.random.default_rng(seed)
+    n_members, n, n_classes = rng.integers(1, 6), rng.integers(1, 40), rng.integers(2, 10)
+    probs = rng.dirichlet(np.full(n_classes, 0.5), size=(n_members, n))
+    if seed % 4 == 1:
+        probs = np.round(probs * 4) / 4  # exact ties, and sums that round alike
+    if seed % 4 == 3:
+        probs = np.where(rng.random(probs.shape) < 0.4, 0.1, np.round(probs, 1))  # tenths: sums that round differently
+    if seed % 5 == 0:
+        probs[-1] = probs[0]
+    weights = np.vstack(
+        [rng.dirichlet(np.ones(n_members), size=2), np.full(n_members, 1 / n_members), np.eye(n_members)[0]]
+    )
+    return probs.astype([np.float32, np.float64][seed % 2]), rng.integers(0, n_classes, n), weights
+
+
+def reduced(probs: np.ndarray, target: np.ndarray, steps: np.ndarray) -> Reduction:
+    readers = [lambda start, stop, member=member: member[start:stop] for member in probs]
+    return build_reduction(readers, target, n_classes=probs.shape[2], steps=steps)
+
+
+def sorted_ranks(probs: np.ndarray, target: np.ndarray, weights: np.ndarray, pool: str) -> np.ndarray:
+    """The slow way: blend everything, sort stably, look where the true class stands."""
+    blended = np.zeros(probs.shape[1:])
+    for weight, member in zip(weights, probs, strict=True):
+        blended += weight * pool_scores(member, pool)
+    order = np.argsort(-blended, axis=1, kind="stable")
+    return (order == target[:, None]).argmax(axis=1)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("pool", ["mean", "log"])
+def test_the_reduction_equals_a_stable_sort_with_planted_ties(k, pool):
+    for seed in range(400):
+        probs, target, weights = random_case(seed)
+        steps = Metric("top-k-error", k).steps(probs.shape[2])
+        reduction = replace(reduced(probs, target, steps), pool=pool)
+        losses = reduction.losses(weights)
+        for one, loss in zip(weights, losses, strict=True):
+            misses = steps[np.minimum(sorted_ranks(probs, target, one, pool), len(steps) - 1)]
+            assert np.array_equal(reduction.outcomes(one), misses), seed
+            assert loss == pytest.approx(misses.mean(), abs=1e-12)
+
+
+def test_map_counts_the_exact_rank_of_every_true_class():
+    for seed in range(300):
+        probs, target, weights = random_case(seed)
+        steps = Metric("map", 3).steps(probs.shape[2])
+        reduction = reduced(probs, target, steps)
+        for one in weights:
+            ranks = np.minimum(sorted_ranks(probs, target, one, "mean"), len(steps) - 1)
+            assert np.array_equal(reduction.outcomes(one), steps[ranks]), seed
+
+
+def test_a_subset_of_images_has_the_outcomes_of_those_images():
+    for seed in range(300):
+        probs, target, weights = random_case(seed)
+        reduction = reduced(probs, target, Metric("top-k-error", 2).steps(probs.shape[2]))
+        rows = np.random.default_rng(seed).random(len(target)) < 0.6
+        rows[0] = True
+        assert np.array_equal(reduction.subset(rows).outcomes(weights[0]), reduction.outcomes(weights[0])[rows])
+
+
+def test_the_blended_matrix_and_the_reduction_agree_to_the_last_image():
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 20, 5000)
+    probs = rng.dirichlet(np.full(20, 0.3), size=(6, 5000)).astype(np.float32)
+    probs[:, np.arange(5000), target] += 0.4
+    reduction = reduced(probs, target, Metric("top-k-error", 3).steps(20))
+    for weights in rng.dirichlet(np.ones(6), size=20):
+        outcomes = Metric("top-k-error", 3).outcomes(Recipe("mean", weights).scores(probs), target)
+        assert np.array_equal(reduction.outcomes(weights), outcomes)
+
+
+def test_where_two_single_hits_make_a_miss_the_reduction_is_not_fooled():
+    # each member alone puts the true class (0) second; together both rivals pass it
+    probs = np.array([[[0.3, 0.6, 0.1]], [[0.3, 0.1, 0.6]]], np.float64)
+    reduction = reduced(probs, np.array([0]), Metric("top-k-error", 2).steps(3))
+    assert reduction.losses(np.eye(2)).tolist() == [0.0, 0.0]
+    assert reduction.losses(np.array([[0.5, 0.5]])).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("weights", [[np.nan, 1.0], [np.inf, 1.0], [-0.1, 1.0], [0.0, 0.0]])
+def test_weights_that_are_no_weights_are_a_bug(weights):
+    probs = np.random.default_rng(0).dirichlet(np.ones(4), size=(2, 9))
+    reduction = reduced(probs, np.zeros(9, int), Metric("top-k-error", 2).steps(4))
+    with pytest.raises(AssertionError):
+        reduction.losses(np.array([weights]))
+
+
+def test_as_many_labels_as_classes_are_never_wrong():
+    probs, target, weights = random_case(2)
+    steps = Metric("top-k-error", 50).steps(probs.shape[2])
+    assert reduced(probs, target, steps).losses(weights).tolist() == [0.0] * 4
+
+
+def test_macro_f1_of_the_open_images_is_that_of_all():
+    for seed in range(300):
+        probs, target, weights = random_case(seed)
+        readers = [lambda start, stop, member=member: member[start:stop] for member in probs]
+        objective = build_argmax(readers, target, probs[0].argmax(axis=1), n_classes=probs.shape[2])
+        rows = np.random.default_rng(seed).random(len(target)) < 0.7
+        rows[0] = True
+        for one in weights:
+            choices = Recipe("mean", one).scores(probs).argmax(axis=1)
+            assert np.array_equal(objective.outcomes(one), choices), seed
+            assert np.array_equal(objective.subset(rows).outcomes(one), choices[rows]), seed
+
+
+def test_macro_f1_is_scikit_learns():
+    rng = np.random.default_rng(1)
+    predicted, target = rng.integers(0, 5, 300), rng.integers(0, 6, 300)
+    assert macro_f1(predicted, target) == pytest.approx(f1_score(target, predicted, average="macro"))
+    counts = rng.integers(0, 3, 300)
+    assert macro_f1(predicted, target, counts) == pytest.approx(
+        f1_score(target, predicted, average="macro", sample_weight=counts)
+    )
+
+
+def test_the_table_holds_only_what_weights_can_change():
+    rng = np.random.default_rng(3)
+    target = rng.integers(0, 30, 4000)
+    probs = rng.dirichlet(np.full(30, 0.1), size=(3, 4000)).astype(np.float32)
+    probs[:, np.arange(4000), target] += 1.0  # nearly always right
+    reduction = reduced(probs, target, Metric("top-k-error", 3).steps(30))
+    assert reduction.rival.nbytes + reduction.true.nbytes < 0.02 * probs.nbytes

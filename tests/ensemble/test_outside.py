@@ -1,0 +1,149 @@
+"""This file tests members that other tools made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ensemble.blend import make_blend
+from ensemble.members import load_members
+from ensemble.outside import add_member
+from ensemble.settings import AddSettings, BlendSettings
+from folds.errors import UserError
+from tests.ensemble.small import small_oof, small_test, small_work
+
+QUICK = BlendSettings(trials=32, half_samples=2)
+
+
+def table(ids, classes, probs, **more) -> pd.DataFrame:
+    return pd.concat([pd.DataFrame({"id": ids, **more}), pd.DataFrame(probs, columns=list(classes))], axis=1)
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A work folder with two runs, and the predictions of a third one as somebody else would have them."""
+    work, folds = small_work(tmp_path, members=2)
+    oof, test = np.exp(small_oof(folds, 2).astype(np.float64)), np.exp(small_test(2).astype(np.float64))
+    test_id = [f"{number:07d}" for number in range(40)]
+    table(folds.image_id, folds.classes, oof, fold=folds.fold * 10).to_csv(tmp_path / "oof.csv", index=False)
+    table(test_id, folds.classes, test).to_csv(tmp_path / "test.csv", index=False)
+    settings = AddSettings(oof=str(tmp_path / "oof.csv"), test=str(tmp_path / "test.csv"))
+    return work, folds, settings
+
+
+def rewritten(settings: AddSettings, change) -> AddSettings:
+    """The settings with an OOF file that was changed."""
+    data = pd.read_csv(settings.oof, dtype={"id": str})
+    path = Path(settings.oof).with_name("changed.csv")
+    change(data).to_csv(path, index=False)
+    return replace(settings, oof=str(path))
+
+
+def refusal(work, settings) -> tuple[str, str | None]:
+    with pytest.raises(UserError) as caught:
+        add_member(work, "other", settings)
+    assert not (work.ensemble / "members" / "other" / "done.json").exists()
+    return caught.value.message, caught.value.hint
+
+
+def test_an_added_member_blends_like_a_trained_one(house):
+    work, folds, settings = house
+    added = add_member(work, "other", settings)
+    assert (added.images, added.test_images, added.warnings) == (600, 40, ())
+    members = load_members(work)
+    assert members.names == ("m00", "m01", "other")
+    expected = np.exp(small_oof(folds, 2))[np.argsort(folds.fold, kind="stable")]
+    assert members.members[2].probs(0, 600) == pytest.approx(expected, abs=1e-6)
+    assert "other" in make_blend(work, QUICK, seed=0).blend.weights
+
+
+def test_rows_and_columns_in_any_order_are_the_same_member(house):
+    work, _, settings = house
+    add_member(work, "one", settings)
+    mixed = rewritten(
+        settings, lambda data: data.sample(frac=1, random_state=0)[["id", "fold", *reversed(data.columns[2:])]]
+    )
+    add_member(work, "two", mixed)
+    members = load_members(work, ("one", "two"))
+    assert np.array_equal(members.members[0].probs(0, 600), members.members[1].probs(0, 600))
+
+
+def test_logits_are_said_to_be_logits(house):
+    work, folds, settings = house
+    columns = list(folds.classes)
+    logits = rewritten(settings, lambda data: data.assign(**{name: np.log(data[name]) + 3 for name in columns}))
+    assert refusal(work, logits)[1] == "`--logits` if these are logits"
+    tests = pd.read_csv(settings.test, dtype={"id": str})
+    path = Path(settings.test).with_name("logits.csv")
+    tests.assign(**{name: np.log(tests[name]) - 1 for name in columns}).to_csv(path, index=False)
+    add_member(work, "other", replace(logits, test=str(path), logits=True))
+    expected = np.exp(small_oof(folds, 2))[np.argsort(folds.fold, kind="stable")]
+    assert load_members(work, ("other",)).members[0].probs(0, 600) == pytest.approx(expected, abs=1e-5)
+
+
+def test_npz_and_npy_need_their_ids_and_classes(house, tmp_path):
+    work, folds, settings = house
+    oof, test = np.exp(small_oof(folds, 2)), np.exp(small_test(2))
+    test_id = np.array([f"{number:07d}" for number in range(40)])
+    np.savez(tmp_path / "o.npz", ids=folds.image_id, classes=np.array(folds.classes), probs=oof, fold=folds.fold)
+    np.save(tmp_path / "t.npy", test)
+    bare = replace(settings, oof=str(tmp_path / "o.npz"), test=str(tmp_path / "t.npy"))
+    assert refusal(work, bare) == ("t.npy does not name its ids", "`--oof-ids and --test-ids FILE`, one a line")
+    (tmp_path / "ids.txt").write_text("\n".join(test_id) + "\n")
+    (tmp_path / "classes.txt").write_text("\n".join(folds.classes) + "\n")
+    named = replace(bare, test_ids=str(tmp_path / "ids.txt"), class_names=str(tmp_path / "classes.txt"))
+    assert add_member(work, "other", named).images == 600
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda data: data.iloc[2:], "changed.csv has no row for 2 of 600 images: train/0000000.jpg, train/0000001.jpg"),
+        (lambda data: pd.concat([data, data.iloc[:1]]), "changed.csv has the id train/0000000.jpg more than once"),
+        (lambda data: data.drop(columns="c003"), "changed.csv lacks the classes c003"),
+        (lambda data: data.assign(zebra=0.0), "changed.csv has columns that are no class: zebra"),
+        (lambda data: data.assign(c001=data.c001.where(data.index != 5)), "changed.csv has NaN or infinity for train/0000005.jpg"),
+        (lambda data: data.assign(c002=data.c002 + (data.index == 7) * 0.5),
+         "changed.csv holds no probabilities for train/0000007.jpg: negative, or a sum far from 1"),
+        (lambda data: data.drop(columns="fold"), "other does not say on which folds it was made"),
+        (lambda data: data.assign(fold=np.arange(600) % 3), "other was made on other folds"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(house, change, sentence):
+    work, _, settings = house
+    assert refusal(work, rewritten(settings, change))[0] == sentence
+
+
+def test_sums_a_little_off_are_divided_by_and_counted(house):
+    work, _folds, settings = house
+    off = rewritten(settings, lambda data: data.assign(c000=data.c000 + (data.index < 3) * 0.004))
+    (note,) = add_member(work, "other", off).warnings
+    assert note == "3 rows of changed.csv had a sum up to 0.0040 from 1 and were divided by it"
+    assert f"other: {note}" in make_blend(work, QUICK, seed=0).warnings
+
+
+def test_trusted_folds_are_recorded(house):
+    work, _, settings = house
+    trusted = replace(rewritten(settings, lambda data: data.drop(columns="fold")), trust_folds=True)
+    assert add_member(work, "other", trusted).warnings == (
+        "its folds are trusted, not known to be those of this work folder",
+    )
+
+
+def test_a_member_cannot_take_the_name_of_a_run(house):
+    work, _, settings = house
+    with pytest.raises(UserError, match="`m00` is a trained run"):
+        add_member(work, "m00", settings)
+    with pytest.raises(UserError, match="is no name for a member"):
+        add_member(work, "../m9", settings)
+
+
+def test_numbers_that_are_none_are_refused_in_a_sentence(house):
+    work, _, settings = house
+    words = rewritten(settings, lambda data: data.astype({"c000": object}).assign(c000="much"))
+    assert refusal(work, words)[0].startswith("changed.csv cannot be read: could not convert string to float")
+    assert refusal(work, replace(settings, oof="nowhere.csv"))[0] == "nowhere.csv does not exist"

@@ -1,0 +1,89 @@
+"""This file tests the blend of nothing but files: labels, OOF and test predictions in, CSV out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ensemble.settings import BlendSettings, FileSettings
+from folds.errors import UserError
+from submissions.from_files import blend_files
+from tests.benchmarks.synthetic import World, member_log_probs
+
+WORLD = World(n=500, n_test=60, n_classes=6, n_folds=5, margin=4.0)
+QUICK = BlendSettings(trials=32, half_samples=2)
+CLASSES = ["1", "2", "10", "NA", "null", "1e5"]  # labels that look like numbers, or like nothing
+
+
+@pytest.fixture
+def files(tmp_path):
+    target, hidden = WORLD.targets(0), WORLD.targets(1)
+    labels = pd.DataFrame({"id": [f"{row:04d}" for row in range(500)], "label": np.array(CLASSES)[target]})
+    labels.sample(frac=1, random_state=0).to_csv(tmp_path / "labels.csv", index=False)
+    for member in range(2):
+        for part, name, truth in ((0, "oof", target), (1, "test", hidden)):
+            probs = np.exp(member_log_probs(WORLD, truth, part=part, member=member))
+            ids = pd.DataFrame({"id": [f"{row:04d}" for row in range(len(truth))]})
+            table = pd.concat([ids, pd.DataFrame(probs, columns=CLASSES)], axis=1)
+            table.sample(frac=1, random_state=member).to_csv(tmp_path / f"{name}{member}.csv", index=False)
+    pairs = tuple(f"net{m}={tmp_path}/oof{m}.csv:{tmp_path}/test{m}.csv" for m in range(2))
+    return FileSettings(labels=str(tmp_path / "labels.csv"), member=pairs, out=str(tmp_path / "made" / "guess.csv"))
+
+
+def test_files_alone_make_a_checked_csv(files, tmp_path):
+    made, written = blend_files(files, QUICK, seed=0)
+    guesses = pd.read_csv(written.path, dtype=str, keep_default_na=False)
+    assert guesses["id"].tolist() == [f"{row:04d}" for row in range(60)]
+    truth = np.array(CLASSES)[WORLD.targets(1)]
+    missed = np.mean([label not in row.split() for label, row in zip(truth, guesses["predicted"], strict=True)])
+    assert missed < 0.1
+    assert sorted(made.blend.weights) == ["net0", "net1"]
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == [
+        "guess.blend.json",
+        "guess.csv",
+        "guess.json",
+    ]
+
+
+def test_the_order_of_members_and_rows_makes_no_difference(files):
+    first = blend_files(files, QUICK, seed=0)[1].path.read_bytes()
+    turned = replace(files, member=tuple(reversed(files.member)))
+    assert blend_files(turned, QUICK, seed=0)[1].path.read_bytes() == first
+
+
+def test_the_samples_order_is_kept(files, tmp_path):
+    ids = [f"{row:04d}" for row in reversed(range(60))]
+    (tmp_path / "sample.csv").write_text("image,labels\n" + "".join(f"{name},1 2 10\n" for name in ids))
+    _, written = blend_files(replace(files, sample_csv=str(tmp_path / "sample.csv")), QUICK, seed=0)
+    lines = written.path.read_text().splitlines()
+    assert (lines[0], [line.split(",")[0] for line in lines[1:]]) == ("image,labels", ids)
+
+
+def test_folds_of_the_labels_are_the_folds_of_the_score(files, tmp_path):
+    labels = pd.read_csv(files.labels, dtype=str, keep_default_na=False)
+    labels.assign(fold=[("x", "y")[i % 2] for i in range(500)]).to_csv(tmp_path / "labels.csv", index=False)
+    made, _ = blend_files(files, QUICK, seed=0)
+    assert len(made.kept.fits.without) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"member": ("a.csv",)}, "the member `a.csv` names no two files"),
+        ({"member": ()}, "a blend of files needs labels and members"),
+        ({"labels": "nowhere.csv"}, "cannot read nowhere.csv: No such file or directory"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_written(files, tmp_path, change, sentence):
+    with pytest.raises(UserError) as caught:
+        blend_files(replace(files, **change), QUICK, seed=0)
+    assert caught.value.message == sentence
+    assert not (tmp_path / "made").exists()
+
+
+def test_two_members_of_one_name_are_refused(files):
+    with pytest.raises(UserError, match="two members are called net0"):
+        blend_files(replace(files, member=(files.member[0],) * 2), QUICK, seed=0)

@@ -1,0 +1,173 @@
+"""This file tests the CSV: what is in it, where it comes from, and what is wrong with other people's."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ensemble.blend import make_blend
+from ensemble.settings import BlendSettings
+from folds.errors import UserError
+from folds.manifest import COLUMNS, sample_path, write_manifest
+from submissions.check import check_layout
+from submissions.layout import Layout, read_layout
+from submissions.settings import SubmitSettings
+from submissions.submission import write_submission
+from tests.benchmarks.synthetic import World
+from tests.ensemble.small import small_test, small_work
+
+QUICK = BlendSettings(trials=16, half_samples=1, keep="equal")
+LAYOUT = Layout(("id", "predicted"), ("01", "2", "10"), ("a", "b", "c", "d"), ",", " ")
+GOOD = "id,predicted\n01,a b c\n2,b c d\n10,d a b\n"
+
+
+def with_manifest(work, folds, *, unreadable=("x1", "x2")):
+    """A manifest with the 40 predicted test images and some that could not be read."""
+    tests = [(f"{number:07d}", "usable") for number in range(40)] + [(name, "unreadable") for name in unreadable]
+    rows = [(name, name, "train", label, "usable") for name, label in zip(folds.image_id, folds.label, strict=True)]
+    rows += [(name, name, "test", "", status) for name, status in tests]
+    data = pd.DataFrame(rows, columns=["image_id", "path", "split", "label", "status"])
+    text = dict.fromkeys(("reason", "format", "mode", "digest"), "")
+    numbers = dict.fromkeys(("width", "height", "bytes", "group"), 0)
+    write_manifest(work, data.assign(**text, **numbers)[list(COLUMNS)])
+
+
+def test_every_id_gets_its_three_best_labels_in_the_samples_order_and_format(tmp_path):
+    work, folds = small_work(tmp_path)
+    with_manifest(work, folds)
+    ids = [f"{number:07d}" for number in np.random.default_rng(0).permutation(40)] + ["x2", "x1"]
+    sample = "image;guess\n" + "".join(f"{name};c001|c000|c002\n" for name in ids)
+    sample_path(work).write_text(sample)
+    make_blend(work, QUICK, seed=0)
+    result = write_submission(work, SubmitSettings())
+    lines = result.path.read_text().splitlines()
+    assert lines[0] == "image;guess"
+    assert [line.split(";")[0] for line in lines[1:]] == ids
+    mean = np.mean([np.exp(small_test(m)) for m in range(3)], axis=0)
+    best = np.argsort(-mean, axis=1, kind="stable")[:, :3]
+    first = int(ids[0])
+    assert lines[1] == f"{ids[0]};{'|'.join(folds.classes[c] for c in best[first])}"
+    frequent = np.argsort(-np.bincount(folds.target), kind="stable")[:3]
+    assert lines[-1] == "x1;" + "|".join(folds.classes[c] for c in frequent)
+    assert (result.rows, result.guessed) == (42, ("x2", "x1"))
+
+
+def test_a_readable_test_image_without_a_prediction_is_refused(tmp_path):
+    work, folds = small_work(tmp_path)
+    with_manifest(work, folds)
+    manifest = work.manifest.read_text().replace("x1,x1,test,,unreadable", "x1,x1,test,,usable")
+    work.manifest.write_text(manifest)
+    make_blend(work, QUICK, seed=0)
+    with pytest.raises(UserError, match="1 readable test images have no prediction: x1"):
+        write_submission(work, SubmitSettings())
+
+
+def test_one_run_alone_can_be_submitted(tmp_path):
+    work, folds = small_work(tmp_path)
+    with_manifest(work, folds)
+    result = write_submission(work, SubmitSettings(), run="m01")
+    assert result.path.name == "m01.csv"
+    best = np.argsort(-np.exp(small_test(1)), axis=1, kind="stable")[0, :3]
+    assert result.path.read_text().splitlines()[1] == f"0000000,{' '.join(folds.classes[c] for c in best)}"
+    assert json.loads(result.lineage.read_text())["run"] == "m01"
+
+
+def test_two_classes_give_two_labels(tmp_path):
+    world = World(n=120, n_test=40, n_classes=2, n_folds=3, margin=3.0)
+    work, folds = small_work(tmp_path, world=world)
+    with_manifest(work, folds, unreadable=())
+    make_blend(work, QUICK, seed=0)
+    result = write_submission(work, SubmitSettings())
+    assert all(len(line.split(",")[1].split()) == 2 for line in result.path.read_text().splitlines()[1:])
+
+
+def test_the_lineage_names_everything_but_this_machine(tmp_path):
+    work, folds = small_work(tmp_path)
+    with_manifest(work, folds)
+    blend = make_blend(work, QUICK, seed=0).blend
+    result = write_submission(work, SubmitSettings(csv_name="final"))
+    lineage = json.loads(result.lineage.read_text())
+    assert result.path.name == "final.csv"
+    assert (lineage["oof_top3_error"], lineage["weights"]) == (blend.oof_top3_error, blend.weights)
+    assert lineage["unreadable_test_images"] == ["x1", "x2"]
+    assert sorted(lineage["files"]) == ["m00", "m01", "m02"]
+    assert str(tmp_path) not in result.lineage.read_text()
+
+
+def test_the_same_blend_writes_the_same_bytes(tmp_path):
+    work, folds = small_work(tmp_path)
+    with_manifest(work, folds)
+    make_blend(work, QUICK, seed=0)
+    first = write_submission(work, SubmitSettings(csv_name="one"))
+    second = write_submission(work, SubmitSettings(csv_name="two"))
+    assert first.path.read_bytes() == second.path.read_bytes()
+
+
+def test_ids_with_commas_and_quotes_come_back(tmp_path):
+    layout = Layout(("id", "predicted"), ('a,"b"', "c d"), ("x", "y", "z"), ",", " ")
+    path = tmp_path / "odd.csv"
+    path.write_text(layout.line(layout.header) + layout.line(('a,"b"', "x y z")) + layout.line(("c d", "z y x")))
+    assert path.read_text().splitlines()[1] == '"a,""b""",x y z'
+    assert check_layout(path, layout).is_valid
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (GOOD.replace("predicted", "label"), "its header is `id,label`, not `id,predicted`"),
+        (GOOD.replace("2,b c d\n", ""), "1 id is missing: 2"),
+        (GOOD + "11,a b c\n", "1 id is not in the test set: 11"),
+        (GOOD + "2,a b c\n", "1 id is there more than once: 2"),
+        (GOOD.replace("01,", "1,"), "1 id is missing: 01"),
+        ("id,predicted\n2,b c d\n01,a b c\n10,d a b\n", "its ids are in another order: row 1 is 2 where 01 is expected"),
+        (GOOD.replace("b c d", "b c"), "1 row without 3 labels separated by ` `: line 3 `2 | b c`"),
+        (GOOD.replace("b c d", "b,c,d"), "1 row without two cells: line 3 `2 | b | c | d`"),
+        (GOOD.replace("b c d", "b c zebra"), "1 row with labels that are no class: line 3 `2 | b c zebra`"),
+        (GOOD.replace("b c d", "b c b"), "1 row with a label that stands there twice: line 3 `2 | b c b`"),
+        ("\ufeff" + GOOD, "it begins with a byte-order mark, which becomes part of the first column's name"),
+        (GOOD.replace("\n", "\r\n"), "4 of its lines end in CR LF, not LF"),
+        (GOOD.replace("2,b", "\n2,b"), "line 3 is empty"),
+        (GOOD.replace("b c d", '"b c d"'), "it has 2 quotation marks around cells that need none"),
+        (GOOD.rstrip("\n"), "its last line does not end, as if the file were cut off"),
+        ("", "it is empty"),
+        (GOOD.replace(",", ";"), "its header is `id;predicted`, not `id,predicted`"),
+        (GOOD.replace("b c d", "b  c d"), "1 row without 3 labels separated by ` `: line 3 `2 | b  c d`"),
+    ],
+)  # fmt: skip
+def test_every_fault_of_a_csv_is_named(tmp_path, text, fault):
+    path = tmp_path / "guess.csv"
+    path.write_bytes(text.encode())
+    assert fault in check_layout(path, LAYOUT).faults
+
+
+def test_a_valid_csv_has_no_fault(tmp_path):
+    path = tmp_path / "guess.csv"
+    path.write_text(GOOD)
+    result = check_layout(path, LAYOUT)
+    assert (result.is_valid, result.rows, result.sentence) == (True, 3, f"{path}: 3 rows, valid")
+
+
+def test_bytes_that_are_no_text_are_a_fault_and_no_crash(tmp_path):
+    path = tmp_path / "guess.csv"
+    path.write_bytes(b"id,predicted\n01,\xff\n")
+    assert check_layout(path, LAYOUT).faults == ("it is not UTF-8: byte 16 is 0xff",)
+    with pytest.raises(UserError, match="cannot read"):
+        check_layout(tmp_path / "nowhere.csv", LAYOUT)
+
+
+def test_labels_with_blanks_get_another_separator(tmp_path):
+    layout = Layout(("id", "predicted"), ("1",), ("a b", "c"), ",", ";")
+    path = tmp_path / "guess.csv"
+    path.write_text("id,predicted\n1,c;a b\n")
+    assert check_layout(path, layout).is_valid
+
+
+def test_a_sample_with_three_columns_is_refused(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    with_manifest(work, folds)
+    sample_path(work).write_text("id,first,second\nx1,c000,c001\n")
+    with pytest.raises(UserError, match="has the columns id, first, second, not an id and one column for the labels"):
+        read_layout(work)
