@@ -139,7 +139,8 @@ def _quote_faults(text: str, rows: Sequence[Row], layout: Layout) -> Iterator[st
 def _offenders(rows: Sequence[Row], what: str) -> Iterator[str]:
     if rows:
         shown = [f"line {number} `{' | '.join(cells)[:60]}`" for number, cells in rows[:3]]
-        yield f"{len(rows):,} {what if len(rows) > 1 else what.replace('rows', 'row', 1)}: {first_few(shown + [''] * (len(rows) - 3))}"
+        what = what if len(rows) > 1 else what.replace("rows", "row", 1)
+        yield f"{len(rows):,} {what}: {first_few(shown + [''] * (len(rows) - 3))}"
 
 
 def _ids(names: Sequence[str]) -> str:

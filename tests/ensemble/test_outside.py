@@ -102,11 +102,13 @@ def test_npz_and_npy_need_their_ids_and_classes(house, tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda data: data.iloc[2:], "changed.csv has no row for 2 of 600 images: train/0000000.jpg, train/0000001.jpg"),
+        (lambda data: data.iloc[2:],
+         "changed.csv has no row for 2 of 600 images: train/0000000.jpg, train/0000001.jpg"),
         (lambda data: pd.concat([data, data.iloc[:1]]), "changed.csv has the id train/0000000.jpg more than once"),
         (lambda data: data.drop(columns="c003"), "changed.csv lacks the classes c003"),
         (lambda data: data.assign(zebra=0.0), "changed.csv has columns that are no class: zebra"),
-        (lambda data: data.assign(c001=data.c001.where(data.index != 5)), "changed.csv has NaN or infinity for train/0000005.jpg"),
+        (lambda data: data.assign(c001=data.c001.where(data.index != 5)),
+         "changed.csv has NaN or infinity for train/0000005.jpg"),
         (lambda data: data.assign(c002=data.c002 + (data.index == 7) * 0.5),
          "changed.csv holds no probabilities for train/0000007.jpg: negative, or a sum far from 1"),
         (lambda data: data.drop(columns="fold"), "other does not say on which folds it was made"),
