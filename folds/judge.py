@@ -105,5 +105,6 @@ def _name_one(
         ranked = [(0 if digest[o] == digest[row] else 1 if upright[o] == upright[row] else 2, o) for o in twins]
         if ranked:
             kind, other = min(ranked)
-            clauses.append(f"{('exact', 'near', 'mirrored')[kind]} copy in {where}: {columns['image_id'][other]}")
+            name = columns["image_id"][other].replace(";", ",")  # `; ` ends a clause
+            clauses.append(f"{('exact', 'near', 'mirrored')[kind]} copy in {where}: {name}")
     columns["reason"][row] = "; ".join(clauses)

@@ -24,7 +24,9 @@ def perceptual_hashes(picture: Image.Image) -> tuple[int, int]:
     their median: what `imagehash.phash` gives for the picture shrunk by a whole factor, in a fifth of its time.
     """
     small = picture.reduce(max(1, picture.width // HASH_SIDE)).convert("L")
-    grey = np.asarray(small.resize((HASH_SIDE, HASH_SIDE), Image.Resampling.LANCZOS), dtype=np.float64)
+    if small.width != HASH_SIDE:
+        small = small.resize((HASH_SIDE, HASH_SIDE), Image.Resampling.LANCZOS)
+    grey = np.asarray(small, dtype=np.float64)
     low = _COSINES @ grey @ _COSINES.T  # (8, 8)
     return _bits(low), _bits(low * _MIRRORED)
 

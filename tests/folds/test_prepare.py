@@ -132,6 +132,12 @@ def test_copies_inside_a_class_share_a_group_and_stay(data, run_prepare, picture
     assert table.loc["cat/c.png", "reason"] == "mirrored copy in train: cat/a.png"
 
 
+def test_a_semicolon_in_a_name_does_not_end_a_clause(data, run_prepare, picture):
+    for name in ("a; zero-byte.png", "b.png"):
+        picture(60).save(data / "TrainVal" / "cat" / name)
+    assert reasons(run_prepare(data))["TrainVal/cat/b.png"] == "exact copy in train: cat/a, zero-byte.png"
+
+
 def test_a_mirrored_picture_may_stand_under_another_label(data, run_prepare, picture):
     picture(60).save(data / "TrainVal" / "cat" / "left.png")
     picture(60).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(data / "TrainVal" / "dog" / "right.png")
