@@ -37,7 +37,7 @@ TURNS = {
 
 Image.init()
 # The usual ones first: Pillow asks one plugin after the other, and there are forty.
-USUAL = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+USUAL = tuple(name for name in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF") if name in Image.OPEN)
 FORMATS = (*USUAL, *sorted(name for name in Image.OPEN if name not in REFUSED_FORMATS and name not in USUAL))
 EXTENSIONS = Image.registered_extensions()  # `.jpg` -> `JPEG`
 Image.MAX_IMAGE_PIXELS = None  # the limit is MAX_PIXELS here, and says so in the manifest
