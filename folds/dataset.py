@@ -57,9 +57,9 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
     else:
         train = _items_of_folders(train_files, train_folder)
     if test_folder is None and sample_ids is not None:  # training and test images lie together
-        train_paths = {item.file.path for item in train if not (train_csv and item.left_out == f"not in {train_csv}")}
+        train = [item for item in train if not train_csv or item.left_out != f"not in {train_csv}"]
+        train_paths = {item.file.path for item in train}
         test_files = [file for file in below(listing, "", but=lists) if file.path not in train_paths]
-        train = [item for item in train if item.file.path in train_paths]
     test = _test_items(test_files, test_folder or "", sample_ids, sample=sample or "")
     _refuse_one_class(train, name=train_csv or train_folder or str(data))
     _refuse_twice(train, what="training")

@@ -12,11 +12,13 @@ import numpy as np
 from folds.dataset import Dataset
 from folds.decode import Facts
 from folds.facts import Key, key_of
+from folds.listing import File
 from folds.pixels import CHANNELS, map_pixels
 from folds.rows import RowTask, write_row
 from folds.track import Track
 from folds.workers import Casualty, in_processes
 
+PASSING = ("crashed the decoder", "took the decoder", "cannot be read")  # faults that another day may not have
 ROWS_AT_A_TIME = 16  # when rows are moved or copied: 4 MB at 288 pixels
 
 
@@ -53,19 +55,10 @@ def fill(
     items = dataset.items
     with open(path, "wb") as file:
         file.truncate(len(items) * size * size * CHANNELS)
-    facts: list[Facts | None] = [Facts(notes=item.file.fault) if item.file.fault else None for item in items]
-    copies: list[tuple[int, int]] = []  # (slot, row of the old store)
-    for slot, item in enumerate(items):
-        key = key_of(item.file)
-        seen = known.get(key)
-        if facts[slot] is not None or seen is None:
-            continue
-        if seen.decoded == 0:
-            facts[slot] = seen
-        elif old is not None and key in old.row:
-            facts[slot] = seen
-            copies.append((slot, old.row[key]))
+    facts = [_known_fact(item.file, known, old) for item in items]
     if old is not None:
+        slots = [slot for slot, fact in enumerate(facts) if fact is not None and fact.decoded > 0]
+        copies = [(slot, old.row[key_of(items[slot].file)]) for slot in slots]
         _copy(path, copies, old.pixels, n=len(items), size=size)
     todo = [slot for slot, fact in enumerate(facts) if fact is None]
     tasks = [RowTask(str(dataset.root / items[slot].file.path), str(path), slot, size) for slot in todo]
@@ -74,6 +67,16 @@ def fill(
         facts[todo[at]] = Facts(notes=answer.why) if isinstance(answer, Casualty) else answer
     assert all(fact is not None for fact in facts), "an item has no facts"
     return Filled(tuple(fact for fact in facts if fact is not None), len(todo))
+
+
+def _known_fact(file: File, known: Mapping[Key, Facts], old: OldRows | None) -> Facts | None:
+    """What is known of a file without decoding it, None if nothing is; a fault that may pass is looked at again."""
+    if file.fault:
+        return Facts(notes=file.fault)
+    fact = known.get(key_of(file))
+    if fact is None or fact.notes.startswith(PASSING):
+        return None
+    return fact if fact.decoded == 0 or (old is not None and key_of(file) in old.row) else None
 
 
 def keep_rows(path: Path, rows: np.ndarray, *, size: int) -> None:

@@ -42,32 +42,48 @@ def in_processes(
     function  a module-level function of a module that imports little: every process imports it
     Raises RuntimeError, with its traceback as text, for an exception of `function`: a bug, not a matter of the item.
     """
-    size = min(max(len(items) // (4 * workers), 1), CHUNK)
-    todo: deque[Sequence[int]] = deque(range(at, min(at + size, len(items))) for at in range(0, len(items), size))
-    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
-    if os.name == "posix":
-        context.set_forkserver_preload([function.__module__])  # imported once, before the processes are forked off
+    todo = _chunks(len(items), workers=workers)
+    context = _context(function)
     crew = [_start(context, function) for _ in range(min(workers, len(todo)))]
     try:
         for worker in crew:
             _greet(worker)
         while todo or any(worker.chunk for worker in crew):
             for at, worker in enumerate(crew):
-                if worker.ended or (worker.chunk and time.monotonic() - worker.since > SECONDS):
+                if _is_lost(worker):
                     if len(worker.chunk) == 1:
                         yield worker.chunk[0], Casualty(_fate(worker))
                     else:  # one of them is to blame: each gets a chunk of its own
                         todo.extendleft([position] for position in worker.chunk)
                     _stop(worker)
-                    crew[at] = worker = _start(context, function)
-                    _greet(worker)
-                if todo and not worker.chunk:
-                    _give(worker, todo.popleft(), items)
+                    crew[at] = _start(context, function)
+                    _greet(crew[at])
+                if todo and not crew[at].chunk:
+                    _give(crew[at], todo.popleft(), items)
             for worker in _ready(crew):
                 yield from _collect(worker)
     finally:
         for worker in crew:
             _stop(worker)
+
+
+def _chunks(n: int, *, workers: int) -> deque[Sequence[int]]:
+    """The positions 0 to n - 1 in chunks: small enough that the last ones keep every process busy."""
+    size = min(max(n // (4 * workers), 1), CHUNK)
+    return deque(range(at, min(at + size, n)) for at in range(0, n, size))
+
+
+def _context(function: Callable[[Any], Any]) -> Any:
+    """How processes start: forked from a server that has no threads and no torch, or anew where there is no fork."""
+    if os.name != "posix":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([function.__module__])  # imported once, before the processes are forked off
+    return context
+
+
+def _is_lost(worker: _Worker) -> bool:
+    return worker.ended or (len(worker.chunk) > 0 and time.monotonic() - worker.since > SECONDS)
 
 
 def _fate(worker: _Worker) -> str:

@@ -172,6 +172,17 @@ def test_after_a_change_of_few_files_those_are_decoded_and_the_rest_is_as_from_s
     }
 
 
+def test_a_fault_that_may_pass_is_looked_at_again(data, run_prepare, workspace, picture):
+    (data / "TrainVal" / "cat" / "empty.jpg").write_bytes(b"")
+    run_prepare(data)
+    facts = workspace.folds / "files.csv"
+    facts.write_text(facts.read_text().replace("zero-byte", "took the decoder more than 30 s"))
+    picture(70).save(data / "TrainVal" / "dog" / "new.png")
+    result = run_prepare(data)
+    assert result.decoded == 2
+    assert reasons(result)["TrainVal/cat/empty.jpg"] == "zero-byte"
+
+
 def test_the_number_of_processes_makes_no_difference(data, run_prepare, workspace, picture):
     make_dirty(data, picture)
     run_prepare(data, workers=1)
