@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from ensemble.settings import BlendSettings
+from ensemble.settings import AddSettings, BlendSettings, FileSettings
 from folds.errors import UserError
 from folds.kit import FLAT, Kit
 from folds.kit_toml import to_toml
@@ -167,19 +167,54 @@ def predict_(
     return following("blend")
 
 
-@app.command(name="blend", sort_key=5)
-def blend_(*, blend: Blend = BlendSettings(), top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
+@app.command(name="add", sort_key=5)
+def add_(
+    name: Annotated[str, Parameter(help="what the member is to be called")],
+    *,
+    add: Annotated[AddSettings, FLAT] = AddSettings(),
+    top: TopFlags = Top(),
+    config: Config = KIT_TOML,
+) -> str:
+    """Take in predictions that other tools made, once they are checked, as one more member."""
+    from ensemble.outside import add_member
+
+    added = add_member(Workspace(top.work), name, add)
+    show(f"{added.name}: {added.images:,} out-of-fold and {added.test_images:,} test images, wrote {added.folder}")
+    show(*(f"note: {warning}" for warning in added.warnings))
+    return following("blend")
+
+
+@app.command(name="blend", sort_key=6)
+def blend_(
+    *,
+    blend: Blend = BlendSettings(),
+    files: Annotated[FileSettings, FLAT, Parameter(group="files")] = FileSettings(),
+    top: TopFlags = Top(),
+    config: Config = KIT_TOML,
+) -> str | None:
     """Find the members' weights on their out-of-fold predictions, and say how much of the gain is real."""
     from ensemble.blend import make_blend
     from ensemble.tables import blend_summary
 
-    workspace = Workspace(top.work)
-    made = make_blend(workspace, blend, seed=top.seed, track=track())
-    show(blend_summary(made), f"wrote {workspace.blend}")
+    if files != FileSettings():
+        blend_files_(files, blend, seed=top.seed)
+        return None
+    made = make_blend(Workspace(top.work), blend, seed=top.seed, track=track())
+    show(blend_summary(made), f"wrote {made.path}")
     return following("submit")
 
 
-@app.command(name="submit", sort_key=6)
+def blend_files_(files: FileSettings, blend: BlendSettings, *, seed: int) -> None:
+    """Labels and predictions in, CSV out, without a work folder."""
+    from ensemble.tables import blend_summary
+    from submissions.from_files import blend_files
+    from submissions.tables import submission_summary
+
+    made, written = blend_files(files, blend, seed=seed, track=track())
+    show(blend_summary(made), submission_summary(written))
+
+
+@app.command(name="submit", sort_key=7)
 def submit_(
     *,
     blend: Annotated[Path | None, Parameter(help="a blend.json; the last one if not given")] = None,
@@ -199,7 +234,7 @@ def submit_(
     return following("status")
 
 
-@app.command(name="check", sort_key=7)
+@app.command(name="check", sort_key=8)
 def check_(file: Path, *, top: TopFlags = Top(), config: Config = KIT_TOML) -> None:
     """Hold any CSV against what the organiser's checker wants."""
     from submissions.check import check_submission
@@ -209,7 +244,7 @@ def check_(file: Path, *, top: TopFlags = Top(), config: Config = KIT_TOML) -> N
     show(result.sentence)
 
 
-@app.command(name="score", sort_key=8)
+@app.command(name="score", sort_key=9)
 def score_(
     file: Path,
     *,
@@ -228,7 +263,7 @@ def score_(
         show(f"the blend had promised a top-3 error of {promised:.4f}")
 
 
-@app.command(name="status", sort_key=9)
+@app.command(name="status", sort_key=10)
 def status_(*, train: Train = TrainSettings(), top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
     """Runs x folds with their score, what is missing, and the next command."""
     from folds.assignment import load_folds
@@ -243,7 +278,7 @@ def status_(*, train: Train = TrainSettings(), top: TopFlags = Top(), config: Co
     return following(command)
 
 
-@app.command(name="settings", sort_key=10)
+@app.command(name="settings", sort_key=11)
 def settings_(*, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_TOML) -> None:
     """Print all settings as commented TOML, and where each value comes from."""
     values = [(one.name, getattr(every, one.name)) for one in fields(Every)]
@@ -251,7 +286,7 @@ def settings_(*, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_T
     sys.stdout.write(to_toml(values, origin=origin, runs=KIT.toml.runs))
 
 
-@app.command(name="demo", sort_key=11)
+@app.command(name="demo", sort_key=12)
 def demo_(*, top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
     """The whole way on data that it makes, on a CPU, without a download; then the score on labels kept aside."""
     from folds.demo import make_demo

@@ -105,6 +105,42 @@ def test_a_single_run_can_be_submitted(finished, typed):
     assert "test_resnet.csv: 6 rows, valid" in out
 
 
+def test_predictions_of_another_tool_are_added_and_blended(finished, typed, tmp_path):
+    _, work, _ = finished
+    ids = {"oof": [], "test": [f"{i:03d}" for i in range(6)]}
+    with open(work / "folds" / "folds.csv", newline="") as file:
+        truth = {row["image_id"]: row["label"] for row in csv.DictReader(file)}
+    ids["oof"] = sorted(truth, reverse=True)
+    for part, names in ids.items():
+        rows = [[name, *("0.7" if truth.get(name) == label else "0.1" for label in "012"), "0.1"] for name in names]
+        rows = [[name, *(str(float(p) / sum(map(float, row))) for p in row)] for name, *row in rows]
+        with open(tmp_path / f"{part}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([["id", "0", "1", "2", "10"], *rows])
+    code, out, _ = typed("add", "friend", "--oof", "oof.csv", "--test", "test.csv", "--trust-folds", "--work", work)
+    assert code == 0
+    assert "friend: 31 out-of-fold and 5 test images" in out
+    code, out, _ = typed("blend", "--members", "friend,test_resnet", "--work", work, "--trials", "16")
+    assert code == 0
+    assert "friend" in out
+    assert typed("blend", "--members", "test_resnet", "--work", work)[0] == 0  # as the others need it
+
+
+def test_files_alone_are_blended_without_a_work_folder(typed, tmp_path):
+    labels = ["id,label"] + [f"a{i},{'xyz'[i % 3]}" for i in range(60)]
+    Path("labels.csv").write_text("\n".join(labels) + "\n")
+    for name, sure in (("one", 0.8), ("two", 0.6)):
+        for part, n in (("", 60), ("_test", 6)):
+            rows = [[sure if i % 3 == c else (1 - sure) / 2 for c in range(3)] for i in range(n)]
+            lines = [f"a{i},{','.join(map(str, row))}" for i, row in enumerate(rows)]
+            Path(f"{name}{part}.csv").write_text("\n".join(["id,x,y,z", *lines]) + "\n")
+    members = ("--member", "one.csv:one_test.csv", "--member", "two.csv:two_test.csv")
+    code, out, _ = typed("blend", "--labels", "labels.csv", *members, "--trials", "16", "--metric", "accuracy")
+    assert code == 0
+    assert "submission.csv: 6 rows, valid" in out
+    assert Path("submission.csv").read_text().splitlines()[1] == "a0,x y z"
+    assert not Path("work").exists()
+
+
 def test_status_shows_scores_and_the_next_command(finished, typed):
     _, work, _ = finished
     code, out, _ = typed("status", "--work", work, "--backbone", "test_resnet,test_vit", "--no-pretrained")
