@@ -42,7 +42,7 @@ def apply_blend(workspace: Workspace, blend: Blend) -> Blended:
     if (rows.digest, rows.classes) != (blend.folds_digest, blend.classes):
         raise UserError("the blend was made with other folds than those of this work folder", hint=BLEND_HINT)
     used = [name for name in sorted(blend.weights) if blend.weights[name] > 0]
-    runs = {name: [_same_run(workspace, run, blend, rows=rows) for run in blend.runs[name]] for name in used}
+    runs = {name: [_same_run(workspace, run, blend, name, rows=rows) for run in blend.runs[name]] for name in used}
     image_id = _test_ids(runs[used[0]][0])
     recipe = blend.recipe()
     recipe = Recipe(recipe.pool, recipe.weights[recipe.weights > 0], recipe.bias)
@@ -104,9 +104,9 @@ def _hint(run: Run) -> str:
     return f"`python run.py predict --run {run.name}`"
 
 
-def _same_run(workspace: Workspace, name: str, blend: Blend, *, rows: Rows) -> Run:
-    """The run as it was when the blend was made."""
-    run = open_run(workspace, name, rows=rows, views=tuple(blend.views[name]))
+def _same_run(workspace: Workspace, name: str, blend: Blend, member: str, *, rows: Rows) -> Run:
+    """The run as it was when the blend was made, with the views that the member uses."""
+    run = open_run(workspace, name, rows=rows, views=tuple(blend.views[member]))
     changed = [place for place, known in blend.files[name].items() if run.digests.get(place) != known]
     if changed:
         raise UserError(f"{name} has changed since the blend was made: {first_few(changed)}", hint=BLEND_HINT)

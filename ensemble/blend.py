@@ -61,6 +61,7 @@ def make_blend(
             workspace,
             members or settings.members,
             views=settings.member_views,
+            separate_views=settings.separate_views,
             separate_seeds=settings.separate_seeds,
             track=track,
         )
@@ -146,7 +147,7 @@ def _describe(
         bias=None if recipe.bias is None else dict(zip(rows.classes, recipe.bias.tolist(), strict=True)),
         temperature=fit_temperature(members, recipe),
         runs={member.name: tuple(run.name for run in member.runs) for member in members.members},
-        views={run.name: run.views for run in runs},
+        views={member.name: member.runs[0].views for member in members.members},
         metric=metric.name,
         k=metric.k,
         crossfit=kept.crossfit,
@@ -191,21 +192,14 @@ def _undecided(evidence: Evidence) -> float | None:
 
 def _warnings(members: Members) -> list[str]:
     """What was noted when a member was added, and a hint where there is too little to learn from."""
-    noted = [f"{run.name}: {note}" for member in members.members for run in member.runs for note in run.warnings]
+    runs = [run for member in members.members for run in member.runs]
+    noted = list(dict.fromkeys(f"{run.name}: {note}" for run in runs for note in run.warnings))
     few = np.bincount(members.rows.fold).min()
     return [*noted, f"a fold has {few} images only: every score here is a rough one"] if few < 100 else noted
 
 
 def _study_name(members: Members, settings: BlendSettings, *, seed: int) -> str:
     """A name that stands for everything that the search depends on."""
-    files = [run.digests for member in members.members for run in member.runs]
-    said = (
-        members.rows.digest,
-        files,
-        members.names,
-        settings.metric,
-        settings.k,
-        settings.sampler,
-        settings.member_views,
-    )
-    return f"blend-{digest(repr((said, settings.trials, seed)).encode())}"
+    runs = [(run.views, run.digests) for member in members.members for run in member.runs]
+    said = (members.rows.digest, runs, members.names, settings.metric, settings.k, settings.sampler, settings.trials)
+    return f"blend-{digest(repr((said, seed)).encode())}"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from ensemble.convex import log_loss_weights
 from ensemble.evidence import Evidence
-from ensemble.greedy import greedy_weights
-from ensemble.logpool import fit_log_pool
+from ensemble.logpool import LogPoolFits, fit_log_pools
 from ensemble.members import Members
 from ensemble.pools import Recipe
 from ensemble.search import Search
@@ -26,6 +25,11 @@ class Case:
     without: tuple[Evidence, ...]  # one per fold
     search: Search
     track: Track
+
+    @cached_property
+    def log_pools(self) -> LogPoolFits:
+        """Both fits of weighted log-probabilities, which share their readings of the members."""
+        return fit_log_pools(self.members)
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,7 @@ def _each(fit: Callable[[Evidence, int], Recipe]) -> Callable[[Case], Fits]:
 
 
 def _equal_mean(evidence: Evidence, _: int) -> Recipe:
-    n_members = len(evidence.likelihood.true_probs)
-    return Recipe("mean", np.full(n_members, 1 / n_members))
+    return Recipe("mean", np.full(evidence.n_members, 1 / evidence.n_members))
 
 
 def _equal_log(evidence: Evidence, _: int) -> Recipe:
@@ -67,27 +70,27 @@ def _equal_log(evidence: Evidence, _: int) -> Recipe:
 
 def _best_single(evidence: Evidence, _: int) -> Recipe:
     """The member with the least loss, ties by log loss."""
-    alone = np.eye(len(evidence.likelihood.true_probs))
+    alone = np.eye(evidence.n_members)
     losses = evidence.objective.losses(alone)
     tied = np.flatnonzero(losses == losses.min())
     return Recipe("mean", alone[tied[evidence.likelihood.losses(alone[tied]).argmin()]])
 
 
 def _convex(evidence: Evidence, _: int) -> Recipe:
-    return Recipe("mean", log_loss_weights(evidence.likelihood.true_probs))
+    return Recipe("mean", evidence.convex)
 
 
 def _greedy(evidence: Evidence, _: int) -> Recipe:
-    return Recipe("mean", greedy_weights(evidence))
+    return Recipe("mean", evidence.greedy)
 
 
 def _log_pool(case: Case) -> Fits:
-    whole, without = fit_log_pool(case.members, with_bias=False)
+    whole, without = case.log_pools.plain
     return Fits(whole, tuple(without))
 
 
 def _log_pool_with_bias(case: Case) -> Fits:
-    whole, without = fit_log_pool(case.members, with_bias=True)
+    whole, without = case.log_pools.biased
     return Fits(whole, tuple(without))
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
 from ensemble.argmax import Argmax, build_argmax
+from ensemble.convex import log_loss_weights
+from ensemble.greedy import greedy_weights
 from ensemble.members import Members
 from ensemble.metric import LEAST_PROB, Metric
 from ensemble.objective import Pool, Reduction
@@ -54,6 +57,20 @@ class Evidence:
     objective: Objective
     likelihood: LogLoss
     group: np.ndarray  # (n,) duplicates have one number
+
+    @property
+    def n_members(self) -> int:
+        return len(self.likelihood.true_probs)
+
+    @cached_property
+    def greedy(self) -> np.ndarray:
+        """The greedy choice: a candidate, and where the search starts. (M,)"""
+        return greedy_weights(self.objective.losses, self.likelihood.losses, self.n_members)
+
+    @cached_property
+    def convex(self) -> np.ndarray:
+        """The weights of least log loss: a candidate, and where the search starts. (M,)"""
+        return log_loss_weights(self.likelihood.true_probs)
 
     def subset(self, rows: np.ndarray) -> Evidence:
         """The evidence of the images that are marked. rows (n,) bool."""

@@ -17,10 +17,9 @@ def descend(reduction: Reduction, weights: np.ndarray, *, passes: int) -> np.nda
     """Weights on the simplex that no change of a single weight improves, or those after so many passes. (M,) -> (M,)"""
     weights = weights / weights.sum()
     loss = float(reduction.losses(weights[None])[0])
-    vertices = np.eye(len(weights))
     for _ in range(passes):
         before = loss
-        for vertex in vertices:
+        for vertex in np.eye(len(weights)):
             others = np.where(vertex == 1, 0.0, weights)
             if others.sum() < NARROWEST:
                 continue
@@ -34,19 +33,20 @@ def descend(reduction: Reduction, weights: np.ndarray, *, passes: int) -> np.nda
 
 def best_on_line(reduction: Reduction, start: np.ndarray, end: np.ndarray) -> tuple[float, float]:
     """Where from start (0) to end (1) the loss is least, the middle of the widest such part, and that loss."""
-    owner, row = reduction.layout.owner, reduction.layout.row
-    lead = [reduction.leads(weights) for weights in (start, end)]
-    ahead = lead[0] > 0  # (R,) at the start
-    turning = np.flatnonzero(ahead != (lead[1] > 0))
-    where = lead[0][turning].astype(np.float64) / (lead[0][turning].astype(np.float64) - lead[1][turning])  # in [0, 1]
-    k = len(reduction.steps) - 1
+    owner, row, k = reduction.layout.owner, reduction.layout.row, len(reduction.steps) - 1
+    lead, final = (weights.astype(reduction.leads.dtype) @ reduction.leads for weights in (start, end))  # (R,)
+    ahead = lead > 0  # at the start
     ranks = reduction.sure[row] + np.bincount(owner[ahead], minlength=len(row))  # (U,)
-    order = np.argsort(2.0 * owner[turning] + where, kind="stable")  # row after row, inside a row along the line
+    turning = np.flatnonzero(ahead != (final > 0))
+    first = lead[turning].astype(np.float64)
+    where = first / (first - final[turning])  # in [0, 1]: where the rival and the true class are level
+    order = np.argsort(2.0 * owner[turning] + where)  # row after row, inside a row along the line
     turned, where = owner[turning][order], where[order]  # the rows that the turns belong to
     change = np.where(ahead[turning][order], -1, 1)
     after = np.cumsum(change)
-    begins = np.searchsorted(turned, turned)
-    after += ranks[turned] - (after - change)[begins]  # the rank after each turn
+    begins = np.flatnonzero(np.diff(turned, prepend=-1))  # each row's first turn
+    before_row = np.repeat((after - change)[begins], np.diff(np.append(begins, len(turned))))
+    after += ranks[turned] - before_row  # the rank after each turn
     gain = reduction.steps[np.minimum(after, k)] - reduction.steps[np.minimum(after - change, k)]
     total = float(reduction.steps[np.minimum(ranks, k)].sum()) + reduction.decided_loss
     share, loss = _lowest_part(where[gain != 0], gain[gain != 0])

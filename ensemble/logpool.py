@@ -48,18 +48,29 @@ class Piece(NamedTuple):
 Pieces = Callable[[Sequence[int]], list[Piece]]  # of these folds
 
 
-def fit_log_pool(members: Members, *, with_bias: bool) -> tuple[Recipe, list[Recipe]]:
-    """The recipe fitted on all images, and the K recipes fitted without one fold each."""
+class LogPoolFits(NamedTuple):
+    """Recipes without and with a bias per class, each fitted on all images and without one fold each."""
+
+    plain: tuple[Recipe, list[Recipe]]
+    biased: tuple[Recipe, list[Recipe]]
+
+
+def fit_log_pools(members: Members) -> LogPoolFits:
+    """Both fits; the second begins at the first."""
     n_members, folds = len(members), range(members.rows.n_folds)
-    size = n_members + (len(members.rows.classes) if with_bias else 0)
-    lower = np.append(np.zeros(n_members), np.full(size - n_members, -np.inf))
-    start = np.append(np.full(n_members, 1 / n_members), np.zeros(size - n_members))
-    if len(members.rows) > 2 * WARM_ROWS:
-        start = minimise(_Looker(_sampled(members), folds, n_members), start, lower=lower)
-    looker = _Looker(_streamed(members), folds, n_members)
-    whole = minimise(looker, start, lower=lower)
-    parts = [_without_fold(looker, fold, lower=lower) for fold in folds]
-    return _recipe(whole, n_members), [_recipe(point, n_members) for point in parts]
+    streamed = _streamed(members)
+    sampled = _sampled(members) if len(members.rows) > 2 * WARM_ROWS else None
+    point, fits = np.full(n_members, 1 / n_members), []
+    for n_biases in (0, len(members.rows.classes)):
+        lower = np.append(np.zeros(n_members), np.full(n_biases, -np.inf))
+        point = np.append(point, np.zeros(n_biases))
+        if sampled is not None:
+            point = minimise(_Looker(sampled, folds, n_members), point, lower=lower)
+        looker = _Looker(streamed, folds, n_members)
+        point = minimise(looker, point, lower=lower)
+        without = [_without_fold(looker, fold, lower=lower) for fold in folds]
+        fits.append((_recipe(point, n_members), [_recipe(one, n_members) for one in without]))
+    return LogPoolFits(*fits)
 
 
 def _without_fold(looker: _Looker, fold: int, *, lower: np.ndarray) -> np.ndarray:

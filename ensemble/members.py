@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble.rows import Rows, rows_of
-from ensemble.runs import Glance, Run, list_runs, look_through, open_run
+from ensemble.runs import Run, list_runs, look_through, open_run
 from ensemble.stored import CHUNK_ROWS
 from ensemble.threads import in_threads
 from folds.assignment import load_folds
@@ -22,7 +22,7 @@ MOST_MEMBERS = 250  # the objective counts members in one byte
 
 @dataclass(frozen=True)
 class Member:
-    """What gets one weight: a run, or sibling runs that differ in nothing but their seed, averaged as probabilities."""
+    """What gets one weight: a run, or sibling runs (equal but for their seed) averaged, or one view of these."""
 
     name: str
     runs: tuple[Run, ...]
@@ -81,6 +81,7 @@ def load_members(
     names: Sequence[str] | None = None,
     *,
     views: tuple[str, ...] | None = None,
+    separate_views: bool = False,
     separate_seeds: bool = False,
     track: Track = silently,
 ) -> Members:
@@ -90,33 +91,33 @@ def load_members(
     """
     rows = rows_of(load_folds(workspace))
     wanted = _wanted(names, list_runs(workspace))
-    runs, glances = [], {}
-    opened = in_threads(lambda name: _opened(workspace, name, rows=rows, views=views), wanted)
-    for run, glance in track(opened, what="checking members", total=len(wanted), unit="runs"):
-        runs.append(run)
-        glances[run.name] = glance
+    runs = list(in_threads(lambda name: open_run(workspace, name, rows=rows, views=views), wanted))
     members = [Member(run.name, (run,)) for run in runs] if separate_seeds else join_siblings(runs)
+    if separate_views:
+        members = [apart for member in members for apart in _views_apart(member)]
     if len(members) > MOST_MEMBERS:
         raise UserError(f"a blend has at most {MOST_MEMBERS} members, not {len(members)}", hint="`--members A,B`")
-    joined = [_joined_glance(member, glances, rows=rows) for member in members]
+    looked = in_threads(lambda member: look_through(member.name, member.probs, rows=rows), members)
+    glances = list(track(looked, what="checking members", total=len(members), unit="members"))
     return Members(
         rows=rows,
         members=tuple(members),
-        true_probs=np.stack([glance.true_prob for glance in joined]),
-        tops=np.stack([glance.top for glance in joined]),
+        true_probs=np.stack([glance.true_prob for glance in glances]),
+        tops=np.stack([glance.top for glance in glances]),
     )
 
 
-def _opened(workspace: Workspace, name: str, *, rows: Rows, views: tuple[str, ...] | None) -> tuple[Run, Glance]:
-    run = open_run(workspace, name, rows=rows, views=views)
-    return run, look_through(run, rows=rows)
+def _views_apart(member: Member) -> list[Member]:
+    """One member for each view that all its runs have in use, in the order of their names."""
+    views = sorted(set.intersection(*(set(run.views) for run in member.runs)))
+    return [Member(f"{member.name}:{view}", tuple(run.with_view(view) for run in member.runs)) for view in views]
 
 
 def join_siblings(runs: Sequence[Run]) -> list[Member]:
-    """One member for all runs with equal settings and unequal seeds; runs without settings stay alone."""
+    """One member for all runs with equal settings and views and unequal seeds; runs without settings stay alone."""
     families: dict[str, list[Run]] = {}
     for run in runs:
-        key = json.dumps(run.settings, sort_keys=True) if run.settings else f"alone: {run.name}"
+        key = json.dumps([run.settings, run.views], sort_keys=True) if run.settings else f"alone: {run.name}"
         families.setdefault(key, []).append(run)
     members = []
     for family in families.values():
@@ -124,17 +125,6 @@ def join_siblings(runs: Sequence[Run]) -> list[Member]:
         alone = len(set(seeds)) < len(seeds)  # the same settings and seed under two names: a copy, not a sibling
         members += [Member(run.name, (run,)) for run in family] if alone else [_joined(family)]
     return sorted(members, key=lambda member: member.name)
-
-
-def _joined_glance(member: Member, glances: dict[str, Glance], *, rows: Rows) -> Glance:
-    if len(member.runs) == 1:
-        return glances[member.name]
-    true_probs = [glances[run.name].true_prob for run in member.runs]
-    tops = [
-        member.probs(start, min(start + CHUNK_ROWS, len(rows))).argmax(axis=1)
-        for start in range(0, len(rows), CHUNK_ROWS)
-    ]
-    return Glance(np.asarray(np.mean(true_probs, axis=0), np.float32), np.concatenate(tops).astype(np.int16))
 
 
 def _joined(family: Sequence[Run]) -> Member:

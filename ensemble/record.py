@@ -33,7 +33,7 @@ class Blend:
     bias: Mapping[str, float] | None  # by class
     temperature: float  # probabilities are those of score / temperature; the order of the classes does not change
     runs: Mapping[str, tuple[str, ...]]  # the runs that a member averages
-    views: Mapping[str, tuple[str, ...]]  # the views in use, by run
+    views: Mapping[str, tuple[str, ...]]  # the views in use, by member
     metric: str
     k: int
     crossfit: float  # the loss that is promised

@@ -15,7 +15,7 @@ from ensemble.objective import Reduction
 from ensemble.stored import CHUNK_ROWS
 
 Reader = Callable[[int, int], np.ndarray]  # (start, stop) -> (stop - start, C) probabilities of one member
-LENGTHS = np.array([*range(7), 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128, *(256 << n for n in range(13))])
+LENGTHS = np.array([*range(7), 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, *(256 << n for n in range(13))])
 LONGEST_PRUNED = 16  # longer lists of contests come from weak, diverse members: there pruning costs more than it saves
 
 

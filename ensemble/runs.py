@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,10 @@ class Run:
         ]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
+    def with_view(self, view: str) -> Run:
+        """The same run with one of its views in use."""
+        return replace(self, views=(view,), use_views=(self.use_views[self.views.index(view)],))
+
     def averaged(self, log_probs: np.ndarray) -> np.ndarray:
         """The views in use, averaged as probabilities, columns in target order. (n, V, C) -> (n, C) float32."""
         probs = np.exp(log_probs[:, self.use_views[0]])
@@ -114,22 +119,22 @@ def open_run(workspace: Workspace, name: str, *, rows: Rows, views: tuple[str, .
 
 @dataclass(frozen=True)
 class Glance:
-    """What one pass over a run's values leaves in memory: its probability of each true class, and its first choice."""
+    """What one pass over a member's values leaves in memory."""
 
-    true_prob: np.ndarray  # (N,) float32
-    top: np.ndarray  # (N,) int16 class
+    true_prob: np.ndarray  # (N,) float32: of each true class
+    top: np.ndarray  # (N,) int16: the first choice
 
 
-def look_through(run: Run, *, rows: Rows) -> Glance:
-    """One pass over the run's out-of-fold probabilities, which is also their check.
+def look_through(name: str, read: Callable[[int, int], np.ndarray], *, rows: Rows) -> Glance:
+    """One pass over a member's out-of-fold probabilities, which is also their check.
 
     Raises UserError for NaN (a hit, wherever ranks are counted), infinity, and rows that do not sum to 1.
     """
     glance = Glance(np.empty(len(rows), np.float32), np.empty(len(rows), np.int16))
     for start in range(0, len(rows), CHUNK_ROWS):
         piece = slice(start, min(start + CHUNK_ROWS, len(rows)))
-        probs = run.probs(piece.start, piece.stop)
-        _refuse_bad_rows(run.name, probs, rows.image_id[piece])
+        probs = read(piece.start, piece.stop)
+        _refuse_bad_rows(name, probs, rows.image_id[piece])
         glance.true_prob[piece] = np.take_along_axis(probs, rows.target[piece, None], axis=1)[:, 0]
         glance.top[piece] = probs.argmax(axis=1)
     return glance
@@ -142,7 +147,7 @@ def _refuse_bad_rows(name: str, probs: np.ndarray, image_id: np.ndarray) -> None
         fault = "do not sum to 1" if np.isfinite(sums[bad]).all() else "are NaN or infinite"
         raise UserError(
             f"{name}: the probabilities of {first_few(list(image_id[bad]))} {fault}",
-            hint=f"`python run.py predict --run {name}` makes them again",
+            hint=f"`python run.py predict --run {re.split('[+:]', name)[0]}` makes them again",
         )
 
 

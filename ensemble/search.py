@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ensemble.cma import POPULATION
-from ensemble.convex import log_loss_weights
 from ensemble.evidence import Evidence
-from ensemble.greedy import greedy_weights
 from ensemble.line import descend
 from ensemble.objective import Reduction
 from ensemble.settings import SamplerName
@@ -46,7 +44,7 @@ class Search:
             return polished
         rng = np.random.default_rng([self.seed, number, 1])
         halves = [evidence.objective.subset(half_of_groups(evidence.group, rng)) for _ in range(self.half_samples)]
-        return np.mean([descend(half, polished, passes=2) for half in halves], axis=0)
+        return np.mean([descend(half, polished, passes=1) for half in halves], axis=0)
 
     def best_of_trials(self, evidence: Evidence, number: int) -> np.ndarray:
         """The trial with the least loss, ties by log loss. (M,)"""
@@ -91,13 +89,8 @@ class Search:
 
 def start_weights(evidence: Evidence) -> list[np.ndarray]:
     """Where the search starts: equal weights, each member nearly alone, the least log loss, the greedy choice."""
-    n_members = len(evidence.likelihood.true_probs)
-    return [
-        np.full(n_members, 1 / n_members),
-        *np.eye(n_members),
-        log_loss_weights(evidence.likelihood.true_probs),
-        greedy_weights(evidence),
-    ]
+    n_members = evidence.n_members
+    return [np.full(n_members, 1 / n_members), *np.eye(n_members), evidence.convex, evidence.greedy]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -34,6 +34,9 @@ class BlendSettings:
     member_views: Annotated[
         tuple[str, ...] | None, COMMA_LIST, Parameter(help="views that every member averages; all if not given")
     ] = None
+    separate_views: Annotated[
+        bool, Parameter(help="let every view of a member have a weight of its own, so that the fit chooses the views")
+    ] = False
     separate_seeds: Annotated[
         bool, Parameter(help="let runs that differ in nothing but their seed enter one by one, not as one member")
     ] = False

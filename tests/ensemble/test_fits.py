@@ -14,7 +14,7 @@ from ensemble.convex import log_loss_weights
 from ensemble.evidence import Evidence, LogLoss
 from ensemble.greedy import greedy_weights
 from ensemble.line import best_on_line, descend
-from ensemble.logpool import BIAS_SD, WEIGHT_SHRINKAGE, fit_log_pool
+from ensemble.logpool import BIAS_SD, WEIGHT_SHRINKAGE, fit_log_pools
 from ensemble.members import load_members
 from ensemble.metric import Metric
 from ensemble.objective import FLOOR
@@ -74,7 +74,7 @@ def test_weighted_log_probabilities_are_those_of_a_general_optimiser(tmp_path):
         shrink = WEIGHT_SHRINKAGE / 2 * ((point[:3] - 1 / 3) ** 2).sum()
         return float(nll + shrink + (point[3:] ** 2).sum() / (2 * BIAS_SD**2 * rows.sum()))
 
-    whole, without = fit_log_pool(members, with_bias=True)
+    whole, without = fit_log_pools(members).biased
     for recipe, rows in zip(
         [whole, *without], [np.ones(600, bool), *(members.rows.fold != k for k in range(3))], strict=True
     ):
@@ -88,11 +88,11 @@ def test_weighted_log_probabilities_are_those_of_a_general_optimiser(tmp_path):
 
 def test_weights_without_a_fold_do_not_know_that_fold(tmp_path):
     work, folds = small_work(tmp_path, members=2)
-    _, before = fit_log_pool(load_members(work), with_bias=False)
+    _, before = fit_log_pools(load_members(work)).plain
     spoilt = np.log(np.random.default_rng(0).dirichlet(np.ones(8), size=600)).astype(np.float32)
     rows = folds.fold == 1
     write_small(work, folds, "m00", np.where(rows[:, None], spoilt, small_oof(folds, 0)))
-    _, after = fit_log_pool(load_members(work), with_bias=False)
+    _, after = fit_log_pools(load_members(work)).plain
     assert after[1].weights == pytest.approx(before[1].weights, abs=0.02)
     assert np.abs(after[0].weights - before[0].weights).max() > 0.1
 
@@ -122,6 +122,7 @@ def test_descent_never_makes_it_worse():
 
 def test_greedy_selection_is_that_of_the_slow_way():
     case = made(3, n=300, n_members=4)
+    found = greedy_weights(case.evidence.objective.losses, case.evidence.likelihood.losses, 4, steps=20)
     taken: list[int] = []
     best, best_loss = np.zeros(4), np.inf
     for _ in range(20):
@@ -133,7 +134,7 @@ def test_greedy_selection_is_that_of_the_slow_way():
         taken.append(min(range(4), key=lambda m: (losses[m], ties[m])))
         if losses[taken[-1]] < best_loss:
             best_loss, best = losses[taken[-1]], np.bincount(taken, minlength=4) / len(taken)
-    assert greedy_weights(case.evidence, steps=20) == pytest.approx(best)
+    assert found == pytest.approx(best)
 
 
 def test_the_strategy_finds_the_bottom_of_a_narrow_valley():
@@ -149,7 +150,7 @@ def test_the_search_is_no_worse_than_its_starts_and_repeats_itself():
     case = made(4)
     search = Search(("a", "b", "c", "d", "e"), trials=96, sampler="cma", half_samples=1, seed=0)
     found = search.weights(case.evidence, 1)
-    starts = np.vstack([np.full((1, 5), 0.2), np.eye(5), greedy_weights(case.evidence)[None]])
+    starts = np.vstack([np.full((1, 5), 0.2), np.eye(5), case.evidence.greedy[None]])
     assert case.evidence.objective.losses(found[None])[0] <= case.evidence.objective.losses(starts).min()
     assert np.array_equal(search.weights(case.evidence, 1), found)
 

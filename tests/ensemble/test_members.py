@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -253,3 +254,18 @@ def test_what_the_kit_stores_is_what_is_streamed(tmp_path):
     work, _folds = small_work(tmp_path, members=1)
     stored = load_predictions(work.fold("m00", 0) / "oof.npz", hint="")
     assert np.array_equal(load_members(work).members[0].probs(0, 50), stored.probs()[:50])
+
+
+def test_views_apart_get_a_weight_each_and_a_useless_view_none(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    noise = np.log(np.random.default_rng(0).dirichlet(np.ones(8), size=600)).astype(np.float32)
+    for fold in range(3):
+        rows = folds.fold == fold
+        rewrite(work, folds, "m00", oof=np.stack([small_oof(folds, 0)[rows], noise[rows]], axis=1), fold=fold)
+        rewrite(work, folds, "m01", oof=np.stack([small_oof(folds, 1)[rows]] * 2, axis=1), fold=fold)
+    result = make_blend(work, replace(QUICK, separate_views=True), seed=0)
+    convex = next(score for score in result.scores if score.candidate.name == "convex")
+    weights = dict(zip(sorted(result.blend.weights), convex.fits.whole.weights, strict=True))
+    assert sorted(weights) == ["m00:centre", "m00:mirror", "m01:centre", "m01:mirror"]
+    assert weights["m00:mirror"] < 0.02
+    assert result.blend.views["m00:mirror"] == ("mirror",)
