@@ -70,6 +70,7 @@ app = App(
     config=KIT,
     result_action="return_value",
     version_flags=(),
+    suppress_keyboard_interrupt=False,
 )
 Data = Annotated[Path, Parameter(help="the competition's folder; it is never written to")]
 Runs = Annotated[tuple[str, ...], COMMA_LIST, Parameter(help="runs, by name")]

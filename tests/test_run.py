@@ -3,6 +3,10 @@
 import csv
 import json
 import re
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ import pytest
 import run
 from tests.competition import fingerprint, make_competition
 
+ROOT = Path(run.__file__).parent
 SCRATCH = ["--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--batch-size", "8"]
 TRAIN = [*SCRATCH, "--precision", "fp32", "--device", "cpu"]
 QUICK = [*TRAIN, "--epochs", "1", "--store-size", "32", "--n-folds", "2"]
@@ -338,3 +343,15 @@ def test_a_loss_that_is_not_finite_stops_the_fold_with_step_rate_and_advice(fini
 def test_an_id_with_a_leading_zero_stays_text(finished):
     _, work, _ = finished
     assert "\n000," in (work / "submissions" / "blend.csv").read_text()
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(finished):
+    _, work, _ = finished
+    words = [sys.executable, ROOT / "run.py", "train", "--work", work, "--run", "stopped", *TRAIN, "--epochs", "500"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert "stopped fold 0" in process.stdout.readline()  # training has begun
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == "error: stopped by Ctrl-C\nhint: the same command goes on where it was stopped\n"
+    shutil.rmtree(work / "models" / "stopped")
