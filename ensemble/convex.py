@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SMALL_STEP = 1e-4  # nats: a step that gains less is taken without looking again; what it misses is of second order
+SMALL_STEP = 1e-6  # nats: a step that gains less is taken without looking again; what it misses is of second order
 MOST_STEPS = 60
 LEAST_PROB = 1e-9  # a true class that every member calls impossible would make the log loss infinite
 
@@ -20,17 +20,20 @@ class Local(NamedTuple):
     hessian: np.ndarray
 
 
-def minimise(look: Callable[[np.ndarray], Local], start: np.ndarray, *, lower: np.ndarray) -> np.ndarray:
+def minimise(
+    look: Callable[[np.ndarray], Local], start: np.ndarray, *, lower: np.ndarray, small: float = SMALL_STEP
+) -> np.ndarray:
     """The minimiser of a convex function over x >= lower. (P,) float64.
 
     look   the function's value, gradient and Hessian at a point; the costly part, called as rarely as possible
     lower  (P,) float64, -inf where there is no bound
+    small  the gain of a step after which the function is not looked at again
     """
     point, local, shrink = start, look(start), 1.0
     for _ in range(MOST_STEPS):
         step = bounded_newton_step(local, point, lower=lower)
         gain = -(local.gradient @ step + 0.5 * step @ local.hessian @ step)
-        if gain < SMALL_STEP:
+        if gain < small:
             return point + step
         there = look(point + shrink * step)
         if there.value <= local.value - 1e-4 * shrink * gain:

@@ -74,7 +74,8 @@ class Search:
         while len(losses) < n_trials + len(starts):
             size = len(starts) if not losses else POPULATION  # CMA starts from the best start
             batch = [study.ask(dict(space)) for _ in range(size)]
-            points = np.array([[trial.params[name] for name in space] for trial in batch])  # (16, M)
+            chosen = [trial.params for trial in batch]  # a copy at each access
+            points = np.array([[params[name] for name in space] for params in chosen])  # (16, M)
             values = _losses(evidence, points, [known.get(trial.number) for trial in batch])
             for trial, value in zip(batch, values.tolist(), strict=True):
                 study.tell(trial, value)
