@@ -268,11 +268,13 @@ def score_(
 def status_(*, train: Train = TrainSettings(), top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
     """Runs x folds with their score, what is missing, and the next command."""
     from folds.assignment import load_folds
+    from models.runs import runs
     from models.tables import status_table
     from submissions.status import what_is_missing
 
     workspace = Workspace(top.work)
-    planned = [plan.name for plan in plans(train)]
+    is_asked_for = KIT.toml.runs or KIT.origin("backbone") != "default"
+    planned = [plan.name for plan in plans(train)] if is_asked_for or not runs(workspace) else runs(workspace)
     missing, command = what_is_missing(workspace, planned)
     n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
     show(status_table(workspace, planned, n_folds=n_folds), *missing)

@@ -56,10 +56,23 @@ def write_predictions(
 
 
 def write_done(
-    folder: Path, settings_json: Mapping[str, Any], *, fold: int, n_folds: int, oof_top3_error: float, seconds: float
+    folder: Path,
+    settings_json: Mapping[str, Any],
+    *,
+    fold: int,
+    n_folds: int,
+    views: Sequence[str],
+    oof_top3_error: float,
+    seconds: float,
 ) -> None:
     """Declare the fold done; written after everything that it names by digest."""
     named = {key: settings_json[key] for key in ("run", "backbone", "seed", "folds_digest")}
     files = {name: digest((folder / name).read_bytes()) for name in FILES}
-    done = {"fold": fold, "n_folds": n_folds, "oof_top3_error": oof_top3_error, "seconds": round(seconds, 1)}
+    done = {
+        "fold": fold,
+        "n_folds": n_folds,
+        "views": list(views),
+        "oof_top3_error": oof_top3_error,
+        "seconds": round(seconds, 1),
+    }
     write_json(folder / "done.json", {**named, **done, "files": files})

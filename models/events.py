@@ -27,19 +27,21 @@ class FoldStarted:
     n_train: int
     n_valid: int
     image_size: int
+    store_size: int
     device: str
     precision: str
 
 
 @dataclass(frozen=True)
 class FoldDone:
-    """trained is False where the fold had been done before."""
+    """trained is False where the fold had been done before; `views` are those that it was predicted under."""
 
     run: str
     fold: int
     top3_error: float
     seconds: float
     trained: bool
+    views: tuple[str, ...]
 
 
 Event = FoldStarted | EpochRow | FoldDone

@@ -61,9 +61,14 @@ def train_runs(
     for job in jobs:
         done = done_folds(workspace, job.plan.name).get(job.fold)
         if done:
-            yield FoldDone(job.plan.name, job.fold, done["oof_top3_error"], done["seconds"], trained=False)
+            yield _done_before(job, done)
         else:
             yield from _train_fold(workspace, job, folds, store, predict, track=track)
+
+
+def _done_before(job: Job, done: dict[str, Any]) -> FoldDone:
+    views = tuple(done["views"])
+    return FoldDone(job.plan.name, job.fold, done["oof_top3_error"], done["seconds"], trained=False, views=views)
 
 
 def refuse_early(workspace: Workspace, plans: Sequence[RunPlan], predict: PredictSettings) -> None:
@@ -130,6 +135,7 @@ def _train_fold(
         n_train=len(trainer.train_rows),
         n_valid=len(trainer.valid_rows),
         image_size=job.size,
+        store_size=store.size,
         device=trainer.device.type,
         precision=str(trainer.precision).removeprefix("torch."),
     )
@@ -145,8 +151,16 @@ def _train_fold(
     )
     error = write_predictions(folder, folds, store, fold=job.fold, views=predict.views, oof=oof, test=test)
     seconds = time.perf_counter() - began
-    write_done(folder, job.settings_json, fold=job.fold, n_folds=folds.n_folds, oof_top3_error=error, seconds=seconds)
-    yield FoldDone(job.plan.name, job.fold, error, seconds, trained=True)
+    write_done(
+        folder,
+        job.settings_json,
+        fold=job.fold,
+        n_folds=folds.n_folds,
+        views=predict.views,
+        oof_top3_error=error,
+        seconds=seconds,
+    )
+    yield FoldDone(job.plan.name, job.fold, error, seconds, trained=True, views=predict.views)
 
 
 def make_trainer(job: Job, folds: Folds, store: PixelStore) -> FoldTrainer:

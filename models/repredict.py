@@ -79,6 +79,7 @@ def predict_run(
             stored[i],
             fold=fold,
             n_folds=folds.n_folds,
+            views=predict.views,
             oof_top3_error=error,
             seconds=done[fold]["seconds"],
         )

@@ -21,9 +21,11 @@ def event_lines(event: Event) -> list[str]:
     """What the screen says of a training event: a head when a fold starts, a row per epoch, a line at its end."""
     if isinstance(event, FoldStarted):
         facts = f"{event.n_train:,} training and {event.n_valid:,} valid images, {event.image_size} pixels"
+        if event.image_size > event.store_size:
+            facts += f" (the store keeps {event.store_size}: `prepare --store-size` keeps more)"
         return [f"{event.run} fold {event.fold}: {event.tag}, {facts}, {event.precision} on {event.device}", EPOCH_HEAD]
     if isinstance(event, FoldDone):
-        how = f"done in {clock(event.seconds)}" if event.trained else "was done before"
+        how = f"done in {clock(event.seconds)}" if event.trained else f"was done before, views {', '.join(event.views)}"
         return [f"{event.run} fold {event.fold}: OOF top-3 error {event.top3_error:.4f}, {how}"]
     return [
         f"  {event.epoch:5d}  {event.lr:7.1e}  {event.train_loss:10.4f}  {event.valid_loss:10.4f}  "
