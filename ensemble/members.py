@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ensemble.glance import look_through
 from ensemble.rows import Rows, rows_of
-from ensemble.runs import Run, list_runs, look_through, open_run
+from ensemble.runs import Run, list_runs, open_run
 from ensemble.stored import CHUNK_ROWS
 from ensemble.threads import in_threads
 from folds.assignment import load_folds

@@ -16,7 +16,7 @@ from ensemble.stored import CHUNK_ROWS
 
 Reader = Callable[[int, int], np.ndarray]  # (start, stop) -> (stop - start, C) probabilities of one member
 LENGTHS = np.array([*range(7), 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, *(256 << n for n in range(13))])
-LONGEST_PRUNED = 16  # longer lists of contests come from weak, diverse members: there pruning costs more than it saves
+PRUNING_WORK = 3e8  # comparisons, about 0.2 s: rows with long lists come last, and weak, diverse members have many
 
 
 def build_reduction(readers: Sequence[Reader], target: np.ndarray, *, n_classes: int, steps: np.ndarray) -> Reduction:
@@ -108,9 +108,11 @@ def _needed(layout: Layout, rivals: np.ndarray, row: np.ndarray, *, need: np.nda
     """
     place = layout.places(row)
     values, keep = _spread(rivals, place, layout), np.ones(len(row), bool)
+    work = 0
     for length, rows, contests in layout.groups:
-        if length > LONGEST_PRUNED:
-            continue
+        work += length * (contests.stop - contests.start) * len(values)
+        if work > PRUNING_WORK:
+            break
         block = values[:, contests].reshape(len(values), length, -1)  # (M, length, rows)
         kept = keep[contests].reshape(length, -1)
         for nth in range(length):
