@@ -1,6 +1,6 @@
 """This file measures the blender on made-up members: `python -m tests.benchmarks.blend`.
 
-88,220 images x 103 classes, members of 85 to 93% top-1 with correlated errors (`tests.benchmarks.synthetic`), read from
+88,220 images x 103 classes, members of 85 to 90% top-1 with correlated errors (`tests.benchmarks.synthetic`), read from
 disk. Every figure is taken several times; the least and the median stand side by side, since neighbours only add time.
 """
 
