@@ -10,7 +10,7 @@ import pandas as pd
 
 from ensemble.outside import add_member
 from ensemble.settings import AddSettings, FileSettings
-from folds.assignment import COLUMNS, _store
+from folds.assignment import COLUMNS, store_folds
 from folds.classes import class_order
 from folds.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv
 from folds.errors import UserError, first_few
@@ -77,7 +77,7 @@ def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) ->
     made = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True))).sort_values(
         "image_id", kind="stable", ignore_index=True
     )
-    _store(workspace, made, settings=SplitSettings(n_folds=int(fold.max()) + 1), seed=seed)
+    store_folds(workspace, made, settings=SplitSettings(n_folds=int(fold.max()) + 1), seed=seed)
 
 
 def _given(header: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> np.ndarray | None:

@@ -52,7 +52,9 @@ def split(workspace: Workspace, settings: SplitSettings, *, seed: int) -> Folds:
         _refuse_other_settings(workspace, folds, n_folds=settings.n_folds, seed=seed)
         _refuse_other_images(workspace, folds, images=images)
         return folds
-    return _store(workspace, assign_folds(images, n_folds=settings.n_folds, seed=seed), settings=settings, seed=seed)
+    return store_folds(
+        workspace, assign_folds(images, n_folds=settings.n_folds, seed=seed), settings=settings, seed=seed
+    )
 
 
 def assign_folds(images: pd.DataFrame, *, n_folds: int, seed: int) -> pd.DataFrame:
@@ -94,7 +96,8 @@ def load_folds(workspace: Workspace) -> Folds:
     return folds
 
 
-def _store(workspace: Workspace, table: pd.DataFrame, *, settings: SplitSettings, seed: int) -> Folds:
+def store_folds(workspace: Workspace, table: pd.DataFrame, *, settings: SplitSettings, seed: int) -> Folds:
+    """Write `folds.csv` and then `folds.json`, which names it by digest. table: as `assign_folds` makes it."""
     data = csv_bytes(table)
     classes = class_order(table["label"])
     head = {

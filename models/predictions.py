@@ -54,7 +54,9 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         image_id=predictions.image_id.astype(str),
         classes=predictions.classes.astype(str),
         views=predictions.views.astype(str),
-        log_probs=predictions.log_probs.astype(np.float32),
+        log_probs=np.ascontiguousarray(
+            predictions.log_probs, dtype=np.float32
+        ),  # row by row, so that it can be read so
         folds_digest=np.array(predictions.folds_digest),
     )
     write_bytes(path, buffer.getvalue())

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ensemble.stored import file_digest
-from folds.assignment import Folds, _store, load_folds
+from folds.assignment import Folds, load_folds, store_folds
 from folds.classes import class_order
 from folds.settings import SplitSettings
 from folds.workspace import Workspace, write_json
@@ -65,7 +65,7 @@ def make_folds(workspace: Workspace, world: World) -> Folds:
             "group": np.arange(world.n),
         }
     )
-    _store(workspace, table, settings=SplitSettings(n_folds=world.n_folds), seed=world.seed)
+    store_folds(workspace, table, settings=SplitSettings(n_folds=world.n_folds), seed=world.seed)
     return load_folds(workspace)
 
 
