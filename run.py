@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -150,7 +150,7 @@ def predict_(
     *,
     run: Runs = (),
     predict: Predict = PredictSettings(),
-    device: Annotated[str, Parameter(help="auto, cpu or cuda")] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="where to predict")] = "auto",
     top: TopFlags = Top(),
     config: Config = KIT_TOML,
 ) -> str:
