@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +22,9 @@ def blend_summary(result: BlendResult) -> Group:
 
 def candidate_table(result: BlendResult) -> Table:
     """One row per candidate: what it seems to lose, what it loses on images that its weights have not seen."""
-    table = Table(title=f"candidates, {result.metric.title} on {result.blend.images:,} out-of-fold images")
+    table = Table(
+        title=f"candidates, {result.metric.title} on {result.blend.images:,} out-of-fold images", box=SIMPLE_HEAD
+    )
     for heading, justify in (("", "left"), ("candidate", "left"), ("in-sample", "right"), ("cross-fitted", "right")):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     for heading in ("95% interval", "optimism", "behind the best"):
@@ -43,7 +46,7 @@ def candidate_table(result: BlendResult) -> Table:
 
 def member_table(result: BlendResult) -> Table:
     """One row per member: its own loss, its weight with the spread over folds, and what the blend is without it."""
-    table = Table(title=f"members of the kept blend, {result.kept.candidate.name}")
+    table = Table(title=f"members of the kept blend, {result.kept.candidate.name}", box=SIMPLE_HEAD)
     table.add_column("member")
     for heading in ("alone", "log loss", "weight", "over folds", "without it", "error correlation"):
         table.add_column(heading, justify="right")

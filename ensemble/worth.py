@@ -21,7 +21,7 @@ class Worth:
     name: str
     alone: float
     log_loss: float
-    weight: float
+    weight: float  # its share: those of all members sum to 1
     weight_low: float  # least and largest of the weights fitted without one fold
     weight_high: float
     without: float | None  # None where nothing is left without it
@@ -40,7 +40,7 @@ def member_worth(members: Members, metric: Metric, objective: Objective, kept: S
             name=name,
             alone=metric.loss(alone[m], members.rows.target),
             log_loss=float(-np.log(np.maximum(members.true_probs[m].astype(np.float64), 1e-15)).mean()),
-            weight=float(kept.fits.whole.weights[m]),
+            weight=float(weights[0, m]),
             weight_low=float(weights[1:, m].min()),
             weight_high=float(weights[1:, m].max()),
             without=without[m],
