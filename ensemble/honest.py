@@ -19,6 +19,9 @@ from ensemble.metric import Metric
 from ensemble.pools import Recipe, stream_probs
 
 RESAMPLES = 1000
+NONE_SEEN = (
+    3.0  # no error on n images: up to 3 / n are likely, though no resample shows one (Hanley, Lippman-Hand 1983)
+)
 MOST_PATTERNS = 20_000  # above so many distinct rows of outcomes (log loss) 200 resamples must do
 
 
@@ -58,7 +61,7 @@ def score_candidates(
             fits=fits[candidate],
             in_sample=metric.loss(outcomes[i, 0], target),
             crossfit=crossfit[i],
-            interval=(float(low[i]), float(high[i])),
+            interval=(float(low[i]), float(high[i]) or NONE_SEEN / len(target)),
             behind=crossfit[i] - crossfit[best],
             behind_error=float(spread[i]),
             outcomes=outcomes[i, 1],
@@ -68,8 +71,11 @@ def score_candidates(
 
 
 def simplest_good(scores: Sequence[Score]) -> Score:
-    """The first candidate within one standard error of the best."""
-    return next(score for score in scores if score.behind <= score.behind_error)
+    """The first candidate within one standard error of the best, an image more or less not counted.
+
+    A lead of one image is as large as its own standard error. Source of the correction: Edwards 1948, for McNemar.
+    """
+    return next(score for score in scores if score.behind - 1 / len(score.outcomes) <= score.behind_error)
 
 
 def crossfit_outcomes(members: Members, metric: Metric, objective: Objective, fits: Sequence[Fits]) -> np.ndarray:

@@ -213,3 +213,12 @@ def test_the_tables_say_what_is_kept_and_why(tmp_path):
     assert f"kept: {result.blend.candidate}, because {result.blend.why}" in text
     assert all(name in text for name in ("m00", "m01", "m02", "cross-fitted", "optimism", "without it"))
     assert any(sentence.startswith("expected top-3 error") for sentence in blend_sentences(result))
+
+
+def test_no_error_on_n_images_promises_no_more_than_three_in_n(tmp_path):
+    world = World(n=300, n_test=10, n_classes=4, n_folds=3, margin=30.0)
+    work, _ = small_work(tmp_path, world=world)
+    made = make_blend(work, QUICK, seed=0)
+    assert made.kept.crossfit == 0
+    assert made.kept.interval == (0.0, 3 / 300)
+    assert made.blend.candidate == "equal"
