@@ -298,11 +298,11 @@ def demo_(*, top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
     show(f"a small competition of handwritten digits lies in {data}")
     work = top.work / "demo" / "work"
     for line in (
-        ("all", data, "--config", EXAMPLES / "demo.toml", "--work", work, "--seed", top.seed),
+        ("all", data, "--config", os.path.relpath(EXAMPLES / "demo.toml"), "--work", work, "--seed", top.seed),
         ("score", work / "submissions" / "blend.csv", "--labels", kept_aside, "--work", work),
     ):
         words = [str(word) for word in line]
-        show(f"$ python run.py {' '.join(words)}")
+        show(f"> python run.py {' '.join(words)}")
         app(words, exit_on_error=False, print_error=False)
     return "python run.py all DATA"
 
