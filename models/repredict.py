@@ -13,7 +13,7 @@ from torch import nn
 
 from folds.assignment import Folds, load_folds
 from folds.errors import UserError
-from folds.pixels import open_store
+from folds.pixels import PixelStore, open_store
 from folds.track import Track, silently
 from folds.workspace import Workspace, digest, read_json
 from models.artefacts import test_rows, write_done, write_predictions
@@ -39,51 +39,85 @@ def predict_run(
     """Write `oof.npz` and `test.npz` of every done fold of a run again. The test images are read once for all folds."""
     check_views(predict.views)
     folds, store = load_folds(workspace), open_store(workspace)
-    done = done_folds(workspace, run)
-    if not done:
-        raise UserError(f"the run {run} has no fold that is done", hint="`python run.py train`")
-    stored = [_stored_settings(workspace.fold(run, fold), folds) for fold in done]
-    settings = _train_settings(stored[0])
-    backbone, device = resolve_backbone(stored[0]["backbone"]), choose_device(device_name)
-    size = settings.image_size or backbone.size
-    networks = [_trained(workspace.fold(run, k), done[k], backbone, len(folds.classes), size=size) for k in done]
-    networks = [network.to(device, memory_format=torch.channels_last).eval() for network in networks]  # type: ignore[call-overload]
+    trained = _load_run(workspace, run, folds, device=choose_device(device_name))
     rows = store.rows(folds.image_id, split="train")
-    corrections = [
-        sampling_correction(folds.target[folds.fold != k], settings, n_classes=len(folds.classes)) for k in done
-    ]
-
-    def ask(which: slice, rows: np.ndarray, what: str) -> np.ndarray:
-        return predict_views(
-            networks[which],
-            store,
-            rows,
-            backbone=backbone,
-            size=size,
-            views=predict.views,
-            batch_size=predict.predict_batch,
-            device=device,
-            precision=choose_precision(settings.precision, device),
-            corrections=corrections[which],
-            what=f"{run}: {what}",
-            track=track,
-        )
-
-    test = ask(slice(None), test_rows(store), "test")
-    for i, fold in enumerate(done):
-        oof = ask(slice(i, i + 1), rows[folds.fold == fold], f"oof of fold {fold}")[0]
+    test = trained.ask(store, test_rows(store), predict, what=f"{run}: test", track=track)
+    for i, (fold, done) in enumerate(trained.done.items()):
+        own = rows[folds.fold == fold]
+        oof = trained.ask(store, own, predict, only=i, what=f"{run}: oof of fold {fold}", track=track)[0]
         folder = workspace.fold(run, fold)
         error = write_predictions(folder, folds, store, fold=fold, views=predict.views, oof=oof, test=test[i])
         write_done(
             folder,
-            stored[i],
+            trained.settings_json,
             fold=fold,
             n_folds=folds.n_folds,
             views=predict.views,
             oof_top3_error=error,
-            seconds=done[fold]["seconds"],
+            seconds=done["seconds"],
         )
         yield FoldPredicted(run, fold, error)
+
+
+@dataclass(frozen=True)
+class _TrainedRun:
+    """The networks of a run's done folds, on the device, with what they need; lists in the order of `done`."""
+
+    done: dict[int, dict[str, Any]]
+    settings_json: dict[str, Any]
+    networks: list[nn.Module]
+    corrections: list[np.ndarray]
+    backbone: Backbone
+    size: int
+    device: torch.device
+    precision: torch.dtype
+
+    def ask(
+        self,
+        store: PixelStore,
+        rows: np.ndarray,
+        predict: PredictSettings,
+        *,
+        only: int | None = None,
+        what: str,
+        track: Track,
+    ) -> np.ndarray:
+        """(networks, n, V, C) float32 log-probabilities of store rows, from all networks or from the only-th alone."""
+        which = slice(None) if only is None else slice(only, only + 1)
+        return predict_views(
+            self.networks[which],
+            store,
+            rows,
+            backbone=self.backbone,
+            size=self.size,
+            views=predict.views,
+            batch_size=predict.predict_batch,
+            device=self.device,
+            precision=self.precision,
+            corrections=self.corrections[which],
+            what=what,
+            track=track,
+        )
+
+
+def _load_run(workspace: Workspace, run: str, folds: Folds, *, device: torch.device) -> _TrainedRun:
+    done = done_folds(workspace, run)
+    if not done:
+        raise UserError(f"the run {run} has no fold that is done", hint="`python run.py train`")
+    stored = [_stored_settings(workspace.fold(run, fold), folds) for fold in done]
+    settings, backbone = _train_settings(stored[0]), resolve_backbone(stored[0]["backbone"])
+    size, n_classes = settings.image_size or backbone.size, len(folds.classes)
+    networks = [_trained(workspace.fold(run, k), done[k], backbone, n_classes, size=size) for k in done]
+    return _TrainedRun(
+        done=done,
+        settings_json=stored[0],
+        networks=[one.to(device, memory_format=torch.channels_last).eval() for one in networks],  # type: ignore[call-overload]
+        corrections=[sampling_correction(folds.target[folds.fold != k], settings, n_classes=n_classes) for k in done],
+        backbone=backbone,
+        size=size,
+        device=device,
+        precision=choose_precision(settings.precision, device),
+    )
 
 
 def _stored_settings(folder: Path, folds: Folds) -> dict[str, Any]:
