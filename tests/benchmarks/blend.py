@@ -35,7 +35,7 @@ from ensemble.search import Search
 from ensemble.settings import BlendSettings
 from folds.workspace import Workspace
 from tests.benchmarks.record import record
-from tests.benchmarks.synthetic import World, make_folds, member_log_probs, write_member
+from tests.benchmarks.synthetic import World, make_world
 
 FULL, CLASSES, MEMBERS = 88_220, 103, (3, 9, 15)
 GROWTH = (10_000, 88_220, 1_000_000)
@@ -72,13 +72,8 @@ def main(
 
 def made_up(folder: Path, n: int, n_members: int, *, seed: int) -> Workspace:
     """A work folder with n images and members m00, m01, .., written one at a time."""
-    work, world = Workspace(folder), World(n, 500, CLASSES, 5, seed=seed)
-    folds = make_folds(work, world)
-    test_target = world.targets(1)
-    for member in range(n_members):
-        oof = member_log_probs(world, folds.target, part=0, member=member)
-        test = member_log_probs(world, test_target, part=1, member=member)
-        write_member(work, world, folds, f"m{member:02d}", oof, test)
+    work = Workspace(folder)
+    make_world(work, World(n, 500, CLASSES, 5, seed=seed), members=n_members)
     return work
 
 
