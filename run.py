@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
 from ensemble.settings import AddSettings, BlendSettings, FileSettings
-from folds.errors import UserError
+from folds.errors import UserError, visible
 from folds.kit import FLAT, Kit
 from folds.kit_toml import to_toml
-from folds.settings import COMMA_LIST, PrepareSettings, SplitSettings, at_least
+from folds.settings import COMMA_LIST, LimitSettings, PrepareSettings, SplitSettings, at_least
+from folds.stopping import Stopped, stoppable
 from folds.workspace import Workspace
 from models.settings import PredictSettings, TrainSettings
 from submissions.settings import SubmitSettings
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from folds.track import Track
+    from models.events import FoldFailed
     from models.runs import RunPlan
 
 # GNU OpenMP reads it when torch is imported: how long threads spin before they sleep. A small net on two cores trains
@@ -37,7 +42,7 @@ KIT_TOML = Path("kit.toml")
 @dataclass(frozen=True)
 class Top:
     work: Annotated[Path, Parameter(help="the work folder; everything is written below it")] = Path("work")
-    seed: Annotated[int, at_least(0, help="of folds, training and blend")] = 0
+    seed: Annotated[int, at_least(0, at_most=2**32 - 1, help="of folds, training and blend")] = 0
 
 
 Prepare = Annotated[PrepareSettings, FLAT, Parameter(group="prepare")]
@@ -46,6 +51,7 @@ Train = Annotated[TrainSettings, FLAT, Parameter(group="train")]
 Predict = Annotated[PredictSettings, FLAT, Parameter(group="predict")]
 Blend = Annotated[BlendSettings, FLAT, Parameter(group="blend")]
 Submit = Annotated[SubmitSettings, FLAT, Parameter(group="submit")]
+Limit = Annotated[LimitSettings, FLAT, Parameter(group="limit")]
 TopFlags = Annotated[Top, FLAT, Parameter(group="everywhere")]
 Config = Annotated[Path, Parameter(group="everywhere", help="settings file; read if it lies there")]
 
@@ -61,6 +67,7 @@ class Every:
     predict: Predict = PredictSettings()
     blend: Blend = BlendSettings()
     submit: Submit = SubmitSettings()
+    limit: Limit = LimitSettings()
 
 
 KIT = Kit(Every, KIT_TOML)
@@ -79,14 +86,24 @@ Runs = Annotated[tuple[str, ...], COMMA_LIST, Parameter(help="runs, by name")]
 @app.command(name="all", sort_key=0)
 def all_(data: Data, *, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_TOML) -> str:
     """Prepare, split, train every backbone x fold, blend, submit; goes on where it was stopped."""
+    from ensemble.runs import list_runs
     from models.jobs import refuse_early
 
+    deadline = every.limit.deadline(time.monotonic())
     refuse_early(Workspace(every.top.work), plans(every.train), every.predict)
-    prepare_(data, prepare=every.prepare, top=every.top)
+    prepare_data(data, every.prepare, every.train, top=every.top)
     split_(split=every.split, top=every.top)
-    train_(train=every.train, predict=every.predict, top=every.top)
-    blend_(blend=every.blend, top=every.top)
-    return submit_(submit=every.submit, top=every.top)
+    trained = train_folds(every.train, every.predict, top=every.top, deadline=deadline)
+    again = f"`python run.py all {shlex.quote(str(data))}` goes on"
+    if trained.failed and not trained.is_cut:
+        raise UserError(f"{trained.failures}: nothing was blended", hint=f"{trained.way_out(every.train)}; {again}")
+    if trained.is_cut and not list_runs(Workspace(every.top.work)):
+        raise UserError("the time was up before any fold was done", hint=again)
+    blend_(blend=replace(every.blend, partial=True) if trained.is_cut else every.blend, top=every.top)
+    then = submit_(submit=every.submit, top=every.top)
+    if trained.failed:
+        raise UserError(f"{trained.failures}: the CSV was made without", hint=again)
+    return following(f"all {shlex.quote(str(data))}") if trained.is_cut else then
 
 
 @app.command(name="prepare", sort_key=1)
@@ -94,12 +111,25 @@ def prepare_(
     data: Data, *, prepare: Prepare = PrepareSettings(), top: TopFlags = Top(), config: Config = KIT_TOML
 ) -> str:
     """Scan and decode every file, find duplicates, write the manifest and the pixel store."""
+    prepare_data(data, prepare, KIT.in_file().train, top=top)
+    return following("split")
+
+
+def prepare_data(data: Path, prepare: PrepareSettings, train: TrainSettings, *, top: Top) -> None:
+    """`prepare`, with a store as large as the runs need it where its size is not set."""
     from folds import prepare as room
     from folds.tables import prepare_tables
 
-    result = room.prepare(Workspace(top.work), data, prepare, track=track())
-    show(prepare_tables(result))
-    return following("split")
+    workspace, size = Workspace(top.work), prepare.store_size or needed_size(train)
+    with alone(workspace, "folds", is_to_write=room.is_apart(workspace, data)):
+        made = room.prepare(workspace, data, prepare, needed_size=size, track=track())
+    show(prepare_tables(made))
+
+
+def needed_size(train: TrainSettings) -> int:
+    from models.sizes import needed_store_size
+
+    return needed_store_size(plans(train))
 
 
 @app.command(name="split", sort_key=2)
@@ -108,7 +138,9 @@ def split_(*, split: Split = SplitSettings(), top: TopFlags = Top(), config: Con
     from folds import assignment
     from folds.tables import split_tables
 
-    folds = assignment.split(Workspace(top.work), split, seed=top.seed)
+    workspace = Workspace(top.work)
+    with alone(workspace, "folds", is_to_write=workspace.manifest.is_file()):
+        folds = assignment.split(workspace, split, seed=top.seed)
     show(split_tables(folds))
     return following("train")
 
@@ -118,31 +150,127 @@ def train_(
     *,
     train: Train = TrainSettings(),
     predict: Predict = PredictSettings(),
-    fold: Annotated[tuple[str, ...], COMMA_LIST, Parameter(help="folds to train: 0,2; all if not given")] = (),
+    fold: Annotated[
+        tuple[str, ...], COMMA_LIST, Parameter(help="folds to train: 0,2; `all` trains once more, on all images")
+    ] = (),
     run: Runs = (),
+    limit: Limit = LimitSettings(),
     top: TopFlags = Top(),
     config: Config = KIT_TOML,
 ) -> str:
     """Train every fold of every run that is not done, and predict out-of-fold and test images."""
+    wrong = [one for one in fold if not one.isdecimal() and one != "all"]
+    if wrong:
+        raise UserError(
+            f"`--fold {','.join(fold)}` is no list of folds: `{wrong[0]}` is neither a number nor `all`",
+            hint="`--fold 0,2`",
+        )
+    deadline = limit.deadline(time.monotonic())
+    trained = train_folds(train, predict, fold=fold, run=run, top=top, deadline=deadline)
+    if trained.failed:
+        raise UserError(trained.failures, hint="`python run.py train` tries again what failed")
+    return following("train" if trained.is_cut else "blend")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How training ended: which folds failed, and whether the time was up before all were done."""
+
+    failed: tuple[FoldFailed, ...]
+    is_cut: bool
+
+    @property
+    def failures(self) -> str:
+        from folds.errors import first_few
+
+        return f"{first_few([one.name for one in self.failed])} failed"
+
+    def way_out(self, train: TrainSettings) -> str:
+        """How to blend without the runs that failed."""
+        failed = {one.run for one in self.failed}
+        others = [plan.name for plan in plans(train) if plan.name not in failed]
+        if others:
+            return f"`python run.py blend --members {','.join(others)}` blends the others"
+        return "`python run.py blend --partial` takes the folds that are done"
+
+
+def train_folds(
+    train: TrainSettings,
+    predict: PredictSettings,
+    *,
+    fold: tuple[str, ...] = (),
+    run: tuple[str, ...] = (),
+    top: Top,
+    deadline: float | None,
+) -> Trained:
+    """Train what is not done and show what happens, until all is done or the time is up."""
+    from folds.stopping import TimeUpError, until
+    from models.events import FoldFailed
     from models.jobs import train_runs
     from models.tables import event_lines
 
-    wrong = [one for one in fold if not one.isdecimal()]
-    if wrong:
-        raise UserError(
-            f"`--fold {','.join(fold)}` is no list of folds: `{wrong[0]}` is not a number", hint="`--fold 0,2`"
-        )
+    failed: list[FoldFailed] = []
     events = train_runs(
         Workspace(top.work),
         plans(train, names=run),
         predict,
         seed=top.seed,
-        only_folds=[int(one) for one in fold],
-        track=track(),
+        only_folds=[None if one == "all" else int(one) for one in fold],
+        track=track() if deadline is None else until(deadline, track()),
     )
-    for event in events:
-        show(*event_lines(event))
+    try:
+        for event in events:
+            show(*event_lines(event))
+            if isinstance(event, FoldFailed):
+                failed.append(event)
+                sys.stderr.write(event.trace or "")
+                refuse(event.why, event.hint)
+    except TimeUpError as stop:
+        show("; ".join(["the time is up", *getattr(stop, "__notes__", ())]))
+        return Trained(tuple(failed), is_cut=True)
+    return Trained(tuple(failed), is_cut=False)
+
+
+@app.command(name="probe", sort_key=3)
+def probe_(
+    *,
+    train: Train = TrainSettings(),
+    predict: Predict = PredictSettings(),
+    run: Runs = (),
+    top: TopFlags = Top(),
+    config: Config = KIT_TOML,
+) -> str:
+    """Fit the heads of all folds to a frozen backbone's features: a full run after one pass, called NAME-probe."""
+    from models.probe import probe_runs
+    from models.tables import probe_lines
+
+    workspace = Workspace(top.work)
+    with alone(workspace, "probe", is_to_write=workspace.folds_csv.is_file()):
+        for event in probe_runs(workspace, plans(train, names=run), predict, track=track()):
+            show(*probe_lines(event))
     return following("blend")
+
+
+@app.command(name="lr-find", sort_key=3)
+def lr_find_(
+    *,
+    train: Train = TrainSettings(),
+    fold: Annotated[int, at_least(0, help="the fold to keep out")] = 0,
+    run: Runs = (),
+    top: TopFlags = Top(),
+    config: Config = KIT_TOML,
+) -> str:
+    """Sweep the learning rate of each run on one fold's training part, and suggest one; nothing else is kept."""
+    from models.jobs import find_rates
+
+    chosen = plans(train, names=run)
+    rate = "find"
+    for found in find_rates(Workspace(top.work), chosen, fold=fold, seed=top.seed, track=track()):
+        marks = f"loss falls fastest at {found.sweep.steepest:.1e}, is lowest at {found.sweep.lowest:.1e}"
+        show(f"{found.run}: --lr {found.sweep.suggested:.1e} ({marks}); see {found.picture}")
+        rate = f"{found.sweep.suggested:.1e}" if len(chosen) == 1 else "find"
+    flags = [text for name, text in KIT.typed.items() if name not in ("fold", "lr", "work", "config")]
+    return following(" ".join(["train", *flags, f"--lr {rate}"]))
 
 
 @app.command(name="predict", sort_key=4)
@@ -156,16 +284,30 @@ def predict_(
 ) -> str:
     """Predict out-of-fold and test images again from the checkpoints, without training."""
     from models.repredict import predict_run
-    from models.runs import runs
+    from models.runs import is_probe, runs
+    from models.tables import predicted_lines
 
     workspace = Workspace(top.work)
-    names = run or tuple(runs(workspace))
+    names = run or tuple(name for name in runs(workspace) if not is_probe(workspace, name))
     if not names:
         raise UserError(f"{workspace.models} holds no run", hint="`python run.py train`")
     for name in names:
-        for done in predict_run(workspace, name, predict, device_name=device, track=track()):
-            show(f"{done.run} fold {done.fold}: top-3 error {done.top3_error:.4f} over {', '.join(predict.views)}")
+        with alone(workspace, f"{name}.files", is_to_write=(workspace.models / name).is_dir()):
+            for done in predict_run(workspace, name, predict, device_name=device, track=track()):
+                show(*predicted_lines(done, predict.views))
     return following("blend")
+
+
+@app.command(name="views", sort_key=4)
+def views_(*, run: Runs = (), top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
+    """What each view of test-time augmentation adds out of fold, and what it costs; proposes the set that pays."""
+    from ensemble.view_tables import view_summary
+    from ensemble.views import report_views
+
+    reports = list(report_views(Workspace(top.work), run, track=track()))
+    show(*map(view_summary, reports))
+    last = reports[-1]
+    return following(f"blend --member-views {','.join(last.proposed.views)}" if last.is_worth_it else "blend")
 
 
 @app.command(name="add", sort_key=5)
@@ -179,7 +321,9 @@ def add_(
     """Take in predictions that other tools made, once they are checked, as one more member."""
     from ensemble.outside import add_member
 
-    added = add_member(Workspace(top.work), name, add)
+    workspace = Workspace(top.work)
+    with alone(workspace, "ensemble", is_to_write=workspace.folds_csv.is_file()):
+        added = add_member(workspace, name, add)
     show(f"{added.name}: {added.images:,} out-of-fold and {added.test_images:,} test images, wrote {added.folder}")
     show(*(f"note: {warning}" for warning in added.warnings))
     return following("blend")
@@ -200,7 +344,9 @@ def blend_(
     if files != FileSettings():
         blend_files_(files, blend, seed=top.seed)
         return None
-    made = make_blend(Workspace(top.work), blend, seed=top.seed, track=track())
+    workspace = Workspace(top.work)
+    with alone(workspace, "ensemble", is_to_write=workspace.folds_csv.is_file()):
+        made = make_blend(workspace, blend, seed=top.seed, track=track())
     show(blend_summary(made), f"wrote {made.path}")
     return following("submit")
 
@@ -230,7 +376,9 @@ def submit_(
 
     if blend and run:
         raise UserError("`--blend` and `--run` exclude each other", hint="`python run.py submit --run NAME`")
-    result = write_submission(Workspace(top.work), submit, blend=blend, run=run)
+    workspace = Workspace(top.work)
+    with alone(workspace, "submissions", is_to_write=workspace.folds_csv.is_file()):
+        result = write_submission(workspace, submit, blend=blend, run=run)
     show(submission_summary(result))
     return following("status")
 
@@ -268,6 +416,7 @@ def score_(
 def status_(*, train: Train = TrainSettings(), top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
     """Runs x folds with their score, what is missing, and the next command."""
     from folds.assignment import load_folds
+    from folds.locks import holders
     from models.runs import runs
     from models.tables import status_table
     from submissions.status import what_is_missing
@@ -278,6 +427,7 @@ def status_(*, train: Train = TrainSettings(), top: TopFlags = Top(), config: Co
     missing, command = what_is_missing(workspace, planned)
     n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
     show(status_table(workspace, planned, n_folds=n_folds), *missing)
+    show(*(f"{what}: held by {holder.sentence}" for what, holder in holders(workspace.lock("any").parent)))
     return following(command)
 
 
@@ -313,6 +463,28 @@ def plans(train: TrainSettings, *, names: Sequence[str] = ()) -> list[RunPlan]:
     return plan_runs(train, KIT.run_settings(train), names=names)
 
 
+@contextmanager
+def alone(workspace: Workspace, what: str, *, is_to_write: bool = True) -> Iterator[None]:
+    """Be the only process that writes this part of a work folder: whoever comes second says who is at it, and waits.
+
+    is_to_write  False where there is nothing to work on: the error to come needs no lock, and leaves no folder behind
+    """
+    from folds.locks import POLL_SECONDS, claim
+    from folds.workspace import sweep
+
+    told = None
+    while True:
+        with claim(workspace.lock(what)) if is_to_write else nullcontext() as holder:
+            if holder is None:
+                sweep(workspace.root / what)
+                yield
+                return
+        if holder != told:
+            sys.stderr.write(f"{workspace.root} ({what}): held by {holder.sentence}; waiting for it\n")
+            told = holder
+        time.sleep(POLL_SECONDS)
+
+
 def track() -> Track:
     from rich.console import Console
 
@@ -325,9 +497,9 @@ def show(*parts: RenderableType) -> None:
     """Print results; 120 columns wide where there is no terminal."""
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     if not console.is_terminal:
-        console = Console(highlight=False, soft_wrap=True, width=120)
+        console = Console(highlight=False, soft_wrap=True, emoji=False, width=120)
     for part in parts:
         console.print(part, markup=False)
 
@@ -338,20 +510,27 @@ def following(command: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Returns the exit code: 0 done, 2 a mistake that the user can mend, 130 Ctrl-C."""
+    """Run a command. Returns the exit code: 0 done, 2 a mistake that the user can mend, 130 Ctrl-C, 143 SIGTERM."""
     try:
-        then = app(arguments, exit_on_error=False, print_error=False)
+        with stoppable(say_stopped):
+            then = app(arguments, exit_on_error=False, print_error=False)
     except UserError as err:
         return refuse(err.message, err.hint)
     except CycloptsError as err:
         message, _, near = str(err).partition(" Did you mean ")
         message = message.rstrip(".").replace(". Must", ": it must").replace(". Choose", ": choose")
         return refuse(message, f"did you mean {near.split('?')[0]}?" if near else "`python run.py --help`")
-    except KeyboardInterrupt:
-        return refuse("stopped by Ctrl-C", "the same command goes on where it was stopped") and 130
+    except Stopped as stop:
+        return say_stopped(stop)
     if isinstance(then, str):
         show(f"next: {then}")
     return 0
+
+
+def say_stopped(stop: Stopped) -> int:
+    """Say that a signal stopped the command, what that costs, and how to go on; returns the exit code."""
+    refuse("; ".join([stop.sentence, *getattr(stop, "__notes__", ())]), "the same command goes on where it was stopped")
+    return stop.exit_code
 
 
 def refuse(message: str, hint: str | None) -> int:
@@ -362,12 +541,13 @@ def refuse(message: str, hint: str | None) -> int:
 
     hint = re.sub(r"python run\.py (?!settings)\w+", lambda found: f"{found[0]}{KIT.same_place}", hint or "")
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"error: {message}", markup=False, style="red")
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    console.print(f"error: {visible(message)}", markup=False, style="red")
     if hint:
-        console.print(f"hint: {hint}", markup=False)
+        console.print(f"hint: {visible(hint)}", markup=False)
     return 2
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name may not fit the terminal
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""This file applies a blend to the test images: every member's folds averaged as probabilities, then pooled."""
+"""This file applies a blend to the test images: every member's networks averaged as probabilities, then pooled."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def apply_blend(workspace: Workspace, blend: Blend) -> Blended:
 
     Raises UserError where a member is gone or not as it was when the blend was made.
     """
-    rows = rows_of(load_folds(workspace))
+    rows = rows_of(load_folds(workspace), blend.partial["folds"] if blend.partial else None)
     if (rows.digest, rows.classes) != (blend.folds_digest, blend.classes):
         raise UserError("the blend was made with other folds than those of this work folder", hint=BLEND_HINT)
     used = [name for name in sorted(blend.weights) if blend.weights[name] > 0]
@@ -58,8 +58,9 @@ def apply_run(workspace: Workspace, name: str) -> Blended:
 
 
 def member_test_probs(runs: list[Run], image_id: np.ndarray) -> np.ndarray:
-    """Test probabilities averaged over runs, folds and views. image_id (T,) sorted -> (T, C) float32.
+    """Test probabilities averaged over networks and views. image_id (T,) sorted -> (T, C) float32.
 
+    A run has a network per fold, and one more where it was refitted on all images; each counts alike.
     Raises UserError where a file was changed, is unfit, or predicts other images.
     """
     total: np.ndarray | None = None
@@ -107,7 +108,8 @@ def _hint(run: Run) -> str:
 def _same_run(workspace: Workspace, name: str, blend: Blend, member: str, *, rows: Rows) -> Run:
     """The run as it was when the blend was made, with the views that the member uses."""
     run = open_run(workspace, name, rows=rows, views=tuple(blend.views[member]))
-    changed = [place for place, known in blend.files[name].items() if run.digests.get(place) != known]
+    known = blend.files[name]
+    changed = [place for place in sorted({*known, *run.digests}) if run.digests.get(place) != known.get(place)]
     if changed:
         raise UserError(f"{name} has changed since the blend was made: {first_few(changed)}", hint=BLEND_HINT)
     return run

@@ -21,7 +21,7 @@ from ensemble.search import Search
 from ensemble.settings import BlendSettings
 from ensemble.temperature import fit_temperature
 from ensemble.worth import Worth, costs_nothing, member_worth
-from folds.errors import UserError
+from folds.errors import UserError, first_few
 from folds.track import Track, silently
 from folds.workspace import Workspace, digest
 
@@ -63,6 +63,7 @@ def make_blend(
             views=settings.member_views,
             separate_views=settings.separate_views,
             separate_seeds=settings.separate_seeds,
+            partial=settings.partial,
             track=track,
         )
         metric = Metric(settings.metric, settings.k)
@@ -90,7 +91,10 @@ def _case(
     workspace: Workspace, members: Members, evidence: Evidence, settings: BlendSettings, *, seed: int, track: Track
 ) -> Case:
     """What the candidates are fitted on: all images, and all but each fold."""
-    without = tuple(evidence.subset(members.rows.fold != fold) for fold in range(members.rows.n_folds))
+    n_folds = members.rows.n_folds
+    without = (
+        tuple(evidence.subset(members.rows.fold != fold) for fold in range(n_folds)) if n_folds > 1 else (evidence,)
+    )
     search = Search(
         names=members.names,
         trials=settings.trials,
@@ -103,14 +107,15 @@ def _case(
 
 
 def _fit_all(case: Case) -> dict[Candidate, Fits]:
-    """Every candidate; with one member there is nothing to weigh, and the first will do."""
-    candidates = CANDIDATES if len(case.members) > 1 else CANDIDATES[:1]
+    """Every candidate; with one member there is nothing to weigh, with one fold nothing to try weights on."""
+    candidates = CANDIDATES if len(case.members) > 1 and case.members.rows.n_folds > 1 else CANDIDATES[:1]
     tracked = case.track(candidates, what="fitting candidates", total=len(candidates), unit="candidates")
     return {candidate: candidate.fit(case) for candidate in tracked}
 
 
 def _keep(scores: Sequence[Score], name: str | None) -> Score:
-    return simplest_good(scores) if name is None else next(one for one in scores if one.candidate.name == name)
+    named = [one for one in scores if one.candidate.name == name]
+    return named[0] if named else simplest_good(scores)
 
 
 def _refuse_unknown_candidate(name: str | None) -> None:
@@ -119,8 +124,10 @@ def _refuse_unknown_candidate(name: str | None) -> None:
         raise UserError(f"there is no candidate {name}; there are {', '.join(names)}", hint="`python run.py blend`")
 
 
-def _why(kept: Score, scores: Sequence[Score], name: str | None) -> str:
+def _why(members: Members, kept: Score, scores: Sequence[Score], name: str | None) -> str:
     """One clause that says why this candidate was kept."""
+    if members.rows.n_folds == 1:
+        return "one fold is done, and weights fitted on it could not be tried on another"
     best = min(scores, key=lambda score: score.crossfit)
     if name is not None:
         return f"you asked for it; the best cross-fitted is {best.candidate.name}"
@@ -141,7 +148,7 @@ def _describe(
     runs = [run for member in members.members for run in member.runs]
     return Blend(
         candidate=kept.candidate.name,
-        why=_why(kept, scores, settings.keep),
+        why=_why(members, kept, scores, settings.keep),
         pool=recipe.pool,
         weights=dict(zip(members.names, recipe.weights.tolist(), strict=True)),
         bias=None if recipe.bias is None else dict(zip(rows.classes, recipe.bias.tolist(), strict=True)),
@@ -159,7 +166,17 @@ def _describe(
         classes=rows.classes,
         folds_digest=rows.digest,
         files={run.name: dict(run.digests) for run in runs},
+        partial=_partial(members),
     )
+
+
+def _partial(members: Members) -> dict[str, object] | None:
+    """What a blend of some folds was made of: which, and how many networks of each run; None for a whole one."""
+    if not members.rows.is_partial:
+        return None
+    runs = [run for member in members.members for run in member.runs]
+    networks = {run.name: len(run.tests) for run in runs}
+    return {"folds": members.rows.folds, "networks": networks, "left_out": members.left_out}
 
 
 def _score_record(score: Score) -> dict[str, float | str]:
@@ -195,11 +212,30 @@ def _warnings(members: Members) -> list[str]:
     runs = [run for member in members.members for run in member.runs]
     noted = list(dict.fromkeys(f"{run.name}: {note}" for run in runs for note in run.warnings))
     few = np.bincount(members.rows.fold).min()
+    if members.rows.is_partial:
+        noted = [*_parts(members), *noted]
     return [*noted, f"a fold has {few} images only: every score here is a rough one"] if few < 100 else noted
+
+
+def _parts(members: Members) -> list[str]:
+    """What is lacking in a partial blend."""
+    which = ", ".join(map(str, members.rows.folds))
+    said = [f"partial: weights and scores are of fold {which} alone, {len(members.rows):,} images"]
+    return [*said, f"partial: {first_few(members.left_out)} left out"] if members.left_out else said
 
 
 def _study_name(members: Members, settings: BlendSettings, *, seed: int) -> str:
     """A name that stands for everything that the search depends on."""
     runs = [(run.views, run.digests) for member in members.members for run in member.runs]
-    said = (members.rows.digest, runs, members.names, settings.metric, settings.k, settings.sampler, settings.trials)
+    parts = (members.rows.folds,) if members.rows.is_partial else ()
+    said = (
+        members.rows.digest,
+        runs,
+        *parts,
+        members.names,
+        settings.metric,
+        settings.k,
+        settings.sampler,
+        settings.trials,
+    )
     return f"blend-{digest(repr((said, seed)).encode())}"

@@ -64,6 +64,9 @@ def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) ->
         raise UserError(
             f"{path.name} has the id {first_few(list(distinct[count > 1]))} more than once", hint=LABELS_HINT
         )
+    for cells, what in ((ids, "id"), (labels, "label")):
+        if (cells == "").any():
+            raise UserError(f"row {int(np.argmax(cells == '')) + 2} of {path.name} has no {what}", hint=LABELS_HINT)
     classes = class_order(labels.tolist())
     if len(classes) < 2:
         raise UserError(f"{path.name} has {len(classes)} classes, and a blend needs two", hint=LABELS_HINT)
@@ -72,6 +75,8 @@ def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) ->
     fold = _given(table.header, table.rows, "fold")
     if fold is None:
         fold = _drawn_folds(target, n_folds=n_folds, seed=seed)
+    elif fold.max() < 1:
+        raise UserError(f"{path.name} has one fold, and a blend's own score needs two", hint=LABELS_HINT)
     group = _given(table.header, table.rows, "group")
     columns = (ids, ids, labels, target, fold, np.arange(len(ids)) if group is None else group)
     made = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True))).sort_values(

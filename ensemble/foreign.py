@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ VALUE_NAMES = ("probs", "probabilities", "predictions", "preds", "logits", "oof"
 ID_ARRAYS = ("image_id", "ids", "id")
 CLASS_ARRAYS = ("classes", "class_names", "labels")
 NOT_CLASSES = ("fold", "label", "target", "path", "split", "group")  # columns beside the classes that may be there
+
+BOMB_BYTES = 1 << 30  # an archive that unpacks to more than this
+BOMB_RATIO = 100  # and to more than so many times its own length holds no predictions: those hardly compress
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,13 @@ def read_foreign(path: Path, *, ids: Path | None, class_names: Path | None, know
     """Read predictions. Raises UserError where the file, its ids or its classes cannot be made out."""
     if not path.is_file():
         raise UserError(f"{path} does not exist")
-    if path.suffix == ".csv":
+    kind = path.suffix.lower()
+    if kind == ".csv":
         return _read_csv(path, known_classes)
-    if path.suffix == ".npz":
+    if kind == ".npz":
         return _read_npz(path, ids, class_names)
-    if path.suffix == ".npy":
-        values = _array(path)
-        return _with_names(path, values, ids, class_names)
+    if kind == ".npy":
+        return _with_names(path, _array(path), ids, class_names)
     raise UserError(f"{path} is neither .csv, .npz nor .npy")
 
 
@@ -54,6 +58,8 @@ def read_lines(path: Path) -> np.ndarray:
         raise UserError(f"{path} does not exist") from err
     except UnicodeDecodeError as err:
         raise UserError(f"{path} is not UTF-8 text", hint="one id or class a line") from err
+    except OSError as err:
+        raise UserError(f"{path} cannot be read: {err.strerror}", hint="one id or class a line") from err
     return np.array([line for line in lines if line], dtype=str)
 
 
@@ -63,7 +69,8 @@ def _read_csv(path: Path, known_classes: Sequence[str]) -> Foreign:
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         first_line = file.readline()
     separator = max(SEPARATORS, key=first_line.count)
-    header = [name.strip().strip('"') for name in first_line.rstrip("\r\n").split(separator)]
+    cells = next(csv.reader([first_line], delimiter=separator, skipinitialspace=True), [])
+    header = [name.strip() for name in cells or [""]]
     id_column = _id_column(path, header, known_classes)
     strange = [name for name in header if name not in known_classes and name not in (id_column, *NOT_CLASSES)]
     lacking = [name for name in known_classes if name not in header]
@@ -79,9 +86,11 @@ def _read_csv(path: Path, known_classes: Sequence[str]) -> Foreign:
     gaps = {key: ["", "nan", "NaN", "NA"] for key in known_classes}  # of the numbers only: an id `NA` is an id
     options = {"sep": separator, "encoding": "utf-8-sig", "keep_default_na": False, "na_values": gaps}
     try:
-        table = pd.read_csv(path, dtype={**text, **numbers}, **options)  # type: ignore[call-overload]
-    except (ValueError, UnicodeDecodeError) as err:
+        table = pd.read_csv(path, names=header, header=0, dtype={**text, **numbers}, **options)  # type: ignore[call-overload]
+    except ValueError as err:  # pandas' own errors are that, too
         raise UserError(f"{path.name} cannot be read: {err}") from err
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the surplus for row names, and shifts the rest
+        raise UserError(f"{path.name} has rows of more cells than the {len(header)} of its header")
     says_folds = "fold" in header and "fold" not in known_classes
     fold = pd.factorize(table["fold"], sort=True)[0].astype(np.int64) if says_folds else None
     values = table[list(known_classes)].to_numpy(np.float64)
@@ -100,29 +109,54 @@ def _id_column(path: Path, header: Sequence[str], known_classes: Sequence[str]) 
 
 
 def _read_npz(path: Path, ids: Path | None, class_names: Path | None) -> Foreign:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            there = {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as err:
-        raise UserError(f"{path.name} cannot be read: {err}") from err
-    if "log_probs" in there:  # the kit's own format: the mean over the views
-        values = np.exp(there["log_probs"].astype(np.float64)).mean(axis=1)
-    else:
-        named = [name for name in VALUE_NAMES if name in there]
-        if not named:
-            raise UserError(f"{path.name} has no array {first_few(VALUE_NAMES)}; it has {first_few(sorted(there))}")
-        values = there[named[0]]
-    own_ids = next((there[name].astype(str) for name in ID_ARRAYS if name in there), None)
-    own_classes = next((there[name].astype(str) for name in CLASS_ARRAYS if name in there), None)
-    fold = there["fold"].astype(np.int64) if "fold" in there else None
+    there = _arrays(path)
+    named = [name for name in ("log_probs", *VALUE_NAMES) if name in there]
+    if not named:
+        raise UserError(f"{path.name} has no array {first_few(VALUE_NAMES)}; it has {first_few(sorted(there))}")
+    values = there[named[0]]
+    if named[0] == "log_probs":  # the kit's own format: the mean over the views
+        if values.ndim != 3 or values.dtype.kind != "f":
+            raise UserError(
+                f"log_probs of {path.name} is {values.dtype} of shape {values.shape}, not (n, views, classes)"
+            )
+        values = np.exp(values.astype(np.float64)).mean(axis=1)
+    own_ids = next((_texts(path, name, there[name]) for name in ID_ARRAYS if name in there), None)
+    own_classes = next((_texts(path, name, there[name]) for name in CLASS_ARRAYS if name in there), None)
+    fold = np.unique(there["fold"], return_inverse=True)[1] if "fold" in there else None
+    if fold is not None and fold.shape != (len(values),):
+        raise UserError(f"{path.name} has {fold.size:,} folds for {len(values):,} rows")
     return _with_names(path, values, ids, class_names, own_ids=own_ids, own_classes=own_classes, fold=fold)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())  # no more than this is ever unpacked
+        if unpacked > max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size):
+            raise UserError(f"{path.name} unpacks to {unpacked:,} bytes", hint="save predictions with `np.savez`")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except UserError:
+        raise
+    except Exception as err:  # zipfile and numpy meet arbitrary bytes here and raise whatever they like
+        raise UserError(f"{path.name} cannot be read: {err}") from err
 
 
 def _array(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as err:
+        array = np.load(path, allow_pickle=False)
+    except Exception as err:  # as in `_arrays`
         raise UserError(f"{path.name} cannot be read: {err}") from err
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path.name} holds several arrays: its name should end in .npz")
+    return array
+
+
+def _texts(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    try:
+        return array.astype(str).ravel()
+    except ValueError as err:  # bytes that are no ASCII
+        raise UserError(f"{name} of {path.name} is {array.dtype}, not text") from err
 
 
 def _with_names(
@@ -143,7 +177,7 @@ def _with_names(
             raise UserError(f"{path.name} does not name its {what}", hint=f"`{flag} FILE`, one a line")
     assert image_id is not None
     assert classes is not None
-    if values.shape != (len(image_id), len(classes)) or values.dtype.kind != "f":
+    if values.shape != (len(image_id), len(classes)) or values.dtype.kind not in "fiu":
         raise UserError(
             f"{path.name} is {values.dtype} of shape {values.shape},"
             f" not numbers for {len(image_id):,} ids x {len(classes)} classes"

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble.glance import look_through
+from ensemble.partial import Choice, choose_parts
 from ensemble.rows import Rows, rows_of
-from ensemble.runs import Run, list_runs, open_run
+from ensemble.runs import Run, list_runs, members_folder, open_run
 from ensemble.stored import CHUNK_ROWS
 from ensemble.threads import in_threads
 from folds.assignment import load_folds
@@ -47,6 +48,7 @@ class Members:
     members: tuple[Member, ...]
     true_probs: np.ndarray
     tops: np.ndarray
+    left_out: tuple[str, ...] = ()  # runs that lack a fold that the others have
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,15 +86,22 @@ def load_members(
     views: tuple[str, ...] | None = None,
     separate_views: bool = False,
     separate_seeds: bool = False,
+    partial: bool = False,
     track: Track = silently,
 ) -> Members:
     """All named runs (all finished ones by default), checked and joined by id to `folds.csv`, values left on disk.
 
+    partial  runs may lack folds: the rows are then those of the folds that all members have
+
     Raises UserError naming the run that has a gap, other folds or classes, NaN, or rows that do not sum to 1.
     """
-    rows = rows_of(load_folds(workspace))
-    wanted = _wanted(names, list_runs(workspace))
-    runs = list(in_threads(lambda name: open_run(workspace, name, rows=rows, views=views), wanted))
+    folds, wanted = load_folds(workspace), _wanted(names, list_runs(workspace))
+    chosen = Choice(tuple(wanted), tuple(range(folds.n_folds)))
+    if partial:
+        added = frozenset(name for name in wanted if (members_folder(workspace) / name).is_dir())
+        chosen = choose_parts(workspace, wanted, added=added, n_folds=folds.n_folds, is_named=names is not None)
+    rows = rows_of(folds, chosen.folds)
+    runs = list(in_threads(lambda name: open_run(workspace, name, rows=rows, views=views), chosen.runs))
     members = [Member(run.name, (run,)) for run in runs] if separate_seeds else join_siblings(runs)
     if separate_views:
         members = [apart for member in members for apart in _views_apart(member)]
@@ -105,6 +114,7 @@ def load_members(
         members=tuple(members),
         true_probs=np.stack([glance.true_prob for glance in glances]),
         tops=np.stack([glance.top for glance in glances]),
+        left_out=chosen.left_out,
     )
 
 

@@ -86,6 +86,8 @@ def _read(file: str, ids: str | None, settings: AddSettings, folds: Folds) -> Fo
 
 def _joined(foreign: Foreign, image_id: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """The row of each id, and a note where the file knows more. Refuses gaps."""
+    if not len(foreign.image_id):
+        raise UserError(f"{foreign.path.name} has no rows")
     order = np.argsort(foreign.image_id)
     found = np.minimum(np.searchsorted(foreign.image_id[order], image_id), len(order) - 1)
     rows = order[found]

@@ -45,6 +45,7 @@ class Blend:
     classes: tuple[str, ...]
     folds_digest: str
     files: Mapping[str, Mapping[str, str]]  # by run: the digests of its files
+    partial: Mapping[str, Any] | None = None  # the folds in use and each run's networks, where folds were lacking
 
     def recipe(self) -> Recipe:
         """The weights as arrays: members in the order of their names, classes in target order."""
@@ -65,7 +66,8 @@ def load_blend(path: Path) -> Blend:
         version = stored.get("version") if isinstance(stored, dict) else None
         raise UserError(f"{path} has version {version}, and this kit reads version {VERSION}", hint=HINT)
     try:
-        values = {name: _frozen(stored[name]) for name in Blend.__dataclass_fields__}
+        values = {name: _frozen(stored[name]) for name in Blend.__dataclass_fields__ if name != "partial"}
+        values["partial"] = _frozen(stored.get("partial"))
         blend = Blend(**values)
         recipe = blend.recipe()
     except (KeyError, TypeError, ValueError) as err:

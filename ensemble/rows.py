@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ class Rows:
     """The N training images, fold after fold, so that the rows of one `oof.npz` lie side by side.
 
     image_id (N,) str    target (N,) int64 in [0, C)    fold (N,) int64, rising    group (N,) int64 of duplicates
+    Where only some folds are in use, they are numbered 0, 1, .. here, and `folds` has their own numbers.
     """
 
     image_id: np.ndarray
@@ -23,6 +25,8 @@ class Rows:
     classes: tuple[str, ...]
     n_folds: int
     digest: str
+    folds: tuple[int, ...]
+    is_partial: bool = False
 
     def __len__(self) -> int:
         return len(self.image_id)
@@ -33,15 +37,19 @@ class Rows:
         return slice(int(start), int(stop))
 
 
-def rows_of(folds: Folds) -> Rows:
-    """The rows of `folds.csv`, which is sorted by id, in fold order."""
+def rows_of(folds: Folds, only: Sequence[int] | None = None) -> Rows:
+    """The rows of `folds.csv`, which is sorted by id, in fold order. only: the folds in use, ascending; all if None."""
+    used = tuple(range(folds.n_folds)) if only is None else tuple(only)
     order = np.argsort(folds.fold, kind="stable")
+    order = order[np.isin(folds.fold[order], used)]
     return Rows(
         image_id=folds.image_id[order],
         target=folds.target[order],
-        fold=folds.fold[order],
+        fold=np.searchsorted(used, folds.fold[order]),
         group=folds.group[order],
         classes=tuple(folds.classes),
-        n_folds=folds.n_folds,
+        n_folds=len(used),
         digest=folds.digest,
+        folds=used,
+        is_partial=len(used) < folds.n_folds,
     )

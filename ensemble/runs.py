@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,21 @@ from typing import Any
 import numpy as np
 
 from ensemble.rows import Rows
-from ensemble.stored import StoredPredictions, file_digest, open_predictions
+from ensemble.run_checks import (
+    again,
+    check_belonging,
+    check_layout,
+    check_prior,
+    check_refit,
+    checked_digests,
+    places_of_views,
+    refuse_gaps,
+    settings_without_seed,
+)
+from ensemble.stored import StoredPredictions, open_predictions
 from folds.errors import UserError, first_few
 from folds.workspace import Workspace, read_json
+from models.runs import done_folds, done_refit
 
 
 @dataclass(frozen=True)
@@ -86,33 +98,74 @@ def members_folder(workspace: Workspace) -> Path:
 
 
 def open_run(workspace: Workspace, name: str, *, rows: Rows, views: tuple[str, ...] | None = None) -> Run:
-    """A run with all its folds. Raises UserError, naming the run, where anything about it is unfit for a blend."""
+    """A run with all its folds, and its refit on all images if that is done: one more network for the test images.
+
+    Raises UserError, naming the run, where anything about it is unfit for a blend.
+    """
     added = (members_folder(workspace) / name / "done.json").is_file()
     root = members_folder(workspace) / name if added else workspace.models / name
     hint = f"`python run.py add {name} --oof FILE --test FILE`" if added else f"`python run.py train --run {name}`"
-    folders = [root / f"fold{k}" for k in range(rows.n_folds)]
+    numbers = _networks(workspace, name, rows) if not added else list(rows.folds)
+    folders = [root / f"fold{k}" for k in numbers]
     if not added:
-        _refuse_gaps(workspace, name, folders, hint=hint)
-    done = {folder: read_json(folder / "done.json", hint=hint) for folder in ([root] if added else folders)}
-    digests = _checked_digests(name, root, done, hint=hint)
-    stored = [open_predictions(folder / "oof.npz", hint=hint) for folder in folders]
-    for k, predictions in enumerate(stored):
-        _check_belonging(name, predictions, rows=rows, what=f"fold {k}", hint=hint)
-    use_views = _use_views(name, stored, views)
+        gaps = f"{hint}, or `python run.py blend --partial` for the folds that are done"
+        refuse_gaps(name, folders, known=_known_runs(workspace), hint=gaps)
+    if added:
+        done = {root: read_json(root / "done.json", hint=hint)}
+    else:
+        hint, records = again(root), done_folds(workspace, name)
+        done = {folder: records[number] for folder, number in zip(folders, numbers, strict=True)}
+    digests = checked_digests(name, root, done, hint=hint)
+    stored = _open_folds(name, folders, rows=rows, hint=hint)
+    if not added and (refit := done_refit(workspace, name)):
+        done[workspace.refit(name)] = refit
+        digests |= _refit_digests(workspace, name, refit, stored[0], fold=folders[0], rows=rows)
+    check_prior(name, done, hint=f"`python run.py train --run {name}`")
+    places = places_of_views(name, stored[0].views, views)
     first = next(iter(done.values()))
     return Run(
         name=name,
         root=root,
-        blocks=tuple(_block(name, predictions, k, rows=rows, hint=hint) for k, predictions in enumerate(stored)),
+        blocks=tuple(
+            _block(name, stored[numbers.index(number)], k, rows=rows, hint=hint) for k, number in enumerate(rows.folds)
+        ),
         tests=tuple(folder / "test.npz" for folder in done),
-        views=tuple(stored[0].views[place] for place in use_views),
-        use_views=use_views,
+        views=tuple(stored[0].views[place] for place in places),
+        use_views=places,
         columns=_columns(stored[0].classes, rows.classes),
         seed=first.get("seed"),
-        settings={} if added else _settings_without_seed(folders[0]),
+        settings={} if added else settings_without_seed(folders[0]),
         digests=digests,
         warnings=tuple(first.get("warnings", ())),
     )
+
+
+def _networks(workspace: Workspace, name: str, rows: Rows) -> list[int]:
+    """The folds whose networks are asked about the test images: all, or of a run in parts those that are done."""
+    return sorted({*rows.folds, *done_folds(workspace, name)}) if rows.is_partial else list(rows.folds)
+
+
+def _open_folds(name: str, folders: Sequence[Path], *, rows: Rows, hint: str) -> list[StoredPredictions]:
+    """The out-of-fold predictions of each fold, made on these folds, for these classes and under the same views."""
+    stored = [open_predictions(folder / "oof.npz", hint=hint) for folder in folders]
+    for k, predictions in enumerate(stored):
+        check_belonging(name, predictions, rows=rows, what=f"fold {k}", hint=hint)
+        check_layout(name, predictions, stored[0], what=f"fold {k}")
+    return stored
+
+
+def _refit_digests(
+    workspace: Workspace, name: str, done: dict[str, Any], first: StoredPredictions, *, fold: Path, rows: Rows
+) -> dict[str, str]:
+    """The files of a run's refit with their digests, once it is checked like a fold."""
+    folder = workspace.refit(name)
+    hint = f"remove {folder}, then `python run.py train --fold all --run {name}`"
+    digests = checked_digests(name, folder.parent, {folder: done}, hint=hint, held="test.npz")
+    check_refit(name, folder, fold, hint=hint)
+    stored = open_predictions(folder / "test.npz", hint=hint)
+    check_belonging(name, stored, rows=rows, what="its refit", hint=hint)
+    check_layout(name, stored, first, what="its refit")
+    return digests
 
 
 def _known_runs(workspace: Workspace) -> str:
@@ -120,51 +173,10 @@ def _known_runs(workspace: Workspace) -> str:
     return f"there are {', '.join(names)}" if names else "`python run.py train` makes the first run"
 
 
-def _refuse_gaps(workspace: Workspace, name: str, folders: list[Path], *, hint: str) -> None:
-    lacking = [k for k, folder in enumerate(folders) if not (folder / "done.json").is_file()]
-    if len(lacking) == len(folders):
-        raise UserError(f"there is no finished fold of a run {name}", hint=_known_runs(workspace))
-    if lacking:
-        raise UserError(f"{name} lacks fold {', '.join(map(str, lacking))} of {len(folders)}", hint=hint)
-
-
-def _checked_digests(name: str, root: Path, done: dict[Path, Any], *, hint: str) -> dict[str, str]:
-    """The digests that each `done.json` records, held against the out-of-fold files as they lie there now."""
-    digests = {}
-    for folder, record in done.items():
-        files = record.get("files") if isinstance(record, dict) else None
-        if not isinstance(files, dict):
-            raise UserError(f"{name}: {(folder / 'done.json').relative_to(root)} names no files", hint=hint)
-        for path, expected in sorted((folder / file, expected) for file, expected in files.items()):
-            place = path.relative_to(root).as_posix()
-            digests[place] = str(expected)
-            if not path.is_file():
-                raise UserError(f"{name} lacks its file {place}", hint=hint)
-            if path.name == "oof.npz" and file_digest(path) != expected:
-                raise UserError(f"{name}: {place} is damaged, its bytes are not those that were written", hint=hint)
-    return digests
-
-
-def _check_belonging(name: str, stored: StoredPredictions, *, rows: Rows, what: str, hint: str) -> None:
-    """Refuse predictions made on other folds or for other classes."""
-    if stored.folds_digest != rows.digest:
-        raise UserError(
-            f"{name}: {what} was made on other folds ({stored.folds_digest}) than this work folder's ({rows.digest})",
-            hint=hint,
-        )
-    odd = sorted(set(stored.classes) ^ set(rows.classes))
-    if odd or len(stored.classes) != len(rows.classes):
-        raise UserError(
-            f"{name}: {what} has {len(stored.classes)} classes where the folds have {len(rows.classes)};"
-            f" the difference is {first_few(odd)}",
-            hint=hint,
-        )
-
-
 def _block(name: str, stored: StoredPredictions, fold: int, *, rows: Rows, hint: str) -> Block:
     """The fold's rows, joined by id. Refuses gaps, strangers and ids that stand there twice."""
     place = rows.of_fold(fold)
-    expected = rows.image_id[place]
+    expected, fold = rows.image_id[place], rows.folds[fold]
     if np.array_equal(stored.image_id, expected):
         return Block(place.start, stored, None)
     ids, first, count = np.unique(stored.image_id, return_index=True, return_counts=True)
@@ -180,23 +192,3 @@ def _block(name: str, stored: StoredPredictions, fold: int, *, rows: Rows, hint:
 def _columns(classes: tuple[str, ...], wanted: tuple[str, ...]) -> np.ndarray | None:
     """Where each class stands in the file, or None if all stand where they should."""
     return None if classes == wanted else np.array([classes.index(label) for label in wanted])
-
-
-def _use_views(name: str, stored: list[StoredPredictions], views: tuple[str, ...] | None) -> tuple[int, ...]:
-    """The places of the views in use; every fold must have the same views."""
-    there = stored[0].views
-    hint = f"`python run.py predict --run {name} --views {','.join(dict.fromkeys([*there, *(views or ())]))}`"
-    odd = [k for k, predictions in enumerate(stored) if predictions.views != there]
-    if odd:
-        raise UserError(f"{name}: fold {first_few(odd)} has other views or view order than fold 0", hint=hint)
-    lacking = [view for view in views or () if view not in there]
-    if lacking:
-        raise UserError(f"{name} has no view {first_few(lacking)}; it has {', '.join(there)}", hint=hint)
-    return tuple(there.index(view) for view in (views or there))
-
-
-def _settings_without_seed(folder: Path) -> dict[str, Any]:
-    """The settings that siblings share; none where the file is absent, and then there are no siblings."""
-    path = folder / "settings.json"
-    settings = read_json(path, hint="`python run.py train`") if path.is_file() else {}
-    return {key: value for key, value in settings.items() if key not in ("seed", "run", "fold")}

@@ -40,6 +40,7 @@ class BlendSettings:
     separate_seeds: Annotated[
         bool, Parameter(help="let runs that differ in nothing but their seed enter one by one, not as one member")
     ] = False
+    partial: Annotated[bool, Parameter(help="blend runs that lack folds, by the folds that all of them have")] = False
 
 
 @dataclass(frozen=True)

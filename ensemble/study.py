@@ -7,6 +7,7 @@ times what a trial costs here. So Optuna makes the file and its tables, and fini
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -16,6 +17,12 @@ from pathlib import Path
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, distribution_to_json
 from optuna.trial import FrozenTrial
+
+from folds.errors import CannotWriteError
+from folds.workspace import digest
+
+UNWRITABLE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
+DIGEST = "foldblend:digest"  # the study's attribute that vouches for its trials
 
 
 def stored_losses(
@@ -32,6 +39,8 @@ def stored_losses(
     found: dict[int, tuple[dict[str, float], float]] = {}
     try:
         with closing(sqlite3.connect(path)) as base:
+            if not _is_whole(base, name):
+                return {}
             for number, parameter, value, loss in base.execute(query, (name,)):
                 found.setdefault(number, ({}, loss))[0][parameter] = value
     except sqlite3.DatabaseError:
@@ -42,12 +51,70 @@ def stored_losses(
 
 def append_trials(path: Path, name: str, trials: Sequence[FrozenTrial]) -> None:
     """Add finished trials to the study of that name, those that are new to it, in one transaction."""
+    for is_last in (False, True):
+        try:
+            _append(path, name, trials)
+            return
+        except (sqlite3.DatabaseError, optuna.exceptions.StorageInternalError) as err:
+            if is_last or _sqlite_code(err) in UNWRITABLE:
+                hint = "free some room or choose another folder with `--work DIR`"
+                raise CannotWriteError(f"cannot write {path}: {err}", hint=hint) from err
+            path.unlink(missing_ok=True)  # damaged: what it knew is computed again
+
+
+def _sqlite_code(err: BaseException | None) -> int | None:
+    """SQLite's own number for what went wrong, which Optuna and SQLAlchemy wrap in errors of theirs."""
+    while err is not None:
+        for one in (err, getattr(err, "orig", None)):
+            if isinstance(one, sqlite3.Error) and hasattr(one, "sqlite_errorcode"):
+                return one.sqlite_errorcode & 0xFF
+        err = err.__cause__
+    return None
+
+
+def _append(path: Path, name: str, trials: Sequence[FrozenTrial]) -> None:
     study_id = _study_id(path, name)
     with closing(sqlite3.connect(path)) as base, base:
+        if not _is_whole(base, name):
+            _forget(base, study_id)
         known = {number for (number,) in base.execute("select number from trials where study_id = ?", (study_id,))}
         for trial in trials:
             if trial.number not in known:
                 _insert(base, study_id, trial)
+        base.execute("delete from study_user_attributes where study_id = ? and key = ?", (study_id, DIGEST))
+        base.execute(
+            "insert into study_user_attributes (study_id, key, value_json) values (?, ?, ?)",
+            (study_id, DIGEST, json.dumps(_digest(base, name))),
+        )
+
+
+def _digest(base: sqlite3.Connection, name: str) -> str:
+    """The digest of all numbers, parameters and losses of a study's trials."""
+    rows = base.execute(
+        "select trials.number, param_name, param_value, value from trials join studies using (study_id)"
+        " join trial_params using (trial_id) join trial_values using (trial_id)"
+        " where study_name = ? order by trials.number, param_name",
+        (name,),
+    )
+    return digest(repr(rows.fetchall()).encode())
+
+
+def _is_whole(base: sqlite3.Connection, name: str) -> bool:
+    """Whether the trials are those that were written: a loss with a changed byte would be taken for granted."""
+    found = base.execute(
+        "select value_json from study_user_attributes join studies using (study_id) where study_name = ? and key = ?",
+        (name, DIGEST),
+    ).fetchall()
+    return [json.loads(value) for (value,) in found] == [_digest(base, name)]
+
+
+def _forget(base: sqlite3.Connection, study_id: int) -> None:
+    """Remove the trials of a study: new ones, or none, take their place."""
+    for table in ("trial_params", "trial_values"):
+        base.execute(
+            f"delete from {table} where trial_id in (select trial_id from trials where study_id = ?)", (study_id,)
+        )
+    base.execute("delete from trials where study_id = ?", (study_id,))
 
 
 def _insert(base: sqlite3.Connection, study_id: int, trial: FrozenTrial) -> None:

@@ -47,7 +47,7 @@ def split(workspace: Workspace, settings: SplitSettings, *, seed: int) -> Folds:
     Raises UserError where the stored folds were assigned with another number or seed, or for other training images.
     """
     images = usable_rows(read_manifest(workspace), split="train")
-    if workspace.folds_csv.exists() or workspace.folds_json.exists():
+    if workspace.folds_json.exists():  # it is written last: without it `split` was killed, and nothing knows its folds
         folds = load_folds(workspace)
         _refuse_other_settings(workspace, folds, n_folds=settings.n_folds, seed=seed)
         _refuse_other_images(workspace, folds, images=images)

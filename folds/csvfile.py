@@ -39,13 +39,12 @@ def read_csv(data: bytes, *, name: str) -> CsvTable:
         raise UserError(f"{name} is not UTF-8 text", hint="save it as UTF-8 CSV") from err
     first_line = text.lstrip("\r\n").split("\n", 1)[0]
     separator = max(SEPARATORS, key=first_line.count)
+    # Strict: an open quote would swallow all that follows, rows and all.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
-        lines = [
-            (number, tuple(cell.strip() for cell in row))
-            for number, row in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=separator), start=1)
-        ]
+        lines = [(number, tuple(cell.strip() for cell in row)) for number, row in enumerate(reader, start=1)]
     except csv.Error as err:
-        raise UserError(f"{name} cannot be read as CSV: {err}") from err
+        raise UserError(f"{name} cannot be read as CSV: {err}, in line {reader.line_num:,}") from err
     lines = [(number, row) for number, row in lines if any(row)]
     if not lines:
         raise UserError(f"{name} is empty")

@@ -78,7 +78,7 @@ def decode(path: Path, *, size: int) -> tuple[Facts, np.ndarray | None]:
     try:
         with open(path, "rb") as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of broken EXIF and the like; the notes say what matters
-            return _decode(stream, name=path.name, size=size)
+            return _decode(stream, path, size=size)
     except _UnreadableError as err:
         return Facts(notes=str(err)), None
     except MemoryError:
@@ -87,13 +87,13 @@ def decode(path: Path, *, size: int) -> tuple[Facts, np.ndarray | None]:
         return Facts(notes=f"cannot be read: {err.strerror or type(err).__name__}"), None
 
 
-def _decode(stream: IO[bytes], *, name: str, size: int) -> tuple[Facts, np.ndarray | None]:
+def _decode(stream: IO[bytes], path: Path, *, size: int) -> tuple[Facts, np.ndarray | None]:
     picture = _open(stream)
     mode, form = picture.mode, picture.format or ""
-    notes = [_wrong_extension(name, form), _frames(picture, form)]
+    notes = [_wrong_extension(path.name, form), _frames(picture, form)]
     true_size = picture.size
     notes += _shrink_while_decoding(picture, size=size)
-    picture, decoded, damage = _load(picture, stream)
+    picture, decoded, damage = _load(picture, path)
     notes += [damage]
     rgb, tone_notes = _small_rgb(picture)
     rgb, turn_note = _upright(rgb, picture)
@@ -152,14 +152,15 @@ def _shrink_while_decoding(picture: Image.Image, *, size: int) -> list[str]:
     return [f"large: {width} x {height} pixels"] if width * height > MAX_PIXELS else []
 
 
-def _load(picture: Image.Image, stream: IO[bytes]) -> tuple[Image.Image, float, str]:
+def _load(picture: Image.Image, path: Path) -> tuple[Image.Image, float, str]:
     """The decoded picture, the share of its rows that decoded, and a clause about damage (empty if there is none)."""
     try:
         picture.load()
     except MemoryError:
         raise
     except Exception:  # as in `_open`
-        return _load_damaged(picture, stream)
+        with open(path, "rb") as stream:  # anew: some decoders have closed the first one
+            return _load_damaged(picture, stream)
     return picture, 1.0, ""
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -68,18 +67,27 @@ def _candidates(
     asking_hash, ask = np.unique(asking, return_inverse=True)
     answering_hash, answer = np.unique(answering, return_inverse=True)
     i, j = close_hashes(asking_hash, answering_hash, near_bits=near_bits)  # sorted by i
-    askers, answerers = _members(ask, len(asking_hash)), _members(answer, len(answering_hash))
+    askers, answerers = _Members(ask, len(asking_hash)), _Members(answer, len(answering_hash))
     starts = np.flatnonzero(np.diff(i, prepend=-1))
-    for start, stop in pairwise([*starts.tolist(), len(i)]):
-        ones = askers[i[start]]
-        others = np.concatenate([answerers[v] for v in j[start:stop]])
-        if len(np.union1d(ones, others)) > 1:
-            yield ones, others
+    stops = np.append(starts[1:], len(i))
+    alone = (
+        (stops - starts == 1) & (askers.only[i[starts]] == answerers.only[j[starts]]) & (askers.only[i[starts]] >= 0)
+    )
+    for start, stop in zip(starts[~alone].tolist(), stops[~alone].tolist(), strict=True):
+        yield askers[i[start]], np.concatenate([answerers[v] for v in j[start:stop]])
 
 
-def _members(which: np.ndarray, n: int) -> list[np.ndarray]:
-    """The positions of each of n values."""
-    return np.split(np.argsort(which, kind="stable"), np.cumsum(np.bincount(which, minlength=n))[:-1])
+class _Members:
+    """The positions of each of n values, each of which occurs; cut out when asked for, since few of a million are."""
+
+    def __init__(self, which: np.ndarray, n: int) -> None:
+        self.order = np.argsort(which, kind="stable")
+        count = np.bincount(which, minlength=n)
+        self.edges = np.append(0, np.cumsum(count))
+        self.only = np.where(count == 1, self.order[self.edges[:-1]], -1)  # (n,): the one position, -1 for several
+
+    def __getitem__(self, value: int) -> np.ndarray:
+        return self.order[self.edges[value] : self.edges[value + 1]]
 
 
 class _Gallery:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
@@ -12,9 +13,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from cyclopts import Parameter
 
-from folds.errors import UserError
+from folds.errors import UserError, visible
 
 TOP = "top"  # the settings that stand outside all tables
+LARGE = 1 << 63  # TOML's own limit of whole numbers
+SHOWN = 100  # characters of a wrong value in a message
 RUN = "run"  # [run.NAME]: settings of one run that differ from [train]
 
 
@@ -45,7 +48,7 @@ def read_kit_toml(path: Path, *, sections: Mapping[str, type], required: bool) -
         if not required:
             return KitToml(path)
         raise UserError(f"the settings file {path} does not exist", hint=f"`python run.py settings > {path}`") from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+    except ValueError as err:  # TOMLDecodeError, UnicodeDecodeError, and a number of more than 4,300 digits
         raise UserError(f"{path} is not TOML: {err}", hint="`python run.py settings` prints a file that is") from err
     except (OSError, RecursionError) as err:
         raise UserError(f"{path} cannot be read: {err}", hint="`--config FILE`") from err
@@ -76,7 +79,7 @@ def to_toml(
         for one in fields(settings):
             value = getattr(settings, one.name)
             setting = f"# {one.name} =" if value is None else f"{one.name} = {_toml_value(value)}"
-            lines.append(f"# {_help(type(settings), one.name)}\n{setting}  # from {origin[one.name]}")
+            lines.append(f"# {_help(type(settings), one.name)}\n{setting}  # from {visible(origin[one.name])}")
         blocks.append("\n".join(lines))
     for name, table in runs.items():
         keys = [f"{key} = {_toml_value(value)}" for key, value in table.items()]
@@ -103,7 +106,7 @@ def _refuse_unknown(path: Path, table: Mapping[str, Any], *, known: list[str], w
         if key not in known:
             near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
             raise UserError(
-                f"{path}: {where}there is no setting `{key}`",
+                f"{path}: {where}there is no setting `{key[:SHOWN]}`",
                 hint=f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}",
             )
 
@@ -114,17 +117,20 @@ def _check_types(path: Path, table: Mapping[str, Any], settings: type, *, where:
         annotation = _hints(settings)[key]
         if not _fits(value, annotation):
             raise UserError(
-                f"{path}: {where}{key} = {value!r} is not {_type_name(annotation)}",
+                f"{path}: {where}{key} = {_shown(value)} is not {_type_name(annotation)}",
                 hint=f"`python run.py settings` shows `{key}`",
             )
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    if annotation in (int, float, bool, str):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number if annotation is float else type(value) is annotation
-    if annotation is Path:
-        return isinstance(value, str)
+    if annotation is float:
+        return (type(value) is float and math.isfinite(value)) or _fits(value, int)
+    if annotation is int:
+        return type(value) is int and abs(value) < LARGE
+    if annotation is bool:
+        return type(value) is bool
+    if annotation in (str, Path):
+        return isinstance(value, str) and "\0" not in value
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is tuple:
         return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
@@ -133,15 +139,24 @@ def _fits(value: Any, annotation: Any) -> bool:
     return any(_fits(value, one) for one in inner if one is not type(None))  # X | None
 
 
+def _shown(value: Any) -> str:
+    """The value for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # tables in tables in tables; a number of more than 4,300 digits
+        return "what stands there"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
 def _type_name(annotation: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path in quotes"}
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is tuple:
         return "a list of texts"
     if origin is Literal:
-        return f"one of {', '.join(map(str, inner))}"
+        return f"one of {', '.join(map(str, inner))}" if len(inner) > 1 else f"`{inner[0]}`"
     if origin in (Union, types.UnionType):
-        return _type_name(inner[0])
+        return " or ".join(_type_name(one) for one in inner if one is not type(None))
     return names[annotation]
 
 

@@ -22,15 +22,18 @@ SAMPLES = frozenset({"samplesubmission", "samplesubmissions", "samplesubmit", "s
 
 def pick_file(listing: Listing, given: str | None, names: frozenset[str], *, flag: str) -> str | None:
     """The CSV given, or the one right below the data folder with a usual name."""
-    paths = {file.path for file in listing.files}
+    faults = {file.path: file.fault for file in listing.files}
     if given is not None:
         path = _inside(given, flag=flag)
-        if path not in paths:
+        if path not in faults:
             raise UserError(f"`{flag} {given}`: there is no such file in {listing.root}")
-        return path
-    fit = [path for path in sorted(paths) if path.lower().endswith(".csv") and plain(path[:-4]) in names]
+        fit = [path]
+    else:
+        fit = [path for path in sorted(faults) if path.lower().endswith(".csv") and plain(path[:-4]) in names]
     if len(fit) > 1:
         raise UserError(f"{listing.root} holds {' and '.join(fit)}", hint=f"choose one with `{flag} NAME`")
+    if fit and faults[fit[0]]:
+        raise UserError(f"{fit[0]} is not read: {faults[fit[0]]}", hint=f"put the file itself there, or `{flag} NAME`")
     return fit[0] if fit else None
 
 

@@ -46,7 +46,7 @@ def list_files(root: Path) -> Listing:
         raise UserError(what, hint="give the folder that holds the training images: `python run.py prepare DATA`")
     try:
         files, hidden, folders = _walk(root)
-    except PermissionError as err:
+    except OSError as err:  # not permitted, or a path that is too long
         raise UserError(f"cannot read the folder {err.filename}: {err.strerror}") from err
     if not files:
         raise UserError(f"{root} holds no file", hint="`python run.py prepare DATA` with the folder of the images")
@@ -74,7 +74,7 @@ def _walk(root: Path) -> tuple[list[File], list[str], list[str]]:
                     files.append(File(_as_text(path), fault=_link_fault(entry.path)))
                 elif entry.is_dir():
                     if not prefix:
-                        folders.append(path)
+                        folders.append(_as_text(path))
                     if entry.is_symlink():
                         links.append(path + "/")
                     elif _first_visit(entry, seen):

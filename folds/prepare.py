@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,11 @@ from folds.fill import OldRows, fill, keep_rows
 from folds.judge import make_manifest
 from folds.manifest import USABLE, read_manifest, sample_path, usable_rows, write_manifest
 from folds.pixels import VERSION, map_pixels, open_store, store_path, write_head
+from folds.rows import write_row
 from folds.settings import PrepareSettings
 from folds.track import Track, silently
-from folds.workspace import Workspace, digest, read_json, replacing, write_bytes, write_json
+from folds.workers import start_early
+from folds.workspace import Workspace, digest, read_json, replacing, sweep, write_bytes, write_json
 
 KNOWN_SHARE = 0.5  # of the files that the work folder was made from must still be there, else it is other data
 
@@ -35,7 +36,7 @@ class PrepareResult:
 
     manifest  one row per file, as in manifest.csv     decoded  files decoded now; 0 and `unchanged` if nothing was due
     hidden    hidden and system files left out         notes    sentences that the user should read
-    seconds   of the whole call
+    seconds   of the whole call                         store_size  side of the pixel store
     """
 
     manifest: pd.DataFrame
@@ -44,18 +45,26 @@ class PrepareResult:
     hidden: tuple[str, ...]
     notes: tuple[str, ...]
     seconds: float
+    store_size: int
 
 
-def prepare(workspace: Workspace, data: Path, settings: PrepareSettings, *, track: Track = silently) -> PrepareResult:
+def prepare(
+    workspace: Workspace, data: Path, settings: PrepareSettings, *, needed_size: int = 288, track: Track = silently
+) -> PrepareResult:
     """Bring manifest and pixel store up to date with the data: what is unchanged is kept, the rest is decoded.
 
+    needed_size  side in pixels that the store must have where the settings name none; a larger one that is there stays
     Raises UserError where the data cannot be used, lies around the work folder, or is not what the folder was made of.
     """
     start = time.perf_counter()
     _refuse_inside(workspace, data)
-    dataset = find_dataset(data, settings)
-    state = _state(dataset, settings)
     before = _read_state(workspace)
+    if not before:
+        start_early(write_row)  # there will be something to decode: its processes import while files are listed
+    dataset = find_dataset(data, settings)
+    if settings.store_size is None:
+        settings = replace(settings, store_size=max(needed_size, before.get("store_size", 0)))
+    state = _state(dataset, settings)
     if before == state and _is_whole(workspace):
         manifest, decoded, unchanged = read_manifest(workspace), 0, True
     else:
@@ -63,7 +72,7 @@ def prepare(workspace: Workspace, data: Path, settings: PrepareSettings, *, trac
         unchanged = False
         write_json(state_path(workspace), state)
     seconds = time.perf_counter() - start
-    return PrepareResult(manifest, unchanged, decoded, dataset.hidden, dataset.notes, seconds)
+    return PrepareResult(manifest, unchanged, decoded, dataset.hidden, dataset.notes, seconds, state["store_size"])
 
 
 def state_path(workspace: Workspace) -> Path:
@@ -78,8 +87,9 @@ def _make(
     _refuse_other_data(workspace, dataset, known)
     if (before.get("version"), before.get("store_size")) != (VERSION, settings.store_size):
         known = {}
-    _sweep(workspace)
+    sweep(workspace.folds)
     size = settings.store_size
+    assert size is not None, "prepare() settles the size"
     with replacing(store_path(workspace, size)) as temporary:
         old = _old_rows(workspace, known)
         filled = fill(temporary, dataset, size=size, workers=settings.workers, known=known, old=old, track=track)
@@ -157,22 +167,9 @@ def _copy_sample(workspace: Workspace, dataset: Dataset) -> None:
         sample_path(workspace).unlink(missing_ok=True)
 
 
-def _sweep(workspace: Workspace) -> None:
-    """Remove what a killed `prepare` left half written: the temporary files of processes that are no more."""
-    for temporary in workspace.folds.glob(".*.tmp"):
-        pid = temporary.name.split(".")[-2]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            temporary.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return pid != os.getpid()
+def is_apart(workspace: Workspace, data: Path) -> bool:
+    """Whether there is data, and the work folder lies outside of it."""
+    return data.is_dir() and not workspace.root.resolve().is_relative_to(data.resolve())
 
 
 def _refuse_inside(workspace: Workspace, data: Path) -> None:
@@ -185,7 +182,7 @@ def _refuse_inside(workspace: Workspace, data: Path) -> None:
 
 def _refuse_other_data(workspace: Workspace, dataset: Dataset, known: Mapping[Key, Facts]) -> None:
     """The work folder knows other files. The same files at another place or with another time are the same data."""
-    here = {(item.file.path, item.file.bytes) for item in dataset.items}
+    here = {(item.file.path, item.file.bytes) for item in dataset.items} if known else set()
     there = [(path, size) in here for path, size, _ in known]
     if there and sum(there) < KNOWN_SHARE * len(there):
         raise UserError(

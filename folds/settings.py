@@ -5,12 +5,15 @@ It imports neither torch nor numpy, since `run.py --help` reads it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
+
+from folds.stopping import time_for_training
 
 
 def _split_at_commas(type_: Any, tokens: Sequence[Any]) -> tuple[str, ...]:
@@ -21,9 +24,14 @@ def _split_at_commas(type_: Any, tokens: Sequence[Any]) -> tuple[str, ...]:
 COMMA_LIST = Parameter(converter=_split_at_commas, n_tokens=1, negative=())
 
 
+def _is_finite(type_: Any, value: Any) -> None:
+    if isinstance(value, float) and math.isinf(value):
+        raise ValueError("must be finite")
+
+
 def at_least(low: float, *, below: float | None = None, at_most: float | None = None, **kwargs: Any) -> Parameter:
     """The flag of a number with limits; `kwargs` are cyclopts' own (`help`)."""
-    return Parameter(validator=Number(gte=low, lt=below, lte=at_most), **kwargs)
+    return Parameter(validator=(Number(gte=low, lt=below, lte=at_most), _is_finite), **kwargs)
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,10 @@ class PrepareSettings:
     sample: Annotated[str | None, Parameter(help="sample submission below DATA; found by rule if not given")] = None
     id_column: Annotated[str | None, Parameter(help="column of the ids in --train-csv")] = None
     label_column: Annotated[str | None, Parameter(help="column of the labels in --train-csv")] = None
-    store_size: Annotated[int, at_least(16, at_most=1024, help="side of the pixel store, in pixels")] = 288
+    store_size: Annotated[
+        int | None,
+        at_least(16, at_most=1024, help="side of the pixel store, in pixels; what the runs need if not given"),
+    ] = None
     keep_truncated: Annotated[bool, Parameter(help="train on images that are cut off, as far as they decode")] = False
     keep_two_labels: Annotated[bool, Parameter(help="train on pictures that stand under two labels")] = False
     near_bits: Annotated[
@@ -48,3 +59,15 @@ class PrepareSettings:
 @dataclass(frozen=True)
 class SplitSettings:
     n_folds: Annotated[int, at_least(2, at_most=100, help="number of folds")] = 5
+
+
+@dataclass(frozen=True)
+class LimitSettings:
+    max_hours: Annotated[
+        float | None,
+        at_least(0, help="stop after so many hours, with time left to write a submission from the folds that are done"),
+    ] = None
+
+    def deadline(self, began: float) -> float | None:
+        """When training is to stop, where it began then, both in seconds; None for never."""
+        return None if self.max_hours is None else began + time_for_training(self.max_hours)

@@ -40,7 +40,8 @@ def headline(result: PrepareResult) -> str:
     again = f", {kept:,} unchanged ones kept" if kept else ""
     rate = result.decoded / max(result.seconds, 1e-9)
     minutes, seconds = divmod(round(result.seconds), 60)
-    return f"{files}: {result.decoded:,} decoded{again}, in {minutes}:{seconds:02d} ({rate:,.0f} images/s)"
+    decoded = f"{result.decoded:,} decoded{again}, in {minutes}:{seconds:02d} ({rate:,.0f} images/s)"
+    return f"{files}: {decoded}, kept at {result.store_size} pixels"
 
 
 def status_table(result: PrepareResult) -> Table:

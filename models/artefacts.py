@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from folds.pixels import PixelStore
 from folds.workspace import digest, write_bytes, write_json
 from models.predictions import Predictions, save_predictions
 
-FILES = ("network.safetensors", "oof.npz", "test.npz")
+FILES = ("network.safetensors", "oof.npz", "settings.json", "test.npz")
+REFIT_FILES = ("network.safetensors", "settings.json", "test.npz")  # nothing is kept out, so nothing is out of fold
 
 
 def test_rows(store: PixelStore) -> np.ndarray:
@@ -39,35 +41,42 @@ def write_predictions(
     test  (T, V, C) float32, in the order of `test_rows`
     """
     in_fold = folds.fold == fold
-    ids = {"oof": folds.image_id[in_fold], "test": store.image_id[test_rows(store)]}
-    made = {
-        name: Predictions(
-            image_id=ids[name],
-            classes=np.array(folds.classes),
-            views=np.array(views),
-            log_probs=log_probs,
-            folds_digest=folds.digest,
-        )
-        for name, log_probs in (("oof", oof), ("test", test))
-    }
-    for name, predictions in made.items():
-        save_predictions(folder / f"{name}.npz", predictions)
-    return topk_error(made["oof"].probs(), folds.target[in_fold])
+    made = _predictions(folds, folds.image_id[in_fold], views, oof)
+    save_predictions(folder / "oof.npz", made)
+    write_test(folder, folds, store, views=views, test=test)
+    return topk_error(made.probs(), folds.target[in_fold])
+
+
+def write_test(folder: Path, folds: Folds, store: PixelStore, *, views: Sequence[str], test: np.ndarray) -> None:
+    """Write `test.npz`. test (T, V, C) float32 log-probabilities, in the order of `test_rows`."""
+    save_predictions(folder / "test.npz", _predictions(folds, store.image_id[test_rows(store)], views, test))
+
+
+def _predictions(folds: Folds, image_id: np.ndarray, views: Sequence[str], log_probs: np.ndarray) -> Predictions:
+    return Predictions(
+        image_id=image_id,
+        classes=np.array(folds.classes),
+        views=np.array(views),
+        log_probs=log_probs,
+        folds_digest=folds.digest,
+    )
 
 
 def write_done(
     folder: Path,
     settings_json: Mapping[str, Any],
     *,
-    fold: int,
+    fold: int | str,
     n_folds: int,
     views: Sequence[str],
-    oof_top3_error: float,
+    oof_top3_error: float | None,
     seconds: float,
+    more: Mapping[str, Any] = MappingProxyType({}),
+    files: Sequence[str] = FILES,
 ) -> None:
-    """Declare the fold done; written after everything that it names by digest."""
+    """Declare the fold done; written after everything that it names by digest: `files` in its folder."""
     named = {key: settings_json[key] for key in ("run", "backbone", "seed", "folds_digest")}
-    files = {name: digest((folder / name).read_bytes()) for name in FILES}
+    digests = {name: digest((folder / name).read_bytes()) for name in files}
     done = {
         "fold": fold,
         "n_folds": n_folds,
@@ -75,4 +84,4 @@ def write_done(
         "oof_top3_error": oof_top3_error,
         "seconds": round(seconds, 1),
     }
-    write_json(folder / "done.json", {**named, **done, "files": files})
+    write_json(folder / "done.json", {**named, **done, **more, "files": digests})

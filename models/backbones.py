@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import timm
@@ -72,15 +73,26 @@ def resolve_backbone(name: str) -> Backbone:
 
 
 def build_network(
-    backbone: Backbone, n_classes: int, *, size: int, weights: Path | None = None, dropout: float = 0.0
+    backbone: Backbone,
+    n_classes: int,
+    *,
+    size: int,
+    weights: Path | None = None,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
 ) -> nn.Module:
     """A network with a new head of C classes; its body from a weights file, or random where there is none.
 
     Maps (B, 3, size, size) float normalised images to (B, C) logits. Raises UserError where the file is for another
     network or the input too small for this one.
     """
-    extra = {"img_size": size} if backbone.fixed_size else {}
-    network = timm.create_model(backbone.tag, pretrained=False, num_classes=n_classes, drop_rate=dropout, **extra)
+    extra: dict[str, Any] = {"img_size": size} if backbone.fixed_size else {}
+    if drop_path:
+        extra["drop_path_rate"] = drop_path
+    try:
+        network = timm.create_model(backbone.tag, pretrained=False, num_classes=n_classes, drop_rate=dropout, **extra)
+    except TypeError as err:
+        raise UserError(f"{backbone.tag} knows no stochastic depth: {err}", hint="leave out `--drop-path`") from err
     if weights is not None:
         _load_body(network, weights, tag=backbone.tag)
     _refuse_small_input(network, backbone, size=size)

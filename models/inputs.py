@@ -19,25 +19,40 @@ def network_input(pixels: Tensor, boxes: np.ndarray, *, size: int, backbone: Bac
     pixels  (B, S, S, 3) uint8 on the device
     boxes   (B, 4) float32: left, top, right, bottom as shares of the picture; right < left mirrors
     """
+    return normalise(cut(pixels, boxes, size=size, backbone=backbone), backbone)
+
+
+def cut(
+    pixels: Tensor, boxes: np.ndarray, *, size: int, backbone: Backbone, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """The boxes of the pictures as (B, 3, size, size) float32 in grey levels, with the weights' own filter."""
     on_device = torch.from_numpy(boxes * np.float32(pixels.shape[1])).to(pixels.device, non_blocking=True)
-    grey = resample(pixels, on_device, size=size, kernel=backbone.kernel)
+    return resample(pixels, on_device, size=size, kernel=backbone.kernel, dtype=dtype)
+
+
+def normalise(grey: Tensor, backbone: Backbone) -> Tensor:
+    """Grey levels 0..255 (B, 3, h, w) to what the weights' mean and standard deviation make of them."""
     mean = torch.tensor(backbone.mean, device=grey.device).view(3, 1, 1) * 255.0
     std = torch.tensor(backbone.std, device=grey.device).view(3, 1, 1) * 255.0
     return (grey - mean) / std
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` stands for here."""
+    """The device that `auto`, `cpu` or `cuda` stands for here, set up for inputs of fixed shapes."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("there is no GPU that torch can use on this machine", hint="`--device cpu`")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cudnn.benchmark = True  # every step has the same shape: let cuDNN pick its fastest kernels once
+    torch.backends.cuda.matmul.allow_tf32 = True  # of what stays float32: `resample` then is within two grey levels
+    return torch.device("cuda")
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """bfloat16 where asked for, or where `auto` finds hardware for it; else float32."""
+    """The type that a name stands for; `auto` is bfloat16 where that is fast, else float16 on a GPU, else float32."""
     if name == "auto":
-        return torch.bfloat16 if _has_bf16(device) else torch.float32
-    return torch.bfloat16 if name == "bf16" else torch.float32
+        name = "bf16" if _has_bf16(device) else "fp16" if device.type == "cuda" else "fp32"
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
 
 
 def _has_bf16(device: torch.device) -> bool:

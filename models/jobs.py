@@ -1,44 +1,28 @@
-"""This file does jobs: a job is one fold of one run, from the pixel store to `oof.npz`, `test.npz` and `done.json`."""
+"""This file plans the jobs of every run, and refuses early what cannot be done."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
+from typing import TypeAlias
 
 from folds.assignment import Folds, load_folds
 from folds.errors import UserError, first_few
-from folds.pixels import PixelStore, open_store
+from folds.pixels import open_store
 from folds.track import Track, silently
-from folds.workspace import Workspace, digest, write_bytes, write_json
-from models.artefacts import test_rows, write_done, write_network, write_predictions
+from folds.workspace import Workspace, digest
 from models.backbones import Backbone, build_network, find_weights, resolve_backbone
-from models.events import Event, FoldDone, FoldStarted
-from models.inputs import choose_device, choose_precision
-from models.runs import RunPlan, done_folds, refuse_other_settings, stored_settings
+from models.events import Event
+from models.job import Job
+from models.rates import FoundRate, find_rate
+from models.runs import RunPlan, done_folds, done_refit, refuse_other_settings, sibling, stored_settings
 from models.settings import PredictSettings
-from models.train import FoldTrainer
+from models.sharing import Bench, RunJobs, do_runs
+from models.sizes import refuse_odd_sizes, train_size
 from models.views import check_views
 
-
-@dataclass(frozen=True)
-class Job:
-    """A fold to train, with everything that was checked before the first one began."""
-
-    plan: RunPlan
-    backbone: Backbone
-    weights: Path | None
-    fold: int
-    size: int
-    seed: int
-    settings_json: dict[str, Any]
+Fold: TypeAlias = int | None  # None stands for the refit on all images
 
 
 def train_runs(
@@ -47,28 +31,33 @@ def train_runs(
     predict: PredictSettings,
     *,
     seed: int,
-    only_folds: Sequence[int] = (),
+    only_folds: Sequence[Fold] = (),
     track: Track = silently,
 ) -> Iterator[Event]:
     """Train every fold of every run that is not done, and yield what happens.
 
+    only_folds  folds to train, None among them for the refit on all images; all folds and no refit if empty
     Everything that can be refused is refused before the first step: folds, views, names, weights, settings.
+    A job that fails afterwards is a FoldFailed, and the others go on.
     """
     folds, store = load_folds(workspace), open_store(workspace)
     check_views(predict.views)
     wanted = _check_folds(only_folds, folds.n_folds)
-    jobs = [job for plan in plans for job in _plan_jobs(workspace, plan, folds, wanted, seed=seed)]
-    for job in jobs:
-        done = done_folds(workspace, job.plan.name).get(job.fold)
-        if done:
-            yield _done_before(job, done)
-        else:
-            yield from _train_fold(workspace, job, folds, store, predict, track=track)
+    plans = [sibling(plan, seed=seed, folds_seed=folds.seed) for plan in plans]
+    runs = [plan_run(workspace, plan, folds, wanted, seed=seed) for plan in plans]
+    yield from do_runs(Bench(workspace, folds, store, predict, track), runs)
 
 
-def _done_before(job: Job, done: dict[str, Any]) -> FoldDone:
-    views = tuple(done["views"])
-    return FoldDone(job.plan.name, job.fold, done["oof_top3_error"], done["seconds"], trained=False, views=views)
+def find_rates(
+    workspace: Workspace, plans: Sequence[RunPlan], *, fold: int, seed: int, track: Track = silently
+) -> Iterator[FoundRate]:
+    """Sweep the learning rates of every run on the training part of one fold."""
+    folds, store = load_folds(workspace), open_store(workspace)
+    _check_folds([fold], folds.n_folds)
+    plans = [sibling(plan, seed=seed, folds_seed=folds.seed) for plan in plans]
+    for plan in plans:
+        job = plan_job(workspace, plan, folds, fold, seed=seed)
+        yield find_rate(workspace, job, folds, store, track=track)
 
 
 def refuse_early(workspace: Workspace, plans: Sequence[RunPlan], predict: PredictSettings) -> None:
@@ -76,40 +65,76 @@ def refuse_early(workspace: Workspace, plans: Sequence[RunPlan], predict: Predic
     check_views(predict.views)
     for plan in plans:
         backbone = resolve_backbone(plan.backbone)
-        _weights_name(plan)
+        refuse_odd_sizes(plan.settings, backbone)
+        weights_name(plan)
         if not done_folds(workspace, plan.name):
-            _find_start(plan, backbone)
+            find_start(plan, backbone)
 
 
-def _check_folds(only: Sequence[int], n_folds: int) -> list[int]:
-    outside = [fold for fold in only if not 0 <= fold < n_folds]
+def _check_folds(only: Sequence[Fold], n_folds: int) -> list[Fold]:
+    outside = [fold for fold in only if fold is not None and not 0 <= fold < n_folds]
     if outside:
         raise UserError(
             f"there is no fold {first_few(outside)}: there are {n_folds}, 0 to {n_folds - 1}", hint="`--fold 0`"
         )
-    return sorted(set(only)) or list(range(n_folds))
+    refit: list[Fold] = [None] if None in only else []
+    return (sorted({fold for fold in only if fold is not None}) if only else list(range(n_folds))) + refit
 
 
-def _plan_jobs(workspace: Workspace, plan: RunPlan, folds: Folds, wanted: Sequence[int], *, seed: int) -> list[Job]:
+def plan_run(workspace: Workspace, plan: RunPlan, folds: Folds, wanted: Sequence[Fold], *, seed: int) -> RunJobs:
+    """A run's jobs, once everything about them is checked."""
+    done: set[Fold] = set(done_folds(workspace, plan.name))
+    if None in wanted:
+        _refuse_refit_alone(plan, folds, there=done | set(wanted))
+    lacking = set(wanted) - done - ({None} if done_refit(workspace, plan.name) else set())
+    job = plan_job(workspace, plan, folds, None, seed=seed, is_to_train=bool(lacking))
+    refuse_other_settings(workspace, job.settings_json)
+    jobs = tuple(dataclasses.replace(job, fold=fold) for fold in wanted if fold is not None)
+    return RunJobs(plan, jobs, job if None in wanted else None)
+
+
+def plan_job(
+    workspace: Workspace, plan: RunPlan, folds: Folds, fold: Fold, *, seed: int, is_to_train: bool = True
+) -> Job:
+    """One job, its backbone, sizes and weights checked; a job that is not to train needs no weights."""
     backbone = resolve_backbone(plan.backbone)
-    size = plan.settings.image_size or backbone.size
-    lacking = set(wanted) - set(done_folds(workspace, plan.name))
-    weights = _find_start(plan, backbone) if lacking else None
+    refuse_odd_sizes(plan.settings, backbone)
+    weights = find_start(plan, backbone) if is_to_train else None
     settings_json = stored_settings(
-        plan, tag=backbone.tag, weights_digest=_weights_name(plan), seed=seed, folds_digest=folds.digest
+        plan, tag=backbone.tag, weights_digest=weights_name(plan), seed=seed, folds_digest=folds.digest
     )
-    refuse_other_settings(workspace, settings_json)
-    if lacking:  # a trial: a wrong file or size is refused now, and not after hours of another run
-        build_network(backbone, len(folds.classes), size=size, weights=weights)
-    return [Job(plan, backbone, weights, fold, size, seed, settings_json) for fold in wanted]
+    if is_to_train:  # a trial: a wrong file or size is refused now, and not after hours of another run
+        _try_network(plan, backbone, weights, n_classes=len(folds.classes))
+    return Job(plan, backbone, weights, fold, seed, settings_json, digest(weights.read_bytes()) if weights else "")
 
 
-def _find_start(plan: RunPlan, backbone: Backbone) -> Path | None:
+def _try_network(plan: RunPlan, backbone: Backbone, weights: Path | None, *, n_classes: int) -> None:
+    size = train_size(plan.settings, backbone)
+    build_network(
+        backbone,
+        n_classes,
+        size=min(size, plan.settings.start_size or size),
+        weights=weights,
+        drop_path=plan.settings.drop_path,
+    )
+
+
+def _refuse_refit_alone(plan: RunPlan, folds: Folds, *, there: set[Fold]) -> None:
+    lacking = sorted(set(range(folds.n_folds)) - {fold for fold in there if fold is not None})
+    if lacking:
+        raise UserError(
+            f"a refit on all images takes its weight in the blend from the run's folds, and {plan.name} lacks "
+            f"{'fold' if len(lacking) == 1 else 'folds'} {first_few(lacking)}",
+            hint=f"`--fold {','.join(map(str, lacking))},all`",
+        )
+
+
+def find_start(plan: RunPlan, backbone: Backbone) -> Path | None:
     """The weights file that the plan's networks start from; None for a random start."""
     return plan.weights or (find_weights(backbone) if plan.settings.pretrained else None)
 
 
-def _weights_name(plan: RunPlan) -> str:
+def weights_name(plan: RunPlan) -> str:
     """The digest of a local file; `pretrained` stands for the tag's own, `random` for none."""
     if plan.weights is None:
         return "pretrained" if plan.settings.pretrained else "random"
@@ -119,66 +144,3 @@ def _weights_name(plan: RunPlan) -> str:
         raise UserError(
             f"the weights file {plan.weights} cannot be read: {err.strerror}", hint="`--weights FILE`"
         ) from err
-
-
-def _train_fold(
-    workspace: Workspace, job: Job, folds: Folds, store: PixelStore, predict: PredictSettings, *, track: Track
-) -> Iterator[Event]:
-    began = time.perf_counter()
-    trainer = make_trainer(job, folds, store)
-    folder = workspace.fold(job.plan.name, job.fold)
-    write_json(folder / "settings.json", job.settings_json)
-    yield FoldStarted(
-        run=job.plan.name,
-        tag=job.backbone.tag,
-        fold=job.fold,
-        n_train=len(trainer.train_rows),
-        n_valid=len(trainer.valid_rows),
-        image_size=job.size,
-        store_size=store.size,
-        device=trainer.device.type,
-        precision=str(trainer.precision).removeprefix("torch."),
-    )
-    lines = ""
-    for row in trainer.epochs(track=track):
-        lines += json.dumps(dataclasses.asdict(row)) + "\n"
-        write_bytes(folder / "log.jsonl", lines.encode())
-        yield row
-    write_network(folder, trainer.trained)
-    oof, test = (
-        trainer.predict(rows, predict.views, batch_size=predict.predict_batch, what=f"predict {name}", track=track)
-        for name, rows in (("oof", trainer.valid_rows), ("test", test_rows(store)))
-    )
-    error = write_predictions(folder, folds, store, fold=job.fold, views=predict.views, oof=oof, test=test)
-    seconds = time.perf_counter() - began
-    write_done(
-        folder,
-        job.settings_json,
-        fold=job.fold,
-        n_folds=folds.n_folds,
-        views=predict.views,
-        oof_top3_error=error,
-        seconds=seconds,
-    )
-    yield FoldDone(job.plan.name, job.fold, error, seconds, trained=True, views=predict.views)
-
-
-def make_trainer(job: Job, folds: Folds, store: PixelStore) -> FoldTrainer:
-    """The trainer of a job; its head's random start depends on (seed, fold) only."""
-    device = choose_device(job.plan.settings.device)
-    torch.manual_seed(int(np.random.SeedSequence([job.seed, job.fold]).generate_state(1)[0]))
-    network = build_network(
-        job.backbone, len(folds.classes), size=job.size, weights=job.weights, dropout=job.plan.settings.dropout
-    )
-    return FoldTrainer(
-        network,
-        folds,
-        store,
-        fold=job.fold,
-        backbone=job.backbone,
-        size=job.size,
-        settings=job.plan.settings,
-        seed=job.seed,
-        device=device,
-        precision=choose_precision(job.plan.settings.precision, device),
-    )

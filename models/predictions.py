@@ -46,8 +46,13 @@ class Predictions:
 
 def save_predictions(path: Path, predictions: Predictions) -> None:
     """Write the predictions as an uncompressed npz without pickles; refuses (by assertion) what `load` would refuse."""
+    write_bytes(path, predictions_bytes(predictions))
+
+
+def predictions_bytes(predictions: Predictions) -> bytes:
+    """What `save_predictions` writes; the same predictions are the same bytes."""
     fault = _fault(predictions)
-    assert fault is None, f"{path}: {fault}"
+    assert fault is None, fault
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -59,7 +64,7 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         ),  # row by row, so that it can be read so
         folds_digest=np.array(predictions.folds_digest),
     )
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def load_predictions(path: Path, *, hint: str) -> Predictions:

@@ -16,54 +16,68 @@ from folds.errors import UserError
 from folds.pixels import PixelStore, open_store
 from folds.track import Track, silently
 from folds.workspace import Workspace, digest, read_json
-from models.artefacts import test_rows, write_done, write_predictions
+from models.artefacts import FILES, REFIT_FILES, test_rows, write_done, write_predictions, write_test
 from models.backbones import Backbone, build_network, read_weights, resolve_backbone
+from models.events import FoldPredicted, PriorChoice
 from models.inputs import choose_device, choose_precision
 from models.predict import predict_views
-from models.runs import done_folds
+from models.prior import choose_prior
+from models.runs import done_folds, done_refit, is_probe
 from models.sampling import sampling_correction
 from models.settings import PredictSettings, TrainSettings
+from models.sizes import predict_size, train_size
 from models.views import check_views
 
-
-@dataclass(frozen=True)
-class FoldPredicted:
-    run: str
-    fold: int
-    top3_error: float
+CLAIMS = ("lr", "weights_digest", "verdict")  # of done.json that outlive a prediction
 
 
 def predict_run(
     workspace: Workspace, run: str, predict: PredictSettings, *, device_name: str, track: Track = silently
-) -> Iterator[FoldPredicted]:
-    """Write `oof.npz` and `test.npz` of every done fold of a run again. The test images are read once for all folds."""
+) -> Iterator[FoldPredicted | PriorChoice]:
+    """Predict with every done fold of a run again, and with its refit. The test images are read once for all."""
     check_views(predict.views)
+    if is_probe(workspace, run):
+        raise UserError(
+            f"the run {run} is a probe, which has heads and no network: to probe again costs one pass",
+            hint=f"`python run.py probe --run {run} --views {','.join(predict.views)}` with its backbone and weights",
+        )
     folds, store = load_folds(workspace), open_store(workspace)
     trained = _load_run(workspace, run, folds, device=choose_device(device_name))
     rows = store.rows(folds.image_id, split="train")
     test = trained.ask(store, test_rows(store), predict, what=f"{run}: test", track=track)
     for i, (fold, done) in enumerate(trained.done.items()):
-        own = rows[folds.fold == fold]
-        oof = trained.ask(store, own, predict, only=i, what=f"{run}: oof of fold {fold}", track=track)[0]
-        folder = workspace.fold(run, fold)
-        error = write_predictions(folder, folds, store, fold=fold, views=predict.views, oof=oof, test=test[i])
+        folder, error = trained.folders[i], None
+        if fold is None:
+            write_test(folder, folds, store, views=predict.views, test=test[i])
+        else:
+            own = rows[folds.fold == fold]
+            oof = trained.ask(store, own, predict, only=i, what=f"{run}: oof of fold {fold}", track=track)[0]
+            error = write_predictions(folder, folds, store, fold=fold, views=predict.views, oof=oof, test=test[i])
+        kept = {key: done[key] for key in CLAIMS if key in done}
         write_done(
             folder,
             trained.settings_json,
-            fold=fold,
+            fold="all" if fold is None else fold,
             n_folds=folds.n_folds,
             views=predict.views,
             oof_top3_error=error,
             seconds=done["seconds"],
+            more={**kept, "prior_restored": trained.settings.restore_prior != "no"},
+            files=REFIT_FILES if fold is None else FILES,
         )
         yield FoldPredicted(run, fold, error)
+    choice = choose_prior(workspace, run, folds)
+    if choice:
+        yield choice
 
 
 @dataclass(frozen=True)
 class _TrainedRun:
-    """The networks of a run's done folds, on the device, with what they need; lists in the order of `done`."""
+    """The networks of a run's done folds and refit (None), on the device, with what they need; lists as `done`."""
 
-    done: dict[int, dict[str, Any]]
+    done: dict[int | None, dict[str, Any]]
+    folders: list[Path]
+    settings: TrainSettings
     settings_json: dict[str, Any]
     networks: list[nn.Module]
     corrections: list[np.ndarray]
@@ -101,27 +115,41 @@ class _TrainedRun:
 
 
 def _load_run(workspace: Workspace, run: str, folds: Folds, *, device: torch.device) -> _TrainedRun:
-    done = done_folds(workspace, run)
+    done: dict[int | None, dict[str, Any]] = dict(done_folds(workspace, run).items())
     if not done:
         raise UserError(f"the run {run} has no fold that is done", hint="`python run.py train`")
-    stored = [_stored_settings(workspace.fold(run, fold), folds) for fold in done]
+    refit = done_refit(workspace, run)
+    if refit:
+        done[None] = refit
+    folders = [workspace.refit(run) if fold is None else workspace.fold(run, fold) for fold in done]
+    stored = [_stored_settings(folder, done[k], folds) for folder, k in zip(folders, done, strict=True)]
     settings, backbone = _train_settings(stored[0]), resolve_backbone(stored[0]["backbone"])
-    size, n_classes = settings.image_size or backbone.size, len(folds.classes)
-    networks = [_trained(workspace.fold(run, k), done[k], backbone, n_classes, size=size) for k in done]
+    n_classes, size = len(folds.classes), train_size(settings, backbone)
+    networks = [
+        _trained(folder, done[k], backbone, n_classes, size=size) for folder, k in zip(folders, done, strict=True)
+    ]
     return _TrainedRun(
         done=done,
+        folders=folders,
+        settings=settings,
         settings_json=stored[0],
         networks=[one.to(device, memory_format=torch.channels_last).eval() for one in networks],  # type: ignore[call-overload]
-        corrections=[sampling_correction(folds.target[folds.fold != k], settings, n_classes=n_classes) for k in done],
+        corrections=[
+            sampling_correction(folds.target[folds.fold != (-1 if k is None else k)], settings, n_classes=n_classes)
+            for k in done
+        ],
         backbone=backbone,
-        size=size,
+        size=predict_size(settings, backbone),
         device=device,
         precision=choose_precision(settings.precision, device),
     )
 
 
-def _stored_settings(folder: Path, folds: Folds) -> dict[str, Any]:
-    stored: dict[str, Any] = read_json(folder / "settings.json", hint=f"remove {folder} and train it again")
+def _stored_settings(folder: Path, done: dict[str, Any], folds: Folds) -> dict[str, Any]:
+    path, hint = folder / "settings.json", f"remove {folder} and train it again"
+    stored: dict[str, Any] = read_json(path, hint=hint)
+    if digest(path.read_bytes()) != done["files"].get(path.name, digest(path.read_bytes())):
+        raise UserError(f"{path} is not the file that the fold was trained with", hint=hint)
     if stored["folds_digest"] != folds.digest:
         raise UserError(f"{folder} was trained on other folds", hint=f"remove {folder} and train it again")
     return stored

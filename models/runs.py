@@ -16,20 +16,28 @@ from models.settings import TrainSettings
 NOT_COMPARED = (
     "backbone",
     "weights",
-    "device",
     "pretrained",
-)  # the first and last stand in settings.json as tag and digest
+    "device",
+    "compile",
+    "micro_batch",
+    "checkpoint_share",
+)  # the first three stand in settings.json as tag and digest, the others say how and not what
+PROBE = "probe"  # the `kind` in settings.json of a run that fitted heads to a frozen backbone
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run that is to exist: one backbone with one set of settings over all folds."""
+    """A run that is to exist: one backbone with one set of settings over all folds.
+
+    is_named  whether the user gave the name with `--run`
+    """
 
     name: str
     backbone: str
     weights: Path | None
     settings: TrainSettings
+    is_named: bool = False
 
 
 def plan_runs(
@@ -47,6 +55,8 @@ def plan_runs(
                 f"kit.toml has no run {first_few(unknown)}; it has {', '.join(tables)}", hint="`[run.NAME]`"
             )
         return [_plan(name, tables[name]) for name in tables if not names or name in names]
+    if not settings.backbone:
+        raise UserError("there is no backbone to train: the list of `backbone` is empty", hint="`--backbone resnet50`")
     if names and (len(names) > 1 or len(settings.backbone) > 1):
         raise UserError(
             f"`--run {','.join(names)}` names a run of one backbone, but there are {len(settings.backbone)}: "
@@ -54,7 +64,30 @@ def plan_runs(
             hint=f"`python run.py train --backbone {settings.backbone[0]} --run {names[0]}`",
         )
     single = [dataclasses.replace(settings, backbone=(name,)) for name in settings.backbone]
-    return [_plan(names[0] if names else one.backbone[0].replace("/", "-"), one) for one in single]
+    if names:
+        return [dataclasses.replace(_plan(names[0], single[0]), is_named=True)]
+    return [_plan(one.backbone[0].replace("/", "-"), one) for one in single]
+
+
+def sibling(plan: RunPlan, *, seed: int, folds_seed: int) -> RunPlan:
+    """The plan under a name of its own where its seed is another than that of the folds, unless the user named it.
+
+    Runs that differ in nothing but their seed are one member of a blend.
+    """
+    if seed == folds_seed or plan.is_named:
+        return plan
+    return dataclasses.replace(plan, name=f"{plan.name}-seed{seed}")
+
+
+def as_probe(plan: RunPlan) -> RunPlan:
+    """The plan under the name of its probe, unless the user named it."""
+    return plan if plan.is_named else dataclasses.replace(plan, name=f"{plan.name}-{PROBE}")
+
+
+def is_probe(workspace: Workspace, run: str) -> bool:
+    """Whether a run is a frozen backbone with fitted heads, which has no network of its own."""
+    paths = sorted((workspace.models / run).glob("fold*/settings.json"))
+    return any(read_json(path, hint=f"remove {path.parent}").get("kind") == PROBE for path in paths)
 
 
 def _plan(name: str, settings: TrainSettings) -> RunPlan:
@@ -119,6 +152,24 @@ def runs(workspace: Workspace) -> list[str]:
 
 def done_folds(workspace: Workspace, run: str) -> dict[int, dict[str, Any]]:
     """done.json of every fold of a run that is done, by fold."""
-    hint = "remove the fold's folder and train it again"
     paths = (workspace.models / run).glob("fold[0-9]*/done.json")
-    return dict(sorted((int(path.parent.name[4:]), read_json(path, hint=hint)) for path in paths))
+    numbers = sorted((int(path.parent.name[4:]), path) for path in paths if path.parent.name[4:].isdecimal())
+    return {fold: _record(path, run=run, fold=fold) for fold, path in numbers}
+
+
+def done_refit(workspace: Workspace, run: str) -> dict[str, Any] | None:
+    """done.json of a run's refit on all images, which has no out-of-fold predictions; None where it is not done."""
+    path = workspace.refit(run) / "done.json"
+    return _record(path, run=run, fold="all") if path.is_file() else None
+
+
+def _record(path: Path, *, run: str, fold: int | str) -> dict[str, Any]:
+    """A done.json. Raises UserError where it is damaged, or was written for another run or fold."""
+    hint = f"move it back to where it was, or remove {path.parent} and train it again"
+    record = read_json(path, hint=hint)
+    if not isinstance(record, dict):
+        raise UserError(f"{path} is damaged: it holds no object", hint=hint)
+    written_for = record.get("run", run), record.get("fold", fold)
+    if written_for != (run, fold):
+        raise UserError(f"{path} was written for {written_for[0]} fold {written_for[1]}", hint=hint)
+    return record

@@ -58,7 +58,12 @@ def sampling_correction(target: np.ndarray, settings: TrainSettings, *, n_classe
 
     target  (N,) int class of each image in the fold's training part
     """
-    if not settings.restore_prior:
+    if settings.restore_prior == "no":
         return np.zeros(n_classes)
+    return sampling_shift(target, settings, n_classes=n_classes)
+
+
+def sampling_shift(target: np.ndarray, settings: TrainSettings, *, n_classes: int) -> np.ndarray:
+    """What logits learnt under the settings' sampling lack of those for the natural prior. (C,) float64."""
     repeats = expected_repeats(target, power=settings.sampling_power, most=settings.max_repeats)
     return prior_correction(target, repeats, n_classes=n_classes)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from folds.settings import COMMA_LIST, at_least
+
+
+def _is_rate(type_: Any, value: Any) -> None:
+    if not isinstance(value, str) and not 0 < value <= 1:
+        raise ValueError("Must be above 0 and at most 1, or `find`.")
 
 
 @dataclass(frozen=True)
@@ -23,29 +28,74 @@ class TrainSettings:
         int | None,
         at_least(16, at_most=1024, help="side of the network's input, in pixels; the weights' own if not given"),
     ] = None
+    start_size: Annotated[
+        int | None, at_least(16, at_most=1024, help="side in the first epoch; it grows to --image-size")
+    ] = None
+    test_size: Annotated[int | None, at_least(16, at_most=1024, help="side at prediction, if not --image-size")] = None
     epochs: Annotated[int, at_least(1, help="passes over as many images as the fold's training part has")] = 10
-    batch_size: Annotated[int, at_least(2, help="images per step")] = 64
-    lr: Annotated[float, at_least(0, at_most=1, help="peak learning rate of the body (AdamW)")] = 3e-4
+    batch_size: Annotated[int, at_least(2, help="images per optimiser step")] = 64
+    micro_batch: Annotated[
+        int | None, at_least(1, help="images that pass the network at once; smaller ones add up to --batch-size")
+    ] = None
+    lr: Annotated[
+        float | Literal["find"], Parameter(validator=_is_rate, help="peak learning rate (AdamW); `find` runs lr-find")
+    ] = 3e-4
+    head: Annotated[
+        Literal["random", "probe"], Parameter(help="the new head's start: random, or fitted to frozen features (LP-FT)")
+    ] = "random"
     head_lr_scale: Annotated[float, at_least(0, help="the new head learns this many times faster than the body")] = 10.0
-    weight_decay: Annotated[float, at_least(0, help="AdamW's, on matrices and kernels only")] = 0.05
+    layer_decay: Annotated[
+        float, at_least(0.1, at_most=1, help="each earlier layer learns this many times as fast as the next; 1 is off")
+    ] = 1.0
+    cycles: Annotated[int, at_least(1, at_most=100, help="cosine cycles, each from the peak rate (SGDR); 1 is off")] = 1
+    cycle_mult: Annotated[float, at_least(1, at_most=10, help="each cycle is this many times as long as the last")] = (
+        1.0
+    )
     warmup_epochs: Annotated[float, at_least(0, help="epochs over which the rate rises to its peak")] = 1.0
-    label_smoothing: Annotated[float, at_least(0, below=1, help="share of the target spread over all classes")] = 0.1
+    weight_decay: Annotated[float, at_least(0, help="AdamW's, on matrices and kernels only")] = 0.05
     clip_norm: Annotated[float, at_least(0, help="largest norm of the gradient; 0 for no clipping")] = 5.0
+    batch_norm: Annotated[
+        Literal["train", "frozen", "natural"],
+        Parameter(help="its statistics: trained, the weights' own, or estimated anew on naturally sampled images"),
+    ] = "train"
+    label_smoothing: Annotated[float, at_least(0, below=1, help="share of the target spread over all classes")] = 0.1
     dropout: Annotated[float, at_least(0, below=1, help="before the head")] = 0.0
+    drop_path: Annotated[float, at_least(0, below=1, help="stochastic depth: share of blocks left out")] = 0.0
     ema_share: Annotated[
         float, at_least(0, at_most=1, help="the parameters are averaged over about this share of all steps; 0 for none")
-    ] = 0.05
+    ] = 0.0
     sampling_power: Annotated[
         float, at_least(0, at_most=1, help="an image of a class of n is drawn with weight n^-power; 0 is natural")
-    ] = 0.5
+    ] = 0.0
     max_repeats: Annotated[float, at_least(1, help="most draws of one image in an epoch, on average")] = 4.0
-    restore_prior: Annotated[bool, Parameter(help="undo the class prior that sampling shifted, at prediction")] = True
+    restore_prior: Annotated[
+        Literal["oof", "yes", "no"],
+        Parameter(help="undo the class prior that sampling shifted, at prediction; oof: unless OOF is better with it"),
+    ] = "oof"
     crop_scale: Annotated[float, at_least(0.01, at_most=1, help="smallest share of the picture in a training crop")] = (
         0.35
     )
     mirror: Annotated[bool, Parameter(help="mirror half of the training images")] = True
+    rotate: Annotated[float, at_least(0, at_most=180, help="turn training images by at most this many degrees")] = 0.0
+    colour_jitter: Annotated[
+        float, at_least(0, below=1, help="change brightness, contrast, saturation by at most this share")
+    ] = 0.0
+    erase: Annotated[float, at_least(0, at_most=1, help="share of training images with a part erased")] = 0.0
+    mixup: Annotated[float, at_least(0, at_most=10, help="Mixup's alpha; 0 is off")] = 0.0
+    cutmix: Annotated[float, at_least(0, at_most=10, help="CutMix's alpha; 0 is off")] = 0.0
+    mix_share: Annotated[float, at_least(0, at_most=1, help="Mixup and CutMix stop after this share of the epochs")] = (
+        0.8
+    )
+    compile: Annotated[bool, Parameter(help="torch.compile: pays on a GPU, over many steps of one size")] = False
+    checkpoint_share: Annotated[
+        float,
+        at_least(
+            0, at_most=1, help="most of the time that checkpoints may take; 1 keeps every epoch whatever it costs"
+        ),
+    ] = 0.05
     precision: Annotated[
-        Literal["auto", "bf16", "fp32"], Parameter(help="bf16 is autocast; auto takes it where the hardware has it")
+        Literal["auto", "bf16", "fp16", "fp32"],
+        Parameter(help="bf16 and fp16 are autocast; auto takes the first that the hardware is fast in"),
     ] = "auto"
     device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="where to train and to predict")] = "auto"
 

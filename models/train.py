@@ -1,4 +1,4 @@
-"""This file trains one network on all folds but one: the epoch loop, and one row of figures for each epoch."""
+"""This file trains one network on all folds but one, or on all: the epoch loop, and a row of figures for each."""
 
 from __future__ import annotations
 
@@ -7,28 +7,33 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from folds.assignment import Folds
 from folds.errors import UserError
 from folds.metrics import log_loss, topk_error
 from folds.pixels import PixelStore
 from folds.track import Track, silently
-from models.augment import random_boxes
+from models.augment import training_input
 from models.backbones import Backbone
 from models.batches import gather_batches
-from models.events import EpochRow
-from models.inputs import autocast, network_input
-from models.optimiser import make_average, make_optimiser, make_schedule
+from models.events import EpochRow, MemoryShort
+from models.fold_data import Epoch, FoldData
+from models.mixing import Mixer, seed_everything
 from models.predict import predict_views
-from models.sampling import draw_epoch, expected_repeats, sampling_correction
+from models.sampling import sampling_correction
 from models.settings import TrainSettings
+from models.sizes import epoch_sizes, predict_size, train_size
+from models.stepper import Stepper
 
 CHECK_STEPS = 50  # the loss is looked at this often; each look waits for the device
+BATCH_NORM_STEPS = 100  # batches from which `--batch-norm natural` estimates the statistics
+VIEW = ("centre",)  # under which each epoch is scored
 
 
 class FoldTrainer:
-    """Trains on every fold but `fold` and watches `fold`; afterwards `network` holds the averaged parameters."""
+    """Trains on every fold but `fold` and watches `fold`; afterwards `trained` is the network to predict with."""
 
     def __init__(
         self,
@@ -36,53 +41,68 @@ class FoldTrainer:
         folds: Folds,
         store: PixelStore,
         *,
-        fold: int,
+        fold: int | None,
         backbone: Backbone,
-        size: int,
         settings: TrainSettings,
+        lr: float,
         seed: int,
         device: torch.device,
         precision: torch.dtype,
+        is_probed: bool = False,
     ) -> None:
-        self.settings, self.seed, self.fold = settings, seed, fold
-        self.backbone, self.size, self.store = backbone, size, store
+        self.is_probed = is_probed  # whether the network's head comes fitted to its frozen features
+        self.settings, self.fold, self.backbone, self.store = settings, fold, backbone, store
         self.device, self.precision = device, precision
-        rows = store.rows(folds.image_id, split="train")
-        valid = folds.fold == fold
-        self.train_rows, self.train_target = rows[~valid], folds.target[~valid]
-        self.valid_rows, self.valid_target = rows[valid], folds.target[valid]
-        self.repeats = expected_repeats(self.train_target, power=settings.sampling_power, most=settings.max_repeats)
-        self.correction = sampling_correction(self.train_target, settings, n_classes=len(folds.classes))
-        self.batch_size = min(settings.batch_size, len(self.train_rows))
-        self.epoch_steps = len(self.train_rows) // self.batch_size
-        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimiser = make_optimiser(self.network, settings)
-        self.schedule = make_schedule(self.optimiser, settings, epoch_steps=self.epoch_steps)
-        self.average = make_average(self.network, settings, epoch_steps=self.epoch_steps)
+        self.data = FoldData(folds, store, fold=fold, settings=settings, seed=seed)
+        self.sizes = epoch_sizes(settings, size=train_size(settings, backbone))
+        self.correction = sampling_correction(self.data.train_target, settings, n_classes=len(folds.classes))
+        self.mixer = Mixer(settings, n_classes=len(folds.classes), device=device)
+        self.stepper = Stepper(
+            network,
+            settings,
+            lr=lr,
+            epoch_steps=self.data.epoch_steps,
+            batch_size=self.data.batch_size,
+            device=device,
+            precision=precision,
+        )
 
     @property
     def trained(self) -> nn.Module:
-        """The network to predict with: the running average, or the network itself where that is off."""
-        return (self.network if self.average is None else self.average.module).eval()
+        return self.stepper.trained
 
-    def epochs(self, *, track: Track = silently) -> Iterator[EpochRow]:
-        """Train epoch after epoch, and yield a row after each."""
-        for epoch in range(self.settings.epochs):
-            began = time.perf_counter()
+    @property
+    def n_epochs(self) -> int:
+        return self.settings.epochs
+
+    def epochs(self, *, first: int = 0, track: Track = silently) -> Iterator[EpochRow | MemoryShort]:
+        """Train epoch after epoch, from the first that is not done, and yield a row after each."""
+        for epoch in range(first, self.settings.epochs):
+            began, fitted = time.perf_counter(), self.stepper.micro_batch
             train_loss = self._train_epoch(epoch, track)
             trained_seconds = time.perf_counter() - began
-            probs = np.exp(self.predict(self.valid_rows, ("centre",))[:, 0])
-            self._refuse_divergence(bool(np.isfinite(probs).all()), step=(epoch + 1) * self.epoch_steps - 1)
+            if self.stepper.micro_batch < fitted:
+                yield MemoryShort(self.stepper.micro_batch, self.data.batch_size)
+            if self.settings.batch_norm == "natural" and epoch + 1 == self.settings.epochs:
+                self._estimate_batch_norm()
+            valid_loss, valid_top1_error, valid_top3_error = self._valid_figures(epoch)
             yield EpochRow(
                 epoch=epoch + 1,
-                lr=self.optimiser.param_groups[0]["lr"],
+                lr=self.stepper.lr,
+                image_size=self.sizes[epoch],
                 train_loss=train_loss,
-                valid_loss=log_loss(probs, self.valid_target),
-                valid_top1_error=topk_error(probs, self.valid_target, k=1),
-                valid_top3_error=topk_error(probs, self.valid_target),
-                images_per_second=self.epoch_steps * self.batch_size / trained_seconds,
+                valid_loss=valid_loss,
+                valid_top1_error=valid_top1_error,
+                valid_top3_error=valid_top3_error,
+                images_per_second=self.data.epoch_steps * self.data.batch_size / trained_seconds,
                 seconds=time.perf_counter() - began,
             )
+
+    def score_training(self) -> tuple[float, float]:
+        """Loss (nats) and top-3 error of training images, as many as the fold has, seen as the fold's own are."""
+        rows, target = self.data.some_training(len(self.data.valid_rows))
+        probs = np.exp(self.predict(rows, VIEW)[:, 0])
+        return log_loss(probs, target), topk_error(probs, target)
 
     def predict(
         self,
@@ -99,7 +119,7 @@ class FoldTrainer:
             self.store,
             rows,
             backbone=self.backbone,
-            size=self.size,
+            size=predict_size(self.settings, self.backbone),
             views=views,
             batch_size=batch_size,
             device=self.device,
@@ -109,62 +129,54 @@ class FoldTrainer:
             track=track,
         )[0]
 
+    def batches(self, epoch: int, *, track: Track = silently) -> Iterator[tuple[Tensor, Tensor]]:
+        """An epoch's augmented images (B, 3, size, size) and targets, (B,) int or (B, C) shares, on the device."""
+        seed_everything(*self.data.seeds, epoch)
+        shown = self.data.epoch(epoch)
+        targets = torch.from_numpy(shown.target).to(self.device).split(self.data.batch_size)
+        inputs = self._inputs(shown, self.sizes[epoch], what=f"epoch {epoch + 1}/{self.settings.epochs}", track=track)
+        for images, target in zip(inputs, targets, strict=True):
+            yield self.mixer(images, target, epoch=epoch)
+
+    def _inputs(self, shown: Epoch, size: int, *, what: str = "", track: Track = silently) -> Iterator[Tensor]:
+        batch = self.data.batch_size
+        starts = range(0, len(shown.rows), batch)
+        rows = [shown.rows[start : start + batch] for start in starts]
+        gathered = gather_batches(self.store.pixels, rows, self.device)
+        tracked = track(gathered, what=what, total=len(shown.rows), each=batch)
+        for start, pixels in zip(starts, tracked, strict=True):
+            draws = shown.draws[start : start + batch]
+            yield training_input(pixels, draws, size=size, backbone=self.backbone, precision=self.precision)
+
     def _train_epoch(self, epoch: int, track: Track) -> float:
         """One pass; returns the mean training loss in nats."""
-        drawn, boxes = self._plan_epoch(epoch)
-        batches = np.split(drawn, self.epoch_steps)
-        target = torch.from_numpy(self.train_target[drawn]).to(self.device).split(self.batch_size)
-        gathered = track(
-            gather_batches(self.store.pixels, [self.train_rows[batch] for batch in batches], self.device),
-            what=f"epoch {epoch + 1}/{self.settings.epochs}",
-            total=len(drawn),
-            each=self.batch_size,
-        )
-        self.network.train()
+        self.stepper.train_mode()
         loss_sum = torch.zeros((), device=self.device)
-        for i, pixels in enumerate(gathered):
-            step = epoch * self.epoch_steps + i
-            seen = network_input(
-                pixels, boxes[i * self.batch_size : (i + 1) * self.batch_size], size=self.size, backbone=self.backbone
-            )
-            loss_sum += self._step(step, seen, target[i])
-            if (i + 1) % CHECK_STEPS == 0 or i + 1 == self.epoch_steps:
+        for i, (images, target) in enumerate(self.batches(epoch, track=track)):
+            step = epoch * self.data.epoch_steps + i
+            loss_sum += self.stepper.step(step, images, target)
+            if (i + 1) % CHECK_STEPS == 0 or i + 1 == self.data.epoch_steps:
                 self._refuse_divergence(bool(torch.isfinite(loss_sum)), step=step)
-        return float(loss_sum) / self.epoch_steps
+        return float(loss_sum) / self.data.epoch_steps
 
-    def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """What an epoch shows: positions in the training part (n,), and a box for each (n, 4)."""
-        rng = np.random.default_rng([self.seed, self.fold, epoch])
-        drawn = draw_epoch(self.repeats, rng)[: self.epoch_steps * self.batch_size]
-        rows = self.train_rows[drawn]
-        boxes = random_boxes(
-            rng,
-            width=self.store.width[rows],
-            height=self.store.height[rows],
-            crop_scale=self.settings.crop_scale,
-            mirror=self.settings.mirror,
-        )
-        return drawn, boxes
+    def _valid_figures(self, epoch: int) -> tuple[float, float, float]:
+        """Loss, top-1 and top-3 error of the images that are kept out; NaN where there are none."""
+        target = self.data.valid_target
+        if not len(target):
+            return (float("nan"),) * 3
+        probs = np.exp(self.predict(self.data.valid_rows, VIEW)[:, 0])
+        self._refuse_divergence(bool(np.isfinite(probs).all()), step=(epoch + 1) * self.data.epoch_steps - 1)
+        return log_loss(probs, target), topk_error(probs, target, k=1), topk_error(probs, target)
 
-    def _step(self, step: int, seen: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """One optimiser step; returns the loss, still on the device."""
-        self.schedule.step_update(step)
-        with autocast(self.device, self.precision):
-            logits = self.network(seen)
-        loss = nn.functional.cross_entropy(logits.float(), target, label_smoothing=self.settings.label_smoothing)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.settings.clip_norm:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
-        self.optimiser.step()
-        if self.average is not None:
-            self.average.update(self.network, step=step)
-        return loss.detach()
+    def _estimate_batch_norm(self) -> None:
+        """Let the statistics of batch norm be those of naturally sampled images, under the trained parameters."""
+        shown = self.data.natural(BATCH_NORM_STEPS)
+        update_bn(self._inputs(shown, self.sizes[-1]), self.trained)
 
     def _refuse_divergence(self, is_finite: bool, *, step: int) -> None:
         if not is_finite:
-            rate = self.optimiser.param_groups[0]["lr"]
+            where = "the refit on all images" if self.fold is None else f"fold {self.fold}"
             raise UserError(
-                f"the loss of fold {self.fold} is no longer finite at step {step + 1:,}, at a rate of {rate:.2g}",
-                hint=f"`--lr {self.settings.lr / 3:.1g}`, or `--precision fp32`",
+                f"the loss of {where} is no longer finite at step {step + 1:,}, at a rate of {self.stepper.lr:.2g}",
+                hint=f"`--lr {self.stepper.peak_lr / 3:.1g}`, or `--precision fp32`",
             )

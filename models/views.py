@@ -23,13 +23,18 @@ def view_boxes(view: str, *, width: np.ndarray, height: np.ndarray, crop_share: 
     return (boxes[:, [2, 1, 0, 3]] if mirrored else boxes).astype(np.float32)
 
 
+def known_views() -> tuple[str, ...]:
+    """The names of all views, plain ones first."""
+    return (*VIEWS, "mirror", *(f"{view}-mirror" for view in VIEWS if view != "centre"))
+
+
 def check_views(views: Sequence[str]) -> None:
     """Refuse unknown and repeated views, by name."""
-    known = [*VIEWS, "mirror", *(f"{view}-mirror" for view in VIEWS if view != "centre")]
-    unknown = [view for view in views if view not in known]
+    unknown = [view for view in views if view not in known_views()]
     if unknown or not views:
         raise UserError(
-            f"there is no view `{', '.join(unknown)}`; there are {', '.join(known)}", hint="`--views centre,mirror`"
+            f"there is no view `{', '.join(unknown)}`; there are {', '.join(known_views())}",
+            hint="`--views centre,mirror`",
         )
     if len(set(views)) < len(views):
         raise UserError(f"a view stands twice in `--views {','.join(views)}`", hint="name each view once")

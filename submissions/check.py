@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from folds.errors import UserError, first_few
-from folds.workspace import Workspace
+from folds.workspace import Workspace, digest, read_json
 from submissions.layout import Layout, read_layout
 
 BOM = b"\xef\xbb\xbf"
@@ -48,7 +49,18 @@ def check_submission(path: Path, workspace: Workspace) -> CheckResult:
 
     Raises UserError where the file cannot be read or the work folder is not prepared.
     """
-    return check_layout(path, read_layout(workspace))
+    result = check_layout(path, read_layout(workspace))
+    return replace(result, faults=(*result.faults, *_lineage_faults(path)))
+
+
+def _lineage_faults(path: Path) -> Iterator[str]:
+    """What the lineage says that `submit` wrote beside the CSV: other bytes may be valid, and are not the blend's."""
+    lineage = path.with_suffix(".json")
+    if not lineage.is_file():
+        return
+    said = read_json(lineage, hint="`python run.py submit` writes both again")
+    if isinstance(said, dict) and said.get("csv") == path.name and said.get("digest") != digest(path.read_bytes()):
+        yield f"it was changed since `submit` wrote it and {lineage.name}"
 
 
 def check_layout(path: Path, layout: Layout) -> CheckResult:
@@ -90,9 +102,10 @@ def _faults(data: bytes, layout: Layout) -> Iterator[str]:
 def _byte_faults(data: bytes) -> Iterator[str]:
     if data.startswith(BOM):
         yield "it begins with a byte-order mark, which becomes part of the first column's name"
-    if b"\r" in data:
-        yield f"{data.count(bytes([13])):,} of its lines end in CR LF, not LF"
-    empty = [number for number, line in enumerate(data.split(b"\n")[:-1], start=1) if not line.strip()]
+    bare = re.sub(rb'"[^"]*"', b'""', data)  # line ends inside of quotes belong to an id
+    if b"\r" in bare:
+        yield f"{bare.count(bytes([13])):,} of its lines end in CR LF, not LF"
+    empty = [number for number, line in enumerate(bare.split(b"\n")[:-1], start=1) if not line.strip()]
     if empty:
         yield f"line {first_few(empty)} is empty"
     if data and not data.endswith(b"\n"):

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from folds.assignment import load_folds
 from folds.classes import natural_key
@@ -40,7 +41,9 @@ class Layout:
     def line(self, cells: Sequence[str]) -> str:
         """One row of the CSV, with quotes only where a cell needs them."""
         text = io.StringIO(newline="")
-        csv.writer(text, delimiter=self.separator, lineterminator="\n").writerow(cells)
+        # Python 3.11 leaves a lone carriage return without quotes.
+        quoting: Literal[0, 1] = csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
+        csv.writer(text, delimiter=self.separator, lineterminator="\n", quoting=quoting).writerow(cells)
         return text.getvalue()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from folds.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv
 from folds.errors import UserError, first_few
-from folds.workspace import read_json
+from folds.workspace import digest, read_json
 from submissions.layout import Layout
 
 HINT = "`python run.py score FILE --labels LABELS.csv`"
@@ -38,6 +38,8 @@ def score_submission(path: Path, labels: Path, layout: Layout) -> SubmissionScor
     Raises UserError where a file cannot be read or no id has a true label.
     """
     guesses, truth = _read(path), _read(labels)
+    if len(guesses.header) < 2:
+        raise UserError(f"{path} has one column, not an id and labels", hint=HINT)
     id_column = pick_column(truth, ID_NAMES, what="id", given=None, flag="--labels", position=0)
     label_column = pick_column(truth, LABEL_NAMES, what="label", given=None, flag="--labels", position=1)
     true_label = dict(zip(truth.column(id_column), truth.column(label_column), strict=True))
@@ -51,9 +53,12 @@ def score_submission(path: Path, labels: Path, layout: Layout) -> SubmissionScor
 
 
 def promised_error(path: Path) -> float | None:
-    """The cross-fitted top-3 error that the lineage beside a CSV names; None where there is none."""
+    """The cross-fitted top-3 error that the lineage beside a CSV names; None where there is none, or of another CSV."""
     lineage = path.with_suffix(".json")
-    return read_json(lineage, hint=HINT).get("oof_top3_error") if lineage.is_file() else None
+    if not lineage.is_file():
+        return None
+    said = read_json(lineage, hint=HINT)
+    return said.get("oof_top3_error") if said.get("digest") == digest(path.read_bytes()) else None
 
 
 def _read(path: Path) -> CsvTable:

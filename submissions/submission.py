@@ -30,6 +30,7 @@ class SubmissionResult:
     rows: int
     guessed: tuple[str, ...]  # ids of unreadable images, which got the most frequent classes
     promised: float | None  # the cross-fitted top-3 error of the blend; None for a single run
+    partial: Mapping[str, Any] | None = None  # what a blend was made of while folds were lacking
 
 
 def write_submission(
@@ -51,7 +52,8 @@ def write_submission(
     lineage = path.with_suffix(".json")
     write_json(lineage, _lineage(path, made_from, run=run, folds=folds, guessed=guessed))
     promised = made_from.oof_top3_error if made_from else None
-    return SubmissionResult(path, lineage, len(layout.image_id), tuple(guessed), promised)
+    partial = made_from.partial if made_from else None
+    return SubmissionResult(path, lineage, len(layout.image_id), tuple(guessed), promised, partial)
 
 
 def submission_text(layout: Layout, blended: Blended, folds: Folds, *, guessed: Sequence[str]) -> str:
@@ -113,6 +115,7 @@ def _lineage(
         "crossfit": blend.crossfit,
         "oof_top3_error": blend.oof_top3_error,
         "seed": blend.seed,
+        "partial": blend.partial,
         "files": blend.files,
     }
 

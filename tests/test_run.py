@@ -216,6 +216,12 @@ def test_a_run_table_overrides_train_and_a_flag_overrides_both(typed):
         ("[train]\nepochs = 2.5\n", "kit.toml: [train] epochs = 2.5 is not a whole number", "`python run.py settings`"),
         ('[train]\nepochs = "3"\n', "kit.toml: [train] epochs = '3' is not a whole number", "`python run.py settings`"),
         ("[train]\nmirror = 1\n", "kit.toml: [train] mirror = 1 is not true or false", "`python run.py settings`"),
+        ("[train]\nlr = true\n", "kit.toml: [train] lr = True is not a number or `find`", "`python run.py settings`"),
+        (
+            "[train]\nlr = 2\n",
+            'Invalid value "2.0" for [lr] provided by kit.toml: it must be above 0 and at most 1',
+            "--help",
+        ),
         ("[train]\nepochs = 0\n", 'Invalid value "0" for [epochs] provided by kit.toml: it must be >= 1', "--help"),
         ("train = 3\n", "kit.toml: `train` is a table, not a value", "write `[train]` on a line of its own"),
         ("run = 3\n", "kit.toml: `run` is a table, not a value", "write `[run.NAME]` on a line of its own"),
@@ -247,7 +253,8 @@ def test_a_wrong_settings_file_is_refused_in_one_sentence(typed, toml, error, hi
         ),
         (["split"], "work/folds/manifest.csv does not exist", "python run.py prepare DATA"),
         (["train"], "work/folds/folds.json does not exist", "python run.py split"),
-        (["train", "--fold", "x"], "`--fold x` is no list of folds: `x` is not a number", "`--fold 0,2`"),
+        (["train", "--backbone", ","], "there is no backbone to train", "`--backbone resnet50`"),
+        (["train", "--fold", "x"], "`--fold x` is no list of folds: `x` is neither a number nor `all`", "`--fold 0,2`"),
         (["predict"], "work/models holds no run", "`python run.py train`"),
         (["submit"], "work/ensemble/blend.json does not exist", "python run.py blend"),
         (["submit", "--blend", "x", "--run", "y"], "`--blend` and `--run` exclude each other", "--run NAME"),
@@ -337,6 +344,8 @@ def test_a_loss_that_is_not_finite_stops_the_fold_with_step_rate_and_advice(fini
     code, _, err = typed("train", "--work", work, *words, "--epochs", "3")
     assert code == 2
     assert re.match(r"error: the loss of fold 0 is no longer finite at step \d+, at a rate of ", err)
+    assert err.splitlines()[2].startswith("error: the loss of fold 1 is no longer finite")  # the others go on
+    assert err.splitlines()[-2] == "error: wild fold 0, wild fold 1 failed"
     assert "`--lr 0.3`" in err
 
 
@@ -353,5 +362,20 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(finished):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err == "error: stopped by Ctrl-C\nhint: the same command goes on where it was stopped\n"
+    said, hint = err.splitlines()
+    place = r"; stopped fold 0 goes on after epoch \d+ of 500; 0:\d\d of work are lost"  # unless no epoch is under way
+    assert re.fullmatch(f"error: stopped by Ctrl-C({place})?", said)
+    assert hint == "hint: the same command goes on where it was stopped"
     shutil.rmtree(work / "models" / "stopped")
+
+
+def test_lr_find_says_the_rate_and_how_to_train_with_it(finished, typed, tmp_path):
+    _, work, _ = finished
+    shutil.copytree(work / "folds", tmp_path / "work" / "folds")
+    flags = ("--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--batch-size", "4")
+    code, out, _ = typed("lr-find", *flags, "--fold", "1", "--work", tmp_path / "work")
+    assert code == 0
+    rate = re.search(r"test_resnet: --lr (\S+) ", out)[1]
+    assert f"next: python run.py train {' '.join(flags)} --lr {rate} --work" in out
+    assert (tmp_path / "work" / "models" / "test_resnet" / "lr-find.png").is_file()
+    assert not (tmp_path / "work" / "models" / "test_resnet" / "fold1").exists()

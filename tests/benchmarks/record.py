@@ -14,7 +14,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.jsonl"
-PACKAGES = ("numpy", "scipy", "pandas", "optuna", "scikit-learn", "pillow", "torch", "timm")
+PACKAGES = ("numpy", "scipy", "pandas", "optuna", "scikit-learn", "pillow", "torch", "torchvision", "timm")
 
 
 def machine(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:

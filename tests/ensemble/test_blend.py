@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +18,7 @@ from ensemble.settings import BlendSettings
 from ensemble.tables import blend_sentences, blend_summary
 from folds.errors import UserError
 from folds.metrics import topk_error
+from folds.workspace import read_json, write_json
 from tests.benchmarks.synthetic import World
 from tests.ensemble.small import SMALL, small_oof, small_test, small_work, write_small
 
@@ -158,7 +158,7 @@ def test_a_damaged_test_file_is_named(tmp_path):
 def test_a_damaged_blend_json_is_refused(tmp_path, change, sentence):
     work, _ = small_work(tmp_path)
     make_blend(work, QUICK, seed=0)
-    work.blend.write_text(json.dumps({**json.loads(work.blend.read_text()), **change}))
+    write_json(work.blend, {**read_json(work.blend, hint=""), **change})
     with pytest.raises(UserError, match=sentence):
         load_blend(work.blend)
 

@@ -114,15 +114,18 @@ def test_runs_that_differ_in_their_seed_alone_are_one_member(tmp_path):
 def test_a_missing_fold_is_named(tmp_path):
     work, _ = small_work(tmp_path)
     (work.fold("m01", 2) / "done.json").unlink()
-    assert refusal(work) == ("m01 lacks fold 2 of 3", "`python run.py train --run m01`")
+    assert refusal(work) == (
+        "m01 lacks fold 2 of 3",
+        "`python run.py train --run m01`, or `python run.py blend --partial` for the folds that are done",
+    )
 
 
 def test_predictions_made_on_other_folds_are_named(tmp_path):
     work, folds = small_work(tmp_path)
     other, other_folds = small_work(tmp_path / "other", members=1, world=World(600, 40, 8, 3, seed=5, margin=4.0))
-    shutil.copytree(other.models / "m00", work.models / "stranger")
+    shutil.copytree(other.models / "m00", work.models / "m00", dirs_exist_ok=True)
     assert refusal(work)[0] == (
-        f"stranger: fold 0 was made on other folds ({other_folds.digest}) than this work folder's ({folds.digest})"
+        f"m00: fold 0 was made on other folds ({other_folds.digest}) than this work folder's ({folds.digest})"
     )
 
 
@@ -193,7 +196,7 @@ def test_every_damage_to_a_members_file_is_named(tmp_path, damage):
     path.unlink() if made is None else path.write_bytes(made)
     fault = "lacks its file fold1/oof.npz" if made is None else ": fold1/oof.npz is damaged, its bytes are not those"
     assert fault in refusal(work)[0]
-    assert refusal(work)[1] == "`python run.py train --run m00`"
+    assert refusal(work)[1] == "`python run.py predict --run m00`"
 
 
 def test_a_run_called_fold0_acts_like_any_other(tmp_path):

@@ -9,6 +9,7 @@ from folds.classes import class_order
 from folds.errors import UserError
 from folds.manifest import COLUMNS, write_manifest
 from folds.settings import SplitSettings
+from folds.workspace import read_json, write_json
 
 
 def images(counts, *, groups=None):
@@ -174,8 +175,8 @@ def test_folds_that_were_edited_are_refused(workspace):
 def test_classes_in_another_order_are_refused(workspace):
     store(workspace, images({"a": 9, "b": 6}))
     split(workspace, SplitSettings(n_folds=3), seed=0)
-    head = json.loads(workspace.folds_json.read_text())
-    workspace.folds_json.write_text(json.dumps(head | {"classes": ["b", "a"]}))
+    head = read_json(workspace.folds_json, hint="")
+    write_json(workspace.folds_json, head | {"classes": ["b", "a"]})
     with pytest.raises(UserError, match=r"^.*folds.json holds other classes than folds.csv$"):
         load_folds(workspace)
 

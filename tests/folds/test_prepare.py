@@ -9,6 +9,7 @@ from PIL import Image
 from folds import manifest
 from folds.errors import UserError
 from folds.pixels import damaged_rows, open_store
+from folds.processes import this_host
 from folds.workspace import Workspace
 
 
@@ -281,7 +282,7 @@ def test_test_ids_come_in_natural_order_without_a_sample(competition, run_prepar
 def test_a_killed_prepare_leaves_no_store_and_its_rest_is_swept(data, run_prepare, workspace):
     run_prepare(data)
     (workspace.folds / "pixels-32.json").unlink()  # killed between the store and its description
-    torn = workspace.folds / ".pixels-32.u8.999999999.tmp"
+    torn = workspace.folds / f".pixels-32.u8.{this_host()}.999999999.tmp"
     torn.write_bytes(b"x")
     with pytest.raises(UserError) as caught:
         open_store(workspace)

@@ -1,4 +1,5 @@
 import os
+import signal
 import time
 
 import pytest
@@ -41,6 +42,21 @@ def test_a_hang_costs_one_item_only(monkeypatch):
     monkeypatch.setattr(workers, "SECONDS", 0.5)
     answers = dict(in_processes(act, [1, "hang", 2], workers=1))
     assert answers == {0: 2, 1: Casualty("took the decoder more than 0 s"), 2: 4}
+
+
+def spin(seconds):
+    """What a decoder may do that is busy and never done."""
+    workers.CPU_SECONDS = 0.3  # in this process, for the items to come
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+    return seconds
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPROF"), reason="processor time is limited on POSIX only")
+def test_an_item_that_spins_is_ended_by_its_processor_time():
+    answers = dict(in_processes(spin, [0, 0.01, 20, 0.02], workers=1))
+    assert answers == {0: 0, 1: 0.01, 2: Casualty("took the decoder more than 10 s"), 3: 0.02}
 
 
 def test_a_bug_shows_its_traceback():

@@ -17,11 +17,12 @@ def smooth_picture(rng, size=96):
 BOXES = [(0.0, 0.0, 96.0, 96.0), (10.3, 5.7, 60.1, 80.9), (40.0, 40.0, 52.5, 47.5), (0.0, 30.2, 95.9, 96.0)]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("size", [24, 64, 128])
 @pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
-def test_a_batch_of_boxes_equals_pillow_within_two_grey_levels(size, kernel):
+def test_a_batch_of_boxes_equals_pillow_within_two_grey_levels(size, kernel, dtype):
     pixels = np.stack([smooth_picture(np.random.default_rng(i)) for i in range(len(BOXES))])
-    got = resample(torch.from_numpy(pixels), torch.tensor(BOXES), size=size, kernel=kernel)
+    got = resample(torch.from_numpy(pixels), torch.tensor(BOXES), size=size, kernel=kernel, dtype=dtype)
     for picture, box, ours in zip(pixels, BOXES, got, strict=True):
         pillow = Image.fromarray(picture).resize((size, size), Image.Resampling[kernel.upper()], box=box)
         difference = np.abs(ours.permute(1, 2, 0).numpy().clip(0, 255) - np.asarray(pillow, dtype=float))

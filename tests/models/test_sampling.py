@@ -63,5 +63,5 @@ def test_a_class_that_is_absent_gets_no_correction():
 
 
 def test_nothing_is_corrected_where_the_settings_say_so():
-    correction = sampling_correction(TARGET, TrainSettings(restore_prior=False), n_classes=3)
+    correction = sampling_correction(TARGET, TrainSettings(restore_prior="no"), n_classes=3)
     np.testing.assert_array_equal(correction, np.zeros(3))

@@ -1,0 +1,120 @@
+"""This file sets a job up: which fold of which run it is, and the trainer that does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from folds.assignment import Folds
+from folds.pixels import PixelStore
+from folds.track import Track, silently
+from folds.workspace import Workspace
+from models.backbones import Backbone, build_network
+from models.events import fold_name
+from models.head_files import set_head, start_head
+from models.inputs import choose_device, choose_precision
+from models.runs import RunPlan
+from models.sampling import sampling_shift
+from models.sizes import train_size
+from models.train import FoldTrainer
+
+
+@dataclass(frozen=True)
+class Job:
+    """A fold to train (None: all images), with everything that was checked before the first job began.
+
+    weights_digest  of the very file that the network starts from, downloaded or local; empty for a random start
+    """
+
+    plan: RunPlan
+    backbone: Backbone
+    weights: Path | None
+    fold: int | None
+    seed: int
+    settings_json: dict[str, Any]
+    weights_digest: str = ""
+
+    @property
+    def name(self) -> str:
+        return fold_name(self.plan.name, self.fold)
+
+    def folder(self, workspace: Workspace) -> Path:
+        name = self.plan.name
+        return workspace.refit(name) if self.fold is None else workspace.fold(name, self.fold)
+
+
+def make_trainer(
+    workspace: Workspace, job: Job, folds: Folds, store: PixelStore, *, lr: float, track: Track = silently
+) -> FoldTrainer:
+    """The trainer of a job; what is random at its start depends on (seed, fold) only."""
+    settings = job.plan.settings
+    device = choose_device(settings.device)
+    fold = folds.n_folds if job.fold is None else job.fold
+    torch.manual_seed(int(np.random.SeedSequence([job.seed, fold]).generate_state(1)[0]))
+    network = build_network(
+        job.backbone,
+        len(folds.classes),
+        size=train_size(settings, job.backbone),
+        weights=job.weights,
+        dropout=settings.dropout,
+        drop_path=settings.drop_path,
+    )
+    precision = choose_precision(settings.precision, device)
+    is_probed = _start_from_probe(
+        workspace, job, network, folds, store, device=device, precision=precision, track=track
+    )
+    return FoldTrainer(
+        network,
+        folds,
+        store,
+        fold=job.fold,
+        backbone=job.backbone,
+        settings=settings,
+        lr=lr,
+        seed=job.seed,
+        device=device,
+        precision=precision,
+        is_probed=is_probed,
+    )
+
+
+def _start_from_probe(
+    workspace: Workspace,
+    job: Job,
+    network: nn.Module,
+    folds: Folds,
+    store: PixelStore,
+    *,
+    device: torch.device,
+    precision: torch.dtype,
+    track: Track,
+) -> bool:
+    """Put the head in that fits the frozen features of the fold's training part (LP-FT, Kumar et al. 2022).
+
+    False where the settings want none, where there are no weights whose features could be worth anything, or where
+    the head is not one linear layer. The probe knows the natural prior; the bias starts from what sampling makes of it.
+    """
+    settings = job.plan.settings
+    if settings.head != "probe" or job.weights is None:
+        return False
+    weight, bias = start_head(
+        workspace,
+        folds,
+        store,
+        backbone=job.backbone,
+        weights=job.weights,
+        size=train_size(settings, job.backbone),
+        fold=job.fold,
+        mirror=settings.mirror,
+        device=device,
+        precision=precision,
+        track=track,
+    )
+    target = folds.target if job.fold is None else folds.target[folds.fold != job.fold]
+    shift = sampling_shift(target, settings, n_classes=len(folds.classes))
+    return set_head(network, weight, bias - torch.from_numpy(shift).float())

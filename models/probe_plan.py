@@ -1,0 +1,61 @@
+"""This file plans a probe: which backbone is asked with which weights, and which folds it still lacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from folds.assignment import Folds
+from folds.workspace import Workspace, digest
+from models.backbones import build_network, resolve_backbone
+from models.frozen import FrozenBody
+from models.head_files import head_views
+from models.inputs import choose_device, choose_precision
+from models.jobs import find_start, weights_name
+from models.runs import PROBE, RunPlan, done_folds, refuse_other_settings
+from models.settings import PredictSettings
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A run to probe, with everything that was checked before the first one began."""
+
+    name: str
+    body: FrozenBody
+    settings_json: dict[str, Any]
+    done: dict[int, dict[str, Any]]  # done.json of the folds that are done under the views asked for
+    lacking: tuple[int, ...]
+    weights_digest: str = ""  # of the very file, downloaded or local; empty for random weights
+
+    @property
+    def head_views(self) -> tuple[str, ...]:
+        return head_views(mirror=self.settings_json["settings"]["mirror"])
+
+
+def plan_probe(workspace: Workspace, plan: RunPlan, folds: Folds, predict: PredictSettings) -> Probe:
+    """The probe of a plan, and which of its folds are done under the views asked for; refuses other settings."""
+    backbone, settings = resolve_backbone(plan.backbone), plan.settings
+    device = choose_device(settings.device)
+    size, precision = settings.image_size or backbone.size, choose_precision(settings.precision, device)
+    settings_json = {
+        "run": plan.name,
+        "kind": PROBE,
+        "backbone": backbone.tag,
+        "weights": weights_name(plan),
+        "seed": folds.seed,
+        "folds_digest": folds.digest,
+        "settings": {
+            "image_size": size,
+            "precision": str(precision).removeprefix("torch."),
+            "mirror": settings.mirror,
+        },
+    }
+    refuse_other_settings(workspace, settings_json)
+    done = {k: one for k, one in done_folds(workspace, plan.name).items() if one["views"] == list(predict.views)}
+    lacking = tuple(k for k in range(folds.n_folds) if k not in done)
+    weights = find_start(plan, backbone) if lacking else None
+    if lacking:  # a trial: a wrong file or size is refused now
+        build_network(backbone, 1, size=size, weights=weights)
+    body = FrozenBody(backbone, weights, size, device, precision, folds.seed)
+    weights_digest = digest(weights.read_bytes()) if weights else ""
+    return Probe(plan.name, body, settings_json, done, lacking, weights_digest)

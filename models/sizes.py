@@ -1,0 +1,66 @@
+"""This file decides sizes in pixels: of each epoch, of prediction, and of the store that serves them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from folds.errors import UserError
+from models.backbones import Backbone, resolve_backbone
+from models.runs import RunPlan
+from models.settings import TrainSettings
+
+GROW_SHARE = 0.75  # the last quarter of the epochs sees the final size
+GRID = 16  # sizes in between are multiples of it: few sizes, so that cuDNN and torch.compile tune few shapes
+STORE_MARGIN = 7 / 6  # crops are cut out of the store: 288 serves 224, 352 serves 299 (within 1 dB of the originals)
+STORE_GRID = 32
+
+
+def train_size(settings: TrainSettings, backbone: Backbone) -> int:
+    """The side of the network's input at the end of training: as set, or the weights' own."""
+    return settings.image_size or backbone.size
+
+
+def predict_size(settings: TrainSettings, backbone: Backbone) -> int:
+    """The side at prediction: as set, or that of training."""
+    return settings.test_size or train_size(settings, backbone)
+
+
+def epoch_sizes(settings: TrainSettings, *, size: int) -> list[int]:
+    """The side in each epoch: from `start_size` to `size` in equal steps, rounded, the last quarter at `size`."""
+    start, last = settings.start_size, GROW_SHARE * (settings.epochs - 1)
+    if start is None:
+        return [size] * settings.epochs
+    shares = [min(1.0, epoch / last) if last else 1.0 for epoch in range(settings.epochs)]
+    return [size if share == 1.0 else _on_grid(start + (size - start) * share) for share in shares]
+
+
+def refuse_odd_sizes(settings: TrainSettings, backbone: Backbone) -> None:
+    """Refuse sizes that shrink, and other sizes than its own for a network that knows only one."""
+    size, start = train_size(settings, backbone), settings.start_size
+    if start and start > size:
+        raise UserError(
+            f"--start-size {start} is above the size that it should grow to, {size}", hint=f"`--image-size {start}`"
+        )
+    if backbone.fixed_size and {start or size, predict_size(settings, backbone)} != {size}:
+        raise UserError(
+            f"{backbone.tag} works on one size only, {size} pixels", hint="leave out `--start-size` and `--test-size`"
+        )
+
+
+def needed_store_size(plans: Iterable[RunPlan]) -> int:
+    """The side of a store from which crops can be cut for the inputs of all these runs, in pixels."""
+    sizes = []
+    for plan in plans:
+        backbone = resolve_backbone(plan.backbone)
+        sizes += [train_size(plan.settings, backbone), predict_size(plan.settings, backbone)]
+    return store_size_for(max(sizes))
+
+
+def store_size_for(size: int) -> int:
+    """The side of a store that serves inputs of a size: a sixth more, rounded up."""
+    return math.ceil(size * STORE_MARGIN / STORE_GRID) * STORE_GRID
+
+
+def _on_grid(size: float) -> int:
+    return max(GRID, round(size / GRID) * GRID)

@@ -1,0 +1,172 @@
+"""This file measures `prepare`: `python -m tests.benchmarks.prepare [--data DATA] [--size 288]`.
+
+Images a second of the whole command beside decoding and resizing alone in as many processes as there are cores, by
+turns, each in a process of its own that pays for its start; and the seconds that the search for copies takes among
+100,000. Neighbours on the machine disturb the clock, so processor time per image stands beside it. Every decoding
+process imports the script that was started, this one, as it would import run.py: hence the imports inside functions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import Parameter
+
+GOAL, CHUNK = 0.8, 16
+COPIES = 100_000
+
+
+def main(
+    *,
+    data: Annotated[Path | None, Parameter(help="a competition's folder; made-up pictures if none")] = None,
+    size: Annotated[int, Parameter(help="side of the store, in pixels")] = 288,
+    pictures: Annotated[int, Parameter(help="how many are made up, of 500 x 375 pixels")] = 2048,
+    repeats: int = 3,
+    copies: Annotated[bool, Parameter(help="also the search for copies")] = True,
+    record: Annotated[bool, Parameter(help="append the figures to results.jsonl")] = True,
+) -> None:
+    """Measure, print the table, and append the figures to results.jsonl."""
+    from tests.benchmarks.measure import finish, make_pictures
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = data or Path(temporary)
+        if data is None:
+            make_pictures(folder, pictures)
+        figures = measure(folder, size, repeats=repeats)
+    figures["copies_seconds"] = seconds_of_copies() if copies else {}
+    show_figures(figures)
+    finish("prepare", figures, keep=record)
+
+
+def measure(data: Path, size: int, *, repeats: int) -> dict[str, Any]:
+    """Rates and processor seconds of both, by turns; a first round reads the files into the page cache."""
+    from tests.benchmarks.measure import spread
+
+    turns = [{way: in_own_process(way, data, size) for way in WAYS} for _ in range(repeats + 1)][1:]
+    return {
+        "size": size,
+        "files": turns[0]["prepare"]["files"],
+        "images_per_second": {way: spread(turn[way]["files"] / turn[way]["seconds"] for turn in turns) for way in WAYS},
+        "cpu_seconds_per_image": {way: spread(turn[way]["cpu"] / turn[way]["files"] for turn in turns) for way in WAYS},
+        "share": spread(turn["alone"]["seconds"] / turn["prepare"]["seconds"] for turn in turns),
+        "share_of_cpu": spread(turn["alone"]["cpu"] / turn["prepare"]["cpu"] for turn in turns),
+    }
+
+
+def in_own_process(way: str, data: Path, size: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.benchmarks.prepare", "--one", way, str(data.resolve()), str(size)]
+    made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[2])
+    return json.loads(made.stdout.splitlines()[-1])
+
+
+def alone(data: Path, size: int) -> dict[str, float]:
+    """Pillow's decoding and resizing of every file on all cores, and nothing else."""
+    from concurrent.futures import ProcessPoolExecutor
+
+    paths = [str(path) for path in sorted(data.rglob("*")) if path.is_file() and path.suffix.lower() != ".csv"]
+    chunks = [(paths[at : at + CHUNK], size) for at in range(0, len(paths), CHUNK)]
+    before, start = cpu_seconds(), time.perf_counter()
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        done = sum(pool.map(decode_alone, chunks))
+    seconds = time.perf_counter() - start
+    return {"files": done, "seconds": seconds, "cpu": cpu_seconds() - before}
+
+
+def decode_alone(task: tuple[list[str], int]) -> int:
+    from PIL import Image
+
+    paths, size = task
+    for path in paths:
+        try:
+            Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        except (OSError, ValueError):
+            continue
+    return len(paths)
+
+
+def whole(data: Path, size: int) -> dict[str, float]:
+    """The whole `prepare`: files found, decoded, compared, manifest and store written and synced."""
+    from folds.prepare import prepare
+    from folds.settings import PrepareSettings
+    from folds.workspace import Workspace
+
+    before = cpu_seconds()
+    with tempfile.TemporaryDirectory() as work:
+        result = prepare(Workspace(Path(work)), data, PrepareSettings(store_size=size))
+        own = cpu_seconds() - before
+    return {"files": result.decoded, "seconds": result.seconds, "cpu": own + cpu_of_server()}
+
+
+WAYS = {"alone": alone, "prepare": whole}
+
+
+def cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def cpu_of_server() -> float:
+    """Of the process that the decoding processes are forked from, and of those; it outlives them all."""
+    from multiprocessing import forkserver
+
+    time.sleep(0.2)  # until it has taken note of their end
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return sum(int(ticks) for ticks in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
+def seconds_of_copies(n: int = COPIES) -> dict[str, float]:
+    """The search for copies among made-up hashes and thumbnails: at random, and thousands with one hash."""
+    import numpy as np
+
+    from folds.duplicates import find_copies
+
+    rng = np.random.default_rng(0)
+    thumbs = rng.integers(0, 256, size=(n, 32, 32, 3), dtype=np.uint8)
+    hashes, mirrored = rng.integers(0, 2**63, size=(2, n), dtype=np.uint64)
+    digests = np.array([f"{row:016x}" for row in range(n)])
+    crowded = hashes.copy()
+    crowded[: n // 20] = hashes[0]
+    blank = thumbs.copy()
+    blank[: n // 20] = rng.integers(0, 256, size=n // 20)[:, None, None, None]
+    seconds = {}
+    for name, h, t in [("random", hashes, thumbs), ("one hash", crowded, thumbs), ("blank", crowded, blank)]:
+        start = time.perf_counter()
+        find_copies(digests, h, mirrored, t.__getitem__, near_bits=6)
+        seconds[name] = time.perf_counter() - start
+    return seconds
+
+
+def show_figures(figures: dict[str, Any]) -> None:
+    from tests.benchmarks.measure import console, ranged, show
+
+    rows = [
+        (
+            {"alone": "decoding and resizing alone", "prepare": "prepare"}[way],
+            ranged(rate, form=",.0f"),
+            ranged(figures["cpu_seconds_per_image"][way], scale=1e6, form=",.0f"),
+        )
+        for way, rate in figures["images_per_second"].items()
+    ]
+    shares = (ranged(figures[name], scale=100, form=".0f") + " %" for name in ("share", "share_of_cpu"))
+    title = f"{figures['files']:,} files to {figures['size']} x {figures['size']}, goal: at least {GOAL:.0%}"
+    show(title, ("", "images/s", "CPU, us per image"), [*rows, ("prepare reaches", *shares)])
+    for name, seconds in figures["copies_seconds"].items():
+        console.print(f"copies among {COPIES:,}, {name}: {seconds:.1f} s")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(WAYS[sys.argv[2]](Path(sys.argv[3]), int(sys.argv[4]))))
+    else:
+        cyclopts.run(main)

@@ -1,0 +1,145 @@
+"""This file tests how a refit on all images enters a submission: as one more network beside those of the folds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ensemble.apply import apply_blend, apply_run
+from ensemble.blend import make_blend
+from ensemble.members import load_members
+from ensemble.settings import BlendSettings
+from ensemble.stored import file_digest
+from folds.errors import UserError
+from folds.workspace import read_json, write_json
+from models.predictions import Predictions, save_predictions
+from tests.ensemble.small import SMALL, small_test, small_work
+
+QUICK = BlendSettings(trials=16, half_samples=1, keep="equal")
+
+
+def write_refit(work, folds, name, test, *, views=("centre",), settings=None, digest=None):
+    """Store a refit as `train --fold all` would. test (T, C) log-probabilities, the same under every view."""
+    folder = work.refit(name)
+    ids = np.array([f"{number:07d}" for number in range(SMALL.n_test)])
+    values = np.stack([test] * len(views), axis=1)
+    made = Predictions(ids, np.array(folds.classes), np.array(views), values, digest or folds.digest)
+    save_predictions(folder / "test.npz", made)
+    stored = read_json(work.fold(name, 0) / "settings.json", hint="")
+    write_json(folder / "settings.json", {**stored, "settings": settings or stored["settings"]})
+    write_json(folder / "done.json", {"fold": "all", "files": {"test.npz": file_digest(folder / "test.npz")}})
+
+
+def refusal(work) -> tuple[str, str | None]:
+    with pytest.raises(UserError) as caught:
+        load_members(work)
+    return caught.value.message, caught.value.hint
+
+
+def test_a_refit_counts_as_one_more_network_beside_those_of_the_folds(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    write_refit(work, folds, "m00", small_test(7))
+    expected = (3 * np.exp(small_test(0)) + np.exp(small_test(7))) / 4
+    assert apply_run(work, "m00").scores == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_blend_made_with_a_refit_uses_it(tmp_path):
+    work, folds = small_work(tmp_path, members=2)
+    write_refit(work, folds, "m01", small_test(7))
+    blend = make_blend(work, QUICK, seed=0).blend
+    refitted = (3 * np.exp(small_test(1)) + np.exp(small_test(7))) / 4
+    assert apply_blend(work, blend).scores == pytest.approx((np.exp(small_test(0)) + refitted) / 2, abs=1e-6)
+    assert "all/test.npz" in blend.files["m01"]
+
+
+def test_a_refit_changes_no_out_of_fold_prediction(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    before = load_members(work).members[0].probs(0, 600)
+    write_refit(work, folds, "m00", small_test(7))
+    np.testing.assert_array_equal(load_members(work).members[0].probs(0, 600), before)
+
+
+def test_a_refit_that_came_after_the_blend_is_noticed(tmp_path):
+    work, folds = small_work(tmp_path, members=2)
+    blend = make_blend(work, QUICK, seed=0).blend
+    write_refit(work, folds, "m01", small_test(7))
+    with pytest.raises(UserError, match=r"m01 has changed since the blend was made: all/test\.npz") as caught:
+        apply_blend(work, blend)
+    assert caught.value.hint == "`python run.py blend`"
+
+
+def test_a_refit_that_was_removed_after_the_blend_is_noticed(tmp_path):
+    work, folds = small_work(tmp_path, members=2)
+    write_refit(work, folds, "m01", small_test(7))
+    blend = make_blend(work, QUICK, seed=0).blend
+    (work.refit("m01") / "done.json").unlink()
+    with pytest.raises(UserError, match=r"m01 has changed since the blend was made: all/test\.npz"):
+        apply_blend(work, blend)
+
+
+def test_a_refit_that_is_not_done_does_not_count(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    write_refit(work, folds, "m00", small_test(7))
+    (work.refit("m00") / "done.json").unlink()
+    assert apply_run(work, "m00").scores == pytest.approx(np.exp(small_test(0)), abs=1e-6)
+
+
+def test_a_refit_with_other_settings_than_the_folds_is_refused_with_the_way_out(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    write_refit(work, folds, "m00", small_test(7), settings={"name": "m00", "lr": 0.1})
+    message, hint = refusal(work)
+    assert message == "m00: its refit on all images was trained with other settings than its folds: lr None -> 0.1"
+    assert hint == f"remove {work.refit('m00')}, then `python run.py train --fold all --run m00`"
+
+
+def test_a_refit_under_other_views_is_refused_with_the_way_out(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    write_refit(work, folds, "m00", small_test(7), views=("centre", "mirror"))
+    message, hint = refusal(work)
+    assert message == "m00: its refit has other views or view order (centre, mirror) than fold 0 (centre)"
+    assert hint == "`python run.py predict --run m00 --views centre`"
+
+
+def test_a_refit_made_on_other_folds_is_refused(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    write_refit(work, folds, "m00", small_test(7), digest="other")
+    assert (
+        refusal(work)[0] == f"m00: its refit was made on other folds (other) than this work folder's ({folds.digest})"
+    )
+
+
+def test_a_damaged_refit_is_named(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    write_refit(work, folds, "m00", small_test(7))
+    path = work.refit("m00") / "test.npz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    assert refusal(work)[0] == "m00: all/test.npz is damaged, its bytes are not those that were written"
+    path.unlink()
+    assert refusal(work)[0] == "m00 lacks its file all/test.npz"
+
+
+def test_a_fold_with_its_classes_in_another_order_than_the_others_is_refused(tmp_path):
+    work, _ = small_work(tmp_path, members=1)
+    path = work.fold("m00", 1) / "oof.npz"
+    with np.load(path) as arrays:
+        stored = dict(arrays)
+    np.savez(
+        path, **{**stored, "classes": stored["classes"][::-1], "log_probs": stored["log_probs"][:, :, ::-1].copy()}
+    )
+    done = read_json(path.parent / "done.json", hint="")
+    write_json(path.parent / "done.json", {**done, "files": {**done["files"], "oof.npz": file_digest(path)}})
+    assert refusal(work)[0] == "m00: fold 1 has its classes in another order than fold 0"
+
+
+def test_networks_with_and_without_the_shifted_prior_are_not_mixed(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    write_refit(work, folds, "m00", small_test(7))
+    for k, restored in ((0, True), (1, False), (2, True)):
+        path = work.fold("m00", k) / "done.json"
+        write_json(path, {**read_json(path, hint=""), "prior_restored": restored})
+    assert refusal(work) == (
+        "m00: fold1 keeps the prior that sampling shifted, unlike the others",
+        "`python run.py train --run m00`",
+    )

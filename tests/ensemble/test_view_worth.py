@@ -1,0 +1,168 @@
+"""This file tests what is said of views, against the plain way: average the views' probabilities, count the misses."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import run as command_line
+from ensemble.rows import rows_of
+from ensemble.view_tables import view_sentences, view_summary
+from ensemble.views import report_views
+from folds.errors import UserError
+from folds.metrics import topk_error, true_rank
+from folds.paired import Difference
+from tests.benchmarks.synthetic import write_fold
+from tests.ensemble.small import SMALL, small_oof, small_work
+
+VIEWS = ("centre", "mirror", "wide")
+
+
+def seen(folds, seed, *, margin=1.2):
+    """A view whose errors are its own. (N, C) log-probabilities, rows as in folds.csv."""
+    logits = np.random.default_rng(seed).normal(size=(SMALL.n, SMALL.n_classes))
+    logits[np.arange(SMALL.n), folds.target] += margin
+    return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+
+
+def write_views(work, folds, name, oof):
+    """Store a run of several views. oof (N, V, C) log-probabilities, rows as in folds.csv."""
+    test_id = np.array([f"{number:07d}" for number in range(5)])
+    for fold in range(folds.n_folds):
+        rows = folds.fold == fold
+        write_fold(work, folds, name, fold, folds.image_id[rows], oof[rows], test_id, oof[:5])
+
+
+def mean_error(folds, oof, views):
+    """The plain way."""
+    return topk_error(np.exp(oof[:, [VIEWS.index(view) for view in views]]).mean(axis=1), folds.target)
+
+
+@pytest.fixture(scope="module")
+def three_views(tmp_path_factory):
+    """A run with two good views and one of noise: (work folder, folds, log-probabilities)."""
+    work, folds = small_work(tmp_path_factory.mktemp("views"), members=0)
+    oof = np.stack([seen(folds, 0), seen(folds, 1), seen(folds, 2, margin=0)], axis=1)
+    write_views(work, folds, "a", oof)
+    return work, folds, oof
+
+
+def test_every_number_is_that_of_the_plain_mean_of_probabilities(three_views):
+    work, folds, oof = three_views
+    (report,) = report_views(work)
+    whole = mean_error(folds, oof, VIEWS)
+    assert report.views == VIEWS
+    for one in report.worth:
+        others = [view for view in VIEWS if view != one.view]
+        assert one.alone == pytest.approx(mean_error(folds, oof, [one.view]))
+        assert one.adds.mean == pytest.approx(mean_error(folds, oof, others) - whole)
+    for step in report.path:
+        assert step.error == pytest.approx(mean_error(folds, oof, step.views))
+    for before, step in itertools.pairwise(report.path):
+        assert step.gain.mean == pytest.approx(before.error - step.error)
+
+
+def test_the_path_starts_with_the_best_view_and_takes_what_helps_most(three_views):
+    work, folds, oof = three_views
+    (report,) = report_views(work)
+    first, second, third = (step.views for step in report.path)
+    assert mean_error(folds, oof, first) == min(mean_error(folds, oof, [view]) for view in VIEWS)
+    wider = [(*first, view) for view in VIEWS if view not in first]
+    assert mean_error(folds, oof, second) == min(mean_error(folds, oof, views) for views in wider)
+    assert third[:2] == second
+    assert set(third) == set(VIEWS)
+
+
+def test_a_view_of_noise_is_not_proposed_and_two_good_ones_are(three_views):
+    (report,) = report_views(three_views[0])
+    assert set(report.proposed.views) == {"centre", "mirror"}
+    assert next(one for one in report.worth if one.view == "wide").adds.high < 0
+
+
+def test_the_honest_error_scores_each_fold_under_the_set_that_was_chosen_without_it(three_views):
+    work, folds, oof = three_views
+    (report,) = report_views(work)
+    misses = 0
+    for fold, views in enumerate(report.proposed_without):
+        rows = folds.fold == fold
+        probs = np.exp(oof[:, [VIEWS.index(view) for view in views]]).mean(axis=1)
+        misses += (true_rank(probs[rows], folds.target[rows]) >= 3).sum()
+    assert report.honest == pytest.approx(misses / len(rows_of(folds)))
+    assert report.honest_against_all.mean == pytest.approx(report.honest - mean_error(folds, oof, VIEWS))
+
+
+def test_a_set_is_chosen_for_a_fold_without_a_look_at_it(three_views, tmp_path):
+    _, folds, oof = three_views
+    spoilt = oof.copy()
+    spoilt[folds.fold == 0] = spoilt[folds.fold == 0][:, ::-1]  # in fold 0 alone the good view is the last
+    work, folds = small_work(tmp_path, members=0)
+    write_views(work, folds, "a", spoilt)
+    (report,) = report_views(work)
+    assert set(report.proposed_without[0]) == {"centre", "mirror"}
+
+
+def test_views_that_say_the_same_are_not_paid_for_twice(tmp_path):
+    work, folds = small_work(tmp_path, members=0)
+    write_views(work, folds, "a", np.stack([small_oof(folds, 0)] * 3, axis=1))
+    (report,) = report_views(work)
+    assert report.proposed.views == ("centre",)
+    assert report.behind.mean == 0
+
+
+def test_a_single_view_is_proposed_as_there_is_nothing_else(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    (report,) = report_views(work)
+    assert (report.proposed.views, report.worth[0].adds) == (("centre",), None)
+    assert report.honest == pytest.approx(topk_error(small_oof(folds, 0), folds.target))
+
+
+def test_several_runs_end_in_their_mean(three_views, tmp_path):
+    _, folds, oof = three_views
+    work, folds = small_work(tmp_path, members=0)
+    other = np.stack([seen(folds, 3), seen(folds, 4, margin=0), seen(folds, 5)], axis=1)
+    write_views(work, folds, "a", oof)
+    write_views(work, folds, "b", other)
+    *_, pooled = report_views(work, ["a", "b"])
+    for one in pooled.worth:
+        alone = [mean_error(folds, values, [one.view]) for values in (oof, other)]
+        assert one.alone == pytest.approx(np.mean(alone))
+    assert pooled.runs == ("a", "b")
+
+
+def test_without_a_run_the_next_command_is_train(tmp_path):
+    work, _ = small_work(tmp_path, members=0)
+    with pytest.raises(UserError, match="there is no finished run") as caught:
+        list(report_views(work))
+    assert caught.value.hint == "`python run.py train`"
+
+
+def test_the_tables_mark_the_proposed_set_and_name_the_views_that_are_not_there(three_views):
+    (report,) = report_views(three_views[0])
+    screen = io.StringIO()
+    Console(width=300, file=screen).print(view_summary(report))
+    text = screen.getvalue()
+    marked = [line.split()[:3] for line in text.splitlines() if line.strip().startswith("*")]
+    assert marked == [["*", "+", report.proposed.views[-1]]]
+    assert "not predicted: whole, zoom, top-left" in text
+    assert f"`python run.py blend --member-views {','.join(report.proposed.views)}`" in text
+
+
+def test_all_views_are_to_be_kept_where_choosing_costs_more_than_it_saves(three_views):
+    (report,) = report_views(three_views[0])
+    assert report.is_worth_it
+    costly = replace(report, honest_against_all=Difference(0.008, 0.002, images=7000))
+    assert not costly.is_worth_it
+    (said,) = [one for one in view_sentences(costly) if "keep all" in one]
+    assert said.startswith("a set chosen like this errs more than all 3 views on images that it was not chosen by")
+
+
+def test_the_command_ends_with_the_blend_that_uses_the_proposed_views(three_views, capsys):
+    assert command_line.main(["views", "--work", str(three_views[0].root)]) == 0
+    (report,) = report_views(three_views[0])
+    out = capsys.readouterr().out
+    assert f"next: python run.py blend --member-views {','.join(report.proposed.views)} --work" in out

@@ -1,0 +1,148 @@
+"""This file runs `run.py` in processes forked from one that has its imports behind it, and kills them when told to.
+
+`python -m tests.faults.nursery` reads one JSON line a command and answers one: `{"code": 0}`, or minus the signal.
+A command may name a moment to die at: before the n-th audit event of a kind whose first argument ends in some name
+(`os.rename` is raised by `os.replace` too, with the temporary file first: there the second argument counts), before
+the n-th event of any kind, or after so many seconds; and another signal than SIGKILL; or a size that no file
+may exceed. No hook for it is in the kit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+COUNTED = ("open", "os.rename", "os.remove", "os.link", "os.mkdir", "sqlite3.connect")
+
+
+@dataclass
+class Nursery:
+    """The process that forks, and what is asked of it."""
+
+    process: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.nursery"],
+            cwd=ROOT,
+            env=environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self, words: list[str], *, folder: Path, out: Path, die: dict[str, Any] | None = None) -> int:
+        """Start a command in a folder, its output in `out`; returns its process number."""
+        return self._ask({"do": "start", "words": words, "folder": str(folder), "out": str(out), "die": die})
+
+    def wait(self, pid: int) -> int:
+        """The exit code of a command, or minus the signal that killed it."""
+        return self._ask({"do": "wait", "pid": pid})
+
+    def run(self, words: list[str], *, folder: Path, die: dict[str, Any] | None = None) -> tuple[int, str]:
+        """A command's exit code, and all that it printed."""
+        out = folder / "out.txt"
+        code = self.wait(self.start(words, folder=folder, out=out, die=die))
+        return code, out.read_text()
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(timeout=20)
+
+    def _ask(self, what: dict[str, Any]) -> int:
+        self.process.stdin.write(json.dumps(what) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+def serve() -> None:
+    """Fork a process for every command, until the input ends."""
+    _import_all()
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if asked["do"] == "start":
+            answer = os.fork() or _live(asked)
+        else:
+            status = os.waitpid(asked["pid"], 0)[1]
+            answer = os.waitstatus_to_exitcode(status)
+        sys.stdout.write(f"{json.dumps(answer)}\n")
+        sys.stdout.flush()
+
+
+def _import_all() -> None:
+    for name in ("optuna", "ensemble.blend", "folds.assignment", "folds.prepare", "models.jobs", "models.repredict"):
+        importlib.import_module(name)
+    importlib.import_module("torch").set_num_threads(1)
+
+
+def _live(asked: dict[str, Any]) -> int:
+    """The life of a forked process: the command, with its own output, until the end or the moment to die."""
+    import run
+
+    out = os.open(asked["out"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for here, there in ((nothing, 0), (out, 1), (out, 2)):
+        os.dup2(here, there)
+    sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
+    os.chdir(asked["folder"])
+    _plan_death(asked["die"] or {})
+    code = run.main(asked["words"])
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _plan_death(die: dict[str, Any]) -> None:
+    if "file_bytes" in die:  # a disk that is full after so many bytes of a file
+        resource.setrlimit(resource.RLIMIT_FSIZE, (die["file_bytes"], die["file_bytes"]))
+        return
+    left = die.get("nth", 1)
+
+    def watch(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event in COUNTED and os.getpid() == own and _is_meant(event, args, die):
+            left -= 1
+            if left == 0:
+                os.kill(own, die.get("signal", signal.SIGKILL))
+
+    own = os.getpid()
+    if "seconds" in die:
+        threading.Thread(target=lambda: (time.sleep(die["seconds"]), os.kill(own, signal.SIGKILL)), daemon=True).start()
+    elif "count" in die:
+        _count(die["count"])
+    elif die:
+        sys.addaudithook(watch)
+
+
+def _is_meant(event: str, args: tuple[Any, ...], die: dict[str, Any]) -> bool:
+    name = str(args[1] if event in ("os.rename", "os.link") else args[0])
+    return event == die.get("event", event) and name.endswith(die.get("name", ""))
+
+
+def _count(path: str) -> None:
+    """Write down at the end how many events there were."""
+    events = 0
+
+    def watch(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal events
+        events += event in COUNTED
+        if event == "os.rename" and str(args[1]).endswith("submissions/blend.json"):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+            os.write(descriptor, str(events).encode())
+
+    sys.addaudithook(watch)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,216 @@
+"""This file tests CSVs as people save them: whatever stands in them is read as text, or refused in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import run
+from folds.assignment import load_folds
+from folds.csvfile import CsvTable, read_csv
+from folds.dataset import find_dataset
+from folds.errors import UserError
+from folds.manifest import read_manifest
+from folds.settings import PrepareSettings
+from folds.workspace import Workspace
+from submissions.check import check_layout
+from submissions.layout import Layout
+from submissions.score import score_submission
+from tests.competition import jpeg
+from tests.faults.tally import count
+
+LIKE_NUMBERS = ("NA", "null", "nan", "1e5", "inf", "True", "-0", "007", "7", "1.0", "None", "#N/A")
+LAYOUT = Layout(("id", "predicted"), ("01", "2", "10"), ("a", "b", "c", "d"), ",", " ")
+ANY_BYTES = st.binary(max_size=80) | st.text(alphabet="abc01,;\t|\"'\r\n \0\ufeff\xa0", max_size=80).map(str.encode)
+QUICK = settings(
+    max_examples=300, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+
+
+def files(data: Path, *paths: str) -> Path:
+    for path in paths:
+        (data / path).parent.mkdir(parents=True, exist_ok=True)
+        (data / path).write_bytes(b"x")
+    return data
+
+
+def labelled(data: Path) -> dict[str, str]:
+    """Labels by id of the files that are used or lack."""
+    return {i.image_id: i.label for i in find_dataset(data, PrepareSettings()).items if not i.left_out}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffid,label\r\n1,cat\r\n\r\n2,007\r\n",
+        "id;label\n1;cat\n2;007\n",
+        "id\tlabel\n 1\tcat \n2\t007\n\n\n",
+        '"id","label"\n"1","cat"\n"2","007"\n',
+        "label|id\ncat|1\n007|2",
+        "\n\nid,label\n,\n1,cat\n2,007\n",
+        "Image_ID,Class-Name,note\n1.jpg,cat,\n2.jpg,007,\"a, b\"\n",
+        "id,label\r1,cat\r2,007\r",
+    ],
+)  # fmt: skip
+def test_labels_are_read_however_the_csv_was_saved(tmp_path, text):
+    count("CSVs")
+    data = files(tmp_path, "train/1.jpg", "train/2.jpg")
+    (data / "train.csv").write_bytes(text.encode())
+    assert labelled(data) == {"1.jpg": "cat", "2.jpg": "007"}
+
+
+@pytest.mark.parametrize("name", ["has space", "a,b", "a;b", 'a"b', "007", "1e5", "NA", "-1", "two\nlines", "\u00e9"])
+def test_ids_of_any_text_find_their_file(tmp_path, name):
+    count("CSVs")
+    data = files(tmp_path, f"train/{name}.jpg", "train/other.jpg", f"test/{name}.png")
+    for file, rows in (
+        ("train.csv", [["id", "label"], [name, "x"], ["other", "y"]]),
+        ("sample_submission.csv", [["id"], [name]]),
+    ):
+        with open(data / file, "w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows(rows)
+    items = find_dataset(data, PrepareSettings()).items
+    assert [(i.split, i.image_id) for i in items if i.label != "y"] == [("train", f"{name}.jpg"), ("test", name)]
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside", "/etc/passwd", "a/../../outside", "C:\\x", "..", "\\\\host\\x", "./../x"]
+)
+def test_labels_of_ids_that_lead_outside_are_refused(tmp_path, name):
+    count("CSVs")
+    data = files(tmp_path / "data", "train/1.jpg", "train/2.jpg")
+    files(tmp_path, "outside.jpg", "outside")
+    (data / "train.csv").write_text(f"id,label\n1,a\n{name},b\n")
+    with pytest.raises(UserError) as caught:
+        find_dataset(data, PrepareSettings())
+    assert caught.value.message == f"train.csv names {name}, which may lead outside the data folder: it is not read"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "train.csv is empty"),
+        ("\n\n", "train.csv is empty"),
+        ("id,label\n", "none of the 0 ids of train.csv has a file"),
+        ("id,label\n9,a\n8,b\n", "none of the 2 ids of train.csv has a file below train: 9, 8"),
+        ("id,label\n1,a\n,b\n", "row 3 of train.csv has no id"),
+        ("id,label\n1,a\n2,b,c\n", "row 3 of train.csv has 3 cells where its header has 2"),
+        ("id,label\n1,a\n2\n", "row 3 of train.csv has 1 cells where its header has 2"),
+        ("id,label\n1,\n2,\n", "train.csv holds no class folder"),
+        ('id,label\n1,"a\n2,b\n', "train.csv cannot be read as CSV: unexpected end of data, in line 3"),
+        ("id,label\n" + "1," + "a" * 200_000, "train.csv cannot be read as CSV: field larger than field limit"),
+    ],
+)
+def test_labels_that_are_none_are_refused(tmp_path, text, sentence):
+    count("CSVs")
+    data = files(tmp_path, "train/1.jpg", "train/2.jpg")
+    (data / "train.csv").write_text(text)
+    with pytest.raises(UserError) as caught:
+        find_dataset(data, PrepareSettings())
+    assert caught.value.message.startswith(sentence)
+
+
+@QUICK
+@given(ANY_BYTES)
+def test_any_bytes_are_a_table_or_one_sentence(content):
+    count("CSVs")
+    with contextlib.suppress(UserError):
+        table = read_csv(content, name="any.csv")
+        assert isinstance(table, CsvTable)
+        assert {len(row) for row in table.rows} <= {len(table.header)}
+
+
+@QUICK
+@given(
+    ANY_BYTES
+    | st.lists(st.sampled_from(["01,", "2,", "10,", "a b c", "d", '"', "\n", "\r\n", "id,predicted\n"])).map(
+        lambda parts: "".join(parts).encode()
+    )
+)
+def test_any_bytes_are_checked_and_scored_without_a_crash(tmp_path, content):
+    count("CSVs")
+    (tmp_path / "guess.csv").write_bytes(content)
+    (tmp_path / "truth.csv").write_text("id,label\n01,a\n2,b\n")
+    assert check_layout(tmp_path / "guess.csv", LAYOUT).faults or content.count(b"\n") == 4
+    with contextlib.suppress(UserError):
+        score_submission(tmp_path / "guess.csv", tmp_path / "truth.csv", LAYOUT)
+
+
+@pytest.mark.parametrize("name", ["a,b", 'a"b', "two\nlines", "re\rturn", "both\r\nends", " ", "007"])
+def test_a_submission_with_odd_ids_is_valid_as_it_is_written(tmp_path, name):
+    """An id with a carriage return made a CSV that its own check refused."""
+    count("CSVs")
+    layout = Layout(("id", "predicted"), (name, "1"), ("x", "y", "z"), ",", " ")
+    path = tmp_path / "guess.csv"
+    path.write_bytes("".join(map(layout.line, [layout.header, (name, "x y z"), ("1", "z y x")])).encode())
+    assert check_layout(path, layout).faults == ()
+
+
+def test_a_submission_of_one_column_has_no_score(tmp_path):
+    """It ended in an IndexError."""
+    count("CSVs")
+    (tmp_path / "guess.csv").write_text("id\n01\n")
+    (tmp_path / "truth.csv").write_text("id,label\n01,a\n")
+    with pytest.raises(UserError, match=r"guess.csv has one column, not an id and labels$"):
+        score_submission(tmp_path / "guess.csv", tmp_path / "truth.csv", LAYOUT)
+
+
+def test_three_hundred_thousand_rows_of_labels_are_read(tmp_path):
+    count("CSVs")
+    data = files(tmp_path, "train/0000007.jpg", "train/0000008.jpg")
+    rows = "".join(f"{number:07d},{number % 103:03d}\n" for number in range(300_000))
+    (data / "train.csv").write_text("id,label\n" + rows)
+    items = find_dataset(data, PrepareSettings()).items
+    assert len(items) == 300_000
+    assert [i.label for i in items if not i.file.fault] == ["007", "008"]
+
+
+def test_three_hundred_thousand_rows_are_checked(tmp_path):
+    count("CSVs")
+    ids = tuple(f"{number:07d}" for number in range(300_000))
+    layout = Layout(("id", "predicted"), ids, LIKE_NUMBERS, ",", " ")
+    path = tmp_path / "guess.csv"
+    path.write_text("id,predicted\n" + "".join(f"{name},NA 1e5 007\n" for name in ids))
+    assert check_layout(path, layout).sentence == f"{path}: 300,000 rows, valid"
+
+
+@pytest.mark.parametrize("has_csv", [False, True])
+def test_labels_that_look_like_numbers_stay_text_from_the_folder_to_the_csv(tmp_path, capsys, has_csv):
+    count("CSVs")
+    data, rng = tmp_path / "data", np.random.default_rng(0)
+    rows = []
+    for label in LIKE_NUMBERS:
+        for number in range(4):
+            name = f"{label.replace('/', '-')}-{number}"
+            path = data / "train" / ("" if has_csv else label.replace("#N/A", "#NA")) / f"{name}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(jpeg((90, 90, 90), rng))
+            rows.append(f"{name},{label}\n")
+    if has_csv:
+        (data / "train.csv").write_text("id,label\n" + "".join(rows))
+    (data / "test").mkdir()
+    ids = ("NA", "1e5", "007", "inf")
+    for name in ids:
+        (data / "test" / f"{name}.jpg").write_bytes(jpeg((90, 90, 90), rng))
+    (data / "sample_submission.csv").write_text("id,predicted\n" + "".join(f"{name},NA 7 007\n" for name in ids))
+    flags = ["--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--batch-size", "8", "--epochs", "1"]
+    flags += ["--store-size", "32", "--n-folds", "2", "--device", "cpu", "--precision", "fp32", "--trials", "16"]
+    work = Workspace(tmp_path / "work")
+    assert run.main(["all", str(data), "--work", str(work.root), *flags]) == 0, capsys.readouterr().err
+    classes = {*LIKE_NUMBERS} if has_csv else {label.replace("#N/A", "#NA") for label in LIKE_NUMBERS}
+    assert set(read_manifest(work).loc[lambda table: table["split"] == "train", "label"]) == classes
+    assert set(load_folds(work).classes) == classes
+    with np.load(work.fold("test_resnet", 0) / "oof.npz") as arrays:
+        assert set(arrays["classes"].tolist()) == classes
+    assert set(json.loads(work.blend.read_text())["classes"]) == classes
+    lines = [line.split(",") for line in (work.submissions / "blend.csv").read_text().splitlines()[1:]]
+    assert [name for name, _ in lines] == list(ids)
+    assert all(len(guesses.split(" ")) == 3 and classes.issuperset(guesses.split(" ")) for _, guesses in lines)
+    assert run.main(["check", str(work.submissions / "blend.csv"), "--work", str(work.root)]) == 0

@@ -1,0 +1,289 @@
+"""This file hands odd predictions of other tools to `add` and to `blend --labels`: each is used right or refused."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ensemble.foreign import read_foreign
+from ensemble.members import load_members
+from ensemble.outside import add_member
+from ensemble.settings import AddSettings, BlendSettings, FileSettings
+from folds.assignment import Folds
+from folds.errors import UserError
+from folds.workspace import Workspace
+from submissions.from_files import blend_files
+from tests.ensemble.small import small_oof, small_test, small_work
+from tests.faults.tally import count
+
+CLASSES = ("a", "b", "NA", "1e5")
+IDS = np.array(["x", "y"])
+EVEN = np.full((2, 4), 0.25)
+HEADER = "id,a,b,NA,1e5\n"
+
+
+def read(tmp_path: Path, name: str, content: bytes):
+    count("foreign files")
+    (tmp_path / name).write_bytes(content)
+    return read_foreign(tmp_path / name, ids=None, class_names=None, known_classes=CLASSES)
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **{"ids": IDS, "classes": np.array(CLASSES), "probs": EVEN} | arrays)
+    return buffer.getvalue()
+
+
+def npy(array: np.ndarray, **options) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, **options)
+    return buffer.getvalue()
+
+
+def npy_header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def bomb(*, megabytes: int) -> bytes:
+    """An npz of a thousandth of what it unpacks to."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("probs.npy", "w") as file:
+        file.write(npy_header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({megabytes << 15}, 4)}}\n"))
+        for _ in range(megabytes):
+            file.write(bytes(1 << 20))
+    return buffer.getvalue()
+
+
+def encrypted() -> bytes:
+    content = bytearray(npz())
+    at = content.index(b"PK\x01\x02")
+    content[at + 8] |= 1
+    content[6] |= 1
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffid,a,b,NA,1e5\r\nx,1,0,0,0\r\n\r\n",
+        'id;"a";b;NA;1e5\n"x";1;0;0;0\n',
+        "id\ta\tb\tNA\t1e5\nx\t1\t0\t0\t0\n",
+        "id, a, b, NA, 1e5\nx, 1, 0, 0, 0\n",
+        '"my,id",a,b,NA,1e5\nx,1,0,0,0\n',
+        "1e5,NA,b,a,image_id\n0,0,0,1,x\n",
+        "id,a,b,NA,1e5\rx,1e0,0,-0,0\r",
+        '"id","a","b","NA","1e5"\n"x","1","0","0","0"',
+    ],
+)
+def test_a_csv_is_read_however_it_was_saved(tmp_path, text):
+    foreign = read(tmp_path, "p.csv", text.encode())
+    assert foreign.image_id.tolist() == ["x"]
+    assert foreign.values.tolist() == [[1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "name", ["007", "NA", "null", "nan", "1e5", "inf", "True", "-0", "a,b", 'q"q', "two\nlines", " "]
+)
+def test_ids_of_a_csv_stay_text(tmp_path, name):
+    quoted = '"' + name.replace('"', '""') + '"'
+    assert read(tmp_path, "p.csv", f"{HEADER}{quoted},1,0,0,0\n".encode()).image_id.tolist() == [name]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "p.csv lacks the classes a, b, NA and 1 more"),
+        (b"\n\n", "p.csv lacks the classes a, b, NA and 1 more"),
+        (HEADER.encode() + b"0,x,1,0,0,0\n", "p.csv has rows of more cells than the 5 of its header"),
+        (HEADER.encode() + b"x,1,0,0,0,5,6\n", "p.csv has rows of more cells than the 5 of its header"),
+        (b"id,a,a,b,NA,1e5\nx,1,1,0,0,0\n", "p.csv cannot be read: Duplicate names are not allowed."),
+        (b"id;a;b;NA;1e5\nx;0,5;0,5;0;0\n", "p.csv cannot be read: could not convert string to float: '0,5'"),
+        (b'id,a,b,NA,1e5\n"open,1,0,0,0\n', "p.csv cannot be read: Error tokenizing data"),
+        (HEADER.encode() + b"\xe9,1,0,0,0\n", "p.csv cannot be read: 'utf-8' codec can't decode byte 0xe9"),
+        (HEADER.encode("utf-16"), "p.csv lacks the classes"),
+    ],
+)
+def test_a_csv_that_says_something_else_is_refused(tmp_path, content, sentence):
+    """A surplus cell shifted every number by one column: the ids were the first probabilities."""
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, "p.csv", content)
+    assert caught.value.message.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"probs": EVEN.astype(np.float16)},
+        {"probs": EVEN.astype(">f8")},
+        {"probs": np.asfortranarray(EVEN)},
+        {"ids": np.array([b"x", b"y"])},
+        {"fold": np.array(["first", "second"])},
+        {"fold": np.array([0.0, np.nan])},
+    ],
+)
+def test_arrays_of_any_kind_of_number_and_order_are_read(tmp_path, arrays):
+    foreign = read(tmp_path, "p.npz", npz(**arrays))
+    assert (foreign.image_id.tolist(), foreign.values.tolist()) == (["x", "y"], EVEN.tolist())
+    assert foreign.fold is None or foreign.fold.tolist() in ([0, 1], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("p.npz", lambda: npz(ids=IDS.astype(object)), "p.npz cannot be read: Object arrays cannot be loaded"),
+        ("p.npz", lambda: npz(probs=EVEN.astype(object)), "p.npz cannot be read: Object arrays cannot be loaded"),
+        ("p.npy", lambda: npy(EVEN.astype(object), allow_pickle=True), "p.npy cannot be read: Object arrays cannot be"),
+        ("p.npy", lambda: b"\x80\x04N.", "p.npy cannot be read: This file contains pickled (object) data"),
+        ("p.npz", lambda: b"\x80\x04N.", "p.npz cannot be read: File is not a zip file"),
+        ("p.npz", lambda: b"", "p.npz cannot be read: File is not a zip file"),
+        ("p.npy", lambda: b"", "p.npy cannot be read: No data left in file"),
+        ("p.npz", lambda: npz()[:300], "p.npz cannot be read: File is not a zip file"),
+        ("p.npy", lambda: npy(EVEN)[:-8], "p.npy cannot be read: "),
+        ("p.npz", lambda: npy(EVEN), "p.npz cannot be read: File is not a zip file"),
+        ("p.npy", npz, "p.npy holds several arrays: its name should end in .npz"),
+        ("p.npy", lambda: npy_header("{'descr': 1+1}  "), "p.npy cannot be read: "),
+        ("p.npy", lambda: npy_header("((((((((((((((("), "p.npy cannot be read: "),
+        (
+            "p.npy",
+            lambda: npy_header(f"{{'descr':'<f8','fortran_order':False,'shape':({10**13},4)}}"),
+            "p.npy cannot be",
+        ),
+        ("p.npz", encrypted, "p.npz cannot be read: "),
+        (
+            "p.npz",
+            lambda: npz(probs=EVEN.astype(complex)),
+            "p.npz is complex128 of shape (2, 4), not numbers for 2 ids",
+        ),
+        ("p.npz", lambda: npz(probs=EVEN.astype(str)), "p.npz is <U32 of shape (2, 4), not numbers for 2 ids"),
+        ("p.npz", lambda: npz(probs=EVEN[None]), "p.npz is float64 of shape (1, 2, 4), not numbers for 2 ids"),
+        ("p.npz", lambda: npz(ids=np.array("x")), "p.npz is float64 of shape (2, 4), not numbers for 1 ids"),
+        ("p.npz", lambda: npz(ids=np.array([b"x", b"\xff"])), "ids of p.npz is |S1, not text"),
+        ("p.npz", lambda: npz(fold=np.array([0])), "p.npz has 1 folds for 2 rows"),
+        ("p.npz", lambda: npz(log_probs=np.array(3.0)), "log_probs of p.npz is float64 of shape ()"),
+        (
+            "p.npz",
+            lambda: npz(log_probs=EVEN),
+            "log_probs of p.npz is float64 of shape (2, 4), not (n, views, classes)",
+        ),
+        ("p.txt", lambda: b"x", ""),
+    ],
+)
+def test_arrays_that_are_none_are_refused(tmp_path, name: str, content: Callable[[], bytes], sentence: str):
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, name, content())
+    assert caught.value.message.startswith(sentence)
+
+
+def test_an_archive_that_unpacks_to_much_more_than_its_length_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"^p.npz unpacks to 1,153,4\d\d,\d{3} bytes$"):
+        read(tmp_path, "p.npz", bomb(megabytes=1100))
+
+
+def test_a_broken_byte_anywhere_in_an_archive_is_a_sentence_or_no_matter(tmp_path):
+    content, rng = npz(fold=np.array([0, 1])), np.random.default_rng(0)
+    for _ in range(300):
+        changed = bytearray(content)
+        for at in rng.integers(len(changed), size=rng.integers(1, 4)):
+            changed[at] = rng.integers(256)
+        with contextlib.suppress(UserError):
+            read(tmp_path, "p.npz", bytes(changed))
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> tuple[Workspace, Folds, AddSettings]:
+    """A work folder with a run, and the right predictions of another tool as npz."""
+    work, folds = small_work(tmp_path, members=1)
+    test_id = np.array([f"{number:07d}" for number in range(40)])
+    for part, ids, log_probs in (("oof", folds.image_id, small_oof(folds, 1)), ("test", test_id, small_test(1))):
+        np.savez(tmp_path / f"{part}.npz", ids=ids, classes=np.array(folds.classes), probs=np.exp(log_probs))
+    return work, folds, AddSettings(oof=str(tmp_path / "oof.npz"), test=str(tmp_path / "test.npz"), trust_folds=True)
+
+
+def with_probs(settings: AddSettings, change: Callable[[np.ndarray], np.ndarray]) -> AddSettings:
+    path = Path(settings.oof or "").with_name("odd.npz")
+    with np.load(settings.oof or "") as arrays:
+        np.savez(path, ids=arrays["ids"], classes=arrays["classes"], probs=change(arrays["probs"].astype(np.float64)))
+    return replace(settings, oof=str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda probs: probs * 0.9, "holds no probabilities for"),
+        (lambda probs: np.where(np.arange(600)[:, None] == 3, 0.0, probs), "holds no probabilities for"),
+        (lambda probs: probs - 0.2, "holds no probabilities for"),
+        (lambda probs: np.where(np.arange(600)[:, None] == 3, np.inf, probs), "has NaN or infinity for"),
+        (lambda probs: np.where(np.arange(600)[:, None] == 3, -np.inf, probs), "has NaN or infinity for"),
+        (lambda probs: np.where(np.arange(600)[:, None] == 3, np.nan, probs), "has NaN or infinity for"),
+        (lambda probs: probs * 1e308, "holds no probabilities for"),
+        (lambda probs: probs[:0], "not numbers for"),
+    ],
+)
+def test_rows_that_are_no_probabilities_are_refused_and_nothing_is_stored(house, change, fault):
+    count("foreign files")
+    work, _, settings = house
+    with pytest.raises(UserError, match=fault):
+        add_member(work, "other", with_probs(settings, change))
+    assert not (work.ensemble / "members" / "other").exists()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ">f4", np.float32])
+def test_narrow_numbers_are_the_same_member_within_their_precision(house, dtype):
+    count("foreign files")
+    work, folds, settings = house
+    added = add_member(work, "other", with_probs(settings, lambda probs: np.asfortranarray(probs.astype(dtype))))
+    assert added.images == 600
+    expected = np.exp(small_oof(folds, 1))[np.argsort(folds.fold, kind="stable")]
+    assert load_members(work, ("other",)).members[0].probs(0, 600) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_file_without_rows_is_refused(house, tmp_path):
+    count("foreign files")
+    work, folds, settings = house
+    (tmp_path / "none.csv").write_text(",".join(["id", *folds.classes]) + "\n")
+    for odd in (replace(settings, oof=str(tmp_path / "none.csv")), replace(settings, test=str(tmp_path / "none.csv"))):
+        with pytest.raises(UserError, match=r"^none.csv has no row"):
+            add_member(work, "other", odd)
+
+
+@pytest.mark.parametrize("flag", ["oof_ids", "test_ids", "class_names"])
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"", b"\n\n"])
+def test_lists_of_names_that_are_none_are_refused(house, tmp_path, flag, content):
+    count("foreign files")
+    work, _, settings = house
+    if content is None:
+        (tmp_path / "names").mkdir()
+    else:
+        (tmp_path / "names").write_bytes(content)
+    with pytest.raises(UserError):
+        add_member(work, "other", replace(settings, **{flag: str(tmp_path / "names")}))
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        ("", "labels.csv is empty"),
+        ("id,label\n", "labels.csv has 0 classes, and a blend needs two"),
+        ("id,label\nx,a\nx,b\n", "labels.csv has the id x more than once"),
+        ("id,label\nx,a\n,b\n", "row 3 of labels.csv has no id"),
+        ("id,label\nx,a\ny,\n", "row 3 of labels.csv has no label"),
+        ("id\nx\n", "labels.csv has no label column; it has id"),
+        ("id,label,fold\nx,a,0\ny,b,0\n", "labels.csv has one fold"),
+        ("id,label\nx,a\ny,b,c\n", "row 3 of labels.csv has 3 cells where its header has 2"),
+    ],
+)
+def test_labels_beside_foreign_files_that_are_none_are_refused(tmp_path, labels, sentence):
+    count("CSVs")
+    (tmp_path / "labels.csv").write_text(labels)
+    files = FileSettings(labels=str(tmp_path / "labels.csv"), member=("m=o.csv:t.csv",), out=str(tmp_path / "out.csv"))
+    with pytest.raises(UserError) as caught:
+        blend_files(files, BlendSettings(trials=16), seed=0)
+    assert caught.value.message.startswith(sentence)
+    assert not (tmp_path / "out.csv").exists()

@@ -1,0 +1,133 @@
+"""This file feeds broken pictures to the real `prepare`, with its real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from folds import fill, manifest
+from folds.decode import Facts, decode
+from folds.prepare import PrepareResult, prepare
+from folds.rows import RowTask, write_row
+from folds.settings import PrepareSettings
+from folds.workspace import Workspace
+from tests.competition import fingerprint, make_competition
+from tests.faults.huge import NAMES, bombs, hundred_megapixels, many_scans
+from tests.faults.mutate import by_hand, mutants
+from tests.faults.tally import count
+from tests.faults.watch import watching_memory
+
+SETTINGS = PrepareSettings(store_size=32, workers=2)
+GROWTH = 1 << 30  # bytes that a decoding process may take above what it has idle
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="memory is watched through /proc")
+
+
+def lay_out(folder: Path, files: Iterable[tuple[str, bytes]]) -> Path:
+    """A small sound competition with more files among its training images."""
+    data = make_competition(folder / "data", per_class=2, n_test=2)
+    for name, content in files:
+        (data / "TrainVal" / "0" / name).write_bytes(content)
+    return data
+
+
+def survive(folder: Path, files: Iterable[tuple[str, bytes]]) -> PrepareResult:
+    """Prepare twice, and hold what came of it against what is promised of any input."""
+    data, work = lay_out(folder, files), Workspace(folder / "work")
+    before = fingerprint(data)
+    with watching_memory() as seen:
+        result = prepare(work, data, SETTINGS)
+    assert seen.largest_growth < GROWTH, f"a process grew by {seen.largest_growth >> 20} MiB"
+    stored = fingerprint(work.root)
+    again = prepare(work, data, SETTINGS)
+    assert (again.unchanged, fingerprint(work.root), fingerprint(data)) == (True, stored, before)
+    table = manifest.read_manifest(work)
+    assert sorted([*table["path"], "sample_submission.csv"]) == sorted(before)
+    assert set(table["status"]) <= {"usable", "left out", "unreadable"}
+    assert (table.loc[table["status"] != "usable", "reason"] != "").all()
+    return result
+
+
+@linux_only
+def test_a_thousand_broken_pictures_cost_themselves_only(tmp_path):
+    count("mutated files", 1000)
+    result = survive(tmp_path, mutants(1000, seed=0))
+    assert not result.manifest["reason"].str.contains("took the decoder").any()
+
+
+@linux_only
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(1, 21))
+def test_twenty_thousand_broken_pictures_cost_themselves_only(tmp_path, seed):
+    count("mutated files", 1000)
+    survive(tmp_path, mutants(1000, seed=seed))
+
+
+@linux_only
+def test_small_files_that_unpack_to_much_are_named_or_read_within_their_memory(tmp_path):
+    files = bombs()
+    count("mutated files", len(files))
+    reasons = told(survive(tmp_path, files.items()))
+    assert reasons["pixels.png"] == "too large: 60000 x 60000 pixels"
+    assert reasons["text.png"] == "damaged: 0% decoded, PNG header"
+    assert reasons["profile.png"] == "damaged: 0% decoded, PNG header"
+    assert reasons["wide.gif"] == "too large: 65535 x 65535 pixels"
+    assert reasons["icons.ico"] == "not an image"
+    assert reasons["frames.gif"] == "animated: first frame"
+    assert (reasons["exif.jpg"], reasons["loop.tif"]) == ("", "")
+
+
+@linux_only
+@pytest.mark.parametrize(
+    "names", [list(NAMES)[:2], pytest.param(list(NAMES)[2:], marks=pytest.mark.faults)], ids=["short", "long"]
+)
+def test_pictures_of_a_hundred_megapixels_are_used(tmp_path, names):
+    count("mutated files", len(names))
+    result = survive(tmp_path, ((name, hundred_megapixels(name)) for name in names))
+    table = result.manifest.set_index("image_id").loc[[f"0/{name}" for name in names]]
+    assert set(table["status"]) == {"usable"}
+    assert set(table["width"]) == {10_000}
+
+
+@linux_only
+@pytest.mark.faults
+def test_a_picture_that_takes_a_decoder_half_a_minute_is_given_up_after_ten_seconds(tmp_path):
+    count("mutated files", 1)
+    reasons = told(survive(tmp_path, [("scans.jpg", many_scans(1500))]))
+    assert reasons["scans.jpg"] == "took the decoder more than 10 s"
+
+
+def test_a_decoder_that_kills_its_process_costs_that_file_only(tmp_path, monkeypatch):
+    count("mutated files", 2)
+    monkeypatch.setattr(fill, "write_row", write_row_or_die)
+    result = survive(tmp_path, [("segv.jpg", b"\xff\xd8\xff"), ("kill.jpg", b"\xff\xd8\xff")])
+    reasons = told(result)
+    assert (reasons["segv.jpg"], reasons["kill.jpg"]) == ("crashed the decoder", "crashed the decoder")
+    assert (result.manifest["status"] == "usable").sum() == 10
+
+
+def write_row_or_die(task: RowTask) -> Facts:
+    """What a worker does, with a decoder that some files bring down."""
+    signals = {"segv.jpg": signal.SIGSEGV, "kill.jpg": signal.SIGKILL}
+    if Path(task.source).name in signals:
+        os.kill(os.getpid(), signals[Path(task.source).name])
+    return write_row(task)
+
+
+def told(result: PrepareResult) -> dict[str, str]:
+    """The reasons by the file's name."""
+    return {
+        Path(path).name: reason for path, reason in zip(result.manifest["path"], result.manifest["reason"], strict=True)
+    }
+
+
+def test_a_stream_that_its_decoder_has_closed_is_opened_anew(tmp_path):
+    """FTEX closes the file as soon as it has read it; a damaged one ended `prepare` with a ValueError."""
+    path = tmp_path / "texture.ftc"
+    path.write_bytes(dict(by_hand())["FTEX"][:2000])
+    assert decode(path, size=32)[0].notes.startswith(("truncated: ", "damaged: "))

@@ -1,0 +1,206 @@
+"""This file tests odd names of files and folders: each is used or refused by name, and nothing outside DATA is read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import run
+from folds.assignment import load_folds, split
+from folds.dataset import find_dataset
+from folds.errors import UserError
+from folds.manifest import read_manifest, usable_rows
+from folds.pixels import open_store
+from folds.prepare import prepare
+from folds.settings import PrepareSettings, SplitSettings
+from folds.workspace import Workspace
+from tests.competition import fingerprint, jpeg
+from tests.faults.tally import count
+
+COMPOSED = unicodedata.normalize("NFC", "e\u0301te\u0301")
+NAMES = (
+    *(COMPOSED, unicodedata.normalize("NFD", COMPOSED), "\u6c34", "\U0001f415", "\u05e9\u05dc\u05d5\u05dd", "\u200b"),
+    *("new\nline", "tab\tbed", "re\rturn", "both\r\nends", "\x1b[31mred", "bell\x07", "\u2028", "\x85next"),
+    *('quo"te', "apo'strophe", "comma, semi; pipe|", "-dash", "--work", "~", "$HOME", "%s%n", "{0}", "*?[!a]", "\\"),
+    *("NA", "null", "nan", "1e5", "inf", "True", "-0", "007", "#comment", " before", "after ", "dots..", ":dog:"),
+    *("[bold]", "a" * 255, "\u00e9" * 127, "CON", "con"),
+)
+BYTES = (b"\xff", b"caf\xe9", b"\xed\xa0\x80", b"\xc0\xaf")  # Latin-1, a lone surrogate, an overlong slash
+SETTINGS = PrepareSettings(store_size=16, workers=1)
+
+
+def lay_out(folder: Path, label: str | bytes = "a", names: tuple[str, ...] = ("1", "2")) -> Path:
+    """Two class folders, the first with this label and with files of these names."""
+    rng = np.random.default_rng(0)
+    (folder / "train" / "b").mkdir(parents=True)
+    os.makedirs(os.path.join(os.fsencode(folder / "train"), os.fsencode(label)))
+    for name in names:
+        path = os.path.join(os.fsencode(folder / "train"), os.fsencode(label), os.fsencode(name))
+        with open(path, "wb") as file:
+            file.write(jpeg((200, 40, 40), rng))
+    for number in range(3):
+        (folder / "train" / "b" / f"{number}.jpg").write_bytes(jpeg((40, 40, 200), rng))
+    return folder
+
+
+def prepared(folder: Path, data: Path) -> Workspace:
+    """Prepared twice and split twice; what was written comes back as it was."""
+    work, before = Workspace(folder / "work"), fingerprint(data)
+    made = prepare(work, data, SETTINGS)
+    assert read_manifest(work).equals(made.manifest)
+    assert prepare(work, data, SETTINGS).unchanged
+    folds = split(work, SplitSettings(n_folds=2), seed=0)
+    again = load_folds(work)
+    for field in ("image_id", "path", "label", "target", "fold"):
+        assert getattr(folds, field).tolist() == getattr(again, field).tolist()
+    assert open_store(work).rows(folds.image_id, split="train").tolist() is not None
+    assert fingerprint(data) == before
+    return work
+
+
+def test_files_of_any_name_are_used_and_come_back(tmp_path):
+    count("names", len(NAMES))
+    names = tuple(name for name in NAMES if not name.startswith("."))
+    work = prepared(tmp_path, lay_out(tmp_path / "data", names=names))
+    used = usable_rows(read_manifest(work))
+    assert {f"a/{name}" for name in names} <= set(used["image_id"])
+    assert {f"a/{name}" for name in names} <= set(load_folds(work).image_id.tolist())
+
+
+@pytest.mark.parametrize("label", NAMES)
+def test_a_class_folder_of_any_name_is_a_class_of_that_name(tmp_path, label):
+    count("names")
+    dataset = find_dataset(lay_out(tmp_path / "data", label), SETTINGS)
+    assert {item.label for item in dataset.items} == {label, "b"}
+
+
+def test_classes_of_any_name_survive_prepare_and_split(tmp_path):
+    count("names", len(NAMES))
+    data = lay_out(tmp_path / "data")
+    rng = np.random.default_rng(1)
+    for label in NAMES:
+        (data / "train" / label).mkdir()
+        for number in range(2):
+            (data / "train" / label / f"{number}.jpg").write_bytes(jpeg((40, 200, 40), rng))
+    assert set(load_folds(prepared(tmp_path, data)).classes) == {*NAMES, "a", "b"}
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_a_file_whose_name_is_no_utf8_is_named_and_not_used(tmp_path, name):
+    count("names")
+    data = lay_out(tmp_path / "data", names=("1.jpg", os.fsdecode(name)))
+    table = read_manifest(prepared(tmp_path, data)).set_index("path")
+    shown = "train/a/" + os.fsdecode(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    assert (table.loc[shown, "status"], table.loc[shown, "reason"]) == ("unreadable", "its name is not UTF-8")
+
+
+def test_a_class_folder_whose_name_is_no_utf8_is_named_and_not_used(tmp_path):
+    count("names")
+    data = lay_out(tmp_path / "data", b"\xff")
+    (data / "train" / "c").mkdir()
+    (data / "train" / "c" / "1.jpg").write_bytes(jpeg((40, 200, 40), np.random.default_rng(5)))
+    table = read_manifest(prepared(tmp_path, data)).set_index("image_id")
+    assert table.loc["\\xff/1", "reason"] == "its name is not UTF-8"
+
+
+def test_a_folder_of_data_whose_name_is_no_utf8_can_be_said(tmp_path, capsys):
+    """It was printed twice, once with a lone surrogate, on which a strict terminal fails."""
+    count("names")
+    os.makedirs(os.fsencode(tmp_path / "data") + b"/\xff/x")
+    open(os.fsencode(tmp_path / "data") + b"/\xff/x/1.jpg", "wb").close()
+    assert run.main(["prepare", str(tmp_path / "data"), "--work", str(tmp_path / "work")]) == 2
+    assert capsys.readouterr().err.splitlines()[0].endswith("no folder of training images; it holds \\xff")
+
+
+def test_hidden_names_are_left_out_and_counted(tmp_path):
+    names = (".hidden", "..hidden", "...", ".jpg", "desktop.ini", "Thumbs.db")
+    count("names", len(names))
+    dataset = find_dataset(lay_out(tmp_path / "data", names=("1.jpg", *names)), SETTINGS)
+    assert dataset.hidden == tuple(sorted(f"train/a/{name}" for name in names))
+
+
+@pytest.mark.parametrize("name", ["1.JPG", "1.Jpeg", "1.PNG", "1", "1.", "1.jpg.jpg", "1.txt", "1.csv"])
+def test_any_extension_or_none_is_read_by_content(tmp_path, name):
+    count("names")
+    table = read_manifest(prepared(tmp_path, lay_out(tmp_path / "data", names=(name, "other"))))
+    row = table.set_index("image_id").loc[f"a/{name}"]
+    assert (row["status"], row["format"]) == ("usable", "JPEG")
+
+
+def test_links_that_lead_to_each_other_or_to_themselves_end(tmp_path):
+    count("names", 6)
+    data = lay_out(tmp_path / "data", names=("1.jpg", "2.jpg"))
+    for name, target in (("self", "self"), ("ping", "pong"), ("pong", "ping"), ("up", ".."), ("top", "../..")):
+        (data / "train" / "a" / name).symlink_to(target)
+    (data / "train" / "again").symlink_to("a")
+    items = find_dataset(data, SETTINGS).items
+    faults = {item.image_id: item.file.fault for item in items}
+    assert {name: fault for name, fault in faults.items() if fault} == dict.fromkeys(
+        ("a/ping", "a/pong", "a/self"), "a broken link"
+    )
+    assert sorted(name for name, fault in faults.items() if not fault) == [
+        "a/1.jpg",
+        "a/2.jpg",
+        "b/0.jpg",
+        "b/1.jpg",
+        "b/2.jpg",
+    ]
+
+
+@pytest.mark.parametrize(("file", "flag"), [("train.csv", "--train-csv"), ("sample_submission.csv", "--sample")])
+def test_a_csv_that_is_a_link_out_of_the_data_is_not_read(tmp_path, file, flag):
+    """It was read: a data folder from the net could have shown any CSV of the machine."""
+    count("names")
+    data = lay_out(tmp_path / "data")
+    (tmp_path / "secret.csv").write_text("id,label\na/1,x\nb/1,y\n")
+    (data / file).symlink_to(tmp_path / "secret.csv")
+    given = PrepareSettings(train_csv=file) if flag == "--train-csv" else PrepareSettings(sample=file)
+    for settings in (SETTINGS, given):
+        with pytest.raises(UserError) as caught:
+            find_dataset(data, settings)
+        assert caught.value.message == f"{file} is not read: a link that leads outside the data"
+        assert caught.value.hint == f"put the file itself there, or `{flag} NAME`"
+
+
+def test_a_csv_that_is_a_pipe_is_not_opened(tmp_path):
+    count("names")
+    data = lay_out(tmp_path / "data")
+    os.mkfifo(data / "train.csv")
+    with pytest.raises(UserError, match=r"^train.csv is not read: not a regular file$"):
+        find_dataset(data, SETTINGS)
+
+
+def test_a_folder_that_is_a_link_out_of_the_data_is_not_read(tmp_path):
+    count("names")
+    outside = lay_out(tmp_path / "outside")
+    data = lay_out(tmp_path / "data")
+    (data / "train" / "c").symlink_to(outside / "train" / "b")
+    items = {item.image_id: item.file.fault for item in find_dataset(data, SETTINGS).items}
+    assert items["c"] == "a link that leads outside the data"
+    assert not any(name.startswith("c/") for name in items)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\x1b[2J", ":dog:", "[red]x[/red]", "\x07"])
+def test_a_name_in_an_error_is_one_line_of_plain_text(tmp_path, capsys, name):
+    """Line ends split the sentence, escape codes reached the terminal, and `:dog:` became a picture."""
+    count("names")
+    assert run.main(["prepare", str(tmp_path / name), "--work", str(tmp_path / "work")]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"error: there is no folder {tmp_path}/{name if name.isprintable() else repr(name)[1:-1]}"
+    assert second.startswith("hint: ")
+
+
+def test_a_work_folder_whose_name_the_terminal_cannot_write_ends_well(tmp_path):
+    """The last line, with the next command, ended in a UnicodeEncodeError."""
+    count("names")
+    data, work = lay_out(tmp_path / "data"), os.fsencode(tmp_path) + b"/\xff"
+    command = [sys.executable, "run.py", "prepare", data, "--work", work, "--store-size", "16", "--workers", "1"]
+    done = subprocess.run(command, cwd=Path(run.__file__).parent, capture_output=True, check=False)
+    assert (done.returncode, done.stderr.count(b"Traceback")) == (0, 0)
+    assert done.stdout.splitlines()[-1].endswith(b"\\udcff'")

@@ -1,0 +1,79 @@
+"""This file knows a whole competition with two runs that takes seconds, and which of its files no kill may change."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.competition import make_competition
+from tests.faults.nursery import Nursery
+
+KIT = """
+seed = 0
+[train]
+backbone = ["test_resnet"]
+pretrained = false
+image_size = 32
+batch_size = 8
+epochs = 2
+precision = "fp32"
+device = "cpu"
+checkpoint_share = 1.0
+[run.a]
+[run.b]
+lr = 0.003
+[prepare]
+store_size = 32
+workers = 1
+[split]
+n_folds = 2
+[blend]
+trials = 32
+half_samples = 2
+"""
+
+
+class World(NamedTuple):
+    """A folder with `data` and `kit.toml`, the bytes that an undisturbed `all data` makes, and its number of events."""
+
+    folder: Path
+    made: dict[str, bytes]
+    events: int
+
+
+def make_world(folder: Path, nursery: Nursery) -> World:
+    make_competition(folder / "data")
+    (folder / "kit.toml").write_text(KIT)
+    code, out = nursery.run(["all", "data"], folder=folder, die={"count": str(folder / "events")})
+    assert code == 0, out
+    return World(folder, made_in(folder / "work"), int((folder / "events").read_text()))
+
+
+def made_in(work):
+    """Every file that must be the same after a kill, by its path."""
+    patterns = ("folds/*.csv", "folds/*.u8", "models/*/fold*/*.npz", "models/*/fold*/*.safetensors")
+    patterns += ("ensemble/blend.json", "submissions/*")
+    files = [path for pattern in patterns for path in sorted(work.glob(pattern)) if path.name != "files.csv"]
+    return {str(path.relative_to(work)): path.read_bytes() for path in files}
+
+
+def left_over(work):
+    return [
+        path
+        for path in work.rglob("*")
+        if path.suffix == ".tmp" or path.parent.name == "locks" or path.name.startswith("checkpoint")
+    ]
+
+
+def again_in(folder, name, world):
+    """A folder beside the undisturbed one, with the same data and settings."""
+    place = folder / name
+    place.mkdir()
+    shutil.copytree(world[0] / "data", place / "data", copy_function=shutil.copy2)
+    shutil.copy(world[0] / "kit.toml", place)
+    return place
+
+
+def differing(made, expected):
+    return [name for name in {*expected, *made} if made.get(name) != expected.get(name)]

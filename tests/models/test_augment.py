@@ -1,0 +1,138 @@
+"""This file checks what chance does to a batch: colours, turns, mixing, erasing, and that a seed decides all of it."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance
+
+from models.augment import draw, jitter, random_boxes, training_input, turn
+from models.backbones import resolve_backbone
+from models.geometry import resample
+from models.mixing import Mixer, seed_everything
+from models.settings import TrainSettings
+
+PLAIN = TrainSettings(crop_scale=1.0, mirror=False)
+
+
+def picture(seed=0, size=32):
+    """A smooth picture, (size, size, 3) uint8."""
+    coarse = np.random.default_rng(seed).integers(40, 200, (4, 4, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def grey(*pictures):
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
+
+
+@pytest.mark.parametrize(
+    ("enhance", "factors"),
+    [(ImageEnhance.Brightness, (1.3, 1, 1)), (ImageEnhance.Contrast, (1, 0.6, 1)), (ImageEnhance.Color, (1, 1, 1.4))],
+)
+def test_jitter_does_what_pillow_does(enhance, factors):
+    image = picture()
+    expected = np.asarray(enhance(Image.fromarray(image)).enhance(max(factors, key=lambda one: abs(one - 1))))
+    got = jitter(grey(image), torch.tensor([factors], dtype=torch.float32))[0].permute(1, 2, 0).numpy()
+    assert np.abs(got - expected).max() <= 2  # Pillow rounds in between
+
+
+def test_factors_of_one_change_nothing():
+    image = grey(picture())
+    torch.testing.assert_close(jitter(image, torch.ones(1, 3)), image, atol=1e-3, rtol=0)
+
+
+def test_each_image_has_its_own_factors():
+    pair = grey(picture(), picture())
+    changed = jitter(pair, torch.tensor([[1.0, 1.0, 1.0], [0.5, 1.0, 1.0]]))
+    torch.testing.assert_close(changed[1], pair[1] * 0.5)
+
+
+def test_a_turn_by_a_quarter_is_rot90_and_no_turn_is_nothing():
+    image = grey(picture(), picture(1))
+    turned = turn(image, torch.tensor([math.pi / 2, 0.0]))
+    torch.testing.assert_close(turned[0], torch.rot90(image[0], 1, dims=(1, 2)), atol=0.05, rtol=0)
+    torch.testing.assert_close(turned[1], image[1], atol=0.05, rtol=0)
+    assert turned.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_is_off_is_not_drawn():
+    draws = draw(np.random.default_rng(0), PLAIN, width=np.full(5, 40), height=np.full(5, 30))
+    assert draws.angle is None
+    assert draws.colour is None
+
+
+def test_draws_stay_in_their_limits_and_a_slice_is_a_part():
+    settings = dataclasses.replace(PLAIN, rotate=10, colour_jitter=0.3)
+    draws = draw(np.random.default_rng(0), settings, width=np.full(500, 40), height=np.full(500, 30))
+    assert np.abs(draws.angle).max() <= math.radians(10)
+    assert draws.colour.min() >= 0.7
+    assert draws.colour.max() <= 1.3
+    np.testing.assert_array_equal(draws[10:20].colour, draws.colour[10:20])
+    np.testing.assert_array_equal(draws[10:20].boxes, draws.boxes[10:20])
+
+
+def test_crops_keep_their_area_and_stay_inside():
+    width, height = np.full(2000, 300), np.full(2000, 200)
+    boxes = random_boxes(np.random.default_rng(0), width=width, height=height, crop_scale=0.35, mirror=True)
+    left, right = boxes[:, [0, 2]].min(axis=1), boxes[:, [0, 2]].max(axis=1)
+    assert left.min() >= 0
+    assert right.max() <= 1 + 1e-6
+    area = (right - left) * (boxes[:, 3] - boxes[:, 1])
+    assert area.max() <= 1 + 1e-6
+    assert np.mean(area >= 0.35 - 1e-6) > 0.9  # a crop that would stick out is cut at the edge
+    assert np.mean(boxes[:, 2] < boxes[:, 0]) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_whole_box_without_chance_is_the_resampled_picture_normalised():
+    backbone = resolve_backbone("test_resnet")
+    pixels = torch.from_numpy(picture()[None].copy())
+    draws = draw(np.random.default_rng(0), PLAIN, width=np.array([32]), height=np.array([32]))
+    got = training_input(pixels, draws, size=16, backbone=backbone)
+    box = torch.from_numpy(draws.boxes * np.float32(32))
+    mean, std = (torch.tensor(one).view(3, 1, 1) * 255 for one in (backbone.mean, backbone.std))
+    torch.testing.assert_close(got, (resample(pixels, box, size=16, kernel=backbone.kernel) - mean) / std)
+
+
+def mixed(settings, *, epoch, seed=0):
+    seed_everything(seed)
+    mixer = Mixer(settings, n_classes=4, device=torch.device("cpu"))
+    return mixer(torch.arange(8.0).view(8, 1, 1, 1).repeat(1, 3, 8, 8), torch.arange(8) % 4, epoch=epoch)
+
+
+def test_mixing_stops_before_the_last_epochs():
+    settings = dataclasses.replace(PLAIN, mixup=1.0, epochs=10, mix_share=0.8)
+    assert mixed(settings, epoch=7)[1].shape == (8, 4)
+    images, target = mixed(settings, epoch=8)
+    assert target.tolist() == [0, 1, 2, 3] * 2
+    assert images[:, 0, 0, 0].tolist() == list(range(8))
+
+
+def test_mixed_targets_are_shares_of_the_two_images():
+    images, target = mixed(dataclasses.replace(PLAIN, mixup=1.0, label_smoothing=0.0), epoch=0)
+    torch.testing.assert_close(target.sum(dim=1), torch.ones(8))
+    share = target[0, 0]  # image 0 (grey 0, class 0) is mixed with image 7 (grey 7, class 3)
+    assert images[0, 0, 0, 0] == pytest.approx(float(7 * (1 - share)), abs=1e-5)
+
+
+def test_cutmix_pastes_a_rectangle_whose_area_is_the_share():
+    images, target = mixed(dataclasses.replace(PLAIN, cutmix=1.0, label_smoothing=0.0), epoch=0)
+    assert set(images[0].unique().tolist()) <= {0.0, 7.0}
+    assert (images[0, 0] == 0).float().mean() == pytest.approx(float(target[0, 0]), abs=1e-5)
+
+
+def test_a_share_of_the_images_is_erased_in_part():
+    settings = dataclasses.replace(PLAIN, erase=0.5)
+    seed_everything(1)
+    mixer = Mixer(settings, n_classes=4, device=torch.device("cpu"))
+    images, _ = mixer(torch.zeros(400, 3, 16, 16), torch.zeros(400, dtype=torch.long), epoch=0)
+    touched = images.ne(0).any(dim=1).flatten(1)
+    assert touched.any(dim=1).float().mean() == pytest.approx(0.5, abs=0.08)
+    assert touched.float().mean(dim=1).max() < 0.5
+
+
+def test_the_same_seed_mixes_the_same_way():
+    settings = dataclasses.replace(PLAIN, mixup=0.4, cutmix=1.0, erase=0.3)
+    for one, other in zip(mixed(settings, epoch=0, seed=3), mixed(settings, epoch=0, seed=3), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)

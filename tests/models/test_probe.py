@@ -1,0 +1,161 @@
+"""This file probes tiny networks, from the command line too: a full run that blends, resumes and refuses."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import run
+from ensemble.record import load_blend
+from folds.assignment import load_folds
+from folds.errors import UserError
+from folds.metrics import topk_error
+from folds.workspace import digest
+from models.backbones import build_network, resolve_backbone
+from models.events import FoldDone, ProbeFitted
+from models.predictions import load_predictions
+from models.probe import probe_runs
+from models.repredict import predict_run
+from models.runs import done_folds, plan_runs
+from models.settings import PredictSettings
+from tests.competition import fingerprint
+from tests.models.test_trainer import SETTINGS, VIEWS, prepared
+
+RUN = "test_resnet-probe"
+
+
+def probe(workspace, settings=SETTINGS, *, views=VIEWS, names=()):
+    return list(probe_runs(workspace, plan_runs(settings, {}, names=names), views))
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory):
+    workspace = prepared(tmp_path_factory.mktemp("probed"))
+    probe(workspace)
+    return workspace
+
+
+def test_a_probe_is_a_full_run_whose_files_are_named_by_digest(probed):
+    folds = load_folds(probed)
+    for fold, done in done_folds(probed, RUN).items():
+        folder = probed.fold(RUN, fold)
+        assert list(done["files"]) == ["head.safetensors", "oof.npz", "test.npz"]
+        assert {name: digest((folder / name).read_bytes()) for name in done["files"]} == done["files"]
+        oof = load_predictions(folder / "oof.npz", hint="")
+        assert oof.image_id.tolist() == folds.image_id[folds.fold == fold].tolist()
+        assert oof.views.tolist() == ["centre", "mirror"]
+        assert done["oof_top3_error"] == topk_error(oof.probs(), folds.target[folds.fold == fold])
+        assert load_predictions(folder / "test.npz", hint="").log_probs.shape == (6, 2, 4)
+
+
+def test_frozen_features_tell_four_colours_apart(probed):
+    folds = load_folds(probed)
+    probs = np.concatenate([load_predictions(probed.fold(RUN, k) / "oof.npz", hint="").probs() for k in (0, 1)])
+    target = np.concatenate([folds.target[folds.fold == k] for k in (0, 1)])
+    assert topk_error(probs, target, k=1) < 0.3  # by chance 0.75
+
+
+def test_the_head_on_disk_is_the_one_that_predicted(probed):
+    head = load_file(probed.fold(RUN, 0) / "head.safetensors")
+    assert head["weight"].shape == (4, 96)
+    assert head["bias"].shape == (4,)
+
+
+def test_done_folds_stay_and_a_fold_that_is_missing_is_made_alike(tmp_path):
+    workspace = prepared(tmp_path)
+    probe(workspace)
+    before = fingerprint(workspace.models)
+    assert [event.trained for event in probe(workspace)] == [False, False]
+    assert fingerprint(workspace.models) == before
+    folder = workspace.fold(RUN, 1)
+    (folder / "done.json").unlink()
+    events = [event for event in probe(workspace) if isinstance(event, FoldDone)]
+    assert [(event.fold, event.trained) for event in events] == [(0, False), (1, True)]
+    assert all(before[name][0] == data for name, (data, _) in fingerprint(workspace.models).items() if "npz" in name)
+
+
+def test_other_views_are_predicted_with_the_same_heads(tmp_path):
+    workspace = prepared(tmp_path)
+    probe(workspace)
+    heads = [(workspace.fold(RUN, k) / "head.safetensors").read_bytes() for k in (0, 1)]
+    events = probe(workspace, views=PredictSettings(views=("whole", "centre")))
+    assert sum(isinstance(event, FoldDone) and event.trained for event in events) == 2
+    assert [(workspace.fold(RUN, k) / "head.safetensors").read_bytes() for k in (0, 1)] == heads
+    assert load_predictions(workspace.fold(RUN, 0) / "oof.npz", hint="").views.tolist() == ["whole", "centre"]
+
+
+def test_the_same_probe_elsewhere_gives_the_same_bytes(tmp_path, probed):
+    workspace = prepared(tmp_path)
+    probe(workspace)
+    for name in ("head.safetensors", "oof.npz", "test.npz"):
+        assert (workspace.fold(RUN, 1) / name).read_bytes() == (probed.fold(RUN, 1) / name).read_bytes()
+
+
+def test_damaged_heads_are_fitted_anew(tmp_path):
+    workspace = prepared(tmp_path)
+    probe(workspace)
+    (path,) = workspace.features.glob("*.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"\x7f")
+    (workspace.fold(RUN, 0) / "done.json").unlink()
+    fitted = [event for event in probe(workspace) if isinstance(event, ProbeFitted)]
+    assert len(fitted[0].strengths) == 2
+    assert path.read_bytes() == whole
+
+
+def test_a_probe_with_other_settings_or_weights_is_refused(tmp_path, probed):
+    with pytest.raises(UserError, match="the run test_resnet-probe was begun with other settings: image_size 32 -> 48"):
+        probe(probed, dataclasses.replace(SETTINGS, image_size=48))
+    torch.manual_seed(1)
+    save_file(build_network(resolve_backbone("test_resnet"), 4, size=32).state_dict(), tmp_path / "body.safetensors")
+    with pytest.raises(UserError, match="begun with other settings: weights random -> "):
+        probe(probed, dataclasses.replace(SETTINGS, weights=(str(tmp_path / "body.safetensors"),)))
+
+
+def test_where_a_mirrored_image_is_none_the_head_never_sees_one(tmp_path):
+    workspace = prepared(tmp_path)
+    probe(workspace, dataclasses.replace(SETTINGS, mirror=False), views=PredictSettings(views=("centre",)))
+    heads = [json.loads(path.read_text())["facts"] for path in workspace.features.glob("*.json")]
+    assert sorted(facts["view"] for facts in heads if "view" in facts) == ["centre", "centre"]  # of train and test
+    assert [len(facts["features"]) for facts in heads if "features" in facts] == [1]
+
+
+def test_settings_of_training_have_no_say_in_a_probe(probed):
+    events = probe(probed, dataclasses.replace(SETTINGS, epochs=9, label_smoothing=0.0))
+    assert [event.trained for event in events] == [False, False]
+
+
+def test_a_probe_bears_the_name_that_the_user_gives(tmp_path):
+    workspace = prepared(tmp_path)
+    probe(workspace, names=("frozen",))
+    assert done_folds(workspace, "frozen").keys() == {0, 1}
+
+
+def test_predict_refuses_a_probe_in_one_sentence(probed):
+    with pytest.raises(UserError, match="the run test_resnet-probe is a probe, which has heads and no network"):
+        list(predict_run(probed, RUN, VIEWS, device_name="cpu"))
+
+
+def test_probe_blend_submit_and_status_from_the_command_line(tmp_path, capsys):
+    workspace = prepared(tmp_path)
+    place = ["--work", str(workspace.root)]
+    flags = [*place, "--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--precision", "fp32"]
+    assert run.main(["probe", *flags]) == 0
+    out = capsys.readouterr().out
+    assert "test_resnet-probe: test_resnet.r160_in1k, frozen, 32 training and 6 test images, 32 pixels, float32" in out
+    assert "heads of 2 folds in 0:0" in out
+    assert f"next: python run.py blend {' '.join(place)}" in out
+    assert run.main(["train", *flags, "--epochs", "1", "--batch-size", "8", "--head", "random"]) == 0
+    assert run.main(["blend", *place, "--trials", "16"]) == 0
+    assert set(load_blend(workspace.blend).weights) == {RUN, "test_resnet"}
+    assert run.main(["submit", "--run", RUN, *place]) == 0
+    with open(workspace.submissions / f"{RUN}.csv", newline="") as file:
+        assert len(list(csv.reader(file))) == 7
+    assert run.main(["predict", *place]) == 0  # goes past the probe
+    capsys.readouterr()
+    assert run.main(["status", *place]) == 0
+    assert RUN in capsys.readouterr().out

@@ -1,0 +1,210 @@
+"""This file trains tiny runs with each part of the recipe: all at once, refits, siblings, sizes, batch norm."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from folds.assignment import load_folds
+from folds.errors import UserError
+from folds.pixels import open_store
+from models.artefacts import FILES
+from models.backbones import build_network, resolve_backbone
+from models.events import FoldStarted, MemoryShort, Verdict
+from models.fold_data import FoldData
+from models.head_files import start_head
+from models.job import make_trainer
+from models.jobs import plan_job
+from models.predictions import load_predictions
+from models.repredict import predict_run
+from models.runs import done_folds, done_refit, plan_runs
+from models.sampling import sampling_shift
+from models.settings import PredictSettings
+from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
+
+EVERYTHING = dataclasses.replace(
+    SETTINGS,
+    epochs=4,
+    start_size=16,
+    test_size=48,
+    layer_decay=0.8,
+    cycles=2,
+    rotate=10,
+    colour_jitter=0.2,
+    erase=0.25,
+    mixup=0.2,
+    cutmix=1.0,
+    dropout=0.1,
+    drop_path=0.1,
+    micro_batch=4,
+    batch_norm="natural",
+    ema_share=0.2,
+)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return prepared(tmp_path_factory.mktemp("recipe"))
+
+
+def trainer(workspace, settings, *, fold=0):
+    folds = load_folds(workspace)
+    job = plan_job(workspace, plan_runs(settings, {})[0], folds, fold, seed=0)
+    return make_trainer(workspace, job, folds, open_store(workspace), lr=1e-3)
+
+
+def log(workspace, run, fold=0):
+    return [json.loads(line) for line in (workspace.fold(run, fold) / "log.jsonl").read_text().splitlines()]
+
+
+def test_everything_at_once_trains_and_the_same_seed_gives_the_same_bytes(tmp_path):
+    made = []
+    for name in ("one", "two"):
+        own = prepared(tmp_path / name)
+        train(own, EVERYTHING, only_folds=[0])
+        made.append([(own.fold("test_resnet", 0) / file).read_bytes() for file in FILES])
+    assert made[0] == made[1]
+    assert [row["image_size"] for row in log(own, "test_resnet")] == [16, 16, 32, 32]
+
+
+def test_a_fold_ends_with_a_verdict_that_stands_in_done_json(workspace):
+    settings = dataclasses.replace(SETTINGS, backbone=("test_efficientnet",))
+    verdict = next(event for event in train(workspace, settings, only_folds=[0]) if isinstance(event, Verdict))
+    stored = done_folds(workspace, "test_efficientnet")[0]["verdict"]
+    assert stored["advice"] == verdict.advice
+    assert stored["train_top3_error"] == verdict.train_top3_error
+
+
+def test_training_images_are_scored_with_the_network_that_is_kept_and_not_those_of_the_fold(workspace):
+    one = trainer(workspace, SETTINGS)
+    rows, target = one.data.some_training(10)
+    assert set(rows) <= set(one.data.train_rows)
+    assert not set(rows) & set(one.data.valid_rows)
+    where = dict(zip(one.data.train_rows, one.data.train_target, strict=True))
+    assert [where[row] for row in rows] == target.tolist()
+    loss, error = one.score_training()
+    assert loss > 0
+    assert 0 <= error <= 1
+
+
+def test_a_refit_trains_on_every_image_and_predicts_the_test_images_alone(workspace):
+    train(workspace)
+    started = next(event for event in train(workspace, only_folds=[None]) if isinstance(event, FoldStarted))
+    assert started.n_valid == 0
+    assert started.n_train == len(load_folds(workspace).fold)
+    done = done_refit(workspace, "test_resnet")
+    assert done["fold"] == "all"
+    assert set(done["files"]) == {"network.safetensors", "settings.json", "test.npz"}
+    assert not (workspace.refit("test_resnet") / "oof.npz").exists()
+    rows = [json.loads(line) for line in (workspace.refit("test_resnet") / "log.jsonl").read_text().splitlines()]
+    assert [row["valid_loss"] for row in rows] == [None, None]
+    assert train(workspace, only_folds=[None])[-1].trained is False
+    list(predict_run(workspace, "test_resnet", PredictSettings(views=("whole",)), device_name="cpu"))
+    again = load_predictions(workspace.refit("test_resnet") / "test.npz", hint="")
+    assert again.views.tolist() == ["whole"]
+
+
+def test_a_refit_before_its_folds_is_refused(workspace):
+    with pytest.raises(
+        UserError, match="takes its weight in the blend from the run's folds, and test_vit lacks folds 0, 1"
+    ):
+        train(workspace, dataclasses.replace(SETTINGS, backbone=("test_vit",)), only_folds=[None])
+
+
+def test_another_seed_makes_a_sibling_run(workspace):
+    train(workspace, only_folds=[0], seed=3)
+    assert done_folds(workspace, "test_resnet-seed3")[0]["seed"] == 3
+
+
+def test_batch_norm_can_be_estimated_on_images_as_they_occur(workspace):
+    one = trainer(workspace, dataclasses.replace(SETTINGS, batch_norm="natural", ema_share=0))
+    list(one.epochs())
+    name, value = next((name, value) for name, value in one.trained.state_dict().items() if "running_mean" in name)
+    one._estimate_batch_norm()
+    torch.testing.assert_close(one.trained.state_dict()[name], value)  # the same images give the same statistics
+    assert int(next(v for k, v in one.trained.state_dict().items() if "num_batches" in k)) == one.data.epoch_steps
+
+
+def test_natural_images_come_once_each_and_sampled_ones_by_their_class(workspace):
+    folds = load_folds(workspace)
+    data = FoldData(folds, open_store(workspace), fold=0, settings=SETTINGS, seed=0)
+    natural = data.natural(100)
+    assert len(set(natural.rows.tolist())) == len(natural.rows)
+    assert set(natural.rows) <= set(data.train_rows)
+
+
+def test_short_memory_is_told_and_the_fold_goes_on(workspace):
+    one = trainer(workspace, SETTINGS)
+
+    def refuse(module, inputs):
+        if module.training and len(inputs[0]) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    one.stepper.network.register_forward_pre_hook(refuse)
+    events = list(one.epochs())
+    assert events[0] == MemoryShort(micro_batch=4, batch_size=8)
+    assert [type(event).__name__ for event in events] == ["MemoryShort", "EpochRow", "EpochRow"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_fold_with_step_rate_and_advice(workspace):
+    settings = dataclasses.replace(SETTINGS, lr=1.0, clip_norm=0, ema_share=0)
+    one = trainer(workspace, settings)
+    with torch.no_grad():
+        one.stepper.network.fc.weight.fill_(float("inf"))
+    with pytest.raises(UserError, match=r"the loss of fold 0 is no longer finite at step \d+, at a rate of") as refused:
+        list(one.epochs())
+    assert "`--lr 0.0003`, or `--precision fp32`" in refused.value.hint
+
+
+def test_a_backbone_without_stochastic_depth_says_so(workspace):
+    settings = dataclasses.replace(SETTINGS, backbone=("vgg11",), drop_path=0.1)
+    with pytest.raises(UserError, match=r"vgg11.* knows no stochastic depth"):
+        train(workspace, settings)
+
+
+def test_predictions_are_made_at_the_test_size(workspace):
+    settings = dataclasses.replace(SETTINGS, test_size=48, backbone=("test_convnext",))
+    train(workspace, settings, only_folds=[0])
+    path = workspace.fold("test_convnext", 0) / "oof.npz"
+    before = load_predictions(path, hint="").log_probs
+    list(predict_run(workspace, "test_convnext", VIEWS, device_name="cpu"))
+    np.testing.assert_array_equal(load_predictions(path, hint="").log_probs, before)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A weights file of a body, as a hub would have it."""
+    path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
+    torch.manual_seed(3)
+    save_file(build_network(resolve_backbone("test_resnet"), 7, size=32).state_dict(), path)
+    return path
+
+
+def test_a_fold_starts_from_its_probed_head_with_the_prior_that_sampling_makes(workspace, weights):
+    settings = dataclasses.replace(SETTINGS, weights=(str(weights),), sampling_power=1.0, head="probe")
+    folds, store = load_folds(workspace), open_store(workspace)
+    probed, plain = trainer(workspace, settings), trainer(workspace, dataclasses.replace(settings, head="random"))
+    assert (probed.is_probed, plain.is_probed) == (True, False)
+    weight, bias = start_head(
+        workspace,
+        folds,
+        store,
+        backbone=resolve_backbone("test_resnet"),
+        weights=weights,
+        size=32,
+        fold=0,
+        device=torch.device("cpu"),
+        precision=torch.float32,
+    )
+    torch.testing.assert_close(probed.stepper.network.fc.weight, weight)
+    target = folds.target[folds.fold != 0]
+    shift = torch.from_numpy(sampling_shift(target, settings, n_classes=4)).float()
+    torch.testing.assert_close(probed.stepper.network.fc.bias, bias - shift)
+    assert probed.score_training()[0] < plain.score_training()[0]
+
+
+def test_a_random_start_has_no_features_to_fit_a_head_to(workspace):
+    assert not trainer(workspace, dataclasses.replace(SETTINGS, head="probe")).is_probed

@@ -1,0 +1,121 @@
+"""This file checks one optimiser step: micro-batches change nothing, and short memory only makes them smaller."""
+
+import dataclasses
+
+import pytest
+import timm
+import torch
+
+from folds.errors import UserError
+from models.settings import TrainSettings
+from models.stepper import Stepper
+
+SETTINGS = TrainSettings(batch_size=12, epochs=2, label_smoothing=0.1, ema_share=0)
+
+
+def stepper(settings=SETTINGS, backbone="test_vit", precision=torch.float32):
+    torch.manual_seed(0)
+    extra = {"img_size": 32} if "vit" in backbone else {}
+    return Stepper(
+        timm.create_model(backbone, num_classes=4, **extra),
+        settings,
+        lr=1e-3,
+        epoch_steps=5,
+        batch_size=12,
+        device=torch.device("cpu"),
+        precision=precision,
+    )
+
+
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(12, 3, 32, 32, generator=generator), torch.arange(12) % 4
+
+
+def gradients(one):
+    return torch.cat([parameter.grad.flatten() for parameter in one.network.parameters()])
+
+
+def lets_pass(one, most):
+    """Make the network answer as a device does whose memory holds so many images and no more."""
+
+    def refuse(module, inputs):
+        if len(inputs[0]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    one.network.register_forward_pre_hook(refuse)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("micro_batch", [5, 4, 1])
+def test_a_micro_batch_gives_the_gradient_and_loss_of_the_whole_batch(micro_batch, soft):
+    images, target = batch()
+    if soft:
+        target = torch.nn.functional.one_hot(target, 4) * 0.7 + 0.075
+    whole, parts = stepper(), stepper(dataclasses.replace(SETTINGS, micro_batch=micro_batch))
+    for one in (whole, parts):
+        one.train_mode()
+    torch.testing.assert_close(parts.accumulate(images, target), whole.accumulate(images, target))
+    torch.testing.assert_close(gradients(parts), gradients(whole), atol=1e-6, rtol=1e-4)
+
+
+def test_memory_that_runs_out_halves_the_micro_batch_and_keeps_the_step():
+    images, target = batch()
+    whole, short = stepper(), stepper()
+    lets_pass(short, 4)
+    for one in (whole, short):
+        one.train_mode()
+        one.accumulate(images, target)
+    assert short.micro_batch == 3
+    torch.testing.assert_close(gradients(short), gradients(whole), atol=1e-6, rtol=1e-4)
+
+
+def test_memory_that_holds_nothing_is_refused_in_a_sentence():
+    one = stepper()
+    lets_pass(one, 0)
+    with pytest.raises(UserError, match="there is not memory enough for 3 images of 32 pixels at a time"):
+        one.accumulate(*batch())
+
+
+def test_another_error_of_the_network_is_not_taken_for_lack_of_memory():
+    images, target = batch()
+    with pytest.raises(RuntimeError, match="channels"):
+        stepper().accumulate(images[:, :2], target)
+
+
+def statistics(one):
+    return torch.cat([value.flatten() for name, value in one.network.state_dict().items() if "running" in name])
+
+
+@pytest.mark.parametrize(("batch_norm", "moves"), [("train", True), ("frozen", False)])
+def test_frozen_statistics_of_batch_norm_stay_as_the_weights_have_them(batch_norm, moves):
+    one = stepper(dataclasses.replace(SETTINGS, batch_norm=batch_norm), backbone="test_resnet")
+    before = statistics(one)
+    one.train_mode()
+    one.step(3, *batch())
+    assert (not torch.equal(statistics(one), before)) == moves
+
+
+def test_a_step_moves_the_network_and_its_average_follows():
+    one = stepper(dataclasses.replace(SETTINGS, ema_share=0.5))
+    before = [parameter.clone() for parameter in one.network.parameters()]
+    one.train_mode()
+    for number in range(5):
+        one.step(number, *batch())
+    moved = [not torch.equal(new, old) for new, old in zip(one.network.parameters(), before, strict=True)]
+    assert all(moved)
+    assert one.trained is not one.network
+    assert not one.trained.training
+
+
+def test_float16_scales_its_loss_and_leaves_out_a_step_that_overflows():
+    one = stepper(precision=torch.float16)
+    one.train_mode()
+    before = [parameter.detach().clone() for parameter in one.network.parameters()]
+    images, target = batch()
+    one.step(3, images * float("inf"), target)
+    assert all(torch.equal(new, old) for new, old in zip(one.network.parameters(), before, strict=True))
+    scale = one.scaler.get_scale()
+    one.step(4, images, target)
+    assert scale == 2**15  # halved by the step that overflowed
+    assert not torch.equal(next(one.network.parameters()), before[0])

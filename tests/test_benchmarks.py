@@ -1,0 +1,117 @@
+"""This file runs the small pieces of the speed benchmarks on tiny sizes: what they measure is there and adds up."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from folds.prepare import prepare
+from folds.settings import PrepareSettings
+from folds.workspace import Workspace
+from models.backbones import resolve_backbone
+from models.settings import TrainSettings
+from tests.benchmarks import augment, epoch, input, memory, predict, recipe, step
+from tests.benchmarks import prepare as prepare_benchmark
+from tests.benchmarks.measure import Cost, by_turns, make_pictures, spread, synthetic_folds, synthetic_store
+
+CPU = torch.device("cpu")
+TINY = TrainSettings(
+    backbone=("test_resnet",), pretrained=False, image_size=32, batch_size=8, epochs=6, head="random", device="cpu"
+)
+
+
+def test_costs_are_taken_by_turns_after_a_round_that_does_not_count():
+    order = []
+    costs = by_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2)
+    assert "".join(order) == "ababab"
+    assert [len(one) for one in costs.values()] == [2, 2]
+
+
+def test_a_cost_per_image_is_its_share():
+    assert Cost(6.0, 4.0).minus(Cost(2.0, 2.0)).per(4) == Cost(1.0, 0.5)
+    assert spread([3.0, 1.0, 2.0]) == {"median": 2.0, "least": 1.0, "most": 3.0}
+
+
+def test_a_sparse_store_of_a_million_rows_takes_no_room(tmp_path):
+    store = synthetic_store(tmp_path, 1_000_000, 16, sparse=True)
+    assert store.pixels.shape == (1_000_000, 16, 16, 3)
+    assert next(tmp_path.iterdir()).stat().st_blocks < 100
+
+
+def test_made_up_folds_hold_every_class_and_row(tmp_path):
+    folds = synthetic_folds(synthetic_store(tmp_path, 40, 8), n_classes=7, n_folds=3)
+    assert set(folds.target.tolist()) == set(range(7))
+    assert np.bincount(folds.fold).tolist() == [14, 13, 13]
+
+
+def test_the_store_and_both_rivals_show_the_same_pictures(tmp_path):
+    workspace = Workspace(tmp_path / "work")
+    make_pictures(tmp_path / "data", 16, width=40, height=30)
+    prepare(workspace, tmp_path / "data", PrepareSettings(store_size=32, workers=1))
+    files = input.link_pictures(workspace, tmp_path / "data", tmp_path / "classes", most=12)
+    figures = input.measure(workspace, files, size=32, batch=4, workers=0, repeats=1, device=CPU)
+    assert figures["pictures"] == 12
+    assert figures["cpu_seconds_per_image"].keys() == {"store", "timm", "torchvision"}
+
+
+def test_prepare_and_decoding_alone_count_the_same_files(tmp_path):
+    make_pictures(tmp_path, 8, width=40, height=30)
+    assert prepare_benchmark.alone(tmp_path, 32)["files"] == prepare_benchmark.whole(tmp_path, 32)["files"] == 8
+
+
+def test_augmentation_is_measured_beside_a_step():
+    figures = augment.measure("test_resnet", 32, 4, repeats=1, device=CPU)
+    assert figures["share_of_step"].keys() == {"usual", "everything"}
+
+
+def test_steps_with_real_data_are_measured_beside_a_kept_batch():
+    figures = step.measure("test_resnet", TINY, steps=2, repeats=1, device=CPU)
+    assert figures["images_per_second"].keys() == {"real", "kept"}
+
+
+def test_compiling_pays_once_what_it_saves_exceeds_what_it_took():
+    plain = {"seconds_per_image": {"real": {"median": 0.02}}, "batch": 10, "first_step_seconds": 1.0}
+    compiled = {"seconds_per_image": {"real": {"median": 0.01}}, "batch": 10, "first_step_seconds": 21.0}
+    step.add_payback(plain, compiled)
+    assert compiled["times_plain"] == pytest.approx(2.0)
+    assert compiled["pays_after_steps"] == 200
+
+
+def test_every_number_of_views_is_measured(tmp_path):
+    store = synthetic_store(tmp_path, 8, 48)
+    figures = predict.measure(store, resolve_backbone("test_resnet"), size=32, batch=4, repeats=1, device=CPU)
+    assert figures["times_one_view"].keys() == {"1", "2", "5", "8"}
+    assert all(len(set(views)) == count for count, views in predict.VIEW_SETS.items())
+
+
+def test_the_pause_between_epochs_is_measured_on_the_last_steps():
+    figures = epoch.measure(100, dataclasses.replace(TINY, epochs=4), CPU)
+    assert figures["training_images"] == 80
+
+
+def test_a_process_tells_its_own_memory_apart_from_that_of_files():
+    figures = memory.one(200, 16, 8)
+    assert figures["peak_with_files_mb"] > figures["peak_own_mb"] > 0
+    assert memory.memory()["VmHWM"] > 0
+
+
+def test_ways_are_compared_on_the_same_images(tmp_path):
+    folds = synthetic_folds(synthetic_store(tmp_path, 100, 8), n_classes=4, n_folds=2)
+    good, bad = np.zeros((2, 100), dtype=bool), np.zeros((2, 100), dtype=bool)
+    good[:, :10], bad[:, :30] = True, True
+    made = recipe.compare({"ours": recipe.Way(good, (1.0, 3.0)), "rival": recipe.Way(bad, (5.0, 5.0))}, folds)["ways"]
+    assert made["ours"]["minutes"] == 2.0
+    assert made["rival"]["difference"][0] == pytest.approx(-0.2)
+    assert made["rival"]["difference"][2] < 0
+
+
+def test_what_fastai_wrote_is_joined_by_id(tmp_path):
+    folds = synthetic_folds(synthetic_store(tmp_path, 40, 8), n_classes=8, n_folds=2)
+    probs = np.eye(8)[folds.target][::-1]  # all right, in another order
+    np.savez(
+        tmp_path / "s0.npz", image_id=folds.image_id[::-1], classes=np.array(folds.classes), probs=probs, tta=1 - probs
+    )
+    (tmp_path / "s0.json").write_text('{"per_fold": [{"seconds": 60, "tta_seconds": 30}]}')
+    assert recipe.read_fastai([str(tmp_path / "s0")], folds, "probs").errors.tolist() == [0.0]
+    assert recipe.read_fastai([str(tmp_path / "s0")], folds, "tta").minutes == (1.5,)
