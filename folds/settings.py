@@ -52,7 +52,7 @@ class PrepareSettings:
     ] = None
     store: Annotated[
         StoreForm | None,
-        Parameter(help="form of the pixel store: raw, or jpeg in a seventh of the bytes; raw or the one that is there"),
+        Parameter(help="form of the pixel store: raw, or jpeg in a sixth of the bytes; raw or the one that is there"),
     ] = None
     keep_truncated: Annotated[bool, Parameter(help="train on images that are cut off, as far as they decode")] = False
     keep_two_labels: Annotated[bool, Parameter(help="train on pictures that stand under two labels")] = False
