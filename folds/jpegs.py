@@ -97,10 +97,11 @@ def pack(path: Path, jpegs: JpegPixels, rows: np.ndarray) -> dict[str, Any]:
     Returns what the store's head has to know: the length of the file, and the digest of its index.
     """
     index, at = jpegs.index[rows].copy(), 0
-    with open(path, "r+b") as file:
-        for row, entry in zip(rows.tolist(), index, strict=True):
-            data = jpegs.encoded(row)  # never behind what was written: a JPEG is at most as long as its slot
-            file.write(data)
+    with open(path, "rb", buffering=0) as source, open(path, "r+b") as file:  # read, since mapped pages count as memory
+        for entry in index:
+            source.seek(int(entry["start"]))
+            data = source.read(int(entry["bytes"]))
+            file.write(data)  # never over what is still to be read: a JPEG is at most as long as its slot
             entry["start"], at = at, at + len(data)
         file.write(index.tobytes())
         file.truncate()
