@@ -60,9 +60,13 @@ def main(
 
 
 def measure(folder: Path, world: World, *, members: int) -> dict[str, dict[str, float]]:
-    """Every step in its order, each in a process of its own."""
+    """Every step in its order, each in a process of its own, and a line for each."""
     refuse_small_disk(folder, world, members=members)
-    return {step: in_own_process(step, folder, world, members=members) for step in STEPS}
+    made = {}
+    for step in STEPS:
+        made[step] = in_own_process(step, folder, world, members=members)
+        print(f"{world.n:,} {step}: {made[step]['seconds']:,.1f} s, {made[step]['peak_mb']:,.0f} MB", flush=True)
+    return made
 
 
 def refuse_small_disk(folder: Path, world: World, *, members: int) -> None:
