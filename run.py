@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from ensemble.settings import AddSettings, BlendSettings, FileSettings
+from folds.engine import EngineSettings
 from folds.errors import UserError, visible
 from folds.kit import FLAT, Kit
 from folds.kit_toml import to_toml
@@ -52,6 +53,7 @@ Predict = Annotated[PredictSettings, FLAT, Parameter(group="predict")]
 Blend = Annotated[BlendSettings, FLAT, Parameter(group="blend")]
 Submit = Annotated[SubmitSettings, FLAT, Parameter(group="submit")]
 Limit = Annotated[LimitSettings, FLAT, Parameter(group="limit")]
+Engine = Annotated[EngineSettings, FLAT, Parameter(group="engine")]
 TopFlags = Annotated[Top, FLAT, Parameter(group="everywhere")]
 Config = Annotated[Path, Parameter(group="everywhere", help="settings file; read if it lies there")]
 
@@ -68,6 +70,7 @@ class Every:
     blend: Blend = BlendSettings()
     submit: Submit = SubmitSettings()
     limit: Limit = LimitSettings()
+    engine: Engine = EngineSettings()
 
 
 KIT = Kit(Every, KIT_TOML)
@@ -93,7 +96,7 @@ def all_(data: Data, *, every: Annotated[Every, FLAT] = Every(), config: Config 
     refuse_early(Workspace(every.top.work), plans(every.train), every.predict)
     prepare_data(data, every.prepare, every.train, top=every.top)
     split_(split=every.split, top=every.top)
-    trained = train_folds(every.train, every.predict, top=every.top, deadline=deadline)
+    trained = train_folds(every.train, every.predict, engine=every.engine, top=every.top, deadline=deadline)
     again = f"`python run.py all {shlex.quote(str(data))}` goes on"
     if trained.failed and not trained.is_cut:
         raise UserError(f"{trained.failures}: nothing was blended", hint=f"{trained.way_out(every.train)}; {again}")
@@ -155,6 +158,7 @@ def train_(
     ] = (),
     run: Runs = (),
     limit: Limit = LimitSettings(),
+    engine: Engine = EngineSettings(),
     top: TopFlags = Top(),
     config: Config = KIT_TOML,
 ) -> str:
@@ -166,7 +170,7 @@ def train_(
             hint="`--fold 0,2`",
         )
     deadline = limit.deadline(time.monotonic())
-    trained = train_folds(train, predict, fold=fold, run=run, top=top, deadline=deadline)
+    trained = train_folds(train, predict, fold=fold, run=run, engine=engine, top=top, deadline=deadline)
     if trained.failed:
         raise UserError(trained.failures, hint="`python run.py train` tries again what failed")
     return following("train" if trained.is_cut else "blend")
@@ -200,31 +204,36 @@ def train_folds(
     *,
     fold: tuple[str, ...] = (),
     run: tuple[str, ...] = (),
+    engine: EngineSettings,
     top: Top,
     deadline: float | None,
 ) -> Trained:
     """Train what is not done and show what happens, until all is done or the time is up."""
     from folds.stopping import TimeUpError, until
-    from models.events import FoldFailed
+    from folds.track import silently
+    from models.events import FoldFailed, JobEvent, by_job
     from models.jobs import train_runs
-    from models.tables import event_lines
+    from models.tables import job_lines
 
     failed: list[FoldFailed] = []
+    tracked = silently if engine.is_ray else track()
     events = train_runs(
         Workspace(top.work),
         plans(train, names=run),
         predict,
         seed=top.seed,
         only_folds=[None if one == "all" else int(one) for one in fold],
-        track=track() if deadline is None else until(deadline, track()),
+        engine=engine,
+        track=tracked if deadline is None else until(deadline, tracked),
     )
     try:
-        for event in events:
-            show(*event_lines(event))
-            if isinstance(event, FoldFailed):
-                failed.append(event)
-                sys.stderr.write(event.trace or "")
-                refuse(event.why, event.hint)
+        with closing(by_job(events)) as happened:
+            for one in happened:
+                show(*job_lines(one))
+                if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
+                    failed.append(one.event)
+                    sys.stderr.write(one.event.trace or "")
+                    refuse(one.event.why, one.event.hint)
     except TimeUpError as stop:
         show("; ".join(["the time is up", *getattr(stop, "__notes__", ())]))
         return Trained(tuple(failed), is_cut=True)

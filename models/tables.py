@@ -16,9 +16,12 @@ from models.events import (
     FoldDone,
     FoldFailed,
     FoldHeld,
+    FoldMoved,
     FoldPredicted,
     FoldResumed,
     FoldStarted,
+    JobEvent,
+    JobProgress,
     MemoryShort,
     PriorChoice,
     ProbeEvent,
@@ -49,6 +52,8 @@ def event_lines(event: Event) -> list[str]:
         return [f"  begins anew: {event.path} {event.why}"]
     if isinstance(event, FoldHeld):
         return [f"{fold_name(event.run, event.fold)}: held by {event.holder}; waiting for it, Ctrl-C does no harm"]
+    if isinstance(event, FoldMoved):
+        return [f"{fold_name(event.run, event.fold)}: goes on elsewhere, from its last checkpoint: {event.why}"]
     if isinstance(event, FoldFailed):
         return [f"{event.name}: failed"]
     if isinstance(event, MemoryShort):
@@ -64,6 +69,16 @@ def event_lines(event: Event) -> list[str]:
     if isinstance(event, PriorChoice):
         return [_prior_line(event)]
     return [_done_line(event)]
+
+
+def job_lines(happened: JobEvent | JobProgress) -> list[str]:
+    """The lines of an event; where jobs run side by side, each says which job it is about, and where that runs."""
+    if isinstance(happened, JobProgress):
+        return []
+    lines = event_lines(happened.event)
+    if not happened.place:
+        return lines
+    return [f"{fold_name(happened.run, happened.fold)} ({happened.place}) | {line.strip()}" for line in lines]
 
 
 def probe_lines(event: ProbeEvent) -> list[str]:
