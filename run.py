@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,6 +29,7 @@ from submissions.settings import SubmitSettings
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from folds.screen import Screen
     from folds.track import Track
     from models.events import FoldFailed
     from models.runs import RunPlan
@@ -89,11 +91,18 @@ Runs = Annotated[tuple[str, ...], COMMA_LIST, Parameter(help="runs, by name")]
 @app.command(name="all", sort_key=0)
 def all_(data: Data, *, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_TOML) -> str:
     """Prepare, split, train every backbone x fold, blend, submit; goes on where it was stopped."""
-    from ensemble.runs import list_runs
     from models.jobs import refuse_early
 
     deadline = every.limit.deadline(time.monotonic())
     refuse_early(Workspace(every.top.work), plans(every.train), every.predict)
+    with screen().living():
+        return go_the_way(data, every, deadline=deadline)
+
+
+def go_the_way(data: Path, every: Every, *, deadline: float | None) -> str:
+    """All steps; returns the next command."""
+    from ensemble.runs import list_runs
+
     prepare_data(data, every.prepare, every.train, top=every.top)
     split_(split=every.split, top=every.top)
     trained = train_folds(every.train, every.predict, engine=every.engine, top=every.top, deadline=deadline)
@@ -213,30 +222,30 @@ def train_folds(
     from folds.track import silently
     from models.events import FoldFailed, JobEvent, by_job
     from models.jobs import train_runs
+    from models.picture import running_picture
     from models.tables import job_lines
 
     failed: list[FoldFailed] = []
-    tracked = silently if engine.is_ray else track()
-    events = train_runs(
-        Workspace(top.work),
-        plans(train, names=run),
-        predict,
-        seed=top.seed,
-        only_folds=[None if one == "all" else int(one) for one in fold],
-        engine=engine,
-        track=tracked if deadline is None else until(deadline, tracked),
-    )
-    try:
-        with closing(by_job(events)) as happened:
-            for one in happened:
-                show(*job_lines(one))
-                if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
-                    failed.append(one.event)
-                    sys.stderr.write(one.event.trace or "")
-                    refuse(one.event.why, one.event.hint)
-    except TimeUpError as stop:
-        show("; ".join(["the time is up", *getattr(stop, "__notes__", ())]))
-        return Trained(tuple(failed), is_cut=True)
+    workspace, runs = Workspace(top.work), plans(train, names=run)
+    only_folds = [None if one == "all" else int(one) for one in fold]
+    with running_picture(screen(), workspace, runs, only_folds=only_folds, seed=top.seed) as picture:
+        tracked = silently if engine.is_ray else picture.track  # jobs on Ray say how far they are themselves
+        tracked = tracked if deadline is None else until(deadline, tracked)
+        events = train_runs(
+            workspace, runs, predict, seed=top.seed, only_folds=only_folds, engine=engine, track=tracked
+        )
+        try:
+            with closing(by_job(events)) as happened:
+                for one in happened:
+                    picture.take(one)
+                    show(*job_lines(one))
+                    if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
+                        failed.append(one.event)
+                        sys.stderr.write(one.event.trace or "")
+                        refuse(one.event.why, one.event.hint)
+        except TimeUpError as stop:
+            show("; ".join(["the time is up", *getattr(stop, "__notes__", ())]))
+            return Trained(tuple(failed), is_cut=True)
     return Trained(tuple(failed), is_cut=False)
 
 
@@ -494,23 +503,20 @@ def alone(workspace: Workspace, what: str, *, is_to_write: bool = True) -> Itera
         time.sleep(POLL_SECONDS)
 
 
+@cache
+def screen() -> Screen:
+    from folds.screen import Screen
+
+    return Screen()
+
+
 def track() -> Track:
-    from rich.console import Console
-
-    from folds.screen import track_on
-
-    return track_on(Console(stderr=True))
+    return screen().track
 
 
 def show(*parts: RenderableType) -> None:
-    """Print results; 120 columns wide where there is no terminal."""
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True, emoji=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, soft_wrap=True, emoji=False, width=120)
-    for part in parts:
-        console.print(part, markup=False)
+    """Print results."""
+    screen().show(*parts)
 
 
 def following(command: str) -> str:
@@ -538,6 +544,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def say_stopped(stop: Stopped) -> int:
     """Say that a signal stopped the command, what that costs, and how to go on; returns the exit code."""
+    screen().close()
     refuse("; ".join([stop.sentence, *getattr(stop, "__notes__", ())]), "the same command goes on where it was stopped")
     return stop.exit_code
 
@@ -546,14 +553,10 @@ def refuse(message: str, hint: str | None) -> int:
     """Say what is wrong and what to type, with the flags that find the same work folder; returns 2."""
     import re
 
-    from rich.console import Console
-
     hint = re.sub(r"python run\.py (?!settings)\w+", lambda found: f"{found[0]}{KIT.same_place}", hint or "")
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-    console.print(f"error: {visible(message)}", markup=False, style="red")
+    screen().complain(f"error: {visible(message)}", style="red")
     if hint:
-        console.print(f"hint: {visible(hint)}", markup=False)
+        screen().complain(f"hint: {visible(hint)}")
     return 2
 
 

@@ -118,13 +118,13 @@ def _small_store(event: FoldStarted | ProbeStarted) -> str:
 
 def _epoch_line(row: EpochRow) -> str:
     return (
-        f"  {row.epoch:5d}  {row.lr:7.1e}  {row.image_size:4d}  {row.train_loss:10.4f}  {_figure(row.valid_loss):>10}  "
-        f"{_figure(row.valid_top1_error):>9}  {_figure(row.valid_top3_error):>9}  {row.images_per_second:9,.0f}  "
+        f"  {row.epoch:5d}  {row.lr:7.1e}  {row.image_size:4d}  {row.train_loss:10.4f}  {figure(row.valid_loss):>10}  "
+        f"{figure(row.valid_top1_error):>9}  {figure(row.valid_top3_error):>9}  {row.images_per_second:9,.0f}  "
         f"{clock(row.seconds):>5}"
     )
 
 
-def _figure(value: float) -> str:
+def figure(value: float) -> str:
     """Four decimals; a dash where nothing was kept out to be scored."""
     return "-" if math.isnan(value) else f"{value:.4f}"
 
