@@ -6,12 +6,12 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from folds.screen import Screen
     from folds.track import Track
-    from models.events import FoldFailed
+    from models.events import FoldFailed, JobEvent, JobProgress
     from models.runs import RunPlan
 
 # GNU OpenMP reads it when torch is imported: how long threads spin before they sleep. A small net on two cores trains
@@ -255,6 +255,7 @@ def probe_(
     train: Train = TrainSettings(),
     predict: Predict = PredictSettings(),
     run: Runs = (),
+    engine: Engine = EngineSettings(),
     top: TopFlags = Top(),
     config: Config = KIT_TOML,
 ) -> str:
@@ -262,11 +263,30 @@ def probe_(
     from models.probe import probe_runs
     from models.tables import probe_lines
 
-    workspace = Workspace(top.work)
+    workspace, chosen = Workspace(top.work), plans(train, names=run)
     with alone(workspace, "probe", is_to_write=workspace.folds_csv.is_file()):
-        for event in probe_runs(workspace, plans(train, names=run), predict, track=track()):
+        if engine.is_ray:
+            from models.ray_runs import probe_on_ray
+
+            show_elsewhere(workspace, probe_on_ray(workspace, chosen, predict, engine=engine), probe_lines)
+            return following("blend")
+        for event in probe_runs(workspace, chosen, predict, engine=engine, track=track()):
             show(*probe_lines(event))
     return following("blend")
+
+
+def show_elsewhere(
+    workspace: Workspace, happening: Generator[JobEvent | JobProgress, None, None], lines_of: Callable[[Any], list[str]]
+) -> None:
+    """Show what jobs on Ray say, in lines."""
+    from models.picture import Picture
+    from models.tables import job_lines
+
+    picture = Picture(screen(), workspace, None, track())
+    with closing(happening):
+        for one in happening:
+            picture.take(one)
+            show(*job_lines(one, lines_of))
 
 
 @app.command(name="lr-find", sort_key=3)
@@ -297,6 +317,7 @@ def predict_(
     run: Runs = (),
     predict: Predict = PredictSettings(),
     device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="where to predict")] = "auto",
+    engine: Engine = EngineSettings(),
     top: TopFlags = Top(),
     config: Config = KIT_TOML,
 ) -> str:
@@ -309,9 +330,15 @@ def predict_(
     names = run or tuple(name for name in runs(workspace) if not is_probe(workspace, name))
     if not names:
         raise UserError(f"{workspace.models} holds no run", hint="`python run.py train`")
+    if engine.is_ray:
+        from models.ray_runs import predict_on_ray
+
+        happening = predict_on_ray(workspace, names, predict, device_name=device, engine=engine)
+        show_elsewhere(workspace, happening, partial(predicted_lines, views=predict.views))
+        return following("blend")
     for name in names:
         with alone(workspace, f"{name}.files", is_to_write=(workspace.models / name).is_dir()):
-            for done in predict_run(workspace, name, predict, device_name=device, track=track()):
+            for done in predict_run(workspace, name, predict, device_name=device, engine=engine, track=track()):
                 show(*predicted_lines(done, predict.views))
     return following("blend")
 

@@ -14,6 +14,7 @@ from models.events import (
     FoldDone,
     FoldFailed,
     FoldHeld,
+    FoldMoved,
     FoldResumed,
     FoldStarted,
     JobEvent,
@@ -196,6 +197,8 @@ def _changed(job: JobState, happened: JobEvent) -> JobState:
         return replace(
             job, state="running", epoch=event.epoch, row=event, timed=timed, progress=_next_epoch(job, event)
         )
+    if isinstance(event, FoldMoved):
+        return replace(job, state="waiting", progress=None)
     if isinstance(event, FoldHeld):
         return replace(job, state="held")
     if isinstance(event, FoldFailed):

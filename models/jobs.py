@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-import torch
-
 from folds.assignment import Folds, load_folds
 from folds.cache import cached
 from folds.engine import SEQUENTIAL, EngineSettings
@@ -18,6 +16,7 @@ from folds.track import Track, silently
 from folds.workspace import Workspace, digest
 from models.backbones import Backbone, build_network, find_weights, resolve_backbone
 from models.events import Event, JobEvent, JobProgress
+from models.inputs import set_threads
 from models.job import Job
 from models.rates import FoundRate, find_rate
 from models.ray_jobs import do_runs_on_ray
@@ -55,8 +54,7 @@ def train_runs(
     if engine.is_ray:
         yield from do_runs_on_ray(Bench(workspace, folds, store, predict, track), runs, engine)
         return
-    if engine.cpus_per_job:
-        torch.set_num_threads(engine.cpus_per_job)
+    set_threads(engine)
     store = open_store(cached(workspace, engine.cache, track=track))
     yield from do_runs(Bench(workspace, folds, store, predict, track), runs)
 

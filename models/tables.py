@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -71,17 +72,26 @@ def event_lines(event: Event) -> list[str]:
     return [_done_line(event)]
 
 
-def job_lines(happened: JobEvent | JobProgress) -> list[str]:
-    """The lines of an event; where jobs run side by side, each says which job it is about, and where that runs."""
+def job_lines(happened: JobEvent | JobProgress, lines_of: Callable[[Any], list[str]] = event_lines) -> list[str]:
+    """The lines of an event; of a job that runs elsewhere, each says which job it is about, and where that runs."""
     if isinstance(happened, JobProgress):
         return []
-    lines = event_lines(happened.event)
-    if not happened.place:
-        return lines
-    return [f"{fold_name(happened.run, happened.fold)} ({happened.place}) | {line.strip()}" for line in lines]
+    lines = lines_of(happened.event)
+    return [f"{_where(happened)} | {line.strip()}" for line in lines] if happened.place else lines
 
 
-def probe_lines(event: ProbeEvent) -> list[str]:
+def progress_line(progress: JobProgress) -> str:
+    """How far a job that runs elsewhere is."""
+    speed = f", {progress.per_second:,.0f} {progress.unit}/s" if progress.per_second else ""
+    return f"{_where(progress)} | {progress.what}: {progress.done:,}/{progress.total:,} {progress.unit}{speed}"
+
+
+def _where(happened: JobEvent | JobProgress) -> str:
+    fold = "" if happened.fold is None else f" fold {happened.fold}"
+    return f"{happened.run}{fold}{f' on {happened.place}' if happened.place else ''}"
+
+
+def probe_lines(event: ProbeEvent | Event) -> list[str]:
     """What the screen says of a probe: what is asked of which images, what the heads cost, a line per fold."""
     if isinstance(event, ProbeStarted):
         facts = f"{event.n_train:,} training and {event.n_test:,} test images, {event.image_size} pixels"
@@ -92,13 +102,13 @@ def probe_lines(event: ProbeEvent) -> list[str]:
             f"{event.run}: features in {clock(event.features_seconds)}, heads of {len(event.strengths)} folds in"
             f" {clock(event.heads_seconds)}, strength {strengths}"
         ]
-    return [_done_line(event)]
+    return event_lines(event)
 
 
-def predicted_lines(event: FoldPredicted | PriorChoice, views: Sequence[str]) -> list[str]:
+def predicted_lines(event: FoldPredicted | Event, views: Sequence[str]) -> list[str]:
     """What the screen says when a run predicts again."""
-    if isinstance(event, PriorChoice):
-        return [_prior_line(event)]
+    if not isinstance(event, FoldPredicted):
+        return event_lines(event)
     score = "" if event.top3_error is None else f"top-3 error {event.top3_error:.4f} over "
     return [f"{fold_name(event.run, event.fold)}: predicted again, {score}{', '.join(views)}"]
 
