@@ -17,7 +17,7 @@ from models.events import FoldPredicted, JobEvent, JobProgress, PriorChoice, Pro
 from models.hand import Errand
 from models.probe import probe_runs
 from models.repredict import predict_run
-from models.runs import RunPlan, done_folds
+from models.runs import RunPlan, as_probe, done_folds
 from models.settings import PredictSettings
 
 Said = JobEvent | JobProgress
@@ -47,7 +47,7 @@ def probe_on_ray(
     """Probe the backbone of every plan, a plan at a time in each process."""
     workspace, here = Workspace(workspace.root.absolute()), _there(engine)
     errands = [
-        Errand(plan.name, None, plan.settings.device, partial(_probe_there, workspace, plan, predict, here))
+        Errand(as_probe(plan).name, None, plan.settings.device, partial(_probe_there, workspace, plan, predict, here))
         for plan in plans
     ]
     yield from _do_all(errands, engine, seconds={})

@@ -77,7 +77,10 @@ def job_lines(happened: JobEvent | JobProgress, lines_of: Callable[[Any], list[s
     if isinstance(happened, JobProgress):
         return []
     lines = lines_of(happened.event)
-    return [f"{_where(happened)} | {line.strip()}" for line in lines] if happened.place else lines
+    if not happened.place:
+        return lines
+    named = f"{fold_name(happened.run, happened.fold)}: "  # which stands in front already
+    return [f"{_where(happened)} | {line.removeprefix(named).removeprefix('  ')}" for line in lines]
 
 
 def progress_line(progress: JobProgress) -> str:
