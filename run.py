@@ -6,15 +6,17 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
 from ensemble.settings import AddSettings, BlendSettings, FileSettings
+from folds.engine import EngineSettings
 from folds.errors import UserError, visible
 from folds.kit import FLAT, Kit
 from folds.kit_toml import to_toml
@@ -27,8 +29,9 @@ from submissions.settings import SubmitSettings
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from folds.screen import Screen
     from folds.track import Track
-    from models.events import FoldFailed
+    from models.events import FoldFailed, JobEvent, JobProgress
     from models.runs import RunPlan
 
 # GNU OpenMP reads it when torch is imported: how long threads spin before they sleep. A small net on two cores trains
@@ -52,6 +55,7 @@ Predict = Annotated[PredictSettings, FLAT, Parameter(group="predict")]
 Blend = Annotated[BlendSettings, FLAT, Parameter(group="blend")]
 Submit = Annotated[SubmitSettings, FLAT, Parameter(group="submit")]
 Limit = Annotated[LimitSettings, FLAT, Parameter(group="limit")]
+Engine = Annotated[EngineSettings, FLAT, Parameter(group="engine")]
 TopFlags = Annotated[Top, FLAT, Parameter(group="everywhere")]
 Config = Annotated[Path, Parameter(group="everywhere", help="settings file; read if it lies there")]
 
@@ -68,6 +72,7 @@ class Every:
     blend: Blend = BlendSettings()
     submit: Submit = SubmitSettings()
     limit: Limit = LimitSettings()
+    engine: Engine = EngineSettings()
 
 
 KIT = Kit(Every, KIT_TOML)
@@ -86,14 +91,21 @@ Runs = Annotated[tuple[str, ...], COMMA_LIST, Parameter(help="runs, by name")]
 @app.command(name="all", sort_key=0)
 def all_(data: Data, *, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_TOML) -> str:
     """Prepare, split, train every backbone x fold, blend, submit; goes on where it was stopped."""
-    from ensemble.runs import list_runs
     from models.jobs import refuse_early
 
     deadline = every.limit.deadline(time.monotonic())
     refuse_early(Workspace(every.top.work), plans(every.train), every.predict)
+    with screen().living():
+        return go_the_way(data, every, deadline=deadline)
+
+
+def go_the_way(data: Path, every: Every, *, deadline: float | None) -> str:
+    """All steps; returns the next command."""
+    from ensemble.runs import list_runs
+
     prepare_data(data, every.prepare, every.train, top=every.top)
     split_(split=every.split, top=every.top)
-    trained = train_folds(every.train, every.predict, top=every.top, deadline=deadline)
+    trained = train_folds(every.train, every.predict, engine=every.engine, top=every.top, deadline=deadline)
     again = f"`python run.py all {shlex.quote(str(data))}` goes on"
     if trained.failed and not trained.is_cut:
         raise UserError(f"{trained.failures}: nothing was blended", hint=f"{trained.way_out(every.train)}; {again}")
@@ -155,6 +167,7 @@ def train_(
     ] = (),
     run: Runs = (),
     limit: Limit = LimitSettings(),
+    engine: Engine = EngineSettings(),
     top: TopFlags = Top(),
     config: Config = KIT_TOML,
 ) -> str:
@@ -166,7 +179,7 @@ def train_(
             hint="`--fold 0,2`",
         )
     deadline = limit.deadline(time.monotonic())
-    trained = train_folds(train, predict, fold=fold, run=run, top=top, deadline=deadline)
+    trained = train_folds(train, predict, fold=fold, run=run, engine=engine, top=top, deadline=deadline)
     if trained.failed:
         raise UserError(trained.failures, hint="`python run.py train` tries again what failed")
     return following("train" if trained.is_cut else "blend")
@@ -200,34 +213,39 @@ def train_folds(
     *,
     fold: tuple[str, ...] = (),
     run: tuple[str, ...] = (),
+    engine: EngineSettings,
     top: Top,
     deadline: float | None,
 ) -> Trained:
     """Train what is not done and show what happens, until all is done or the time is up."""
     from folds.stopping import TimeUpError, until
-    from models.events import FoldFailed
+    from folds.track import silently
+    from models.events import FoldFailed, JobEvent, by_job
     from models.jobs import train_runs
-    from models.tables import event_lines
+    from models.picture import running_picture
+    from models.tables import job_lines
 
     failed: list[FoldFailed] = []
-    events = train_runs(
-        Workspace(top.work),
-        plans(train, names=run),
-        predict,
-        seed=top.seed,
-        only_folds=[None if one == "all" else int(one) for one in fold],
-        track=track() if deadline is None else until(deadline, track()),
-    )
-    try:
-        for event in events:
-            show(*event_lines(event))
-            if isinstance(event, FoldFailed):
-                failed.append(event)
-                sys.stderr.write(event.trace or "")
-                refuse(event.why, event.hint)
-    except TimeUpError as stop:
-        show("; ".join(["the time is up", *getattr(stop, "__notes__", ())]))
-        return Trained(tuple(failed), is_cut=True)
+    workspace, runs = Workspace(top.work), plans(train, names=run)
+    only_folds = [None if one == "all" else int(one) for one in fold]
+    with running_picture(screen(), workspace, runs, only_folds=only_folds, seed=top.seed) as picture:
+        tracked = silently if engine.is_ray else picture.track  # jobs on Ray say how far they are themselves
+        tracked = tracked if deadline is None else until(deadline, tracked)
+        events = train_runs(
+            workspace, runs, predict, seed=top.seed, only_folds=only_folds, engine=engine, track=tracked
+        )
+        try:
+            with closing(by_job(events)) as happened:
+                for one in happened:
+                    picture.take(one)
+                    show(*job_lines(one))
+                    if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
+                        failed.append(one.event)
+                        sys.stderr.write(one.event.trace or "")
+                        refuse(one.event.why, one.event.hint)
+        except TimeUpError as stop:
+            show("; ".join(["the time is up", *getattr(stop, "__notes__", ())]))
+            return Trained(tuple(failed), is_cut=True)
     return Trained(tuple(failed), is_cut=False)
 
 
@@ -237,6 +255,7 @@ def probe_(
     train: Train = TrainSettings(),
     predict: Predict = PredictSettings(),
     run: Runs = (),
+    engine: Engine = EngineSettings(),
     top: TopFlags = Top(),
     config: Config = KIT_TOML,
 ) -> str:
@@ -244,11 +263,30 @@ def probe_(
     from models.probe import probe_runs
     from models.tables import probe_lines
 
-    workspace = Workspace(top.work)
+    workspace, chosen = Workspace(top.work), plans(train, names=run)
     with alone(workspace, "probe", is_to_write=workspace.folds_csv.is_file()):
-        for event in probe_runs(workspace, plans(train, names=run), predict, track=track()):
+        if engine.is_ray:
+            from models.ray_runs import probe_on_ray
+
+            show_elsewhere(workspace, probe_on_ray(workspace, chosen, predict, engine=engine), probe_lines)
+            return following("blend")
+        for event in probe_runs(workspace, chosen, predict, engine=engine, track=track()):
             show(*probe_lines(event))
     return following("blend")
+
+
+def show_elsewhere(
+    workspace: Workspace, happening: Generator[JobEvent | JobProgress, None, None], lines_of: Callable[[Any], list[str]]
+) -> None:
+    """Show what jobs on Ray say, in lines."""
+    from models.picture import Picture
+    from models.tables import job_lines
+
+    picture = Picture(screen(), workspace, None, track())
+    with closing(happening):
+        for one in happening:
+            picture.take(one)
+            show(*job_lines(one, lines_of))
 
 
 @app.command(name="lr-find", sort_key=3)
@@ -279,6 +317,7 @@ def predict_(
     run: Runs = (),
     predict: Predict = PredictSettings(),
     device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="where to predict")] = "auto",
+    engine: Engine = EngineSettings(),
     top: TopFlags = Top(),
     config: Config = KIT_TOML,
 ) -> str:
@@ -291,9 +330,15 @@ def predict_(
     names = run or tuple(name for name in runs(workspace) if not is_probe(workspace, name))
     if not names:
         raise UserError(f"{workspace.models} holds no run", hint="`python run.py train`")
+    if engine.is_ray:
+        from models.ray_runs import predict_on_ray
+
+        happening = predict_on_ray(workspace, names, predict, device_name=device, engine=engine)
+        show_elsewhere(workspace, happening, partial(predicted_lines, views=predict.views))
+        return following("blend")
     for name in names:
         with alone(workspace, f"{name}.files", is_to_write=(workspace.models / name).is_dir()):
-            for done in predict_run(workspace, name, predict, device_name=device, track=track()):
+            for done in predict_run(workspace, name, predict, device_name=device, engine=engine, track=track()):
                 show(*predicted_lines(done, predict.views))
     return following("blend")
 
@@ -485,23 +530,20 @@ def alone(workspace: Workspace, what: str, *, is_to_write: bool = True) -> Itera
         time.sleep(POLL_SECONDS)
 
 
+@cache
+def screen() -> Screen:
+    from folds.screen import Screen
+
+    return Screen()
+
+
 def track() -> Track:
-    from rich.console import Console
-
-    from folds.screen import track_on
-
-    return track_on(Console(stderr=True))
+    return screen().track
 
 
 def show(*parts: RenderableType) -> None:
-    """Print results; 120 columns wide where there is no terminal."""
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True, emoji=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, soft_wrap=True, emoji=False, width=120)
-    for part in parts:
-        console.print(part, markup=False)
+    """Print results."""
+    screen().show(*parts)
 
 
 def following(command: str) -> str:
@@ -529,6 +571,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def say_stopped(stop: Stopped) -> int:
     """Say that a signal stopped the command, what that costs, and how to go on; returns the exit code."""
+    screen().close()
     refuse("; ".join([stop.sentence, *getattr(stop, "__notes__", ())]), "the same command goes on where it was stopped")
     return stop.exit_code
 
@@ -537,14 +580,10 @@ def refuse(message: str, hint: str | None) -> int:
     """Say what is wrong and what to type, with the flags that find the same work folder; returns 2."""
     import re
 
-    from rich.console import Console
-
     hint = re.sub(r"python run\.py (?!settings)\w+", lambda found: f"{found[0]}{KIT.same_place}", hint or "")
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-    console.print(f"error: {visible(message)}", markup=False, style="red")
+    screen().complain(f"error: {visible(message)}", style="red")
     if hint:
-        console.print(f"hint: {visible(hint)}", markup=False)
+        screen().complain(f"hint: {visible(hint)}")
     return 2
 
 

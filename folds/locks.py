@@ -20,6 +20,7 @@ from pathlib import Path
 
 from folds.errors import CannotWriteError
 from folds.processes import is_alive, started, this_host
+from folds.track import Track
 from folds.workspace import sweep
 
 BEAT_SECONDS = 10.0
@@ -69,6 +70,12 @@ def claim(path: Path) -> Iterator[Holder | None]:
         ended.set()
         if _read(path) == mine:
             path.unlink(missing_ok=True)
+
+
+def pause(track: Track) -> None:
+    """Wait a moment for a lock; the tracker may know that the time is up."""
+    for _ in track((1,), what="waiting", total=1, unit="looks"):
+        time.sleep(POLL_SECONDS)
 
 
 def holders(folder: Path) -> Iterator[tuple[str, Holder]]:

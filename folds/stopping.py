@@ -50,13 +50,23 @@ def stoppable(say: Callable[[Stopped], object]) -> Iterator[None]:
     here, there = socket.socketpair()
     there.setblocking(False)
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, _raise) for number in numbers]
+    came: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        raise Stopped(number)
+
+    before = [signal.signal(number, stop) for number in numbers]
     old = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
     over = threading.Event()
     threading.Thread(target=_watch, args=(here, say, over), name="signals", daemon=True).start()
     try:
         yield
         over.set()
+    except KeyboardInterrupt as err:
+        if isinstance(err, Stopped) or not came:
+            raise
+        raise _stopped(came[0], err) from err  # Ray's calls turn what a handler raises into a plain KeyboardInterrupt
     except Exception:
         over.set()
         raise
@@ -67,8 +77,12 @@ def stoppable(say: Callable[[Stopped], object]) -> Iterator[None]:
         there.close()
 
 
-def _raise(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)
+def _stopped(number: int, err: KeyboardInterrupt) -> Stopped:
+    """What a signal's handler had raised, with the notes of what became of it."""
+    stop = Stopped(number)
+    for note in getattr(err, "__notes__", ()):
+        stop.add_note(note)
+    return stop
 
 
 def _watch(pipe: socket.socket, say: Callable[[Stopped], object], over: threading.Event) -> None:

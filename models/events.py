@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -68,6 +68,15 @@ class FoldHeld:
     run: str
     fold: int | None
     holder: str
+
+
+@dataclass(frozen=True)
+class FoldMoved:
+    """The process that was at work on the fold is gone, or its machine (`why`, a clause): it goes on elsewhere."""
+
+    run: str
+    fold: int | None
+    why: str
 
 
 @dataclass(frozen=True)
@@ -175,6 +184,7 @@ Event = (
     | FoldDone
     | PriorChoice
     | FoldHeld
+    | FoldMoved
     | FoldFailed
 )
 ProbeEvent = ProbeStarted | ProbeFitted | FoldDone
@@ -204,11 +214,11 @@ class JobProgress:
     place: str = ""
 
 
-def by_job(events: Iterable[Event | JobEvent]) -> Iterator[JobEvent]:
+def by_job(events: Iterable[Event | JobEvent | JobProgress]) -> Generator[JobEvent | JobProgress, None, None]:
     """Name the job of each event. Where jobs run one after another, an event is of the job that was started last."""
     run, fold = "", None
     for event in events:
-        if isinstance(event, JobEvent):
+        if isinstance(event, JobEvent | JobProgress):
             yield event
             continue
         if not isinstance(event, EpochRow | MemoryShort | CheckpointRefused):

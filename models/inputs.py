@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from folds.engine import EngineSettings
 from folds.errors import UserError
 from models.backbones import Backbone
 from models.geometry import resample
@@ -35,6 +36,12 @@ def normalise(grey: Tensor, backbone: Backbone) -> Tensor:
     mean = torch.tensor(backbone.mean, device=grey.device).view(3, 1, 1) * 255.0
     std = torch.tensor(backbone.std, device=grey.device).view(3, 1, 1) * 255.0
     return (grey - mean) / std
+
+
+def set_threads(engine: EngineSettings) -> None:
+    """Let torch have the threads that are asked for: what it computes on a CPU depends on their number, bit by bit."""
+    if engine.cpus_per_job:
+        torch.set_num_threads(engine.cpus_per_job)
 
 
 def choose_device(name: str) -> torch.device:

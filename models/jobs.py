@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import TypeAlias
 
 from folds.assignment import Folds, load_folds
+from folds.cache import cached
+from folds.engine import SEQUENTIAL, EngineSettings
 from folds.errors import UserError, first_few
 from folds.pixels import open_store
 from folds.track import Track, silently
 from folds.workspace import Workspace, digest
 from models.backbones import Backbone, build_network, find_weights, resolve_backbone
-from models.events import Event
+from models.events import Event, JobEvent, JobProgress
+from models.inputs import set_threads
 from models.job import Job
 from models.rates import FoundRate, find_rate
+from models.ray_jobs import do_runs_on_ray
 from models.runs import RunPlan, done_folds, done_refit, refuse_other_settings, sibling, stored_settings
 from models.settings import PredictSettings
 from models.sharing import Bench, RunJobs, do_runs
@@ -32,10 +36,12 @@ def train_runs(
     *,
     seed: int,
     only_folds: Sequence[Fold] = (),
+    engine: EngineSettings = SEQUENTIAL,
     track: Track = silently,
-) -> Iterator[Event]:
+) -> Iterator[Event | JobEvent | JobProgress]:
     """Train every fold of every run that is not done, and yield what happens.
 
+    engine      one job after another in this process, or side by side on Ray
     only_folds  folds to train, None among them for the refit on all images; all folds and no refit if empty
     Everything that can be refused is refused before the first step: folds, views, names, weights, settings.
     A job that fails afterwards is a FoldFailed, and the others go on.
@@ -45,6 +51,11 @@ def train_runs(
     wanted = _check_folds(only_folds, folds.n_folds)
     plans = [sibling(plan, seed=seed, folds_seed=folds.seed) for plan in plans]
     runs = [plan_run(workspace, plan, folds, wanted, seed=seed) for plan in plans]
+    if engine.is_ray:
+        yield from do_runs_on_ray(Bench(workspace, folds, store, predict, track), runs, engine)
+        return
+    set_threads(engine)
+    store = open_store(cached(workspace, engine.cache, track=track))
     yield from do_runs(Bench(workspace, folds, store, predict, track), runs)
 
 

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import save
 
 from folds.assignment import Folds, load_folds
+from folds.cache import cached
+from folds.engine import SEQUENTIAL, EngineSettings
 from folds.pixels import PixelStore, open_store
 from folds.track import Track, silently
 from folds.workspace import Workspace, write_bytes, write_json
@@ -21,6 +23,7 @@ from models.events import FoldDone, ProbeEvent, ProbeFitted, ProbeStarted
 from models.features import FeatureFile, image_features
 from models.head_files import probed_heads
 from models.heads import Heads
+from models.inputs import set_threads
 from models.logistic import Head
 from models.probe_plan import Probe, plan_probe
 from models.runs import RunPlan, as_probe
@@ -31,14 +34,20 @@ FILES = ("head.safetensors", "oof.npz", "test.npz")
 
 
 def probe_runs(
-    workspace: Workspace, plans: Sequence[RunPlan], predict: PredictSettings, *, track: Track = silently
+    workspace: Workspace,
+    plans: Sequence[RunPlan],
+    predict: PredictSettings,
+    *,
+    engine: EngineSettings = SEQUENTIAL,
+    track: Track = silently,
 ) -> Iterator[ProbeEvent]:
     """Probe the backbone of every plan, and yield what happens; folds that are done under these views stay.
 
     Of a plan only backbone, weights, image size, mirror, precision and device count. Everything that can be refused is
     refused before the first pass. Nothing is drawn at random but the weights of `--no-pretrained`, by the folds' seed.
     """
-    folds, store = load_folds(workspace), open_store(workspace)
+    set_threads(engine)
+    folds, store = load_folds(workspace), open_store(cached(workspace, engine.cache, track=track))
     check_views(predict.views)
     for probe in [plan_probe(workspace, as_probe(plan), folds, predict) for plan in plans]:
         yield from (_done_before(probe.name, k, one) for k, one in probe.done.items())

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from folds.assignment import Folds, load_folds
+from folds.cache import cached
+from folds.engine import SEQUENTIAL, EngineSettings
 from folds.errors import UserError
 from folds.pixels import PixelStore, open_store
 from folds.track import Track, silently
@@ -19,7 +21,7 @@ from folds.workspace import Workspace, digest, read_json
 from models.artefacts import FILES, REFIT_FILES, test_rows, write_done, write_predictions, write_test
 from models.backbones import Backbone, build_network, read_weights, resolve_backbone
 from models.events import FoldPredicted, PriorChoice
-from models.inputs import choose_device, choose_precision
+from models.inputs import choose_device, choose_precision, set_threads
 from models.predict import predict_views
 from models.prior import choose_prior
 from models.runs import done_folds, done_refit, is_probe
@@ -32,7 +34,13 @@ CLAIMS = ("lr", "weights_digest", "verdict")  # of done.json that outlive a pred
 
 
 def predict_run(
-    workspace: Workspace, run: str, predict: PredictSettings, *, device_name: str, track: Track = silently
+    workspace: Workspace,
+    run: str,
+    predict: PredictSettings,
+    *,
+    device_name: str,
+    engine: EngineSettings = SEQUENTIAL,
+    track: Track = silently,
 ) -> Iterator[FoldPredicted | PriorChoice]:
     """Predict with every done fold of a run again, and with its refit. The test images are read once for all."""
     check_views(predict.views)
@@ -41,7 +49,8 @@ def predict_run(
             f"the run {run} is a probe, which has heads and no network: to probe again costs one pass",
             hint=f"`python run.py probe --run {run} --views {','.join(predict.views)}` with its backbone and weights",
         )
-    folds, store = load_folds(workspace), open_store(workspace)
+    set_threads(engine)
+    folds, store = load_folds(workspace), open_store(cached(workspace, engine.cache, track=track))
     trained = _load_run(workspace, run, folds, device=choose_device(device_name))
     rows = store.rows(folds.image_id, split="train")
     test = trained.ask(store, test_rows(store), predict, what=f"{run}: test", track=track)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from folds.assignment import Folds
 from folds.errors import CannotWriteError, UserError
-from folds.locks import POLL_SECONDS, Holder, claim
+from folds.locks import Holder, claim, pause
 from folds.pixels import PixelStore
 from folds.stopping import TimeUpError
 from folds.track import Track
@@ -66,7 +66,7 @@ def do_runs(bench: Bench, runs: Sequence[RunJobs]) -> Iterator[Event]:
             held |= {holder: job for job, holder in busy}
             if not busy:
                 del left[run.plan.name]
-                yield from _end_or_tell(bench, run)
+                yield from end_run(bench, run, partial(_refit, bench))
         if left and sum(map(len, left.values())) == before:  # whatever is left is held by others
             for holder, job in held.items():
                 if holder not in told:
@@ -79,32 +79,37 @@ def _attempt_all(bench: Bench, jobs: Sequence[Job]) -> Generator[Event, None, li
     """Attempt jobs in their order. Returns those that others are at work on, and who that is."""
     busy = []
     for job in jobs:
-        holder = yield from _attempt(bench, job)
+        holder = yield from attempt(bench, job)
         if holder:
             busy.append((job, holder))
     return busy
 
 
-def _end_or_tell(bench: Bench, run: RunJobs) -> Iterator[Event]:
-    """End a run; a mistake in that is its own failure, and stops no other run."""
+def end_run(bench: Bench, run: RunJobs, do_refit: Callable[[Job], Iterator[Event]]) -> Iterator[Event]:
+    """Choose the prior, once all folds are done, and refit if that was asked for and no fold failed.
+
+    A mistake in that is its own failure, and stops no other run.
+    """
     try:
-        yield from _end_run(bench, run)
+        yield from _settle_prior(bench, run)
+        if refit := _refit_due(bench, run):
+            yield from do_refit(refit)
     except CannotWriteError:
         raise
     except UserError as err:
         yield FoldFailed(run.plan.name, run.plan.name, err.message, err.hint, trace=None)
 
 
-def _attempt(bench: Bench, job: Job) -> Generator[Event, None, Holder | None]:
+def attempt(bench: Bench, job: Job) -> Generator[Event, None, Holder | None]:
     """Do a job, or tell that it is done. Returns who is at work on it, if somebody else is."""
-    if done := _done(bench, job):
+    if done := done_record(bench, job):
         _tidy(bench, job)
         yield _done_before(job, done)
         return None
     with claim(bench.workspace.lock(f"{job.plan.name}.{'all' if job.fold is None else f'fold{job.fold}'}")) as holder:
         if holder:
             return holder
-        if done := _done(bench, job):  # meanwhile
+        if done := done_record(bench, job):  # meanwhile
             yield _done_before(job, done)
             return None
         try:
@@ -132,19 +137,27 @@ def _is_to_find(job: Job) -> bool:
     return job.plan.settings.lr == "find"
 
 
-def _end_run(bench: Bench, run: RunJobs) -> Iterator[Event]:
-    """Choose the prior, once all folds are done, and refit if that was asked for and no fold failed."""
+def _refit(bench: Bench, refit: Job) -> Iterator[Event]:
+    while holder := (yield from attempt(bench, refit)):
+        yield FoldHeld(refit.plan.name, None, holder.sentence)
+        pause(bench.track)
+
+
+def _settle_prior(bench: Bench, run: RunJobs) -> Iterator[Event]:
+    """Choose a run's prior, once all its folds are done."""
     name, job = run.plan.name, run.folds[0] if run.folds else run.refit
     assert job is not None, f"{name} has no jobs"
     choice = yield from when_free(bench, f"{name}.files", job, lambda: choose_prior(bench.workspace, name, bench.folds))
     if choice:
         yield choice
-    done = done_folds(bench.workspace, name)
-    if run.refit and done.keys() >= set(range(bench.folds.n_folds)):
-        refit = _as_the_folds(run.refit, done)
-        while holder := (yield from _attempt(bench, refit)):
-            yield FoldHeld(name, None, holder.sentence)
-            pause(bench.track)
+
+
+def _refit_due(bench: Bench, run: RunJobs) -> Job | None:
+    """The refit that was asked for, once all folds of its run are done."""
+    done = done_folds(bench.workspace, run.plan.name)
+    if run.refit is None or not done.keys() >= set(range(bench.folds.n_folds)):
+        return None
+    return _as_the_folds(run.refit, done)
 
 
 def when_free(bench: Bench, what: str, job: Job, do: Callable[[], T]) -> Generator[Event, None, T]:
@@ -160,13 +173,7 @@ def when_free(bench: Bench, what: str, job: Job, do: Callable[[], T]) -> Generat
         pause(bench.track)
 
 
-def pause(track: Track) -> None:
-    """Wait a moment; the tracker may know that the time is up."""
-    for _ in track((1,), what="waiting", total=1, unit="looks"):
-        time.sleep(POLL_SECONDS)
-
-
-def _done(bench: Bench, job: Job) -> dict[str, Any] | None:
+def done_record(bench: Bench, job: Job) -> dict[str, Any] | None:
     name = job.plan.name
     return done_refit(bench.workspace, name) if job.fold is None else done_folds(bench.workspace, name).get(job.fold)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -16,9 +17,12 @@ from models.events import (
     FoldDone,
     FoldFailed,
     FoldHeld,
+    FoldMoved,
     FoldPredicted,
     FoldResumed,
     FoldStarted,
+    JobEvent,
+    JobProgress,
     MemoryShort,
     PriorChoice,
     ProbeEvent,
@@ -49,6 +53,8 @@ def event_lines(event: Event) -> list[str]:
         return [f"  begins anew: {event.path} {event.why}"]
     if isinstance(event, FoldHeld):
         return [f"{fold_name(event.run, event.fold)}: held by {event.holder}; waiting for it, Ctrl-C does no harm"]
+    if isinstance(event, FoldMoved):
+        return [f"{fold_name(event.run, event.fold)}: goes on elsewhere, from its last checkpoint: {event.why}"]
     if isinstance(event, FoldFailed):
         return [f"{event.name}: failed"]
     if isinstance(event, MemoryShort):
@@ -66,7 +72,29 @@ def event_lines(event: Event) -> list[str]:
     return [_done_line(event)]
 
 
-def probe_lines(event: ProbeEvent) -> list[str]:
+def job_lines(happened: JobEvent | JobProgress, lines_of: Callable[[Any], list[str]] = event_lines) -> list[str]:
+    """The lines of an event; of a job that runs elsewhere, each says which job it is about, and where that runs."""
+    if isinstance(happened, JobProgress):
+        return []
+    lines = lines_of(happened.event)
+    if not happened.place:
+        return lines
+    named = f"{fold_name(happened.run, happened.fold)}: "  # which stands in front already
+    return [f"{_where(happened)} | {line.removeprefix(named).removeprefix('  ')}" for line in lines]
+
+
+def progress_line(progress: JobProgress) -> str:
+    """How far a job that runs elsewhere is."""
+    speed = f", {progress.per_second:,.0f} {progress.unit}/s" if progress.per_second else ""
+    return f"{_where(progress)} | {progress.what}: {progress.done:,}/{progress.total:,} {progress.unit}{speed}"
+
+
+def _where(happened: JobEvent | JobProgress) -> str:
+    fold = "" if happened.fold is None else f" fold {happened.fold}"
+    return f"{happened.run}{fold}{f' on {happened.place}' if happened.place else ''}"
+
+
+def probe_lines(event: ProbeEvent | Event) -> list[str]:
     """What the screen says of a probe: what is asked of which images, what the heads cost, a line per fold."""
     if isinstance(event, ProbeStarted):
         facts = f"{event.n_train:,} training and {event.n_test:,} test images, {event.image_size} pixels"
@@ -77,13 +105,13 @@ def probe_lines(event: ProbeEvent) -> list[str]:
             f"{event.run}: features in {clock(event.features_seconds)}, heads of {len(event.strengths)} folds in"
             f" {clock(event.heads_seconds)}, strength {strengths}"
         ]
-    return [_done_line(event)]
+    return event_lines(event)
 
 
-def predicted_lines(event: FoldPredicted | PriorChoice, views: Sequence[str]) -> list[str]:
+def predicted_lines(event: FoldPredicted | Event, views: Sequence[str]) -> list[str]:
     """What the screen says when a run predicts again."""
-    if isinstance(event, PriorChoice):
-        return [_prior_line(event)]
+    if not isinstance(event, FoldPredicted):
+        return event_lines(event)
     score = "" if event.top3_error is None else f"top-3 error {event.top3_error:.4f} over "
     return [f"{fold_name(event.run, event.fold)}: predicted again, {score}{', '.join(views)}"]
 
@@ -103,13 +131,13 @@ def _small_store(event: FoldStarted | ProbeStarted) -> str:
 
 def _epoch_line(row: EpochRow) -> str:
     return (
-        f"  {row.epoch:5d}  {row.lr:7.1e}  {row.image_size:4d}  {row.train_loss:10.4f}  {_figure(row.valid_loss):>10}  "
-        f"{_figure(row.valid_top1_error):>9}  {_figure(row.valid_top3_error):>9}  {row.images_per_second:9,.0f}  "
+        f"  {row.epoch:5d}  {row.lr:7.1e}  {row.image_size:4d}  {row.train_loss:10.4f}  {figure(row.valid_loss):>10}  "
+        f"{figure(row.valid_top1_error):>9}  {figure(row.valid_top3_error):>9}  {row.images_per_second:9,.0f}  "
         f"{clock(row.seconds):>5}"
     )
 
 
-def _figure(value: float) -> str:
+def figure(value: float) -> str:
     """Four decimals; a dash where nothing was kept out to be scored."""
     return "-" if math.isnan(value) else f"{value:.4f}"
 

@@ -1,0 +1,188 @@
+"""This file has jobs done on Ray, on this machine and on a cluster of three nodes whose processes are killed."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from folds.engine import EngineSettings
+from models.events import FoldDone, JobEvent
+from tests.cluster import JOBS, cluster, make_place, run, start, wait_for, workers
+from tests.faults.whole import differing, left_over, made_in
+from tests.models.test_trainer import prepared, train
+
+pytest.importorskip("ray")
+EPOCHS, LONGEST = 30, 40  # a job takes some seconds, so that there is a middle of it
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The place where no Ray was: what one process makes of the 12 jobs."""
+    folder = make_place(tmp_path_factory.mktemp("alone"), epochs=EPOCHS, longest=LONGEST)
+    before = tmp_path_factory.mktemp("before")
+    shutil.copytree(folder, before, dirs_exist_ok=True, copy_function=shutil.copy2)
+    run(["train"], folder=folder)
+    return folder, before
+
+
+@pytest.fixture
+def place(tmp_path, alone):
+    """The same before any training."""
+    shutil.copytree(alone[1], tmp_path, dirs_exist_ok=True, copy_function=shutil.copy2)
+    return tmp_path
+
+
+def trained(out):
+    """Which folds were trained, as the screen says."""
+    return re.findall(r"^(\w fold \d) on .* \| .*done in", out, flags=re.M)
+
+
+def rows(out):
+    """The rows of epochs on the screen: job and epoch."""
+    return re.findall(r"^(\w fold \d) on .* \| +(\d+)  \d\.\de-\d\d", out, flags=re.M)
+
+
+def assert_as_alone(place, alone):
+    assert differing(made_in(place / "work"), made_in(alone[0] / "work")) == []
+    assert left_over(place / "work") == []
+
+
+def no_processes_of(session):
+    return subprocess.run(["ps", "-o", "pid=", "-s", str(session)], capture_output=True, text=True).stdout.split() == []
+
+
+@pytest.fixture
+def threads():
+    """The number of torch's threads, which a test may change."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_jobs_on_a_ray_of_this_machine_make_the_bytes_of_one_process(tmp_path, threads):
+    workspace = prepared(tmp_path)
+    on_ray = train(workspace, engine=EngineSettings(engine="ray", cpus_per_job=1))
+    done = [one for one in on_ray if isinstance(one, JobEvent) and isinstance(one.event, FoldDone)]
+    assert sorted((one.fold, one.event.trained) for one in done) == [(0, True), (1, True)]
+    assert all(one.place for one in done)
+    made = made_in(workspace.root)
+    shutil.rmtree(workspace.models)
+    train(workspace, engine=EngineSettings(cpus_per_job=1))
+    assert differing(made_in(workspace.root), made) == []
+
+
+@pytest.mark.ray
+def test_twelve_jobs_on_three_nodes_are_done_once_and_the_longest_begin_first(place, alone):
+    with cluster(nodes=3) as nodes:
+        out = run(["train", "--address", nodes.address], folder=place)
+    assert len(trained(out)) == len(set(trained(out))) == JOBS
+    assert len(rows(out)) == len(set(rows(out))) == 8 * EPOCHS + 4 * LONGEST
+    begun = re.findall(r"^(\w) fold \d on .* \| test_resnet", out, flags=re.M)
+    assert begun[:4] == ["c"] * 4
+    assert_as_alone(place, alone)
+
+
+@pytest.mark.ray
+def test_a_node_that_goes_and_a_worker_that_is_killed_cost_no_fold(place, alone):
+    with cluster(nodes=1) as nodes:
+        others = [nodes.add_node(num_cpus=1, object_store_memory=100 * 2**20) for _ in range(2)]
+        driver = start(["train", "--address", nodes.address], folder=place)
+        wait_for(lambda: len(workers(place)) == 3)
+        wait_for(lambda: any(place.rglob("checkpoint.safetensors")))
+        nodes.remove_node(others[0], allow_graceful=False)
+        time.sleep(1)
+        wait_for(lambda: len(workers(place)) == 2)
+        os.kill(next(iter(workers(place).values())), signal.SIGKILL)
+        out, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, out
+    assert len(re.findall(r"goes on elsewhere, from its last checkpoint", out)) == 2
+    assert len(trained(out)) == len(set(trained(out))) == JOBS
+    assert_as_alone(place, alone)
+
+
+@pytest.mark.ray
+def test_a_driver_that_is_killed_takes_its_jobs_along_and_the_next_one_ends_them(place, alone):
+    with cluster(nodes=3) as nodes:
+        driver = start(["train", "--address", nodes.address], folder=place)
+        wait_for(lambda: len(workers(place)) == 3)
+        wait_for(lambda: any(place.rglob("checkpoint.safetensors")))
+        driver.kill()
+        before, _ = driver.communicate(timeout=60)
+        wait_for(lambda: not workers(place), seconds=30)
+        status = run(["status"], folder=place)
+        assert "held by" not in status
+        out = run(["train", "--address", nodes.address], folder=place)
+    assert "goes on after epoch" in out
+    assert len(set(trained(before)) & set(trained(out))) == 0
+    assert len(trained(out)) + out.count("was done before") == JOBS
+    assert_as_alone(place, alone)
+
+
+@pytest.mark.ray
+def test_an_object_store_that_somebody_fills_does_not_matter(place, alone):
+    code = (
+        "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False)\n"
+        "kept = [ray.put(bytes(10 * 2**20)) for _ in range(9)]\n"
+        "print('full', flush=True); sys.stdin.read()\n"
+    )
+    with cluster(nodes=2) as nodes:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        other = subprocess.Popen([sys.executable, "-c", code, nodes.address], **pipes, text=True)
+        wait_for(lambda: "full" in other.stdout.readline())
+        out = run(["train", "--address", nodes.address], folder=place)
+        other.communicate("", timeout=60)
+    assert len(trained(out)) == JOBS
+    assert_as_alone(place, alone)
+
+
+@pytest.mark.ray
+def test_a_job_whose_process_dies_again_and_again_fails_and_the_others_are_done(place):
+    killed = []
+    with cluster(nodes=1) as nodes:
+        driver = start(["train", "--address", nodes.address, "--run", "b", "--fold", "0,1"], folder=place)
+        while driver.poll() is None:
+            pid = workers(place).get("b.fold0")
+            if pid is not None and pid not in killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+            time.sleep(0.02)
+        out, _ = driver.communicate()
+    assert driver.returncode == 2
+    assert len(killed) == 4
+    assert trained(out) == ["b fold 1"]
+    assert "error: b fold 0 failed\n" in out
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_a_driver_with_a_ray_of_its_own_leaves_no_process_behind(place, number):
+    driver = start(["train", "--engine", "ray", "--epochs", "5000"], folder=place)
+    wait_for(lambda: len(list(place.rglob("checkpoint.safetensors"))) >= 2)
+    pids = list(workers(place).values())
+    began = time.monotonic()
+    driver.send_signal(number)
+    out, _ = driver.communicate(timeout=60)
+    assert time.monotonic() - began < 15
+    wait_for(lambda: not workers(place) and no_processes_of(driver.pid), seconds=15)
+    assert pids
+    if number == signal.SIGKILL:
+        return
+    assert driver.returncode == 128 + number
+    assert out.endswith("hint: the same command goes on where it was stopped\n")
+    assert len(re.findall(r"; \w fold \d goes on after epoch \d+ of 5000; 0:\d\d of work are lost", out)) == len(pids)
+    assert [path for path in left_over(place / "work") if not path.name.startswith("checkpoint")] == []
+
+
+@pytest.mark.ray
+def test_when_the_time_is_up_the_jobs_stop_and_the_submission_is_made_of_what_is_done(place, alone):
+    shutil.copytree(alone[0] / "work/models/a/fold1", place / "work/models/a/fold1")
+    out = run(["all", "data", "--engine", "ray", "--epochs", "5000", "--max-hours", "0.012"], folder=place)
+    assert re.search(r"the time is up; \w fold \d goes on after epoch \d+ of 5000", out)
+    assert "partial: made by the networks that are done (a 1)" in out
+    assert out.endswith("next: python run.py all data\n")
