@@ -22,7 +22,7 @@ from folds.kit_toml import to_toml
 from folds.settings import COMMA_LIST, LimitSettings, PrepareSettings, SplitSettings, at_least
 from folds.stopping import Stopped, stoppable
 from folds.workspace import Workspace
-from models.settings import PredictSettings, TrainSettings
+from models.settings import PredictSettings, TrackSettings, TrainSettings
 from submissions.settings import SubmitSettings
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ Prepare = Annotated[PrepareSettings, FLAT, Parameter(group="prepare")]
 Split = Annotated[SplitSettings, FLAT, Parameter(group="split")]
 Train = Annotated[TrainSettings, FLAT, Parameter(group="train")]
 Predict = Annotated[PredictSettings, FLAT, Parameter(group="predict")]
+Follow = Annotated[TrackSettings, FLAT, Parameter(group="follow")]
 Blend = Annotated[BlendSettings, FLAT, Parameter(group="blend")]
 Submit = Annotated[SubmitSettings, FLAT, Parameter(group="submit")]
 Limit = Annotated[LimitSettings, FLAT, Parameter(group="limit")]
@@ -67,6 +68,7 @@ class Every:
     split: Split = SplitSettings()
     train: Train = TrainSettings()
     predict: Predict = PredictSettings()
+    follow: Follow = TrackSettings()
     blend: Blend = BlendSettings()
     submit: Submit = SubmitSettings()
     limit: Limit = LimitSettings()
@@ -89,8 +91,10 @@ Runs = Annotated[tuple[str, ...], COMMA_LIST, Parameter(help="runs, by name")]
 def all_(data: Data, *, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_TOML) -> str:
     """Prepare, split, train every backbone x fold, blend, submit; goes on where it was stopped."""
     from models.jobs import refuse_early
+    from models.trackers import refuse_absent
 
     deadline = every.limit.deadline(time.monotonic())
+    refuse_absent(every.follow)
     refuse_early(Workspace(every.top.work), plans(every.train), every.predict)
     with screen().living():
         return go_the_way(data, every, deadline=deadline)
@@ -102,7 +106,7 @@ def go_the_way(data: Path, every: Every, *, deadline: float | None) -> str:
 
     prepare_data(data, every.prepare, every.train, top=every.top)
     split_(split=every.split, top=every.top)
-    trained = train_folds(every.train, every.predict, top=every.top, deadline=deadline)
+    trained = train_folds(every.train, every.predict, every.follow, top=every.top, deadline=deadline)
     again = f"`python run.py all {shlex.quote(str(data))}` goes on"
     if trained.failed and not trained.is_cut:
         raise UserError(f"{trained.failures}: nothing was blended", hint=f"{trained.way_out(every.train)}; {again}")
@@ -159,6 +163,7 @@ def train_(
     *,
     train: Train = TrainSettings(),
     predict: Predict = PredictSettings(),
+    follow: Follow = TrackSettings(),
     fold: Annotated[
         tuple[str, ...], COMMA_LIST, Parameter(help="folds to train: 0,2; `all` trains once more, on all images")
     ] = (),
@@ -175,7 +180,7 @@ def train_(
             hint="`--fold 0,2`",
         )
     deadline = limit.deadline(time.monotonic())
-    trained = train_folds(train, predict, fold=fold, run=run, top=top, deadline=deadline)
+    trained = train_folds(train, predict, follow, fold=fold, run=run, top=top, deadline=deadline)
     if trained.failed:
         raise UserError(trained.failures, hint="`python run.py train` tries again what failed")
     return following("train" if trained.is_cut else "blend")
@@ -206,6 +211,7 @@ class Trained:
 def train_folds(
     train: TrainSettings,
     predict: PredictSettings,
+    follow: TrackSettings,
     *,
     fold: tuple[str, ...] = (),
     run: tuple[str, ...] = (),
@@ -218,16 +224,21 @@ def train_folds(
     from models.jobs import train_runs
     from models.picture import running_picture
     from models.tables import event_lines
+    from models.trackers import tracking
 
     failed: list[FoldFailed] = []
     workspace, runs = Workspace(top.work), plans(train, names=run)
     only_folds = [None if one == "all" else int(one) for one in fold]
-    with running_picture(screen(), workspace, runs, only_folds=only_folds, seed=top.seed) as picture:
+    with (
+        tracking(workspace, follow) as trackers,
+        running_picture(screen(), workspace, runs, only_folds=only_folds, seed=top.seed) as picture,
+    ):
         tracked = picture.track if deadline is None else until(deadline, picture.track)
         events = train_runs(workspace, runs, predict, seed=top.seed, only_folds=only_folds, track=tracked)
         try:
             for happened in by_job(events):
                 picture.take(happened)
+                trackers.take(happened)
                 event = happened.event
                 show(*event_lines(event))
                 if isinstance(event, FoldFailed):
