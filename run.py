@@ -433,17 +433,26 @@ def score_(
 
 
 @app.command(name="status", sort_key=10)
-def status_(*, train: Train = TrainSettings(), top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
+def status_(
+    *,
+    json: Annotated[bool, Parameter(negative=(), help="print it as one JSON object, for scripts")] = False,
+    train: Train = TrainSettings(),
+    top: TopFlags = Top(),
+    config: Config = KIT_TOML,
+) -> str | None:
     """Runs x folds with their score, what is missing, and the next command."""
     from folds.assignment import load_folds
     from folds.locks import holders
     from models.runs import runs
     from models.tables import status_table
-    from submissions.status import what_is_missing
+    from submissions.status import status_json, what_is_missing
 
     workspace = Workspace(top.work)
     is_asked_for = KIT.toml.runs or KIT.origin("backbone") != "default"
     planned = [plan.name for plan in plans(train)] if is_asked_for or not runs(workspace) else runs(workspace)
+    if json:
+        show_json(status_json(workspace, planned, following=following))
+        return None
     missing, command = what_is_missing(workspace, planned)
     n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
     show(status_table(workspace, planned, n_folds=n_folds), *missing)
@@ -519,6 +528,13 @@ def track() -> Track:
 def show(*parts: RenderableType) -> None:
     """Print results."""
     screen().show(*parts)
+
+
+def show_json(value: object) -> None:
+    """Print a value for scripts, and nothing around it."""
+    from json import dumps
+
+    sys.stdout.write(dumps(value, indent=2) + "\n")
 
 
 def following(command: str) -> str:

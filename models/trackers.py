@@ -15,7 +15,17 @@ from typing import Any, Literal, Protocol
 from folds.errors import UserError
 from folds.workspace import Workspace
 from models.board import JobKey
-from models.events import EpochRow, FoldDone, FoldFailed, FoldResumed, FoldStarted, JobEvent, Verdict, fold_name
+from models.events import (
+    EpochRow,
+    FoldDone,
+    FoldFailed,
+    FoldResumed,
+    FoldStarted,
+    JobEvent,
+    JobProgress,
+    Verdict,
+    fold_name,
+)
 from models.log import read_log_line
 from models.settings import TrackSettings
 
@@ -67,10 +77,14 @@ class Tracking:
     _open: dict[JobKey, TrackedJob] = field(default_factory=dict)
     _verdicts: dict[JobKey, dict[str, float]] = field(default_factory=dict)
 
-    def take(self, happened: JobEvent) -> None:
+    def take(self, happened: JobEvent | JobProgress) -> None:
         """Pass on what trackers want to know of an event."""
+        if isinstance(happened, JobProgress):
+            return
         key, event = (happened.run, happened.fold), happened.event
         if isinstance(event, FoldStarted):
+            if key in self._open:  # the process that was at work on it is gone, and another one goes on
+                self._end(key, {}, "stopped")
             self._started[key] = ()
         elif isinstance(event, FoldResumed):
             self._started[key] = tuple(read_rows(self.workspace, *key)[: event.epoch])

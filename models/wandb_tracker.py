@@ -52,7 +52,7 @@ class WandbTracker:
             resume="allow" if before else None,
             config=dict(job.settings),
             dir=str(self.folder),
-            mode=os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline"),
+            mode=os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline"),
             reinit="create_new",  # folds may run side by side
             settings=wandb.Settings(
                 console="off", silent=True, disable_git=True, disable_code=True, x_disable_meta=True

@@ -70,6 +70,15 @@ def test_tensorboard_has_each_epoch_once_when_a_fold_was_killed_and_went_on(work
 
 
 @needs("tensorboard")
+def test_a_fold_that_another_process_takes_over_within_one_command_has_each_epoch_once(workspace):
+    follow(
+        workspace, TrackSettings(tensorboard=True), STARTED, row(1), row(2), STARTED, FoldResumed("a", 0, 1, 4), row(2)
+    )
+    folder = workspace.root / "tensorboard" / "a" / "fold0"
+    assert scalars(folder, "loss/train") == [(1, 1.0), (2, 0.5)]
+
+
+@needs("tensorboard")
 def test_tensorboard_forgets_the_curve_of_a_fold_that_begins_anew(workspace):
     follow(workspace, TrackSettings(tensorboard=True), STARTED, row(1), row(2), row(3))
     follow(workspace, TrackSettings(tensorboard=True), STARTED, row(1))
