@@ -23,7 +23,7 @@ from folds.kit_toml import to_toml
 from folds.settings import COMMA_LIST, LimitSettings, PrepareSettings, SplitSettings, at_least
 from folds.stopping import Stopped, stoppable
 from folds.workspace import Workspace
-from models.settings import PredictSettings, TrainSettings
+from models.settings import PredictSettings, TrackSettings, TrainSettings
 from submissions.settings import SubmitSettings
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ Prepare = Annotated[PrepareSettings, FLAT, Parameter(group="prepare")]
 Split = Annotated[SplitSettings, FLAT, Parameter(group="split")]
 Train = Annotated[TrainSettings, FLAT, Parameter(group="train")]
 Predict = Annotated[PredictSettings, FLAT, Parameter(group="predict")]
+Follow = Annotated[TrackSettings, FLAT, Parameter(group="follow")]
 Blend = Annotated[BlendSettings, FLAT, Parameter(group="blend")]
 Submit = Annotated[SubmitSettings, FLAT, Parameter(group="submit")]
 Limit = Annotated[LimitSettings, FLAT, Parameter(group="limit")]
@@ -69,6 +70,7 @@ class Every:
     split: Split = SplitSettings()
     train: Train = TrainSettings()
     predict: Predict = PredictSettings()
+    follow: Follow = TrackSettings()
     blend: Blend = BlendSettings()
     submit: Submit = SubmitSettings()
     limit: Limit = LimitSettings()
@@ -92,8 +94,10 @@ Runs = Annotated[tuple[str, ...], COMMA_LIST, Parameter(help="runs, by name")]
 def all_(data: Data, *, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_TOML) -> str:
     """Prepare, split, train every backbone x fold, blend, submit; goes on where it was stopped."""
     from models.jobs import refuse_early
+    from models.trackers import refuse_absent
 
     deadline = every.limit.deadline(time.monotonic())
+    refuse_absent(every.follow)
     refuse_early(Workspace(every.top.work), plans(every.train), every.predict)
     with screen().living():
         return go_the_way(data, every, deadline=deadline)
@@ -105,7 +109,9 @@ def go_the_way(data: Path, every: Every, *, deadline: float | None) -> str:
 
     prepare_data(data, every.prepare, every.train, top=every.top)
     split_(split=every.split, top=every.top)
-    trained = train_folds(every.train, every.predict, engine=every.engine, top=every.top, deadline=deadline)
+    trained = train_folds(
+        every.train, every.predict, every.follow, engine=every.engine, top=every.top, deadline=deadline
+    )
     again = f"`python run.py all {shlex.quote(str(data))}` goes on"
     if trained.failed and not trained.is_cut:
         raise UserError(f"{trained.failures}: nothing was blended", hint=f"{trained.way_out(every.train)}; {again}")
@@ -162,6 +168,7 @@ def train_(
     *,
     train: Train = TrainSettings(),
     predict: Predict = PredictSettings(),
+    follow: Follow = TrackSettings(),
     fold: Annotated[
         tuple[str, ...], COMMA_LIST, Parameter(help="folds to train: 0,2; `all` trains once more, on all images")
     ] = (),
@@ -179,7 +186,7 @@ def train_(
             hint="`--fold 0,2`",
         )
     deadline = limit.deadline(time.monotonic())
-    trained = train_folds(train, predict, fold=fold, run=run, engine=engine, top=top, deadline=deadline)
+    trained = train_folds(train, predict, follow, fold=fold, run=run, engine=engine, top=top, deadline=deadline)
     if trained.failed:
         raise UserError(trained.failures, hint="`python run.py train` tries again what failed")
     return following("train" if trained.is_cut else "blend")
@@ -210,6 +217,7 @@ class Trained:
 def train_folds(
     train: TrainSettings,
     predict: PredictSettings,
+    follow: TrackSettings,
     *,
     fold: tuple[str, ...] = (),
     run: tuple[str, ...] = (),
@@ -224,11 +232,15 @@ def train_folds(
     from models.jobs import train_runs
     from models.picture import running_picture
     from models.tables import job_lines
+    from models.trackers import tracking
 
     failed: list[FoldFailed] = []
     workspace, runs = Workspace(top.work), plans(train, names=run)
     only_folds = [None if one == "all" else int(one) for one in fold]
-    with running_picture(screen(), workspace, runs, only_folds=only_folds, seed=top.seed) as picture:
+    with (
+        tracking(workspace, follow) as trackers,
+        running_picture(screen(), workspace, runs, only_folds=only_folds, seed=top.seed) as picture,
+    ):
         tracked = silently if engine.is_ray else picture.track  # jobs on Ray say how far they are themselves
         tracked = tracked if deadline is None else until(deadline, tracked)
         events = train_runs(
@@ -239,6 +251,8 @@ def train_folds(
                 for one in happened:
                     picture.take(one)
                     show(*job_lines(one))
+                    if isinstance(one, JobEvent):
+                        trackers.take(one)
                     if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
                         failed.append(one.event)
                         sys.stderr.write(one.event.trace or "")
@@ -458,17 +472,26 @@ def score_(
 
 
 @app.command(name="status", sort_key=10)
-def status_(*, train: Train = TrainSettings(), top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
+def status_(
+    *,
+    json: Annotated[bool, Parameter(negative=(), help="print it as one JSON object, for scripts")] = False,
+    train: Train = TrainSettings(),
+    top: TopFlags = Top(),
+    config: Config = KIT_TOML,
+) -> str | None:
     """Runs x folds with their score, what is missing, and the next command."""
     from folds.assignment import load_folds
     from folds.locks import holders
     from models.runs import runs
     from models.tables import status_table
-    from submissions.status import what_is_missing
+    from submissions.status import status_json, what_is_missing
 
     workspace = Workspace(top.work)
     is_asked_for = KIT.toml.runs or KIT.origin("backbone") != "default"
     planned = [plan.name for plan in plans(train)] if is_asked_for or not runs(workspace) else runs(workspace)
+    if json:
+        show_json(status_json(workspace, planned, following=following))
+        return None
     missing, command = what_is_missing(workspace, planned)
     n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
     show(status_table(workspace, planned, n_folds=n_folds), *missing)
@@ -544,6 +567,13 @@ def track() -> Track:
 def show(*parts: RenderableType) -> None:
     """Print results."""
     screen().show(*parts)
+
+
+def show_json(value: object) -> None:
+    """Print a value for scripts, and nothing around it."""
+    from json import dumps
+
+    sys.stdout.write(dumps(value, indent=2) + "\n")
 
 
 def following(command: str) -> str:
