@@ -12,6 +12,7 @@ from ensemble.honest import Score, crossfit_outcomes
 from ensemble.members import Members
 from ensemble.metric import Metric
 from ensemble.pools import Recipe
+from folds.paired import Difference, paired_difference
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,20 @@ def member_worth(members: Members, metric: Metric, objective: Objective, kept: S
 def costs_nothing(worth: list[Worth], crossfit: float) -> list[str]:
     """The members without which the kept blend would be as good."""
     return [one.name for one in worth if one.without is not None and one.without <= crossfit]
+
+
+def gain_over_best(
+    members: Members, metric: Metric, objective: Objective, kept: Score, worth: list[Worth]
+) -> tuple[str, Difference] | None:
+    """The best member's name, and the kept blend's cross-fitted loss minus its own (below 0: the blend is better).
+
+    None for macro-F1, which is no mean over images.
+    """
+    if metric.name == "macro-f1":
+        return None
+    best = min(range(len(worth)), key=lambda member: worth[member].alone)
+    alone = objective.outcomes(np.eye(len(members))[best])
+    return worth[best].name, paired_difference(kept.outcomes, alone, members.rows.group)
 
 
 def _nearest(names: tuple[str, ...], correlation: np.ndarray, member: int) -> str:
