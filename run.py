@@ -22,7 +22,7 @@ from folds.settings import COMMA_LIST, LimitSettings, PrepareSettings, SplitSett
 from folds.stopping import Stopped, stoppable
 from folds.workspace import Workspace
 from models.settings import PredictSettings, TrainSettings
-from submissions.settings import SubmitSettings
+from submissions.settings import ReportSettings, SubmitSettings
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,6 +51,7 @@ Train = Annotated[TrainSettings, FLAT, Parameter(group="train")]
 Predict = Annotated[PredictSettings, FLAT, Parameter(group="predict")]
 Blend = Annotated[BlendSettings, FLAT, Parameter(group="blend")]
 Submit = Annotated[SubmitSettings, FLAT, Parameter(group="submit")]
+Report = Annotated[ReportSettings, FLAT, Parameter(group="report")]
 Limit = Annotated[LimitSettings, FLAT, Parameter(group="limit")]
 TopFlags = Annotated[Top, FLAT, Parameter(group="everywhere")]
 Config = Annotated[Path, Parameter(group="everywhere", help="settings file; read if it lies there")]
@@ -67,6 +68,7 @@ class Every:
     predict: Predict = PredictSettings()
     blend: Blend = BlendSettings()
     submit: Submit = SubmitSettings()
+    report: Report = ReportSettings()
     limit: Limit = LimitSettings()
 
 
@@ -417,18 +419,35 @@ def status_(*, train: Train = TrainSettings(), top: TopFlags = Top(), config: Co
     """Runs x folds with their score, what is missing, and the next command."""
     from folds.assignment import load_folds
     from folds.locks import holders
-    from models.runs import runs
     from models.tables import status_table
     from submissions.status import what_is_missing
 
     workspace = Workspace(top.work)
-    is_asked_for = KIT.toml.runs or KIT.origin("backbone") != "default"
-    planned = [plan.name for plan in plans(train)] if is_asked_for or not runs(workspace) else runs(workspace)
+    planned = planned_runs(workspace, train)
     missing, command = what_is_missing(workspace, planned)
     n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
     show(status_table(workspace, planned, n_folds=n_folds), *missing)
     show(*(f"{what}: held by {holder.sentence}" for what, holder in holders(workspace.lock("any").parent)))
     return following(command)
+
+
+@app.command(name="report", sort_key=10)
+def report_(
+    *,
+    report: Report = ReportSettings(),
+    train: Train = TrainSettings(),
+    top: TopFlags = Top(),
+    config: Config = KIT_TOML,
+) -> str | None:
+    """Write work/report/index.html: scores, data, training, mistakes, blend and test set on one page."""
+    from submissions.report.report import make_report
+    from submissions.tables import report_summary
+
+    workspace = Workspace(top.work)
+    with alone(workspace, "report", is_to_write=workspace.manifest.is_file()):
+        made = make_report(workspace, report, planned_runs(workspace, train), same_place=KIT.same_place)
+    show(report_summary(made))
+    return None
 
 
 @app.command(name="settings", sort_key=11)
@@ -455,6 +474,14 @@ def demo_(*, top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
         show(f"> python run.py {' '.join(words)}")
         app(words, exit_on_error=False, print_error=False)
     return "python run.py all DATA"
+
+
+def planned_runs(workspace: Workspace, train: TrainSettings) -> list[str]:
+    """The runs that the user asks for by name; where nobody asked, those that are there."""
+    from models.runs import runs
+
+    is_asked_for = KIT.toml.runs or KIT.origin("backbone") != "default"
+    return [plan.name for plan in plans(train)] if is_asked_for or not runs(workspace) else runs(workspace)
 
 
 def plans(train: TrainSettings, *, names: Sequence[str] = ()) -> list[RunPlan]:

@@ -33,7 +33,7 @@ class Worth:
 def member_worth(members: Members, metric: Metric, objective: Objective, kept: Score) -> list[Worth]:
     """Every member's worth, in the order of their names."""
     alone = np.stack([objective.outcomes(one) for one in np.eye(len(members))])  # (M, N)
-    correlation = _correlation(alone)
+    alike = correlation(alone)
     weights = np.stack([recipe.weights / recipe.weights.sum() for recipe in (kept.fits.whole, *kept.fits.without)])
     without = _losses_without(members, metric, objective, kept)
     return [
@@ -45,8 +45,8 @@ def member_worth(members: Members, metric: Metric, objective: Objective, kept: S
             weight_low=float(weights[1:, m].min()),
             weight_high=float(weights[1:, m].max()),
             without=without[m],
-            error_correlation=None if len(members) == 1 else float(np.delete(correlation[m], m).mean()),
-            nearest=None if len(members) == 1 else _nearest(members.names, correlation[m], m),
+            error_correlation=None if len(members) == 1 else float(np.delete(alike[m], m).mean()),
+            nearest=None if len(members) == 1 else _nearest(members.names, alike[m], m),
         )
         for m, name in enumerate(members.names)
     ]
@@ -76,7 +76,7 @@ def _nearest(names: tuple[str, ...], correlation: np.ndarray, member: int) -> st
     return names[int(others.argmax())]
 
 
-def _correlation(outcomes: np.ndarray) -> np.ndarray:
+def correlation(outcomes: np.ndarray) -> np.ndarray:
     """Correlations of the rows, 0 where a row is constant. (M, N) -> (M, M)"""
     away = outcomes - outcomes.mean(axis=1, keepdims=True)
     scaled = away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-12)

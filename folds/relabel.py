@@ -55,7 +55,9 @@ def _read(path: Path) -> dict[str, str]:
     try:
         table = read_csv(path.read_bytes(), name=str(path))
     except OSError as err:
-        raise UserError(f"cannot read {path}: {err.strerror}", hint=f"`python run.py report` writes one for {FLAG}") from err
+        raise UserError(
+            f"cannot read {path}: {err.strerror}", hint=f"`python run.py report` writes one for {FLAG}"
+        ) from err
     ids = table.column(pick_column(table, ID_NAMES, what="id", given=None, flag=FLAG, position=0))
     if len(table.header) < 2:
         raise UserError(f"{path} has one column, not image_id and label")

@@ -1,0 +1,90 @@
+"""This file renders a report: templates, charts and pictures become one page that needs nothing beside itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from submissions.report.album import Album, Thumbnail
+from submissions.report.blending import Blending
+from submissions.report.charts import Chart
+from submissions.report.data import Data
+from submissions.report.drawing import draw
+from submissions.report.mistakes import Mistakes
+from submissions.report.relabel_csv import RelabelCsv
+from submissions.report.source import Picture
+from submissions.report.standing import Standing
+from submissions.report.testing import Testing
+from submissions.report.training import Training
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report says; None for what there is nothing to say of yet."""
+
+    work: str
+    standing: Standing
+    data: Data
+    training: Training
+    mistakes: Mistakes | None
+    relabel: RelabelCsv | None
+    blending: Blending
+    testing: Testing
+    problems: tuple[str, ...]
+    next_command: str
+    shown_suspects: int
+
+
+def render(report: Report, album: Album) -> str:
+    """The page as HTML, pictures as far as the album has room."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def thumbnail(picture: Picture) -> Thumbnail | None:
+        return album.thumbnail(picture)
+
+    def chart(one: Chart) -> str:
+        return Markup(draw(one))  # noqa: S704  # the words in it are escaped where it is drawn
+
+    env = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    env.globals.update(thumbnail=thumbnail, chart=chart, album=album)
+    env.filters.update(error=_error, clock=_clock, count=_count, signed=_signed, percent=_percent, ids=_short)
+    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    return env.get_template("page.html").render(report=report, style=Markup(style))  # noqa: S704  # our own file
+
+
+def _error(value: Any) -> str:
+    return "–" if value is None or value != value else f"{value:.4f}"
+
+
+def _signed(value: Any) -> str:
+    return "–" if value is None else f"{value:+.4f}".replace("-", "−")
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0%}" if value < 0.0005 or value >= 0.0995 else f"{value:.1%}"
+
+
+def _clock(seconds: Any) -> str:
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def _count(value: Any) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def _short(text: str, most: int = 28) -> str:
+    """An id that fits below a small picture: its end tells more than its start."""
+    return text if len(text) <= most else f"…{text[1 - most :]}"
