@@ -53,8 +53,7 @@ class Album:
         kept = self.source.left_out.get(wanted.path)
         if kept is None:
             return None
-        at = self.source.manifest.index[self.source.manifest["path"] == wanted.path][0]
-        width, height = (int(self.source.manifest[name].iat[at]) for name in ("width", "height"))
+        width, height = self.source.size_of(wanted)
         return _unsquashed(kept, width=width, height=height)
 
 

@@ -102,7 +102,7 @@ def gather_blending(source: Source, guesses: Guesses | None) -> Blending:
         "weights": _weight_chart(members) if len(members) > 1 else None,
         "worth": _worth_chart(members) if sum(one.adds is not None for one in members) > 1 else None,
         "correlation": _correlation(guesses) if guesses is not None and guesses.is_blend else None,
-        "views": [chart for number, one in enumerate(views) if (chart := _view_chart(one, number))],
+        "views": _view_chart(views) if views else None,
         "calibration": _calibration_chart(calibration) if calibration else None,
     }
     return Blending(
@@ -140,13 +140,14 @@ def _candidates(blend: Blend) -> tuple[Candidate, ...]:
 def _worth(blend: Blend) -> tuple[MemberWorth, ...]:
     """Members by weight; a blend of an earlier version knows its weights only."""
     total = sum(blend.weights.values())
-    known = blend.worth or [
+    known: Sequence[Mapping[str, Any]] = blend.worth or [
         {"name": name, "alone": np.nan, "weight": w / total, "weight_low": w / total, "weight_high": w / total}
         for name, w in blend.weights.items()
     ]
     made = [
         MemberWorth(
-            *(one[key] for key in ("name", "alone", "weight", "weight_low", "weight_high")),
+            name=one["name"],
+            **{key: float(one[key]) for key in ("alone", "weight", "weight_low", "weight_high")},
             adds=one["without"] - blend.crossfit if one.get("without") is not None else None,
         )
         for one in known
@@ -212,7 +213,7 @@ def _correlation(guesses: Guesses) -> Heat | None:
         title="How alike members err (correlation of top-3 errors)",
         alt=f"Correlations between the errors of {len(matrix)} members, {apart.min():.2f} to {apart.max():.2f}",
         labels=guesses.members.names,
-        matrix=tuple(numbers(row) for row in matrix),
+        matrix=tuple(map(numbers, matrix.tolist())),
     )
 
 
@@ -243,14 +244,14 @@ def _run_views(report: ViewReport) -> RunViews:
     return RunViews(report.name, tuple(gains), report.proposed.views, report.is_worth_it)
 
 
-def _view_chart(run: RunViews, number: int) -> Ranges | None:
-    known = [(one.view, one.adds, one.low, one.high) for one in run.views]
-    views, adds, low, high = zip(*known, strict=True)
+def _view_chart(runs: Sequence[RunViews]) -> Ranges:
+    known = [(f"{run.run}: {one.view}", one.adds, one.low, one.high) for run in runs for one in run.views]
+    labels, adds, low, high = zip(*known, strict=True)
     return Ranges(
-        key=f"views-{number}",
-        title=f"What each view adds: {run.run}",
-        alt=f"Error of {run.run} without each of its {len(views)} views less the error with all, 95% intervals",
-        labels=views,
+        key="views",
+        title="What each view adds",
+        alt=f"Top-3 error of {len(runs)} runs without each of their views less the error with all, 95% intervals",
+        labels=labels,
         values=adds,
         low=low,
         high=high,
@@ -278,7 +279,7 @@ def _calibration(name: str, guesses: Guesses, *, temperature: float) -> Calibrat
     sizes = np.array([len(part) for part in parts])
     true = logs[np.arange(len(hit)), guesses.rows.target] - np.log(total)
     error = float((np.abs(means - hits) * sizes).sum() / sizes.sum())
-    return Calibration(name, numbers(means), numbers(hits), error, float(-true.mean()))
+    return Calibration(name, numbers(means.tolist()), numbers(hits.tolist()), error, float(-true.mean()))
 
 
 def _calibration_chart(calibration: Sequence[Calibration]) -> Lines:

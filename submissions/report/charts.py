@@ -47,6 +47,7 @@ class Lines(Chart):
     is_log_y: bool = False
     has_diagonal: bool = False
     marks: tuple[tuple[str, float], ...] = ()  # upright lines with their words
+    is_small: bool = False  # one of three side by side
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""This file draws charts as SVG: text stays text, and colours are the page's own, so that light and dark are both right."""
+"""This file draws charts as SVG: text stays text, and colours are the page's own, in light and in dark."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+SMALL = 3.4
 WIDTH = 5.2  # inches of 72 units; the page shows it at 340 to 600 pixels, so that 9 units stay readable on a phone
 # What matplotlib is told, and what stands in the SVG instead: variables of the page's style.
 INK, MUTED, LINE, ONE, TWO, PAPER = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06"
@@ -23,7 +24,7 @@ COLOURS = {INK: "ink", MUTED: "muted", LINE: "line", ONE: "one", TWO: "two", PAP
 ROLES = {"train": TWO, "valid": ONE, "plain": ONE}
 MOST_BARS = 300  # above so many a bar is thinner than a pixel: an outline says the same
 MOST_NAMES = 26  # labels that fit below standing bars
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
     "text.color": INK,
@@ -62,20 +63,22 @@ def draw(chart: Chart) -> str:
     from matplotlib.figure import Figure
 
     with rc_context({**STYLE, "svg.hashsalt": chart.key}):
-        figure = Figure(figsize=(WIDTH, _height(chart)), layout="constrained")
+        figure = Figure(figsize=_size(chart), layout="constrained")
         axes = figure.subplots()
         painter: Callable[[Any, Any], None] = PAINTERS[type(chart)]
         painter(axes, chart)
         return _as_element(figure, chart)
 
 
-def _height(chart: Chart) -> float:
-    """Inches: lying bars need a line each, a square needs its side."""
+def _size(chart: Chart) -> tuple[float, float]:
+    """Width and height in inches: lying bars need a line each, a square needs its side."""
     if isinstance(chart, Ranges):
-        return 0.75 + 0.27 * len(chart.labels)
+        return WIDTH, 0.75 + 0.27 * len(chart.labels)
     if isinstance(chart, Heat):
-        return WIDTH * 0.86
-    return WIDTH * (0.82 if isinstance(chart, Points) and chart.has_diagonal else 0.52)
+        return WIDTH, min(WIDTH, 1.0 + 0.42 * len(chart.labels))
+    if isinstance(chart, Lines) and chart.is_small:
+        return SMALL, SMALL * 0.66
+    return WIDTH, WIDTH * (0.82 if isinstance(chart, Points) and chart.has_diagonal else 0.52)
 
 
 def _bars(axes: Axes, chart: Bars) -> None:
@@ -124,7 +127,9 @@ def _lines(axes: Axes, chart: Lines) -> None:
     axes.grid(axis="y")
     named = {one.name: one for one in chart.series}
     if len(named) > 1:
-        axes.legend(handles=[_legend_line(one) for one in named.values()], loc="best")
+        axes.legend(
+            handles=[_legend_line(one) for one in named.values()], loc="lower right" if chart.has_diagonal else "best"
+        )
 
 
 def _line(axes: Axes, one: Series) -> None:
@@ -199,7 +204,7 @@ def _heat(axes: Axes, chart: Heat) -> None:
     n = len(chart.labels)
     for i, row in enumerate(chart.matrix):
         for j, value in enumerate(row):
-            colour = ONE if value >= 0 else TWO
+            colour = LINE if i == j else ONE if value >= 0 else TWO
             axes.add_patch(
                 Rectangle(
                     (j - 0.5, i - 0.5),
@@ -211,7 +216,7 @@ def _heat(axes: Axes, chart: Heat) -> None:
                     linewidth=1,
                 )
             )
-            if n <= 12:
+            if n <= 12 and i != j:
                 axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8)
     axes.set_xticks(range(n), chart.labels, rotation=90 if sum(map(len, chart.labels)) > 30 else 0)
     axes.set_yticks(range(n), chart.labels)
@@ -241,7 +246,7 @@ def _log_axis(axes: Axes, which: str) -> None:
 
 
 def _as_element(figure: Figure, chart: Chart) -> str:
-    """matplotlib's file as an element of a page: no head, no style of its own, no ids but those that are referred to."""
+    """matplotlib's file as an element of a page: no head, and no ids but those that are referred to."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()

@@ -82,7 +82,7 @@ def run_ranks(source: Source) -> Mapping[str, Ranks]:
 
 
 def best_guesses(source: Source, ranks: Mapping[str, Ranks]) -> Guesses | None:
-    """The blend's guesses; where there is no blend that can be opened, those of the run with most images, least error."""
+    """The blend's guesses; where no blend can be opened, those of the run with the most images and the least error."""
     blend = source.blend
     if blend is not None and source.folds is not None:
         members = source.attempt(lambda: open_members(source.workspace, blend))

@@ -1,10 +1,15 @@
 """This file renders a report: templates, charts and pictures become one page that needs nothing beside itself."""
 
+# ruff: noqa: RUF001  # dashes and minus signs are what a page is set with
+
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup, escape
 
 from submissions.report.album import Album, Thumbnail
 from submissions.report.blending import Blending
@@ -41,13 +46,12 @@ class Report:
 def render(report: Report, album: Album) -> str:
     """The page as HTML, pictures as far as the album has room."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
 
     def thumbnail(picture: Picture) -> Thumbnail | None:
         return album.thumbnail(picture)
 
     def chart(one: Chart) -> str:
-        return Markup(draw(one))  # noqa: S704  # the words in it are escaped where it is drawn
+        return Markup(draw(one))  # its words are escaped where it is drawn
 
     env = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -57,9 +61,11 @@ def render(report: Report, album: Album) -> str:
         undefined=StrictUndefined,
     )
     env.globals.update(thumbnail=thumbnail, chart=chart, album=album)
-    env.filters.update(error=_error, clock=_clock, count=_count, signed=_signed, percent=_percent, ids=_short)
+    env.filters.update(
+        error=_error, clock=_clock, count=_count, signed=_signed, percent=_percent, ids=_short, prose=_prose
+    )
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    return env.get_template("page.html").render(report=report, style=Markup(style))  # noqa: S704  # our own file
+    return env.get_template("page.html").render(report=report, style=Markup(style))
 
 
 def _error(value: Any) -> str:
@@ -83,6 +89,11 @@ def _clock(seconds: Any) -> str:
 
 def _count(value: Any) -> str:
     return "–" if value is None else f"{value:,.0f}"
+
+
+def _prose(text: str) -> Markup:
+    """Text whose backticks set off what can be typed."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _short(text: str, most: int = 28) -> str:

@@ -63,6 +63,11 @@ class Source:
         """The image in one row of the manifest."""
         return Picture(*(str(self.manifest[name].iat[row]) for name in ("image_id", "split", "label", "path")))
 
+    def size_of(self, picture: Picture) -> tuple[int, int]:
+        """Its true width and height in pixels."""
+        row = self._place[picture.split][picture.image_id]
+        return int(self.manifest["width"].to_numpy()[row]), int(self.manifest["height"].to_numpy()[row])
+
     @cached_property
     def store_row(self) -> Mapping[tuple[str, str], int]:
         """The row of the pixel store by split and image_id."""

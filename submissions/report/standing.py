@@ -19,7 +19,7 @@ from submissions.status import what_is_missing
 
 @dataclass(frozen=True)
 class Entry:
-    """A run or the blend. Errors in [0, 1]; low, high: the 95% interval of the top-3 error; seconds of all its folds."""
+    """A run or the blend. Errors in [0, 1]; low, high: 95% interval of the top-3 error; seconds of all its folds."""
 
     name: str
     is_blend: bool
@@ -156,7 +156,7 @@ def _chart(entries: Sequence[Entry]) -> Ranges:
     return Ranges(
         key="cv",
         title="Top-3 error on images not trained on",
-        alt=f"Top-3 errors with 95% intervals of {len(entries)} runs; the first, {best.name}, has {best.top3_error:.4f}",
+        alt=f"Top-3 errors with 95% intervals, {len(entries)} lines; the first, {best.name}, has {best.top3_error:.4f}",
         labels=tuple(entry.name for entry in entries),
         values=tuple(entry.top3_error for entry in entries),
         low=tuple(entry.low for entry in entries),

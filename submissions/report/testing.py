@@ -15,7 +15,7 @@ from submissions.report.guesses import Guesses
 from submissions.report.source import Picture, Source
 from submissions.settings import ReportSettings
 
-NAMED = 5  # classes whose names stand in the chart: those whose shares differ most
+NAMED = 8  # classes whose names stand in the chart: those whose shares differ most
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Unsure:
 
 @dataclass(frozen=True)
 class Testing:
-    """The sixth section. distance: half the sum of the shares' differences, 0 for equal shares, 1 for none in common."""
+    """The sixth section. distance: half the sum of the shares' differences; 0: equal shares, 1: none in common."""
 
     of: str | None
     images: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,15 @@ class FoldRow:
 
 
 @dataclass(frozen=True)
+class Advice:
+    """What is said of some folds."""
+
+    folds: tuple[int, ...]
+    verdict: str
+    sentence: str
+
+
+@dataclass(frozen=True)
 class RunTraining:
     """A run with all that is known of its training. about: its backbone and the settings that people ask for."""
 
@@ -47,6 +56,7 @@ class RunTraining:
     backbone: str
     about: str
     folds: tuple[FoldRow, ...]
+    advice: tuple[Advice, ...]
     charts: tuple[Chart, ...]
 
 
@@ -72,12 +82,14 @@ def _run(source: Source, name: str, number: int) -> RunTraining:
     stored = _settings(root)
     kind = "added" if not begun else "probe" if stored.get("kind") == "probe" else "trained"
     charts = [*_curves(logs, name, number), *_sweep(root, number)] if number < MOST_RUNS else []
+    rows = [_fold_row(fold, done.get(fold), logs.get(fold, [])) for fold in begun]
     return RunTraining(
         name=name,
         kind=kind,
         backbone=str(stored.get("backbone", "")),
         about=_about(stored),
-        folds=tuple(_fold_row(fold, done.get(fold), logs.get(fold, [])) for fold in begun),
+        folds=tuple(rows),
+        advice=tuple(_advice(rows)),
         charts=tuple(charts),
     )
 
@@ -135,6 +147,13 @@ def _fold_row(fold: int, done: Mapping[str, Any] | None, log: Sequence[EpochRow]
     )
 
 
+def _advice(rows: Sequence[FoldRow]) -> Iterator[Advice]:
+    """The verdicts' advice, each said once."""
+    for verdict, sentence in dict.fromkeys((row.verdict, row.advice) for row in rows):
+        if verdict and sentence:
+            yield Advice(tuple(row.fold for row in rows if row.advice == sentence), verdict, sentence)
+
+
 Figure = Callable[[EpochRow], float]
 
 
@@ -174,7 +193,7 @@ def _series(logs: Mapping[int, Sequence[EpochRow]], name: str, role: str, figure
 
 
 def _lines(key: str, title: str, alt: str, series: tuple[Series, ...]) -> Lines:
-    return Lines(key, title, alt, series, x_title="epoch", y_title="")
+    return Lines(key, title, alt, series, x_title="epoch", y_title="", is_small=True)
 
 
 def _sweep(root: Path, number: int) -> list[Lines]:
@@ -191,6 +210,7 @@ def _sweep(root: Path, number: int) -> list[Lines]:
         series=(line,),
         x_title="learning rate",
         y_title="training loss, nats",
+        is_small=True,
         is_log_x=True,
         marks=((f"suggested {found['suggested']:.1e}", float(found["suggested"])),),
     )
