@@ -37,6 +37,7 @@ class LeftOut:
     picture: Picture
     status: str
     reason: str
+    is_seen: bool  # a picture of it was kept
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,9 @@ def _left_out(source: Source, rows: np.ndarray) -> Iterator[LeftOut]:
     status = source.manifest["status"].to_numpy()
     order = [*rows[status[rows] == LEFT_OUT], *rows[status[rows] == UNREADABLE]]
     for row in order[:MOST_LEFT_OUT]:
-        yield LeftOut(source.picture_at(int(row)), str(status[row]), str(source.manifest["reason"].iat[row]))
+        picture = source.picture_at(int(row))
+        reason = str(source.manifest["reason"].iat[row])
+        yield LeftOut(picture, str(status[row]), reason, is_seen=picture.path in source.left_out)
 
 
 def _copies(source: Source) -> Iterator[CopySets]:

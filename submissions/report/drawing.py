@@ -101,6 +101,8 @@ def _bars(axes: Axes, chart: Bars) -> None:
 
 
 def _lines(axes: Axes, chart: Lines) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     if chart.has_diagonal:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
     for one in chart.series:
@@ -123,6 +125,8 @@ def _lines(axes: Axes, chart: Lines) -> None:
         axes.set_yscale("log")
     elif all(value >= 0 for one in chart.series for value in one.y):
         axes.set_ylim(bottom=0)
+    if chart.x_title == "epoch":
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set(xlabel=chart.x_title, ylabel=chart.y_title)
     axes.grid(axis="y")
     named = {one.name: one for one in chart.series}
@@ -155,23 +159,33 @@ def _legend_line(one: Series) -> Any:
 
 
 def _points(axes: Axes, chart: Points) -> None:
-    axes.scatter(chart.x, chart.y, s=16, color=ONE, alpha=0.65, linewidths=0)
+    x, y = np.array(chart.x), np.array(chart.y)
     if chart.is_log:
         _log_axis(axes, "x")
         if chart.has_diagonal:
             _log_axis(axes, "y")
+            x, y = _off_zero(x), _off_zero(y)
+    axes.scatter(x, y, s=16, color=ONE, alpha=0.65, linewidths=0)
     if chart.has_diagonal:
-        both = [value for value in (*chart.x, *chart.y) if value > 0]
-        ends = [min(both) / 1.3, max(both) * 1.3] if chart.is_log else [0.0, max(both) * 1.08]
+        both = np.concatenate([x, y])
+        ends = [both.min() / 1.3, both.max() * 1.3] if chart.is_log else [0.0, both.max() * 1.08]
         axes.plot(ends, ends, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
         axes.set(xlim=ends, ylim=ends)
     for i in chart.named:
-        axes.annotate(chart.labels[i], (chart.x[i], chart.y[i]), xytext=(5, 3), textcoords="offset points", fontsize=8)
+        axes.annotate(chart.labels[i], (x[i], y[i]), xytext=(5, 3), textcoords="offset points", fontsize=8)
     axes.set(xlabel=chart.x_title, ylabel=chart.y_title)
     axes.grid()
 
 
+def _off_zero(values: np.ndarray) -> np.ndarray:
+    """Zeros at half of the least value above them: a logarithmic axis has no place for them."""
+    above = values[values > 0]
+    return np.maximum(values, above.min() / 2 if len(above) else 1.0)
+
+
 def _ranges(axes: Axes, chart: Ranges) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     places = np.arange(len(chart.labels))[::-1]
     if chart.zero is not None:
         axes.axvline(chart.zero, color=MUTED, linewidth=0.8)
@@ -194,6 +208,7 @@ def _ranges(axes: Axes, chart: Ranges) -> None:
         tick.set_fontweight("bold" if i in chart.strong else "normal")
     axes.set_ylim(-0.7, len(places) - 0.3)
     axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel(chart.x_title)
     axes.grid(axis="x")
 
@@ -217,7 +232,7 @@ def _heat(axes: Axes, chart: Heat) -> None:
                 )
             )
             if n <= 12 and i != j:
-                axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8)
+                axes.text(j, i, f"{value:.2f}".replace("-0.00", "0.00"), ha="center", va="center", fontsize=8)
     axes.set_xticks(range(n), chart.labels, rotation=90 if sum(map(len, chart.labels)) > 30 else 0)
     axes.set_yticks(range(n), chart.labels)
     axes.tick_params(length=0, labelcolor=INK)

@@ -13,7 +13,7 @@ from submissions.report.source import Picture, Source
 from submissions.report.suspects import suspected_labels
 from submissions.settings import ReportSettings
 
-PAIR_PICTURES = 3  # of each kind beside a confused pair
+TYPICAL, CONFUSED = 2, 4  # pictures of a class, and of those taken for another, beside a confused pair
 NAMED = 6  # classes whose names stand in the chart
 WORST = 12  # classes in the table
 
@@ -57,6 +57,7 @@ class Mistakes:
     of: str
     is_blend: bool
     images: int
+    top1_error: float
     chart: Points
     worst: tuple[ClassError, ...]
     pairs: tuple[ConfusedPair, ...]
@@ -76,6 +77,7 @@ def gather_mistakes(source: Source, guesses: Guesses, settings: ReportSettings) 
         of=guesses.name,
         is_blend=guesses.is_blend,
         images=len(guesses.rows),
+        top1_error=float((guesses.rank >= 1).mean()),
         chart=_chart(classes),
         worst=tuple(worst[:WORST]),
         pairs=tuple(_pairs(source, guesses, settings.confused_pairs)),
@@ -136,7 +138,7 @@ def _pairs(source: Source, guesses: Guesses, most: int) -> Iterator[ConfusedPair
             return
         labels = guesses.rows.classes[a], guesses.rows.classes[b]
         wrong = np.flatnonzero(((target == a) & (first == b)) | ((target == b) & (first == a)))
-        wrong = wrong[np.argsort(guesses.true_prob[wrong], kind="stable")][: 2 * PAIR_PICTURES]
+        wrong = wrong[np.argsort(guesses.true_prob[wrong], kind="stable")][:CONFUSED]
         yield ConfusedPair(
             *labels,
             one_as_other=int(confusion[a, b]),
@@ -150,5 +152,5 @@ def _pairs(source: Source, guesses: Guesses, most: int) -> Iterator[ConfusedPair
 def _typical(source: Source, guesses: Guesses, c: int) -> tuple[Picture, ...]:
     """The pictures of a class that are recognised most surely."""
     rows = np.flatnonzero(guesses.rows.target == c)
-    rows = rows[np.argsort(-guesses.true_prob[rows], kind="stable")][:PAIR_PICTURES]
+    rows = rows[np.argsort(-guesses.true_prob[rows], kind="stable")][:TYPICAL]
     return tuple(source.picture(str(guesses.rows.image_id[row])) for row in rows.tolist())

@@ -73,7 +73,7 @@ def _error(value: Any) -> str:
 
 
 def _signed(value: Any) -> str:
-    return "–" if value is None else f"{value:+.4f}".replace("-", "−")
+    return "–" if value is None else f"{value:+.4f}".replace("+0.0000", "0.0000").replace("-", "−")
 
 
 def _percent(value: float) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def suspected_labels(probs: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The rows whose label is probably wrong, the least believable first. (S,) int
+    """The rows whose label is probably wrong, those first that lie furthest behind the first guess. (S,) int
 
     probs   (N, C) of networks that have not trained on the image    target  (N,) int in [0, C)
     A row counts where its first guess is another class, as confidently as that class is guessed where it is right.
@@ -24,7 +24,11 @@ def suspected_labels(probs: np.ndarray, target: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = find_label_issues(
-            np.searchsorted(present, target), narrow, return_indices_ranked_by="self_confidence", n_jobs=1
+            np.searchsorted(present, target),
+            narrow,
+            filter_by="confident_learning",
+            return_indices_ranked_by="normalized_margin",
+            n_jobs=1,
         )
     rows = np.asarray(found, dtype=np.int64)
     return rows[probs[rows].argmax(axis=1) != target[rows]]

@@ -10,7 +10,7 @@ from ensemble.apply import Blended, apply_blend, apply_run
 from folds.manifest import USABLE
 from folds.metrics import top_classes
 from submissions.report.charts import Points, numbers
-from submissions.report.data import CopySets
+from submissions.report.data import UNEVEN, CopySets
 from submissions.report.guesses import Guesses
 from submissions.report.source import Picture, Source
 from submissions.settings import ReportSettings
@@ -85,7 +85,7 @@ def _shares(source: Source, blended: Blended) -> tuple[Share, ...]:
 
 def _chart(shares: tuple[Share, ...]) -> Points:
     apart = sorted(range(len(shares)), key=lambda i: -abs(shares[i].train - shares[i].test))
-    most = shares[apart[0]]
+    most, known = shares[apart[0]], [one.train for one in shares if one.train > 0]
     return Points(
         key="shares",
         title="Share of each class: predicted in test, counted in training",
@@ -96,6 +96,7 @@ def _chart(shares: tuple[Share, ...]) -> Points:
         y=numbers([100 * one.test for one in shares]),
         x_title="% of training images",
         y_title="% of test images, by first guess",
+        is_log=max(known) >= UNEVEN * min(known),
         has_diagonal=True,
         named=tuple(apart[:NAMED]),
     )
