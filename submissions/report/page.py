@@ -43,15 +43,17 @@ class Report:
     shown_suspects: int
 
 
-def render(report: Report, album: Album) -> str:
-    """The page as HTML, pictures as far as the album has room."""
+def render(report: Report, album: Album, drawn: dict[str, str]) -> str:
+    """The page as HTML, pictures as far as the album has room. drawn: charts by key, which are drawn once."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     def thumbnail(picture: Picture) -> Thumbnail | None:
         return album.thumbnail(picture)
 
     def chart(one: Chart) -> str:
-        return Markup(draw(one))  # its words are escaped where it is drawn
+        if one.key not in drawn:
+            drawn[one.key] = draw(one)
+        return Markup(drawn[one.key])  # its words are escaped where it is drawn
 
     env = Environment(
         loader=FileSystemLoader(TEMPLATES),

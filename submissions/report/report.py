@@ -25,7 +25,6 @@ from submissions.report.training import gather_training
 from submissions.settings import ReportSettings
 
 MOST_BYTES = 15_000_000  # of the page: what a mail or a phone takes
-PICTURE_BYTES = 10_000_000  # the rest is for words and charts
 
 
 @dataclass(frozen=True)
@@ -112,14 +111,12 @@ def _plain(value: Any, charts: dict[str, Any]) -> Any:
 
 
 def _fitting(source: Source, report: Report, settings: ReportSettings) -> tuple[Album, bytes]:
-    """The page, with fewer pictures where it would be too long."""
-    room = PICTURE_BYTES
-    while True:
-        album = Album(source, side=settings.thumbnail_pixels, most_bytes=room)
-        page = render(report, album).encode()
-        if len(page) <= MOST_BYTES or not room:
-            return album, page
-        room = max(0, room - (len(page) - MOST_BYTES) - 100_000)
+    """The page with as many pictures as fit beside its words and charts."""
+    drawn: dict[str, str] = {}
+    bare = render(report, Album(source, side=settings.thumbnail_pixels, most_bytes=0), drawn)
+    room = max(0, MOST_BYTES - len(bare.encode()))
+    album = Album(source, side=settings.thumbnail_pixels, most_bytes=room)
+    return album, render(report, album, drawn).encode()
 
 
 def _last_digest(workspace: Workspace) -> str | None:
