@@ -18,15 +18,8 @@ from submissions.report.report import MOST_BYTES, make_report
 from submissions.report.suspects import suspected_labels
 from submissions.settings import ReportSettings
 from tests.competition import fingerprint
-from tests.submissions.whole import make_whole
 
 SETTINGS = ReportSettings()
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A tiny competition that has gone the whole way, with a leak, a copy, a two-label pair, and two runs."""
-    return make_whole(tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture
