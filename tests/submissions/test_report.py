@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import run
@@ -27,6 +28,10 @@ def work(whole, tmp_path):
     """A copy of its work folder, to be damaged."""
     shutil.copytree(whole, tmp_path / "work")
     return Workspace(tmp_path / "work")
+
+
+def read_csv(path):
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def report(workspace, settings=SETTINGS):
@@ -184,3 +189,28 @@ def test_all_does_not_need_a_report_and_a_report_changes_nothing_else(work):
     report(work)
     after = {path: value for path, value in fingerprint(work.root).items() if not path.startswith("report/")}
     assert after == before
+
+
+def test_relabel_csv_can_be_fed_back_and_keeps_what_was_decided(tmp_path, work, whole):
+    data = whole.parent / "data"
+    made, _, _ = report(work)
+    table = read_csv(made.relabel)
+    assert list(table.columns[:3]) == ["image_id", "label", "suggested"]
+    assert run.main(["prepare", str(data), "--work", str(work.root), "--relabel", str(made.relabel)]) == 0
+    edited = tmp_path / "edited.csv"
+    edited.write_text("image_id,label\n0/0-1.jpg,1\n2/2-3.jpg,\n")
+    assert run.main(["prepare", str(data), "--work", str(work.root), "--relabel", str(edited)]) == 0
+    (work.report / "relabel.csv").unlink()
+    rows = read_csv(report(work)[0].relabel).set_index("image_id")
+    assert tuple(rows.loc["0/0-1.jpg", ["label", "note"]]) == ("1", "relabelled: was 0")
+    assert tuple(rows.loc["2/2-3.jpg", ["label", "note"]]) == ("", "relabelled: was 2, left out")
+
+
+def test_an_edited_relabel_csv_is_left_as_it_is_and_one_is_told(work, capsys):
+    path = report(work)[0].relabel
+    path.write_text(path.read_text() + "0/0-1.jpg,1,,,,\n")
+    edited = path.read_bytes()
+    assert run.main(["report", "--work", str(work.root)]) == 0
+    assert path.read_bytes() == edited
+    assert "was edited, and is left as it is" in capsys.readouterr().out
+    assert report(work)[0].is_relabel_kept
