@@ -382,7 +382,7 @@ def submit_(
     with alone(workspace, "submissions", is_to_write=workspace.folds_csv.is_file()):
         result = write_submission(workspace, submit, blend=blend, run=run)
     show(submission_summary(result))
-    return following("status")
+    return following("report")
 
 
 @app.command(name="check", sort_key=8)
@@ -438,7 +438,7 @@ def report_(
     train: Train = TrainSettings(),
     top: TopFlags = Top(),
     config: Config = KIT_TOML,
-) -> str | None:
+) -> str:
     """Write work/report/index.html: scores, data, training, mistakes, blend and test set on one page."""
     from submissions.report.report import make_report
     from submissions.tables import report_summary
@@ -447,7 +447,7 @@ def report_(
     with alone(workspace, "report", is_to_write=workspace.manifest.is_file()):
         made = make_report(workspace, report, planned_runs(workspace, train), same_place=KIT.same_place)
     show(report_summary(made))
-    return None
+    return following(made.next_command)
 
 
 @app.command(name="settings", sort_key=11)

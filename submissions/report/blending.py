@@ -198,7 +198,7 @@ def _worth_chart(members: Sequence[MemberWorth]) -> Ranges:
         values=tuple(adds for _, adds in known),
         low=tuple(min(adds, 0.0) for _, adds in known),
         high=tuple(max(adds, 0.0) for _, adds in known),
-        x_title="change of the loss; right of 0 the member helps",
+        x_title="loss without it less the loss with it",
         zero=0.0,
     )
 
@@ -255,7 +255,7 @@ def _view_chart(runs: Sequence[RunViews]) -> Ranges:
         values=adds,
         low=low,
         high=high,
-        x_title="change of the top-3 error without the view; right of 0 it helps",
+        x_title="top-3 error without it less the error with it",
         zero=0.0,
     )
 

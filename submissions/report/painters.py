@@ -17,6 +17,7 @@ INK, MUTED, LINE, ONE, TWO, PAPER = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", 
 COLOURS = {INK: "ink", MUTED: "muted", LINE: "line", ONE: "one", TWO: "two", PAPER: "paper"}
 ROLES = {"train": TWO, "valid": ONE, "plain": ONE}
 MOST_BARS = 300  # above so many a bar is thinner than a pixel: an outline says the same
+WORD = 0.05  # of an axis: about what a short label takes
 MOST_NAMES = 26  # labels that fit below standing bars
 
 
@@ -111,10 +112,23 @@ def _points(axes: Axes, chart: Points) -> None:
         ends = [both.min() / 1.3, both.max() * 1.3] if chart.is_log else [0.0, both.max() * 1.08]
         axes.plot(ends, ends, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
         axes.set(xlim=ends, ylim=ends)
-    for i in chart.named:
+    for i in _apart(x, y, chart):
         axes.annotate(chart.labels[i], (x[i], y[i]), xytext=(5, 3), textcoords="offset points", fontsize=8)
     axes.set(xlabel=chart.x_title, ylabel=chart.y_title)
     axes.grid()
+
+
+def _apart(x: np.ndarray, y: np.ndarray, chart: Points) -> list[int]:
+    """The points of `named` whose words do not fall on those of an earlier one."""
+    places = np.stack(
+        [np.log(x) if chart.is_log else x, np.log(y) if chart.is_log and chart.has_diagonal else y], axis=1
+    )
+    places = places / np.maximum(np.ptp(places, axis=0), 1e-12)
+    shown: list[int] = []
+    for i in chart.named:
+        if all(np.abs(places[i] - places[other]).max() > WORD for other in shown):
+            shown.append(i)
+    return shown
 
 
 def _off_zero(values: np.ndarray) -> np.ndarray:

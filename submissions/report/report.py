@@ -38,6 +38,7 @@ class ReportResult:
     relabel: Path | None
     is_relabel_kept: bool
     problems: tuple[str, ...]
+    next_command: str
 
 
 def make_report(
@@ -62,6 +63,7 @@ def make_report(
         relabel=workspace.report / "relabel.csv" if relabel else None,
         is_relabel_kept=bool(relabel and relabel.is_kept),
         problems=report.problems,
+        next_command=report.standing.next_command,
     )
 
 

@@ -36,16 +36,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Gain:
-    """The blend's loss less that of its best member, 95% interval; below 0 the blend is better."""
+    """The blend's loss less that of its best member, 95% interval; below 0 the blend is better.
+
+    low, high  None for a blend that was made before blends knew them
+    """
 
     over: str
     mean: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
     @property
     def is_sure(self) -> bool:
-        return self.high < 0
+        return self.high is not None and self.high < 0
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,10 @@ def gather_standing(source: Source, ranks: Mapping[str, Ranks], planned: Sequenc
     if source.blend is not None:
         entries.insert(0, _blend_entry(source))
     missing, command = what_is_missing(source.workspace, planned)
-    gain = source.blend.gain if source.blend else None
     return Standing(
         entries=tuple(entries),
         n_folds=source.folds.n_folds if source.folds else None,
-        gain=Gain(**gain) if gain else None,
+        gain=_gain(source, entries),
         metric=f"{source.blend.metric} {source.blend.k}" if source.blend else None,
         submission=source.attempt(lambda: _submission(source)),
         missing=tuple(missing),
@@ -124,6 +126,18 @@ def _blend_entry(source: Source) -> Entry:
     low, high = (kept["low"], kept["high"]) if is_top3 and kept else (blend.oof_top3_error, blend.oof_top3_error)
     folds = len(blend.partial["folds"]) if blend.partial else source.folds.n_folds if source.folds else 0
     return Entry("blend", True, folds, blend.images, blend.oof_top3_error, low, high)
+
+
+def _gain(source: Source, entries: Sequence[Entry]) -> Gain | None:
+    """What the blend bought; None where there is no blend, or its metric is not comparable to a member's errors."""
+    blend = source.blend
+    if blend is None or blend.gain is not None:
+        return Gain(**blend.gain) if blend and blend.gain else None
+    members = [one for one in entries if not one.is_blend and one.weight is not None]
+    if not members or (blend.metric, blend.k) != ("top-k-error", 3):
+        return None
+    best = min(members, key=lambda one: one.top3_error)
+    return Gain(best.name, blend.crossfit - best.top3_error)
 
 
 def _submission(source: Source) -> Submission | None:
