@@ -24,7 +24,7 @@ from folds.settings import COMMA_LIST, LimitSettings, PrepareSettings, SplitSett
 from folds.stopping import Stopped, stoppable
 from folds.workspace import Workspace
 from models.settings import PredictSettings, TrackSettings, TrainSettings
-from submissions.settings import SubmitSettings
+from submissions.settings import ReportSettings, SubmitSettings
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -55,6 +55,7 @@ Predict = Annotated[PredictSettings, FLAT, Parameter(group="predict")]
 Follow = Annotated[TrackSettings, FLAT, Parameter(group="follow")]
 Blend = Annotated[BlendSettings, FLAT, Parameter(group="blend")]
 Submit = Annotated[SubmitSettings, FLAT, Parameter(group="submit")]
+Report = Annotated[ReportSettings, FLAT, Parameter(group="report")]
 Limit = Annotated[LimitSettings, FLAT, Parameter(group="limit")]
 Engine = Annotated[EngineSettings, FLAT, Parameter(group="engine")]
 TopFlags = Annotated[Top, FLAT, Parameter(group="everywhere")]
@@ -73,6 +74,7 @@ class Every:
     follow: Follow = TrackSettings()
     blend: Blend = BlendSettings()
     submit: Submit = SubmitSettings()
+    report: Report = ReportSettings()
     limit: Limit = LimitSettings()
     engine: Engine = EngineSettings()
 
@@ -439,7 +441,7 @@ def submit_(
     with alone(workspace, "submissions", is_to_write=workspace.folds_csv.is_file()):
         result = write_submission(workspace, submit, blend=blend, run=run)
     show(submission_summary(result))
-    return following("status")
+    return following("report")
 
 
 @app.command(name="check", sort_key=8)
@@ -482,13 +484,11 @@ def status_(
     """Runs x folds with their score, what is missing, and the next command."""
     from folds.assignment import load_folds
     from folds.locks import holders
-    from models.runs import runs
     from models.tables import status_table
     from submissions.status import status_json, what_is_missing
 
     workspace = Workspace(top.work)
-    is_asked_for = KIT.toml.runs or KIT.origin("backbone") != "default"
-    planned = [plan.name for plan in plans(train)] if is_asked_for or not runs(workspace) else runs(workspace)
+    planned = planned_runs(workspace, train)
     if json:
         show_json(status_json(workspace, planned, following=following))
         return None
@@ -497,6 +497,25 @@ def status_(
     show(status_table(workspace, planned, n_folds=n_folds), *missing)
     show(*(f"{what}: held by {holder.sentence}" for what, holder in holders(workspace.lock("any").parent)))
     return following(command)
+
+
+@app.command(name="report", sort_key=10)
+def report_(
+    *,
+    report: Report = ReportSettings(),
+    train: Train = TrainSettings(),
+    top: TopFlags = Top(),
+    config: Config = KIT_TOML,
+) -> str:
+    """Write work/report/index.html: scores, data, training, mistakes, blend and test set on one page."""
+    from submissions.report.report import make_report
+    from submissions.tables import report_summary
+
+    workspace = Workspace(top.work)
+    with alone(workspace, "report", is_to_write=workspace.manifest.is_file()):
+        made = make_report(workspace, report, planned_runs(workspace, train), same_place=KIT.same_place)
+    show(report_summary(made))
+    return following(made.next_command)
 
 
 @app.command(name="settings", sort_key=11)
@@ -523,6 +542,14 @@ def demo_(*, top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
         show(f"> python run.py {' '.join(words)}")
         app(words, exit_on_error=False, print_error=False)
     return "python run.py all DATA"
+
+
+def planned_runs(workspace: Workspace, train: TrainSettings) -> list[str]:
+    """The runs that the user asks for by name; where nobody asked, those that are there."""
+    from models.runs import runs
+
+    is_asked_for = KIT.toml.runs or KIT.origin("backbone") != "default"
+    return [plan.name for plan in plans(train)] if is_asked_for or not runs(workspace) else runs(workspace)
 
 
 def plans(train: TrainSettings, *, names: Sequence[str] = ()) -> list[RunPlan]:

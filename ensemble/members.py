@@ -107,6 +107,13 @@ def load_members(
         members = [apart for member in members for apart in _views_apart(member)]
     if len(members) > MOST_MEMBERS:
         raise UserError(f"a blend has at most {MOST_MEMBERS} members, not {len(members)}", hint="`--members A,B`")
+    return check_members(rows, members, left_out=chosen.left_out, track=track)
+
+
+def check_members(
+    rows: Rows, members: Sequence[Member], *, left_out: tuple[str, ...] = (), track: Track = silently
+) -> Members:
+    """Look through every member once. Raises UserError naming one that has NaN, or rows that do not sum to 1."""
     looked = in_threads(lambda member: look_through(member.name, member.probs, rows=rows), members)
     glances = list(track(looked, what="checking members", total=len(members), unit="members"))
     return Members(
@@ -114,7 +121,7 @@ def load_members(
         members=tuple(members),
         true_probs=np.stack([glance.true_prob for glance in glances]),
         tops=np.stack([glance.top for glance in glances]),
-        left_out=chosen.left_out,
+        left_out=left_out,
     )
 
 

@@ -195,6 +195,12 @@ def test_score_counts_first_and_third_places(finished, typed, tmp_path):
     assert "on the true labels of 3 images: top-1 error 1.0000, top-3 error 0.0000" in out
 
 
+def test_a_setting_counts_that_is_called_like_a_command(typed):
+    Path("kit.toml").write_text('[predict]\nviews = ["centre", "zoom"]\n')
+    assert 'views = ["centre", "zoom"]  # from kit.toml' in typed("settings")[1]
+    assert 'views = ["whole"]  # from flag' in typed("settings", "--views", "whole")[1]
+
+
 def test_a_setting_comes_from_its_default_then_the_file_then_the_flag(typed):
     Path("kit.toml").write_text('seed = 3\n[train]\nepochs = 7\nlr = 0.01\nbackbone = ["resnet18"]\n')
     _, out, _ = typed("settings", "--lr", "0.02")
