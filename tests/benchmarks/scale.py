@@ -88,7 +88,7 @@ def in_own_process(step: str, folder: Path, world: World, *, members: int) -> di
 
 
 def one(step: str, folder: str, n: int, n_test: int, n_classes: int, members: int) -> dict[str, float]:
-    """One step with its seconds and its peak, MB; `more` are parts of the seconds."""
+    """One step with its seconds and its peak, MB, and what it says of itself, which may be better seconds."""
     workspace, world = Workspace(Path(folder)), World(n, n_test, n_classes)
     work = STEPS[step]
     work(workspace, world, members, is_rehearsal=True)  # imports
@@ -116,15 +116,18 @@ def split_(workspace: Workspace, world: World, members: int, *, is_rehearsal: bo
         split(workspace, SplitSettings(), seed=0)
 
 
-def sampler(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> None:
-    """The draw of ten epochs from the training part of a fold, against the imbalance."""
+def sampler(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> dict[str, float] | None:
+    """The draw of ten epochs of all images, against the imbalance; making the targets up does not count."""
     from models.sampling import draw_epoch, expected_repeats
 
-    if not is_rehearsal:
-        target = world.targets(0)
-        repeats = expected_repeats(target, power=0.5, most=4.0)
-        for epoch in range(10):
-            draw_epoch(repeats, np.random.default_rng([0, epoch]))
+    if is_rehearsal:
+        return None
+    target = world.targets(0)
+    start = time.perf_counter()
+    repeats = expected_repeats(target, power=0.5, most=4.0)
+    for epoch in range(10):
+        draw_epoch(repeats, np.random.default_rng([0, epoch]))
+    return {"seconds": time.perf_counter() - start}
 
 
 def epoch_start(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> dict[str, float] | None:
