@@ -18,9 +18,16 @@ from models.events import FoldHeld, FoldMoved, JobEvent, JobProgress
 from models.hand import Broke, Ended, Errand, Hand, Place
 
 MOST_MOVES = 3  # an errand whose process died is begun again so often, and then it has failed
-MOST_FALSE_STARTS = 3  # processes in a row that died before they could do anything
+MOST_FALSE_STARTS = 3  # times in a row that processes died before they could do anything
+REST_SECONDS = 5.0  # after such a time: a machine that goes takes all with it that were to start there
 WAIT_SECONDS = 1.0  # for something to be said
 STOP_SECONDS = 4.0  # for errands to end at their next batch; `folds.stopping` leaves a command seven seconds in all
+
+DEATHS = {  # what Ray's errors say in many lines
+    "ActorDiedError": "its process has died",
+    "ActorUnavailableError": "its machine does not answer",
+    "OutOfMemoryError": "Ray ended its process, since memory was short",
+}
 
 Cost: TypeAlias = Callable[[Errand], float]
 
@@ -84,7 +91,7 @@ class Crew:
         self.ray, self.engine, self.cost, self.track = ray, engine, cost, track
         self.open: list[_Open] = []
         self.members: list[_Member] = []
-        self.false_starts = 0
+        self.false_starts, self.rests_until = 0, 0.0
 
     def send(self, errand: Errand) -> None:
         """Take an errand on. Raises UserError where no machine of Ray has what it needs."""
@@ -140,7 +147,8 @@ class Crew:
         for needs in {one.needs for one in self.open} | {member.needs for member in self.members}:
             alike = [member for member in self.members if member.needs == needs]
             lacking = sum(one.needs == needs for one in self.open) - len(alike)
-            self.members += [self._start(needs) for _ in range(lacking)]
+            if time.monotonic() >= self.rests_until:
+                self.members += [self._start(needs) for _ in range(lacking)]
             spare = sorted((member for member in alike if member.has is None), key=lambda member: member.is_idle)
             for member in spare[: max(-lacking, 0)]:
                 self._end(member)
@@ -216,9 +224,7 @@ class Crew:
     def _died(self, one: _Open | None, place: Place | None, why: BaseException) -> Iterator[JobEvent | Over]:
         """What becomes of an errand whose process is gone: it waits for another machine, or has failed."""
         if one is None:
-            self.false_starts += 1
-            if self.false_starts > MOST_FALSE_STARTS:
-                raise UserError(f"no process can be started on Ray: {_reason(why)}", hint="`ray status` may say more")
+            self._count_false_start(why)
             return
         one.deaths += 1
         if one.deaths > MOST_MOVES:
@@ -226,7 +232,15 @@ class Crew:
             yield Over(one.errand, error=why)
             return
         one.needs = replace(one.needs, avoid=one.needs.avoid | ({place.node} if place else set()))
-        yield _event(one, FoldMoved(one.errand.run, one.errand.fold, _reason(why)))
+        clause = DEATHS.get(type(why).__name__) or _last_line(why)
+        yield _event(one, FoldMoved(one.errand.run, one.errand.fold, clause))
+
+    def _count_false_start(self, why: BaseException) -> None:
+        if time.monotonic() < self.rests_until:
+            return  # one of several that died together
+        self.false_starts, self.rests_until = self.false_starts + 1, time.monotonic() + REST_SECONDS
+        if self.false_starts > MOST_FALSE_STARTS:
+            raise UserError(f"no process can be started on Ray: {_last_line(why)}", hint="`ray status` may say more")
 
     def _stop(self, stop: BaseException) -> None:
         """Let the errands at work end at their next batch; what each says of that becomes a note."""
@@ -251,7 +265,6 @@ def _event(one: _Open, event: Any, place: Place | None = None) -> JobEvent:
     return JobEvent(one.errand.run, one.errand.fold, event, place.name if place else "")
 
 
-def _reason(err: BaseException) -> str:
-    """Why a process is gone, in one clause."""
+def _last_line(err: BaseException) -> str:
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
     return f"{type(err).__name__}: {lines[-1].rstrip('.')}" if lines else type(err).__name__
