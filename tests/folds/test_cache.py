@@ -70,7 +70,7 @@ def test_the_copy_of_an_older_store_is_removed(workspace, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(workspace, tmp_path):
     (tmp_path / "disk").write_text("a file in its place")
-    with pytest.raises(UserError, match="^the pixels cannot be copied: cannot write"):
+    with pytest.raises(UserError, match=r"^the pixels cannot be copied: cannot write"):
         cached(workspace, tmp_path / "disk")
 
 
