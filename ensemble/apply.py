@@ -66,14 +66,16 @@ def member_test_probs(runs: list[Run], image_id: np.ndarray) -> np.ndarray:
     total: np.ndarray | None = None
     for run in runs:
         for path in run.tests:
-            probs = np.concatenate(list(_checked_probs(run, path, image_id)))
-            total = probs if total is None else np.add(total, probs, out=total)
+            for piece, probs in _checked_probs(run, path, image_id):
+                total = np.zeros((len(image_id), probs.shape[1]), np.float32) if total is None else total
+                total[piece] += probs
     assert total is not None, "a member has no test predictions"
-    return total / np.float32(sum(len(run.tests) for run in runs))
+    total /= np.float32(sum(len(run.tests) for run in runs))
+    return total
 
 
-def _checked_probs(run: Run, path: Path, image_id: np.ndarray) -> Iterator[np.ndarray]:
-    """One file's probabilities in the order of the ids, piece by piece. (n, C) float32"""
+def _checked_probs(run: Run, path: Path, image_id: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """One file's probabilities in the order of the ids, piece by piece: (rows, (n, C) float32)."""
     hint, place = _hint(run), _place(run, path)
     stored = open_predictions(path, hint=hint)
     if file_digest(path) != run.digests.get(place):
@@ -88,7 +90,7 @@ def _checked_probs(run: Run, path: Path, image_id: np.ndarray) -> Iterator[np.nd
         probs = run.averaged(stored.rows(start, stop) if in_order else stored.scattered_rows(order[start:stop]))
         if not (np.abs(probs.sum(axis=1) - 1) <= ROW_SUM_TOLERANCE).all():
             raise UserError(f"{run.name}: {place} holds NaN, or rows that do not sum to 1", hint=hint)
-        yield probs
+        yield slice(start, stop), probs
 
 
 def _test_ids(run: Run) -> np.ndarray:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble.objective import FLOOR, Pool, pool_scores
+from ensemble.stored import CHUNK_ROWS
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,14 @@ class Recipe:
 
         Summed member by member in float64: `ensemble.objective` decides close calls in the same way.
         """
-        total: np.ndarray | float = 0.0
+        total: np.ndarray | None = None
         for weight, probs in zip(self.weights, members, strict=True):
             if weight > 0:
-                total = total + weight * pool_scores(probs, self.pool)
-        assert isinstance(total, np.ndarray), "no member has weight"
+                total = np.zeros(probs.shape) if total is None else total
+                for start in range(0, len(probs), CHUNK_ROWS):  # a copy of all would be gigabytes for a million images
+                    piece = slice(start, start + CHUNK_ROWS)
+                    total[piece] += weight * pool_scores(probs[piece], self.pool)
+        assert total is not None, "no member has weight"
         return self.biased(total)
 
     def biased(self, scores: np.ndarray) -> np.ndarray:

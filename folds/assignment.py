@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from folds.classes import class_order
 from folds.errors import UserError, first_few
 from folds.manifest import csv_bytes, read_manifest, usable_rows
 from folds.settings import SplitSettings
+from folds.stratify import stratified_group_folds
 from folds.workspace import Workspace, digest, read_json, write_bytes, write_json
 
 SPLIT_HINT = "`python run.py split`"
@@ -67,12 +66,8 @@ def assign_folds(images: pd.DataFrame, *, n_folds: int, seed: int) -> pd.DataFra
     classes = class_order(table["label"])
     table["target"] = pd.Categorical(table["label"], categories=list(classes)).codes.astype(np.int64)
     _refuse_too_many_folds(table, n_folds=n_folds)
-    splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
-    fold = np.full(len(table), -1, dtype=np.int64)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class")  # `tables` names those classes
-        for k, (_, valid_rows) in enumerate(splitter.split(fold, table["target"], table["group"])):
-            fold[valid_rows] = k
+    target, group = table["target"].to_numpy(), table["group"].to_numpy()
+    fold = stratified_group_folds(target, group, n_folds=n_folds, seed=seed)
     assert (np.unique(fold) == np.arange(n_folds)).all(), f"folds {np.unique(fold)}, not 0 to {n_folds - 1}"
     return table.assign(fold=fold)[list(COLUMNS)]
 

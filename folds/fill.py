@@ -12,9 +12,11 @@ import numpy as np
 from folds.dataset import Dataset
 from folds.decode import Facts
 from folds.facts import Key, key_of
+from folds.jpegs import CHANNELS, INDEX, JpegPixels, slot_bytes
 from folds.listing import File
-from folds.pixels import CHANNELS, map_pixels
-from folds.rows import RowTask, write_row
+from folds.pixels import Pixels, map_pixels
+from folds.rows import Row, RowTask, write_row
+from folds.settings import StoreForm
 from folds.track import Track
 from folds.workers import Casualty, in_processes
 from folds.workspace import reserve
@@ -25,17 +27,18 @@ ROWS_AT_A_TIME = 16  # when rows are moved or copied: 4 MB at 288 pixels
 
 @dataclass(frozen=True)
 class OldRows:
-    """Rows that need no decoding. pixels: (n, S, S, 3) uint8; row: by file."""
+    """Rows that need no decoding, in a store of the same form. pixels: (n, S, S, 3) uint8; row: by file."""
 
-    pixels: np.ndarray
+    pixels: Pixels
     row: Mapping[Key, int]
 
 
 @dataclass(frozen=True)
 class Filled:
-    """facts: of every item, in order; decoded: files decoded now."""
+    """facts: of every item, in order; pixels: of every item that decoded, holes between; decoded: files decoded now."""
 
     facts: tuple[Facts, ...]
+    pixels: Pixels
     decoded: int
 
 
@@ -44,6 +47,7 @@ def fill(
     dataset: Dataset,
     *,
     size: int,
+    form: StoreForm,
     workers: int | None,
     known: Mapping[Key, Facts],
     old: OldRows | None,
@@ -52,24 +56,40 @@ def fill(
     """Write the picture of item i at row i of the file `path`; rows of unreadable files stay holes.
 
     known  facts of unchanged files: those whose row is in `old`, or that are unreadable, are not decoded
+    Raises OSError where the disk has no room for them.
     """
     items = dataset.items
-    with open(path, "wb") as file:
-        file.truncate(len(items) * size * size * CHANNELS)
-    reserve(path, len(items) * size * size * CHANNELS)
+    pixels = _make_room(path, n=len(items), size=size, form=form)
     facts = [_known_fact(item.file, known, old) for item in items]
     if old is not None:
         slots = [slot for slot, fact in enumerate(facts) if fact is not None and fact.decoded > 0]
-        copies = [(slot, old.row[key_of(items[slot].file)]) for slot in slots]
-        _copy(path, copies, old.pixels, n=len(items), size=size)
+        _copy(pixels, slots, old.pixels, [old.row[key_of(items[slot].file)] for slot in slots])
     todo = [slot for slot, fact in enumerate(facts) if fact is None]
     root, store = str(dataset.root), str(path)  # joined as text: pathlib takes 10 us for each
-    tasks = [RowTask(os.path.join(root, items[slot].file.path), store, slot, size) for slot in todo]
+    tasks = [RowTask(os.path.join(root, items[slot].file.path), store, slot, size, form) for slot in todo]
     answers = in_processes(write_row, tasks, workers=workers or os.cpu_count() or 1)
     for at, answer in track(answers, what="decode", total=len(tasks)):
-        facts[todo[at]] = Facts(notes=answer.why) if isinstance(answer, Casualty) else answer
+        row = Row(Facts(notes=answer.why)) if isinstance(answer, Casualty) else answer
+        facts[todo[at]] = row.facts
+        if row.errno:
+            raise OSError(row.errno, os.strerror(row.errno))
+        if isinstance(pixels, JpegPixels):
+            pixels.index[todo[at]] = (pixels.index["start"][todo[at]], row.n_bytes, row.crc)
     assert all(fact is not None for fact in facts), "an item has no facts"
-    return Filled(tuple(fact for fact in facts if fact is not None), len(todo))
+    return Filled(tuple(fact for fact in facts if fact is not None), pixels, len(todo))
+
+
+def _make_room(path: Path, *, n: int, size: int, form: StoreForm) -> Pixels:
+    """A file of n rows, all of them holes; of JPEGs, whose lengths nobody knows, the bytes cannot be reserved."""
+    row_bytes = slot_bytes(size) if form == "jpeg" else size * size * CHANNELS
+    with open(path, "wb") as file:
+        file.truncate(n * row_bytes)
+    if form == "jpeg":
+        index = np.zeros(n, INDEX)
+        index["start"] = np.arange(n, dtype=np.uint64) * np.uint64(row_bytes)
+        return JpegPixels(path, index, size)
+    reserve(path, n * row_bytes)
+    return map_pixels(path, n=n, size=size, mode="r+")
 
 
 def _known_fact(file: File, known: Mapping[Key, Facts], old: OldRows | None) -> Facts | None:
@@ -109,10 +129,17 @@ def _runs(rows: np.ndarray) -> Iterator[tuple[int, int, int]]:
         start = stop
 
 
-def _copy(path: Path, copies: Sequence[tuple[int, int]], old: np.ndarray, *, n: int, size: int) -> None:
+def _copy(pixels: Pixels, slots: Sequence[int], old: Pixels, rows: Sequence[int]) -> None:
     """Bring rows over from the old store."""
-    pixels = map_pixels(path, n=n, size=size, mode="r+")
-    slots, rows = np.array(copies, dtype=np.int64).reshape(-1, 2).T
+    if isinstance(pixels, JpegPixels):
+        assert isinstance(old, JpegPixels), "a raw store has no rows for one of JPEGs"
+        with open(pixels.path, "r+b") as file:
+            for slot, row in zip(slots, rows, strict=True):
+                pixels.index[["bytes", "crc"]][slot] = old.index[["bytes", "crc"]][row]
+                file.seek(int(pixels.index["start"][slot]))
+                file.write(old.encoded(row))
+        return
+    assert not isinstance(old, JpegPixels), "nor has one of JPEGs for a raw one"
     for start in range(0, len(slots), ROWS_AT_A_TIME):
         part = slice(start, start + ROWS_AT_A_TIME)
         pixels[slots[part]] = old[rows[part]]

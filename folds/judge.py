@@ -14,11 +14,12 @@ from folds.decode import Facts
 from folds.duplicates import Copies, find_copies
 from folds.likeness import thumbnail
 from folds.manifest import COLUMNS, LEFT_OUT, UNREADABLE, USABLE
+from folds.pixels import Pixels
 from folds.settings import PrepareSettings
 
 
 def make_manifest(
-    items: Sequence[Item], facts: Sequence[Facts], pixels: np.ndarray, settings: PrepareSettings
+    items: Sequence[Item], facts: Sequence[Facts], pixels: Pixels, settings: PrepareSettings
 ) -> pd.DataFrame:
     """The manifest: a row per item, in their order.
 
@@ -56,7 +57,7 @@ def _status(item: Item, fact: Facts, settings: PrepareSettings) -> str:
     return USABLE
 
 
-def _copies(table: pd.DataFrame, facts: Sequence[Facts], pixels: np.ndarray, *, near_bits: int) -> Copies:
+def _copies(table: pd.DataFrame, facts: Sequence[Facts], pixels: Pixels, *, near_bits: int) -> Copies:
     """The copies among the usable rows; every other row is its own."""
     rows = np.flatnonzero(table["status"] == USABLE)
 

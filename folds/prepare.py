@@ -18,11 +18,12 @@ from folds.decode import Facts
 from folds.errors import UserError, first_few
 from folds.facts import Key, read_facts, write_facts
 from folds.fill import OldRows, fill, keep_rows
+from folds.jpegs import JpegPixels, pack, refuse_without_decoder
 from folds.judge import make_manifest
 from folds.manifest import USABLE, read_manifest, sample_path, usable_rows, write_manifest
-from folds.pixels import VERSION, map_pixels, open_store, store_path, write_head
+from folds.pixels import VERSION, Pixels, all_stores, open_store, store_path, write_head
 from folds.rows import write_row
-from folds.settings import PrepareSettings
+from folds.settings import PrepareSettings, StoreForm
 from folds.track import Track, silently
 from folds.workers import start_early
 from folds.workspace import Workspace, digest, read_json, replacing, sweep, write_bytes, write_json
@@ -36,7 +37,7 @@ class PrepareResult:
 
     manifest  one row per file, as in manifest.csv     decoded  files decoded now; 0 and `unchanged` if nothing was due
     hidden    hidden and system files left out         notes    sentences that the user should read
-    seconds   of the whole call                         store_size  side of the pixel store
+    seconds   of the whole call                         store_size, store  side and form of the pixel store
     """
 
     manifest: pd.DataFrame
@@ -46,6 +47,7 @@ class PrepareResult:
     notes: tuple[str, ...]
     seconds: float
     store_size: int
+    store: StoreForm
 
 
 def prepare(
@@ -64,6 +66,10 @@ def prepare(
     dataset = find_dataset(data, settings)
     if settings.store_size is None:
         settings = replace(settings, store_size=max(needed_size, before.get("store_size", 0)))
+    if settings.store is None:
+        settings = replace(settings, store=before.get("store", "raw"))
+    if settings.store == "jpeg":
+        refuse_without_decoder()
     state = _state(dataset, settings)
     if before == state and _is_whole(workspace):
         manifest, decoded, unchanged = read_manifest(workspace), 0, True
@@ -72,7 +78,8 @@ def prepare(
         unchanged = False
         write_json(state_path(workspace), state)
     seconds = time.perf_counter() - start
-    return PrepareResult(manifest, unchanged, decoded, dataset.hidden, dataset.notes, seconds, state["store_size"])
+    size, form = state["store_size"], state["store"]
+    return PrepareResult(manifest, unchanged, decoded, dataset.hidden, dataset.notes, seconds, size, form)
 
 
 def state_path(workspace: Workspace) -> Path:
@@ -85,30 +92,38 @@ def _make(
     """Make everything and write it in an order that a kill leaves either whole or known to be unfinished."""
     known = read_facts(workspace)
     _refuse_other_data(workspace, dataset, known)
-    if (before.get("version"), before.get("store_size")) != (VERSION, settings.store_size):
+    size, form = settings.store_size, settings.store
+    assert size is not None, "prepare() settles the size"
+    assert form is not None, "and the form"
+    if any(before.get(key) != now for key, now in (("version", VERSION), ("store_size", size), ("store", form))):
         known = {}
     sweep(workspace.folds)
-    size = settings.store_size
-    assert size is not None, "prepare() settles the size"
-    with replacing(store_path(workspace, size)) as temporary:
-        old = _old_rows(workspace, known)
-        filled = fill(temporary, dataset, size=size, workers=settings.workers, known=known, old=old, track=track)
-        pixels = map_pixels(temporary, n=len(dataset.items), size=size)
-        manifest = make_manifest(dataset.items, filled.facts, pixels, settings)
+    with replacing(store_path(workspace, size, form)) as temporary:
+        old, workers = _old_rows(workspace, known), settings.workers
+        filled = fill(temporary, dataset, size=size, form=form, workers=workers, known=known, old=old, track=track)
+        manifest = make_manifest(dataset.items, filled.facts, filled.pixels, settings)
         _refuse_unusable(manifest)
         rows = np.flatnonzero(manifest["status"] == USABLE)
-        keep_rows(temporary, rows, size=size)
+        more = _keep(temporary, filled.pixels, rows)
         state_path(workspace).unlink(missing_ok=True)  # from here to the last line the work folder is unfinished
         for head in workspace.folds.glob("pixels-*.json"):
             head.unlink()
     write_facts(workspace, dataset.items, filled.facts)
     _copy_sample(workspace, dataset)
     manifest_digest = write_manifest(workspace, manifest)
-    write_head(workspace, n=len(rows), size=size, manifest_digest=manifest_digest)
-    for other in workspace.folds.glob("pixels-*.u8"):
-        if other != store_path(workspace, size):
+    write_head(workspace, n=len(rows), size=size, form=form, manifest_digest=manifest_digest, more=more)
+    for other in all_stores(workspace):
+        if other != store_path(workspace, size, form):
             other.unlink()
     return manifest, filled.decoded
+
+
+def _keep(path: Path, pixels: Pixels, rows: np.ndarray) -> dict[str, Any]:
+    """Let a file that was filled hold these rows only, side by side; returns what its head must know beside that."""
+    if isinstance(pixels, JpegPixels):
+        return pack(path, pixels, rows)
+    keep_rows(path, rows, size=pixels.shape[1])
+    return {}
 
 
 def _old_rows(workspace: Workspace, known: Mapping[Key, Facts]) -> OldRows | None:
@@ -135,6 +150,7 @@ def _state(dataset: Dataset, settings: PrepareSettings) -> dict[str, Any]:
     return {
         "version": VERSION,
         "store_size": settings.store_size,
+        "store": settings.store,
         "keep_truncated": settings.keep_truncated,
         "keep_two_labels": settings.keep_two_labels,
         "near_bits": settings.near_bits,
@@ -149,7 +165,7 @@ def _read_state(workspace: Workspace) -> dict[str, Any]:
         state = read_json(state_path(workspace), hint="")
     except UserError:
         return {}  # absent or damaged: everything is looked at again
-    return state if isinstance(state, dict) else {}
+    return {"store": "raw", **state} if isinstance(state, dict) else {}  # older ones knew one form only
 
 
 def _is_whole(workspace: Workspace) -> bool:

@@ -5,12 +5,18 @@ It imports little, since every process does.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
+from errno import EIO
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from folds.decode import Facts, decode
+from folds.jpegs import encode, slot_bytes
+
+if TYPE_CHECKING:
+    from folds.settings import StoreForm  # whose import of cyclopts would cost each process
 
 
 @dataclass(frozen=True)
@@ -21,17 +27,38 @@ class RowTask:
     store: str
     slot: int
     size: int
+    form: StoreForm
 
 
-def write_row(task: RowTask) -> Facts:
-    """The facts about one file, whose pixels are then in the store. Runs in a worker process."""
+@dataclass(frozen=True)
+class Row:
+    """What became of a file: its facts; of a JPEG the length and the CRC-32; errno: why nothing could be written."""
+
+    facts: Facts
+    n_bytes: int = 0
+    crc: int = 0
+    errno: int = 0
+
+
+def write_row(task: RowTask) -> Row:
+    """Decode one file and write its pixels, or their JPEG, into the store. Runs in a worker process."""
     facts, pixels = decode(Path(task.source), size=task.size)
     if pixels is None:
-        return facts
-    file = _open_rows(task.store)
-    file.seek(task.slot * pixels.nbytes)
-    file.write(pixels.data)
-    return facts
+        return Row(facts)
+    data = encode(pixels) if task.form == "jpeg" else pixels.tobytes()
+    room = slot_bytes(task.size) if task.form == "jpeg" else len(data)
+    try:
+        _write(_open_rows(task.store), memoryview(data), at=task.slot * room)
+    except OSError as err:
+        return Row(facts, errno=err.errno or EIO)
+    return Row(facts, len(data), zlib.crc32(data) if task.form == "jpeg" else 0)
+
+
+def _write(file: BinaryIO, data: memoryview, *, at: int) -> None:
+    """All of the data: a disk that is nearly full takes a part of it, and refuses the rest."""
+    file.seek(at)
+    while len(data):
+        data = data[file.write(data) :]
 
 
 @lru_cache(maxsize=1)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from folds.stopping import time_for_training
+
+StoreForm: TypeAlias = Literal["raw", "jpeg"]
 
 
 def _split_at_commas(type_: Any, tokens: Sequence[Any]) -> tuple[str, ...]:
@@ -47,6 +49,10 @@ class PrepareSettings:
     store_size: Annotated[
         int | None,
         at_least(16, at_most=1024, help="side of the pixel store, in pixels; what the runs need if not given"),
+    ] = None
+    store: Annotated[
+        StoreForm | None,
+        Parameter(help="form of the pixel store: raw, or jpeg in a sixth of the bytes; raw or the one that is there"),
     ] = None
     keep_truncated: Annotated[bool, Parameter(help="train on images that are cut off, as far as they decode")] = False
     keep_two_labels: Annotated[bool, Parameter(help="train on pictures that stand under two labels")] = False

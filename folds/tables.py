@@ -41,7 +41,7 @@ def headline(result: PrepareResult) -> str:
     rate = result.decoded / max(result.seconds, 1e-9)
     minutes, seconds = divmod(round(result.seconds), 60)
     decoded = f"{result.decoded:,} decoded{again}, in {minutes}:{seconds:02d} ({rate:,.0f} images/s)"
-    return f"{files}: {decoded}, kept at {result.store_size} pixels"
+    return f"{files}: {decoded}, kept {'as JPEG ' if result.store == 'jpeg' else ''}at {result.store_size} pixels"
 
 
 def status_table(result: PrepareResult) -> Table:

@@ -93,7 +93,7 @@ def _facts_of_images(workspace: Workspace, store: PixelStore, rows: np.ndarray) 
     return {
         "version": VERSION,
         "manifest": digest(read_manifest_bytes(workspace)),
-        "store_size": store.size,
+        "store": store.identity,
         "images": digest("\n".join([*store.split[rows], *store.image_id[rows]]).encode()),
     }
 

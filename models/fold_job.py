@@ -108,9 +108,9 @@ def _train(
 
 
 def _identity(job: Job, store: PixelStore, *, lr: float) -> dict[str, Any]:
-    """What a checkpoint belongs to: a fold of a run with its settings, and pixels of one size."""
+    """What a checkpoint belongs to: a fold of a run with its settings, and pixels of one size and form."""
     fold = "all" if job.fold is None else job.fold
-    return {"settings": job.settings_json, "fold": fold, "lr": lr, "images": list(store.pixels.shape)}
+    return {"settings": job.settings_json, "fold": fold, "lr": lr, "images": store.identity}
 
 
 def _started(job: Job, trainer: FoldTrainer) -> FoldStarted:

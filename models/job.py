@@ -15,6 +15,7 @@ from folds.pixels import PixelStore
 from folds.track import Track, silently
 from folds.workspace import Workspace
 from models.backbones import Backbone, build_network
+from models.decoding import decoded_by
 from models.events import fold_name
 from models.head_files import set_head, start_head
 from models.inputs import choose_device, choose_precision
@@ -54,6 +55,7 @@ def make_trainer(
     """The trainer of a job; what is random at its start depends on (seed, fold) only."""
     settings = job.plan.settings
     device = choose_device(settings.device)
+    store = decoded_by(store, settings.jpeg_decoder, device)
     fold = folds.n_folds if job.fold is None else job.fold
     torch.manual_seed(int(np.random.SeedSequence([job.seed, fold]).generate_state(1)[0]))
     network = build_network(

@@ -18,6 +18,7 @@ NOT_COMPARED = (
     "weights",
     "pretrained",
     "device",
+    "jpeg_decoder",
     "compile",
     "micro_batch",
     "checkpoint_share",

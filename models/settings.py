@@ -98,6 +98,9 @@ class TrainSettings:
         Parameter(help="bf16 and fp16 are autocast; auto takes the first that the hardware is fast in"),
     ] = "auto"
     device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="where to train and to predict")] = "auto"
+    jpeg_decoder: Annotated[
+        Literal["cpu", "gpu"], Parameter(help="what decodes a store of JPEGs while a network trains; gpu is nvJPEG")
+    ] = "cpu"
 
 
 @dataclass(frozen=True)

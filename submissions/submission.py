@@ -59,9 +59,8 @@ def write_submission(
 def submission_text(layout: Layout, blended: Blended, folds: Folds, *, guessed: Sequence[str]) -> str:
     """The CSV: every id of the layout with its best labels, the guessed ones with the most frequent classes."""
     prior = np.bincount(folds.target, minlength=len(folds.classes))
-    best = top_classes(
-        np.concatenate([blended.scores, prior[None].astype(np.float64)]), k=layout.n_labels
-    )  # (n + 1, 3)
+    ranked = [top_classes(scores, k=layout.n_labels) for scores in (blended.scores, prior[None].astype(np.float64))]
+    best = np.concatenate(ranked)  # (n + 1, 3)
     labels = np.array(layout.labels, dtype=object)[best]
     cells = [layout.label_separator.join(row) for row in labels]
     row_of = {str(name): i for i, name in enumerate(blended.image_id)} | dict.fromkeys(guessed, len(blended.image_id))

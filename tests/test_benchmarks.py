@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from folds.assignment import load_folds
 from folds.prepare import prepare
 from folds.settings import PrepareSettings
 from folds.workspace import Workspace
 from models.backbones import resolve_backbone
 from models.settings import TrainSettings
-from tests.benchmarks import augment, epoch, input, memory, predict, recipe, step
+from tests.benchmarks import augment, epoch, input, memory, photos, predict, recipe, scale, step, store
 from tests.benchmarks import prepare as prepare_benchmark
 from tests.benchmarks.measure import Cost, by_turns, make_pictures, spread, synthetic_folds, synthetic_store
 
@@ -115,3 +116,34 @@ def test_what_fastai_wrote_is_joined_by_id(tmp_path):
     (tmp_path / "s0.json").write_text('{"per_fold": [{"seconds": 60, "tta_seconds": 30}]}')
     assert recipe.read_fastai([str(tmp_path / "s0")], folds, "probs").errors.tolist() == [0.0]
     assert recipe.read_fastai([str(tmp_path / "s0")], folds, "tta").minutes == (1.5,)
+
+
+def test_the_exponent_is_that_of_a_power_law():
+    assert scale.exponent([10, 100, 1000], [0.5, 5, 50]) == pytest.approx(1)
+    assert scale.exponent([10, 1000], [1, 10_000]) == pytest.approx(2)
+
+
+def test_every_step_of_a_made_up_work_folder_is_measured(tmp_path):
+    made = {step: scale.one(step, str(tmp_path), 400, 60, 7, 3) for step in scale.STEPS}
+    assert made["submit"]["rows"] == 60
+    assert all(one["seconds"] > 0 and one["peak_mb"] > 0 for one in made.values())
+    folds = load_folds(Workspace(tmp_path))
+    assert len(folds.group) - len(set(folds.group)) == 400 // 50
+    assert (tmp_path / "folds" / "pixels-288.u8").stat().st_blocks < 100
+
+
+def test_photos_are_made_that_prepare_takes_for_different_ones(tmp_path):
+    photos.make_photos(tmp_path / "data", 15, bases=photos.find_bases(None, tmp_path / "bases"))
+    figures = photos.one(tmp_path, 32, "raw")
+    assert (figures["files"], figures["in_groups"]) == (15, 0)
+
+
+def test_both_forms_of_the_store_are_measured(tmp_path):
+    pytest.importorskip("torchcodec")
+    make_pictures(tmp_path / "data", 16, width=60, height=40)
+    figures = store.measure(tmp_path / "data", tmp_path, 32, batch=4, repeats=1)
+    assert figures["bytes_per_image"]["raw"] == 32 * 32 * 3
+    assert figures["batches_images_per_second"].keys() == {"raw", "jpeg, 1", "jpeg, 2"}
+    qualities = figures["qualities"]
+    assert qualities["98, 4:4:4"]["psnr"] > qualities["90, 4:4:4"]["psnr"]
+    assert qualities["98, 4:4:4"]["bytes"] > qualities["90, 4:4:4"]["bytes"]

@@ -34,7 +34,7 @@ from ensemble.objective import Reduction
 from ensemble.search import Search
 from ensemble.settings import BlendSettings
 from folds.workspace import Workspace
-from tests.benchmarks.record import record
+from tests.benchmarks.record import peak_mb, record
 from tests.benchmarks.synthetic import World, make_world
 
 FULL, CLASSES, MEMBERS = 88_220, 103, (3, 9, 15)
@@ -154,12 +154,6 @@ def one_blend(root: str, n_members: str, seed: str) -> None:
     scores = {one.candidate.name: [one.in_sample, one.crossfit, one.behind_error] for one in result.scores}
     seconds, peak = time.perf_counter() - start, peak_mb()
     print(json.dumps({"seconds": seconds, "peak_mb": peak, "kept": result.blend.candidate, "scores": scores}))
-
-
-def peak_mb() -> float:
-    """The most memory that this process ever held; `getrusage` would tell that of the process that started it."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) / 1000
 
 
 def measure_fits(work: Workspace, *, seed: int) -> dict[str, Any]:

@@ -52,6 +52,12 @@ def record(benchmark: str, figures: Mapping[str, Any], *, seed: int | None = Non
     return line
 
 
+def peak_mb() -> float:
+    """The most memory that this process ever held; `getrusage` would tell that of the process that started it."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1000
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -1,0 +1,236 @@
+"""This file measures how the whole way grows: `python -m tests.benchmarks.scale [--rows 10000,100000,1000000]`.
+
+Every step runs in a process of its own on the same made-up work folder (`tests.benchmarks.million`), once, with its
+seconds (without imports) and the most memory that it ever held. The exponent is that of a power law: 1 is linear.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import cyclopts
+import numpy as np
+from cyclopts import Parameter
+
+from folds.settings import COMMA_LIST
+from folds.workspace import Workspace
+from tests.benchmarks.record import peak_mb
+from tests.benchmarks.synthetic import World
+
+FREE_GIB = 20  # of the disk, which are left to others
+MEMORY_GIB = 24
+
+
+def main(
+    *,
+    rows: Annotated[tuple[str, ...], COMMA_LIST, Parameter(help="numbers of training images")] = (
+        "10000",
+        "100000",
+        "1000000",
+    ),
+    classes: int = 500,
+    members: int = 12,
+    test_share: Annotated[float, Parameter(help="test images for each training image")] = 0.25,
+    folder: Annotated[Path | None, Parameter(help="where to make it all; a temporary folder by default")] = None,
+    record: Annotated[bool, Parameter(help="append the figures to results.jsonl")] = True,
+) -> None:
+    """Measure, print the table, and append the figures to results.jsonl."""
+    from tests.benchmarks.measure import finish
+
+    made = {}
+    for n in map(int, rows):
+        world = World(n, round(test_share * n), classes)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            made[str(n)] = measure(Path(temporary), world, members=members)
+    figures = {"classes": classes, "members": members, "test_share": test_share, "rows": made}
+    show_figures(figures)
+    finish("scale", figures, keep=record)
+
+
+def measure(folder: Path, world: World, *, members: int) -> dict[str, dict[str, float]]:
+    """Every step in its order, each in a process of its own, and a line for each."""
+    refuse_small_disk(folder, world, members=members)
+    made = {}
+    for step in STEPS:
+        made[step] = in_own_process(step, folder, world, members=members)
+        print(f"{world.n:,} {step}: {made[step]['seconds']:,.1f} s, {made[step]['peak_mb']:,.0f} MB", flush=True)
+    return made
+
+
+def refuse_small_disk(folder: Path, world: World, *, members: int) -> None:
+    from tests.benchmarks.million import bytes_needed
+
+    needed, free = bytes_needed(world, members=members) / 2**30, shutil.disk_usage(folder).free / 2**30
+    if needed + FREE_GIB > free:
+        raise SystemExit(
+            f"{world.n:,} images x {world.n_classes} classes x {members} members take {needed:.0f} GiB, and of"
+            f" {free:.0f} free ones {FREE_GIB} are left to others: fewer `--members`, a smaller `--test-share`"
+        )
+
+
+def in_own_process(step: str, folder: Path, world: World, *, members: int) -> dict[str, float]:
+    case = json.dumps([step, str(folder), world.n, world.n_test, world.n_classes, members])
+    command = [sys.executable, "-m", "tests.benchmarks.scale", "--one", case]
+    made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[2])
+    return json.loads(made.stdout.splitlines()[-1])
+
+
+def one(step: str, folder: str, n: int, n_test: int, n_classes: int, members: int) -> dict[str, float]:
+    """One step with its seconds and its peak, MB; `more` are parts of the seconds."""
+    workspace, world = Workspace(Path(folder)), World(n, n_test, n_classes)
+    work = STEPS[step]
+    work(workspace, world, members, is_rehearsal=True)  # imports
+    imported, start = peak_mb(), time.perf_counter()
+    more = work(workspace, world, members, is_rehearsal=False)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak_mb": peak_mb(), "imports_mb": imported, **(more or {})}
+
+
+Step = Callable[..., dict[str, float] | None]
+
+
+def make_images(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> None:
+    from tests.benchmarks.million import make_store
+
+    if not is_rehearsal:
+        make_store(workspace, world)
+
+
+def split_(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> None:
+    from folds.assignment import split
+    from folds.settings import SplitSettings
+
+    if not is_rehearsal:
+        split(workspace, SplitSettings(), seed=0)
+
+
+def sampler(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> None:
+    """The draw of ten epochs from the training part of a fold, against the imbalance."""
+    from models.sampling import draw_epoch, expected_repeats
+
+    if not is_rehearsal:
+        target = world.targets(0)
+        repeats = expected_repeats(target, power=0.5, most=4.0)
+        for epoch in range(10):
+            draw_epoch(repeats, np.random.default_rng([0, epoch]))
+
+
+def epoch_start(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> dict[str, float] | None:
+    """From the files to the first batch of an epoch; `plan_seconds` are those of every later epoch."""
+    import torch
+
+    from folds.assignment import load_folds
+    from folds.pixels import open_store
+    from models.batches import gather_batches
+    from models.fold_data import FoldData
+    from models.settings import TrainSettings
+
+    if is_rehearsal:
+        return None
+    start = time.perf_counter()
+    folds, store = load_folds(workspace), open_store(workspace)
+    opened = time.perf_counter()
+    data = FoldData(folds, store, fold=0, settings=TrainSettings(sampling_power=0.5), seed=0)
+    planned = time.perf_counter()
+    epoch = data.epoch(0)
+    batches = [epoch.rows[at : at + data.batch_size] for at in range(0, len(epoch.rows), data.batch_size)]
+    next(gather_batches(store.pixels, batches, torch.device("cpu")))
+    return {
+        "open_seconds": opened - start,
+        "fold_seconds": planned - opened,
+        "plan_seconds": time.perf_counter() - planned,
+    }
+
+
+def make_predictions(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> None:
+    from tests.benchmarks.million import make_members
+
+    if not is_rehearsal:
+        make_members(workspace, world, members=members)
+
+
+def blend(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> dict[str, float] | None:
+    """`blend` with all candidates and five-fold cross-fitting, from disk."""
+    import optuna  # noqa: F401
+
+    from ensemble.blend import make_blend
+    from ensemble.settings import BlendSettings
+
+    if is_rehearsal:
+        return None
+    made = make_blend(workspace, BlendSettings(), seed=0)
+    return {"crossfit": made.kept.crossfit, "undecided": made.undecided or 0.0}
+
+
+def submit(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> dict[str, float] | None:
+    from submissions.settings import SubmitSettings
+    from submissions.submission import write_submission
+
+    if is_rehearsal:
+        return None
+    return {"rows": write_submission(workspace, SubmitSettings()).rows}
+
+
+STEPS: dict[str, Step] = {
+    "make_images": make_images,
+    "split": split_,
+    "sampler": sampler,
+    "epoch_start": epoch_start,
+    "make_members": make_predictions,
+    "blend": blend,
+    "submit": submit,
+}
+
+
+def exponent(rows: Sequence[int], seconds: Sequence[float]) -> float:
+    """The e for which seconds grow as rows^e, by least squares of the logarithms; NaN for a single size."""
+    if len(rows) < 2:
+        return math.nan
+    return float(np.polyfit(np.log(rows), np.log(np.maximum(seconds, 1e-6)), 1)[0])
+
+
+def show_figures(figures: Mapping[str, Any]) -> None:
+    """Seconds at each size, the exponent over all sizes and over the last two, and the peaks."""
+    from tests.benchmarks.measure import console, show
+
+    sizes = list(map(int, figures["rows"]))
+    rows = []
+    for step in STEPS:
+        made = [figures["rows"][str(n)][step] for n in sizes]
+        seconds = [one["seconds"] for one in made]
+        rows.append(
+            (
+                step,
+                *(f"{one:,.2f}" for one in seconds),
+                f"{exponent(sizes, seconds):.2f}",
+                f"{exponent(sizes[-2:], seconds[-2:]):.2f}",
+                *(f"{one['peak_mb']:,.0f}" for one in made),
+            )
+        )
+    headings = ("step", *(f"{n:,}, s" for n in sizes), "exponent", "of the last", *(f"{n:,}, MB" for n in sizes))
+    show(
+        f"{figures['classes']} classes, {figures['members']} members, {figures['test_share']} test images",
+        headings,
+        rows,
+    )
+    peak = max(one["peak_mb"] for made in figures["rows"].values() for one in made.values())
+    console.print(f"the most memory of a step: {peak / 1024:.1f} GiB, goal {MEMORY_GIB} GiB")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(one(*json.loads(sys.argv[2]))))
+    else:
+        cyclopts.run(main)

@@ -1,0 +1,111 @@
+"""This file reads, trains and predicts from a store of JPEGs: as from raw pixels, but for what JPEG loses."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from folds.assignment import load_folds
+from folds.errors import UserError
+from folds.pixels import open_store
+from folds.prepare import prepare
+from folds.settings import PrepareSettings
+from folds.workspace import Workspace
+from models.backbones import build_network, resolve_backbone
+from models.batches import gather_batches
+from models.decoding import decoded_by
+from models.predict import predict_views
+from tests.competition import make_competition
+from tests.models.test_trainer import SETTINGS, prepared, train
+
+pytest.importorskip("torchcodec")
+CPU = torch.device("cpu")
+BATCHES = [np.array(rows) for rows in ([3, 1, 2], [0, 5, 4], [7, 7, 7], [9, 8], [1])]
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """A raw store and one of JPEGs, of the same pictures."""
+    folder = tmp_path_factory.mktemp("stores")
+    data = make_competition(folder / "data")
+    for form in ("raw", "jpeg"):
+        prepare(Workspace(folder / form), data, PrepareSettings(store_size=64, store=form, workers=1))
+    return open_store(Workspace(folder / "raw")), open_store(Workspace(folder / "jpeg"))
+
+
+def gathered(store):
+    return [batch.numpy().copy() for batch in gather_batches(store.pixels, BATCHES, CPU)]
+
+
+def test_batches_hold_the_pictures_that_pillow_decodes(stores):
+    _, jpegs = stores
+    for rows, batch in zip(BATCHES, gathered(jpegs), strict=True):
+        expected = np.stack([jpegs.pixels[row] for row in rows.tolist()]).astype(int)
+        assert np.abs(batch - expected).max() <= 2  # two releases of libjpeg may round differently
+
+
+def test_the_number_of_threads_makes_no_difference(stores):
+    _, jpegs = stores
+    one, threads = gathered(jpegs), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        several = gathered(jpegs)
+    finally:
+        torch.set_num_threads(threads)
+    assert all((a == b).all() for a, b in zip(one, several, strict=True))
+
+
+def test_predictions_differ_by_what_jpeg_loses(stores):
+    backbone = resolve_backbone("test_resnet")
+    torch.manual_seed(0)
+    network = build_network(backbone, 4, size=32).eval()
+    made = [
+        predict_views(
+            [network], store, np.arange(20), backbone=backbone, size=32, views=("centre",), batch_size=8,
+            device=CPU, precision=torch.float32, corrections=[np.zeros(4)],
+        )
+        for store in stores
+    ]  # fmt: skip
+    assert 0 < np.abs(np.exp(made[0]) - np.exp(made[1])).max() < 0.02
+
+
+def test_a_fold_that_trains_on_jpegs_has_the_same_bytes_every_time_and_others_than_on_raw_pixels(tmp_path):
+    made = {}
+    for name, form in (("one", "jpeg"), ("two", "jpeg"), ("raw", "raw")):
+        workspace = prepared(tmp_path / name)
+        prepare(workspace, tmp_path / name / "data", PrepareSettings(store_size=32, store=form, workers=1))
+        train(workspace, dataclasses.replace(SETTINGS, epochs=1), only_folds=[0])
+        made[name] = (workspace.fold("test_resnet", 0) / "oof.npz").read_bytes()
+        assert load_folds(workspace).digest == load_folds(prepared(tmp_path / f"{name}-again")).digest
+    assert made["one"] == made["two"] != made["raw"]
+
+
+def test_a_damaged_jpeg_is_named_with_the_way_out(tmp_path, stores):
+    _, jpegs = stores
+    broken = tmp_path / "broken.jpegs"
+    data = bytearray(jpegs.pixels.path.read_bytes())
+    start, n_bytes, _ = jpegs.pixels.index[5].item()
+    data[start : start + n_bytes] = bytes(n_bytes)
+    broken.write_bytes(data)
+    store = dataclasses.replace(jpegs, pixels=dataclasses.replace(jpegs.pixels, path=broken))
+    with pytest.raises(UserError, match=r"^a JPEG of the pixel store does not decode, in row 5 or one ") as caught:
+        gathered(store)
+    assert "python run.py prepare DATA" in str(caught.value.hint)
+
+
+def test_decoding_on_a_gpu_needs_one(stores):
+    raw, jpegs = stores
+    assert decoded_by(raw, "gpu", CPU) is raw
+    with pytest.raises(UserError, match=r"^`--jpeg-decoder gpu` needs a GPU, and the device is the CPU$"):
+        decoded_by(jpegs, "gpu", CPU)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_decodes_within_a_few_grey_levels_of_a_cpu(stores):
+    _, jpegs = stores
+    device = torch.device("cuda")
+    on_gpu = decoded_by(jpegs, "gpu", device)
+    for expected, batch in zip(gathered(jpegs), gather_batches(on_gpu.pixels, BATCHES, device), strict=True):
+        assert np.abs(batch.cpu().numpy().astype(int) - expected).mean() < 2
