@@ -15,6 +15,8 @@ data=${1:?usage: sbatch examples/slurm.sh DATA [flags]}
 shift
 . .venv/bin/activate
 export RAY_USAGE_STATS_ENABLED=0
+export RAY_AUTH_MODE=token # without, whoever reaches Ray's ports can run code; the token lies in your home, for all nodes
+ray get-auth-token --generate >/dev/null
 
 # A Ray node on each node of the allocation; two allocations on one machine have ports of their own.
 head=$(hostname)

@@ -63,7 +63,7 @@ def _connect(ray: Any, engine: EngineSettings) -> None:
             log_to_driver=False,  # what a job says comes as events
             **alone,
         )
-    except (ConnectionError, RuntimeError, ValueError) as err:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as err:
         if engine.address is None:
             raise
         reason = str(err).strip().partition("\n")[0].rstrip(".")

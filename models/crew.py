@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
-
-import torch
 
 from folds.engine import EngineSettings
 from folds.errors import CannotWriteError, UserError
@@ -16,6 +14,7 @@ from folds.locks import POLL_SECONDS, Holder
 from folds.track import Track
 from models.events import FoldHeld, FoldMoved, JobEvent, JobProgress
 from models.hand import Broke, Ended, Errand, Hand, Place
+from models.needs import Needs, find_needs, machines
 
 MOST_MOVES = 3  # an errand whose process died is begun again so often, and then it has failed
 MOST_FALSE_STARTS = 3  # times in a row that processes died before they could do anything
@@ -41,29 +40,12 @@ class Over:
     error: BaseException | None = None
 
 
-@dataclass(frozen=True)
-class _Needs:
-    """Shares of GPUs, cores, and the machines that it must not be, by Ray's names for them."""
-
-    gpus: float
-    cpus: int
-    avoid: frozenset[str] = frozenset()
-
-    def fits(self, machine: Mapping[str, Any]) -> bool:
-        there = machine["Resources"]
-        return bool(
-            machine["NodeID"] not in self.avoid
-            and there.get("GPU", 0) >= self.gpus
-            and there.get("CPU", 0) >= self.cpus
-        )
-
-
 @dataclass(eq=False)
 class _Open:
     """An errand that is not over: how often its process died, when it may be begun (time.monotonic), whom it awaits."""
 
     errand: Errand
-    needs: _Needs
+    needs: Needs
     deaths: int = 0
     not_before: float = 0.0
     told: Holder | None = None
@@ -74,7 +56,7 @@ class _Member:
     """A process on Ray, an actor, and what is to come of it: its place at first, then what its errand says."""
 
     actor: Any
-    needs: _Needs
+    needs: Needs
     answer: Any
     place: Place | None = None
     has: _Open | None = None
@@ -95,7 +77,7 @@ class Crew:
 
     def send(self, errand: Errand) -> None:
         """Take an errand on. Raises UserError where no machine of Ray has what it needs."""
-        self.open.append(_Open(errand, self._needs(errand)))
+        self.open.append(_Open(errand, find_needs(self.ray, self.engine, run=errand.run, device=errand.device)))
 
     def events(self) -> Iterator[JobEvent | JobProgress | Over]:
         """What the errands say, and `Over` for each at its end, until all are over; more may be sent meanwhile.
@@ -115,25 +97,6 @@ class Crew:
         finally:
             for member in list(self.members):
                 self._end(member)
-
-    def _needs(self, errand: Errand) -> _Needs:
-        machines = self._machines()
-        has_gpus = any("GPU" in one["Resources"] for one in machines)
-        if errand.device == "cuda" and not has_gpus:
-            raise UserError(f"no machine of Ray has a GPU, and {errand.run} wants one", hint="`--device cpu`")
-        gpus = self.engine.gpus_per_job if has_gpus and errand.device != "cpu" else 0.0
-        most = int(max((one["Resources"].get("CPU", 0) for one in machines if _Needs(gpus, 0).fits(one)), default=0))
-        own = 1 if gpus else max(1, min(torch.get_num_threads(), most))
-        needs = _Needs(gpus, self.engine.cpus_per_job or own)
-        if not any(needs.fits(one) for one in machines):
-            raise UserError(
-                f"a job is to get {needs.cpus} cores, and the largest machine of Ray for it has {most}",
-                hint=f"`--cpus-per-job {max(most, 1)}`",
-            )
-        return needs
-
-    def _machines(self) -> list[dict[str, Any]]:
-        return [machine for machine in self.ray.nodes() if machine["Alive"]]
 
     def _staff(self) -> None:
         """Give idle processes what waits, the costliest first; start as many more as there are errands, no more."""
@@ -156,12 +119,12 @@ class Crew:
     def _forgive(self) -> None:
         """Let errands go where their processes died, once no other machine is left for them."""
         shunning = [one for one in self.open if one.needs.avoid]
-        machines = self._machines() if shunning else []
+        there = machines(self.ray) if shunning else []
         for one in shunning:
-            if not any(one.needs.fits(machine) for machine in machines):
+            if not any(one.needs.fits(machine) for machine in there):
                 one.needs = replace(one.needs, avoid=frozenset())
 
-    def _start(self, needs: _Needs) -> _Member:
+    def _start(self, needs: Needs) -> _Member:
         environ = {"OMP_NUM_THREADS": str(needs.cpus), "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "20000")}
         elsewhere = {"label_selector": {"ray.io/node-id": f"!in({','.join(sorted(needs.avoid))})"}}
         options: dict[str, Any] = elsewhere if needs.avoid else {"scheduling_strategy": "SPREAD"}
