@@ -95,11 +95,13 @@ Runs = Annotated[tuple[str, ...], COMMA_LIST, Parameter(help="runs, by name")]
 @app.command(name="all", sort_key=0)
 def all_(data: Data, *, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_TOML) -> str:
     """Prepare, split, train every backbone x fold, blend, submit; goes on where it was stopped."""
+    from folds.ray_cluster import refuse_without_ray
     from models.jobs import refuse_early
     from models.trackers import refuse_absent
 
     deadline = every.limit.deadline(time.monotonic())
     refuse_absent(every.follow)
+    refuse_without_ray(every.engine)
     refuse_early(Workspace(every.top.work), plans(every.train), every.predict)
     with screen().living():
         return go_the_way(data, every, deadline=deadline)
@@ -109,7 +111,7 @@ def go_the_way(data: Path, every: Every, *, deadline: float | None) -> str:
     """All steps; returns the next command."""
     from ensemble.runs import list_runs
 
-    prepare_data(data, every.prepare, every.train, top=every.top)
+    prepare_data(data, every.prepare, every.train, engine=every.engine, top=every.top)
     split_(split=every.split, top=every.top)
     trained = train_folds(
         every.train, every.predict, every.follow, engine=every.engine, top=every.top, deadline=deadline
@@ -128,21 +130,28 @@ def go_the_way(data: Path, every: Every, *, deadline: float | None) -> str:
 
 @app.command(name="prepare", sort_key=1)
 def prepare_(
-    data: Data, *, prepare: Prepare = PrepareSettings(), top: TopFlags = Top(), config: Config = KIT_TOML
+    data: Data,
+    *,
+    prepare: Prepare = PrepareSettings(),
+    engine: Engine = EngineSettings(),
+    top: TopFlags = Top(),
+    config: Config = KIT_TOML,
 ) -> str:
     """Scan and decode every file, find duplicates, write the manifest and the pixel store."""
-    prepare_data(data, prepare, KIT.in_file().train, top=top)
+    prepare_data(data, prepare, KIT.in_file().train, engine=engine, top=top)
     return following("split")
 
 
-def prepare_data(data: Path, prepare: PrepareSettings, train: TrainSettings, *, top: Top) -> None:
+def prepare_data(
+    data: Path, prepare: PrepareSettings, train: TrainSettings, *, engine: EngineSettings, top: Top
+) -> None:
     """`prepare`, with a store as large as the runs need it where its size is not set."""
     from folds import prepare as room
     from folds.tables import prepare_tables
 
     workspace, size = Workspace(top.work), prepare.store_size or needed_size(train)
     with alone(workspace, "folds", is_to_write=room.is_apart(workspace, data)):
-        made = room.prepare(workspace, data, prepare, needed_size=size, track=track())
+        made = room.prepare(workspace, data, prepare, needed_size=size, engine=engine, track=track())
     show(prepare_tables(made))
 
 

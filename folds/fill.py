@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,13 +16,14 @@ from folds.facts import Key, key_of
 from folds.jpegs import CHANNELS, INDEX, JpegPixels, slot_bytes
 from folds.listing import File
 from folds.pixels import Pixels, map_pixels
-from folds.rows import Row, RowTask, write_row
+from folds.rows import Row, RowTask
 from folds.settings import StoreForm
 from folds.track import Track
-from folds.workers import Casualty, in_processes
+from folds.workers import Casualty
 from folds.workspace import reserve
 
 PASSING = ("crashed the decoder", "took the decoder", "cannot be read")  # faults that another day may not have
+Decode: TypeAlias = Callable[[Sequence[RowTask]], Iterator[tuple[int, Row | Casualty]]]
 ROWS_AT_A_TIME = 16  # when rows are moved or copied: 4 MB at 288 pixels
 
 
@@ -48,14 +50,15 @@ def fill(
     *,
     size: int,
     form: StoreForm,
-    workers: int | None,
+    decode: Decode,
     known: Mapping[Key, Facts],
     old: OldRows | None,
     track: Track,
 ) -> Filled:
     """Write the picture of item i at row i of the file `path`; rows of unreadable files stay holes.
 
-    known  facts of unchanged files: those whose row is in `old`, or that are unreadable, are not decoded
+    decode  has files decoded into their rows, and yields what became of each, by its position
+    known   facts of unchanged files: those whose row is in `old`, or that are unreadable, are not decoded
     Raises OSError where the disk has no room for them.
     """
     items = dataset.items
@@ -67,8 +70,7 @@ def fill(
     todo = [slot for slot, fact in enumerate(facts) if fact is None]
     root, store = str(dataset.root), str(path)  # joined as text: pathlib takes 10 us for each
     tasks = [RowTask(os.path.join(root, items[slot].file.path), store, slot, size, form) for slot in todo]
-    answers = in_processes(write_row, tasks, workers=workers or os.cpu_count() or 1)
-    for at, answer in track(answers, what="decode", total=len(tasks)):
+    for at, answer in track(decode(tasks), what="decode", total=len(tasks)):
         row = Row(Facts(notes=answer.why)) if isinstance(answer, Casualty) else answer
         facts[todo[at]] = row.facts
         if row.errno:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,21 @@ import pandas as pd
 from folds.classes import class_order
 from folds.dataset import Dataset, find_dataset
 from folds.decode import Facts
+from folds.engine import SEQUENTIAL, EngineSettings
 from folds.errors import UserError, first_few
 from folds.facts import Key, read_facts, write_facts
-from folds.fill import OldRows, fill, keep_rows
+from folds.fill import Decode, OldRows, fill, keep_rows
 from folds.jpegs import JpegPixels, pack, refuse_without_decoder
 from folds.judge import make_manifest
 from folds.left_out import left_out_path, write_left_out
 from folds.manifest import USABLE, read_manifest, sample_path, usable_rows, write_manifest
 from folds.pixels import VERSION, Pixels, all_stores, open_store, store_path, write_head
+from folds.ray_rows import rows_on_ray
 from folds.relabel import relabel, relabel_note
 from folds.rows import write_row
 from folds.settings import PrepareSettings, StoreForm
 from folds.track import Track, silently
-from folds.workers import start_early
+from folds.workers import in_processes, start_early
 from folds.workspace import Workspace, digest, read_json, replacing, sweep, write_bytes, write_json
 
 KNOWN_SHARE = 0.5  # of the files that the work folder was made from must still be there, else it is other data
@@ -53,10 +57,17 @@ class PrepareResult:
 
 
 def prepare(
-    workspace: Workspace, data: Path, settings: PrepareSettings, *, needed_size: int = 288, track: Track = silently
+    workspace: Workspace,
+    data: Path,
+    settings: PrepareSettings,
+    *,
+    needed_size: int = 288,
+    engine: EngineSettings = SEQUENTIAL,
+    track: Track = silently,
 ) -> PrepareResult:
     """Bring manifest and pixel store up to date with the data: what is unchanged is kept, the rest is decoded.
 
+    engine       its address names a cluster, all machines of which decode; else the cores of this machine do
     needed_size  side in pixels that the store must have where the settings name none; a larger one that is there stays
     Raises UserError where the data cannot be used, lies around the work folder, or is not what the folder was made of.
     """
@@ -76,7 +87,8 @@ def prepare(
     if before == state and _is_whole(workspace):
         manifest, decoded, unchanged = read_manifest(workspace), 0, True
     else:
-        manifest, decoded = _make(workspace, dataset, settings, before=before, track=track)
+        decode = _decode(settings, engine)
+        manifest, decoded = _make(workspace, dataset, settings, before=before, decode=decode, track=track)
         unchanged = False
         write_json(state_path(workspace), state)
     seconds = time.perf_counter() - start
@@ -105,7 +117,13 @@ def state_path(workspace: Workspace) -> Path:
 
 
 def _make(
-    workspace: Workspace, dataset: Dataset, settings: PrepareSettings, *, before: dict[str, Any], track: Track
+    workspace: Workspace,
+    dataset: Dataset,
+    settings: PrepareSettings,
+    *,
+    before: dict[str, Any],
+    decode: Decode,
+    track: Track,
 ) -> tuple[pd.DataFrame, int]:
     """Make everything and write it in an order that a kill leaves either whole or known to be unfinished."""
     known = read_facts(workspace)
@@ -117,8 +135,8 @@ def _make(
         known = {}
     sweep(workspace.folds)
     with replacing(store_path(workspace, size, form)) as temporary:
-        old, workers = _old_rows(workspace, known), settings.workers
-        filled = fill(temporary, dataset, size=size, form=form, workers=workers, known=known, old=old, track=track)
+        old = _old_rows(workspace, known)
+        filled = fill(temporary, dataset, size=size, form=form, decode=decode, known=known, old=old, track=track)
         manifest = make_manifest(dataset.items, filled.facts, filled.pixels, settings)
         _refuse_unusable(manifest)
         rows = np.flatnonzero(manifest["status"] == USABLE)
@@ -135,6 +153,13 @@ def _make(
         if other != store_path(workspace, size, form):
             other.unlink()
     return manifest, filled.decoded
+
+
+def _decode(settings: PrepareSettings, engine: EngineSettings) -> Decode:
+    """Who decodes: processes of this machine, as many as it has cores, or all machines of a cluster."""
+    if engine.address is not None:
+        return partial(rows_on_ray, engine=engine)
+    return partial(in_processes, write_row, workers=settings.workers or os.cpu_count() or 1)
 
 
 def _keep(path: Path, pixels: Pixels, rows: np.ndarray) -> dict[str, Any]:

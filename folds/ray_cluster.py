@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def on_ray(engine: EngineSettings) -> Iterator[Any]:
     A Ray that is started here takes all GPUs and cores of this machine, and its processes end with this one, even if
     that is killed. Raises UserError where Ray is not installed or the cluster cannot be joined.
     """
+    refuse_without_ray(engine)
     ray = _import_ray()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -37,12 +39,16 @@ def on_ray(engine: EngineSettings) -> Iterator[Any]:
         ray.shutdown()
 
 
+def refuse_without_ray(engine: EngineSettings) -> None:
+    """Refuse Ray, before any work, where it is not installed; it is not imported for that."""
+    if engine.is_ray and find_spec("ray") is None:
+        raise UserError("Ray is not installed here", hint="`pip install -e '.[ray]'`")
+
+
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read at import: nothing is reported to anybody
-    try:
-        import ray
-    except ModuleNotFoundError as err:
-        raise UserError("Ray is not installed here", hint="`pip install -e '.[ray]'`") from err
+    import ray
+
     return ray
 
 
@@ -57,7 +63,7 @@ def _connect(ray: Any, engine: EngineSettings) -> None:
             log_to_driver=False,  # what a job says comes as events
             **alone,
         )
-    except (ConnectionError, RuntimeError, ValueError) as err:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as err:
         if engine.address is None:
             raise
         reason = str(err).strip().partition("\n")[0].rstrip(".")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from folds.decode import Facts, decode
-from folds.jpegs import encode, slot_bytes
+from folds.jpegs import CHANNELS, encode, slot_bytes
 
 if TYPE_CHECKING:
     from folds.settings import StoreForm  # whose import of cyclopts would cost each process
@@ -46,15 +46,19 @@ def write_row(task: RowTask) -> Row:
     if pixels is None:
         return Row(facts)
     data = encode(pixels) if task.form == "jpeg" else pixels.tobytes()
-    room = slot_bytes(task.size) if task.form == "jpeg" else len(data)
     try:
-        _write(_open_rows(task.store), memoryview(data), at=task.slot * room)
+        write_all(_open_rows(task.store), memoryview(data), at=task.slot * slot_room(task))
     except OSError as err:
         return Row(facts, errno=err.errno or EIO)
     return Row(facts, len(data), zlib.crc32(data) if task.form == "jpeg" else 0)
 
 
-def _write(file: BinaryIO, data: memoryview, *, at: int) -> None:
+def slot_room(task: RowTask) -> int:
+    """Bytes from one slot of the file to the next."""
+    return slot_bytes(task.size) if task.form == "jpeg" else task.size**2 * CHANNELS
+
+
+def write_all(file: BinaryIO, data: memoryview, *, at: int) -> None:
     """All of the data: a disk that is nearly full takes a part of it, and refuses the rest."""
     file.seek(at)
     while len(data):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
-
-import torch
 
 from folds.engine import EngineSettings
 from folds.errors import CannotWriteError, UserError
@@ -16,11 +14,19 @@ from folds.locks import POLL_SECONDS, Holder
 from folds.track import Track
 from models.events import FoldHeld, FoldMoved, JobEvent, JobProgress
 from models.hand import Broke, Ended, Errand, Hand, Place
+from models.needs import Needs, find_needs, machines
 
 MOST_MOVES = 3  # an errand whose process died is begun again so often, and then it has failed
-MOST_FALSE_STARTS = 3  # processes in a row that died before they could do anything
+MOST_FALSE_STARTS = 3  # times in a row that processes died before they could do anything
+REST_SECONDS = 5.0  # after such a time: a machine that goes takes all with it that were to start there
 WAIT_SECONDS = 1.0  # for something to be said
 STOP_SECONDS = 4.0  # for errands to end at their next batch; `folds.stopping` leaves a command seven seconds in all
+
+DEATHS = {  # what Ray's errors say in many lines
+    "ActorDiedError": "its process has died",
+    "ActorUnavailableError": "its machine does not answer",
+    "OutOfMemoryError": "Ray ended its process, since memory was short",
+}
 
 Cost: TypeAlias = Callable[[Errand], float]
 
@@ -34,29 +40,12 @@ class Over:
     error: BaseException | None = None
 
 
-@dataclass(frozen=True)
-class _Needs:
-    """Shares of GPUs, cores, and the machines that it must not be, by Ray's names for them."""
-
-    gpus: float
-    cpus: int
-    avoid: frozenset[str] = frozenset()
-
-    def fits(self, machine: Mapping[str, Any]) -> bool:
-        there = machine["Resources"]
-        return bool(
-            machine["NodeID"] not in self.avoid
-            and there.get("GPU", 0) >= self.gpus
-            and there.get("CPU", 0) >= self.cpus
-        )
-
-
 @dataclass(eq=False)
 class _Open:
     """An errand that is not over: how often its process died, when it may be begun (time.monotonic), whom it awaits."""
 
     errand: Errand
-    needs: _Needs
+    needs: Needs
     deaths: int = 0
     not_before: float = 0.0
     told: Holder | None = None
@@ -67,7 +56,7 @@ class _Member:
     """A process on Ray, an actor, and what is to come of it: its place at first, then what its errand says."""
 
     actor: Any
-    needs: _Needs
+    needs: Needs
     answer: Any
     place: Place | None = None
     has: _Open | None = None
@@ -84,11 +73,11 @@ class Crew:
         self.ray, self.engine, self.cost, self.track = ray, engine, cost, track
         self.open: list[_Open] = []
         self.members: list[_Member] = []
-        self.false_starts = 0
+        self.false_starts, self.rests_until = 0, 0.0
 
     def send(self, errand: Errand) -> None:
         """Take an errand on. Raises UserError where no machine of Ray has what it needs."""
-        self.open.append(_Open(errand, self._needs(errand)))
+        self.open.append(_Open(errand, find_needs(self.ray, self.engine, run=errand.run, device=errand.device)))
 
     def events(self) -> Iterator[JobEvent | JobProgress | Over]:
         """What the errands say, and `Over` for each at its end, until all are over; more may be sent meanwhile.
@@ -109,25 +98,6 @@ class Crew:
             for member in list(self.members):
                 self._end(member)
 
-    def _needs(self, errand: Errand) -> _Needs:
-        machines = self._machines()
-        has_gpus = any("GPU" in one["Resources"] for one in machines)
-        if errand.device == "cuda" and not has_gpus:
-            raise UserError(f"no machine of Ray has a GPU, and {errand.run} wants one", hint="`--device cpu`")
-        gpus = self.engine.gpus_per_job if has_gpus and errand.device != "cpu" else 0.0
-        most = int(max((one["Resources"].get("CPU", 0) for one in machines if _Needs(gpus, 0).fits(one)), default=0))
-        own = 1 if gpus else max(1, min(torch.get_num_threads(), most))
-        needs = _Needs(gpus, self.engine.cpus_per_job or own)
-        if not any(needs.fits(one) for one in machines):
-            raise UserError(
-                f"a job is to get {needs.cpus} cores, and the largest machine of Ray for it has {most}",
-                hint=f"`--cpus-per-job {max(most, 1)}`",
-            )
-        return needs
-
-    def _machines(self) -> list[dict[str, Any]]:
-        return [machine for machine in self.ray.nodes() if machine["Alive"]]
-
     def _staff(self) -> None:
         """Give idle processes what waits, the costliest first; start as many more as there are errands, no more."""
         self._forgive()
@@ -140,7 +110,8 @@ class Crew:
         for needs in {one.needs for one in self.open} | {member.needs for member in self.members}:
             alike = [member for member in self.members if member.needs == needs]
             lacking = sum(one.needs == needs for one in self.open) - len(alike)
-            self.members += [self._start(needs) for _ in range(lacking)]
+            if time.monotonic() >= self.rests_until:
+                self.members += [self._start(needs) for _ in range(lacking)]
             spare = sorted((member for member in alike if member.has is None), key=lambda member: member.is_idle)
             for member in spare[: max(-lacking, 0)]:
                 self._end(member)
@@ -148,12 +119,12 @@ class Crew:
     def _forgive(self) -> None:
         """Let errands go where their processes died, once no other machine is left for them."""
         shunning = [one for one in self.open if one.needs.avoid]
-        machines = self._machines() if shunning else []
+        there = machines(self.ray) if shunning else []
         for one in shunning:
-            if not any(one.needs.fits(machine) for machine in machines):
+            if not any(one.needs.fits(machine) for machine in there):
                 one.needs = replace(one.needs, avoid=frozenset())
 
-    def _start(self, needs: _Needs) -> _Member:
+    def _start(self, needs: Needs) -> _Member:
         environ = {"OMP_NUM_THREADS": str(needs.cpus), "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "20000")}
         elsewhere = {"label_selector": {"ray.io/node-id": f"!in({','.join(sorted(needs.avoid))})"}}
         options: dict[str, Any] = elsewhere if needs.avoid else {"scheduling_strategy": "SPREAD"}
@@ -216,9 +187,7 @@ class Crew:
     def _died(self, one: _Open | None, place: Place | None, why: BaseException) -> Iterator[JobEvent | Over]:
         """What becomes of an errand whose process is gone: it waits for another machine, or has failed."""
         if one is None:
-            self.false_starts += 1
-            if self.false_starts > MOST_FALSE_STARTS:
-                raise UserError(f"no process can be started on Ray: {_reason(why)}", hint="`ray status` may say more")
+            self._count_false_start(why)
             return
         one.deaths += 1
         if one.deaths > MOST_MOVES:
@@ -226,7 +195,15 @@ class Crew:
             yield Over(one.errand, error=why)
             return
         one.needs = replace(one.needs, avoid=one.needs.avoid | ({place.node} if place else set()))
-        yield _event(one, FoldMoved(one.errand.run, one.errand.fold, _reason(why)))
+        clause = DEATHS.get(type(why).__name__) or _last_line(why)
+        yield _event(one, FoldMoved(one.errand.run, one.errand.fold, clause))
+
+    def _count_false_start(self, why: BaseException) -> None:
+        if time.monotonic() < self.rests_until:
+            return  # one of several that died together
+        self.false_starts, self.rests_until = self.false_starts + 1, time.monotonic() + REST_SECONDS
+        if self.false_starts > MOST_FALSE_STARTS:
+            raise UserError(f"no process can be started on Ray: {_last_line(why)}", hint="`ray status` may say more")
 
     def _stop(self, stop: BaseException) -> None:
         """Let the errands at work end at their next batch; what each says of that becomes a note."""
@@ -251,7 +228,6 @@ def _event(one: _Open, event: Any, place: Place | None = None) -> JobEvent:
     return JobEvent(one.errand.run, one.errand.fold, event, place.name if place else "")
 
 
-def _reason(err: BaseException) -> str:
-    """Why a process is gone, in one clause."""
+def _last_line(err: BaseException) -> str:
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
     return f"{type(err).__name__}: {lines[-1].rstrip('.')}" if lines else type(err).__name__

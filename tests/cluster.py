@@ -112,16 +112,3 @@ def workers(folder: Path) -> dict[str, int]:
         if is_alive(pid):
             found[path.stem] = pid
     return found
-
-
-def started_with(words: str) -> list[int]:
-    """The processes on this machine whose command line holds these words."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if words in line and is_alive(int(path.parent.name)):
-            found.append(int(path.parent.name))
-    return found

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from folds import fill, manifest
+from folds import manifest
+from folds import prepare as room
 from folds.decode import Facts, decode
 from folds.prepare import PrepareResult, prepare
 from folds.rows import RowTask, write_row
@@ -104,7 +105,7 @@ def test_a_picture_that_takes_a_decoder_half_a_minute_is_given_up_after_ten_seco
 
 def test_a_decoder_that_kills_its_process_costs_that_file_only(tmp_path, monkeypatch):
     count("mutated files", 2)
-    monkeypatch.setattr(fill, "write_row", write_row_or_die)
+    monkeypatch.setattr(room, "write_row", write_row_or_die)
     result = survive(tmp_path, [("segv.jpg", b"\xff\xd8\xff"), ("kill.jpg", b"\xff\xd8\xff")])
     reasons = told(result)
     assert (reasons["segv.jpg"], reasons["kill.jpg"]) == ("crashed the decoder", "crashed the decoder")

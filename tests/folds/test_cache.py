@@ -1,0 +1,88 @@
+"""This file copies pixel stores to another folder: once, whole, and only pixels that are what was written."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from folds.cache import MARK, cached
+from folds.errors import UserError
+from folds.pixels import open_store
+from folds.prepare import prepare
+from folds.settings import PrepareSettings
+from folds.workspace import Workspace
+from tests.competition import make_competition
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    made = Workspace(tmp_path / "work")
+    prepare(made, make_competition(tmp_path / "data"), PrepareSettings(store_size=32, workers=1))
+    return made
+
+
+def inodes(folder):
+    return {path.name: path.stat().st_ino for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_copy_holds_the_same_pixels_and_is_made_once(workspace, tmp_path):
+    copy = cached(workspace, tmp_path / "disk")
+    here, there = open_store(workspace), open_store(copy)
+    assert (np.array(here.pixels) == np.array(there.pixels)).all()
+    assert here.image_id.tolist() == there.image_id.tolist()
+    before = inodes(tmp_path / "disk")
+    assert cached(workspace, tmp_path / "disk").root == copy.root
+    assert inodes(tmp_path / "disk") == before
+    assert cached(workspace, None) is workspace
+
+
+def test_a_copy_that_was_touched_or_is_not_whole_is_made_anew(workspace, tmp_path):
+    copy = cached(workspace, tmp_path / "disk")
+    expected = (copy.folds / "pixels-32.u8").read_bytes()
+    (copy.folds / "pixels-32.u8").write_bytes(expected[:-1] + b"x")
+    cached(workspace, tmp_path / "disk")
+    assert (copy.folds / "pixels-32.u8").read_bytes() == expected
+    (copy.root / MARK).unlink()  # as after a kill in the middle
+    (copy.folds / "pixels-32.u8").unlink()
+    cached(workspace, tmp_path / "disk")
+    assert (copy.folds / "pixels-32.u8").read_bytes() == expected
+
+
+def test_damaged_pixels_are_found_while_they_are_copied_and_nothing_is_left(workspace, tmp_path):
+    path = workspace.folds / "pixels-32.u8"
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"holds other pixels than were written, of 0/0-0\.jpg"):
+        cached(workspace, tmp_path / "disk")
+    assert [found for found in (tmp_path / "disk").rglob("*") if found.is_file()] == []
+
+
+def test_the_copy_of_an_older_store_is_removed(workspace, tmp_path):
+    old = cached(workspace, tmp_path / "disk")
+    prepare(workspace, tmp_path / "data", PrepareSettings(store_size=48, workers=1))
+    new = cached(workspace, tmp_path / "disk")
+    assert open_store(new).size == 48
+    assert not old.root.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(workspace, tmp_path):
+    (tmp_path / "disk").write_text("a file in its place")
+    with pytest.raises(UserError, match=r"^the pixels cannot be copied: cannot write"):
+        cached(workspace, tmp_path / "disk")
+
+
+def test_of_processes_that_come_at_once_one_copies(workspace, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from folds.cache import cached; from folds.workspace import Workspace\n"
+        "copied = []\n"
+        "def track(items, *, what, **_):\n"
+        "    copied.append(what.startswith('copy'))\n"
+        "    yield from items\n"
+        "cached(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), track=track); print(sum(copied))\n"
+    )
+    words = [sys.executable, "-c", code, str(workspace.root), str(tmp_path / "disk")]
+    crew = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) for _ in range(3)]
+    assert sorted(process.communicate(timeout=60)[0] for process in crew) == ["0\n", "0\n", "1\n"]
