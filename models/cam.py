@@ -41,7 +41,8 @@ def class_maps(workspace: Workspace, run: str, image_id: str, *, fold: int, labe
     seen = network_input(pixels, boxes, size=loaded.size, backbone=loaded.backbone)
     heat = grad_cam(loaded.network, seen, [folds.classes.index(label) for label in labels])
     if heat is None:
-        raise UserError(f"{run}: {loaded.backbone.tag} keeps no map of the picture behind its last layer")
+        size = f"{loaded.size} x {loaded.size} pixels"
+        raise UserError(f"{run}: {loaded.backbone.tag} keeps no map of the picture behind its last layer at {size}")
     left, top, right, bottom = (float(edge) for edge in boxes[0])
     return ClassMaps(run, fold, tuple(labels), heat, (left, top, right, bottom))
 
