@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from ensemble.settings import AddSettings, BlendSettings, FileSettings
+from folds.completion import NAME, Shell, completion_script
 from folds.errors import UserError, visible
 from folds.kit import FLAT, Kit
 from folds.kit_toml import to_toml
@@ -502,6 +503,14 @@ def settings_(*, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_T
     values = [(one.name, getattr(every, one.name)) for one in fields(Every)]
     origin = {one.name: KIT.origin(one.name) for _, settings in values for one in fields(settings)}
     sys.stdout.write(to_toml(values, origin=origin, runs=KIT.toml.runs))
+
+
+@app.command(name="completion", sort_key=11)
+def completion_(shell: Shell) -> None:
+    """Print what lets a shell complete commands and flags: `eval "$(python run.py completion bash)"`."""
+    generated = app.generate_completion(prog_name=NAME, shell=shell)
+    here = Path(__file__).resolve()
+    sys.stdout.write(completion_script(generated, shell, python=Path(sys.executable), script=here))
 
 
 @app.command(name="demo", sort_key=12)
