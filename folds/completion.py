@@ -45,7 +45,11 @@ function __foldblend_python
     set -l words (commandline -opc)
     test (count $words) -ge 2; and test (realpath -- $words[2] 2>/dev/null) = {script}
 end
+function __foldblend_first
+    __foldblend_python; and test (count (commandline -opc)) -eq 2
+end
 for name in python python3
+{commands}
     complete -c $name -f -n __foldblend_python -a '(
         set -l words (commandline -opc)
         set -e words[1 2]
@@ -62,4 +66,11 @@ def completion_script(generated: str, shell: Shell, *, python: Path, script: Pat
     generated  cyclopts' script for a program called NAME
     """
     added = ADDED[shell].replace("{python}", shlex.quote(str(python))).replace("{script}", shlex.quote(str(script)))
-    return f"{generated.rstrip()}\n{added}"
+    return f"{generated.rstrip()}\n{added.replace('{commands}', _commands(generated))}"
+
+
+def _commands(generated: str) -> str:
+    """Fish's lines for the commands, as they are to be offered behind `python run.py`: fish counts words by itself."""
+    mine = f"complete -c {NAME} -n __fish_use_subcommand "
+    lines = [line for line in generated.splitlines() if line.startswith(mine)]
+    return "\n".join(f"    complete -c $name -f -n __foldblend_first {line.removeprefix(mine)}" for line in lines)

@@ -22,7 +22,7 @@ def completed(words, *, function):
     script = completion_script(
         run.app.generate_completion(prog_name=NAME, shell="bash"), "bash", python=Path(sys.executable), script=SCRIPT
     )
-    asked = script + ASK_BASH.format(words=" ".join(words), function=function)
+    asked = script + ASK_BASH.format(words=" ".join(map(str, words)), function=function)
     done = subprocess.run(["bash", "-c", asked], cwd=SCRIPT.parent, capture_output=True, text=True, check=True)
     return done.stdout.split()
 
