@@ -18,13 +18,13 @@ NAME = 12  # columns that a run's name has at least, for a table with a cell for
 CELL = 8  # columns of a fold's cell: `0.0126`, `42%`, `failed`
 
 
-def board_lines(board: Board, columns: int, lines: int, *, is_ascii: bool = False) -> list[Text]:
+def board_lines(board: Board, columns: int, lines: int) -> list[Text]:
     """At most so many lines: the counts and the time left, the jobs that run, the table of all, as they fit."""
     if not board.jobs or lines < 1:
         return []
     head = _head(board, columns)[:lines]
     room = lines - len(head)
-    running = _running_lines(board.running, columns, room, is_ascii=is_ascii)
+    running = _running_lines(board.running, columns, room)
     made = [*head, *running, *_table(board, columns, room - len(running))]
     for line in made:
         line.truncate(columns, overflow="ellipsis")
@@ -43,13 +43,13 @@ def _head(board: Board, columns: int) -> list[Text]:
     return [Text(part, style="bold") for part in (said, left) if part]
 
 
-def _running_lines(running: Sequence[JobState], columns: int, lines: int, *, is_ascii: bool) -> list[Text]:
+def _running_lines(running: Sequence[JobState], columns: int, lines: int) -> list[Text]:
     """A line for each running job, and its last scores below it where two thirds of the room suffice for both."""
     shown = running if len(running) <= lines else running[: max(lines - 1, 0)]
     pairs = 2 * len(shown) <= max(2 * lines // 3, 2)
     made = []
     for job in shown:
-        made.append(_running_line(job, columns, is_ascii=is_ascii))
+        made.append(_running_line(job, columns))
         if pairs and job.row is not None:
             made.append(_scores(job, columns))
     if len(shown) < len(running) and lines:
@@ -57,7 +57,7 @@ def _running_lines(running: Sequence[JobState], columns: int, lines: int, *, is_
     return made[:lines]
 
 
-def _running_line(job: JobState, columns: int, *, is_ascii: bool) -> Text:
+def _running_line(job: JobState, columns: int) -> Text:
     progress = job.progress
     if progress is None or not progress.total:
         what = f"epoch {job.epoch}/{job.epochs} done" if job.epoch else "begins"
@@ -73,7 +73,7 @@ def _running_line(job: JobState, columns: int, *, is_ascii: bool) -> Text:
     numbers = f"{numbers}  {job.place}" if job.place else numbers
     bar = min(max(columns - len(name) - len(numbers) - 4, 10), 30)
     line = Text(f"{_cut(name, columns - bar - len(numbers) - 4)}  ")
-    line.append_text(bar_text(share, bar, is_ascii=is_ascii))
+    line.append_text(bar_text(share, bar))
     return line.append(f"  {numbers}")
 
 
