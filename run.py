@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from ensemble.settings import AddSettings, BlendSettings, FileSettings
+from folds.completion import NAME, Shell, completion_script
 from folds.engine import EngineSettings
 from folds.errors import UserError, visible
 from folds.kit import FLAT, Kit
@@ -527,12 +528,56 @@ def report_(
     return following(made.next_command)
 
 
+@app.command(name="explain", sort_key=10)
+def explain_(
+    image_id: Annotated[str, Parameter(help="of a training or a test image, as in work/folds/manifest.csv")],
+    *,
+    run: Annotated[str | None, Parameter(help="the run to look into; the first in weight if not given")] = None,
+    top: TopFlags = Top(),
+    config: Config = KIT_TOML,
+) -> None:
+    """What every member and the blend say of one image, and where a network looks, as a picture in work/report."""
+    from ensemble.explain import explain_image
+    from ensemble.explain_picture import draw_explained
+    from ensemble.explain_tables import explained_summary
+    from models.cam import first_maps
+
+    workspace = Workspace(top.work)
+    said = explain_image(workspace, image_id, run=run)
+    labels = {name: said.labels_of(name) for name in ([run] if run else said.runs_by_weight())}
+    maps, why = first_maps(workspace, labels, image_id, fold=said.fold or 0)
+    show(explained_summary(said, why), f"wrote {draw_explained(workspace, said, maps, why)}")
+
+
+@app.command(name="compare", sort_key=10)
+def compare_(
+    run_a: Annotated[str, Parameter(help="a run or an added member")],
+    run_b: Annotated[str, Parameter(help="what it is held against")],
+    *,
+    top: TopFlags = Top(),
+    config: Config = KIT_TOML,
+) -> None:
+    """Which of two runs is better out of fold, on the same images: paired differences, and the images that changed."""
+    from ensemble.compare import compare_runs
+    from ensemble.compare_tables import comparison_summary
+
+    show(comparison_summary(compare_runs(Workspace(top.work), run_a, run_b)))
+
+
 @app.command(name="settings", sort_key=11)
 def settings_(*, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_TOML) -> None:
     """Print all settings as commented TOML, and where each value comes from."""
     values = [(one.name, getattr(every, one.name)) for one in fields(Every)]
     origin = {one.name: KIT.origin(one.name) for _, settings in values for one in fields(settings)}
     sys.stdout.write(to_toml(values, origin=origin, runs=KIT.toml.runs))
+
+
+@app.command(name="completion", sort_key=11)
+def completion_(shell: Shell) -> None:
+    """Print what lets a shell complete commands and flags: `eval "$(python run.py completion bash)"`."""
+    generated = app.generate_completion(prog_name=NAME, shell=shell)
+    here = Path(__file__).resolve()
+    sys.stdout.write(completion_script(generated, shell, python=Path(sys.executable), script=here))
 
 
 @app.command(name="demo", sort_key=12)
