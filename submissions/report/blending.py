@@ -17,7 +17,7 @@ from submissions.report.guesses import Guesses, member_misses
 from submissions.report.source import Source
 
 BINS = 10  # of confidence, equally filled
-MOST_MEMBERS = 40  # in the heat map
+MOST_MEMBERS = 40  # in the charts, those with the largest weights
 MOST_RUNS = 12  # whose views are measured: each is read once more
 
 
@@ -99,8 +99,8 @@ def gather_blending(source: Source, guesses: Guesses | None) -> Blending:
     members = _worth(blend) if blend else ()
     charts = {
         "candidates": _candidate_chart(candidates) if len(candidates) > 1 else None,
-        "weights": _weight_chart(members) if len(members) > 1 else None,
-        "worth": _worth_chart(members) if sum(one.adds is not None for one in members) > 1 else None,
+        "weights": _weight_chart(members[:MOST_MEMBERS]) if len(members) > 1 else None,
+        "worth": _worth_chart(members[:MOST_MEMBERS]) if sum(one.adds is not None for one in members) > 1 else None,
         "correlation": _correlation(guesses) if guesses is not None and guesses.is_blend else None,
         "views": _view_chart(views) if views else None,
         "calibration": _calibration_chart(calibration) if calibration else None,
