@@ -16,7 +16,6 @@ from submissions.report.source import Source
 from submissions.score import promised_error
 from submissions.status import what_is_missing
 
-
 MOST_LINES = 40  # of a chart; the table has all
 
 
