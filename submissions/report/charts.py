@@ -44,7 +44,6 @@ class Lines(Chart):
     x_title: str
     y_title: str
     is_log_x: bool = False
-    is_log_y: bool = False
     has_diagonal: bool = False
     marks: tuple[tuple[str, float], ...] = ()  # upright lines with their words
     is_small: bool = False  # one of three side by side

@@ -60,10 +60,8 @@ def _lines(axes: Axes, chart: Lines) -> None:
             fontsize=8,
         )
     if chart.is_log_x:
-        axes.set_xscale("log")
-    if chart.is_log_y:
-        axes.set_yscale("log")
-    elif all(value >= 0 for one in chart.series for value in one.y):
+        _log_axis(axes, "x", subs=(1,))
+    if all(value >= 0 for one in chart.series for value in one.y):
         axes.set_ylim(bottom=0)
     if chart.x_title == "epoch":
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -204,12 +202,12 @@ PAINTERS: dict[type, Callable[[Any, Any], None]] = {
 }
 
 
-def _log_axis(axes: Axes, which: str) -> None:
+def _log_axis(axes: Axes, which: str, *, subs: tuple[int, ...] = (1, 2, 5)) -> None:
     """A logarithmic axis with plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
