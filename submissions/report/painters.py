@@ -48,17 +48,7 @@ def _lines(axes: Axes, chart: Lines) -> None:
     for i, one in enumerate(chart.series):
         _line(axes, one, gid=f"{chart.key}-{i}")
     for words, place in chart.marks:
-        axes.axvline(place, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
-        axes.annotate(
-            words,
-            (place, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(3, -2),
-            textcoords="offset points",
-            va="top",
-            color=MUTED,
-            fontsize=8,
-        )
+        _mark(axes, words, place)
     if chart.is_log_x:
         _log_axis(axes, "x", subs=(1,))
     if all(value >= 0 for one in chart.series for value in one.y):
@@ -72,6 +62,21 @@ def _lines(axes: Axes, chart: Lines) -> None:
         axes.legend(
             handles=[_legend_line(one) for one in named.values()], loc="lower right" if chart.has_diagonal else "best"
         )
+
+
+def _mark(axes: Axes, words: str, place: float) -> None:
+    """An upright line with words at its top."""
+    axes.axvline(place, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
+    axes.annotate(
+        words,
+        (place, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(3, -2),
+        textcoords="offset points",
+        va="top",
+        color=MUTED,
+        fontsize=8,
+    )
 
 
 def _line(axes: Axes, one: Series, *, gid: str) -> None:

@@ -30,8 +30,9 @@ class RelabelCsv:
 
 
 def write_relabel_csv(source: Source, suspects: Sequence[Guessed], *, written: str | None) -> RelabelCsv:
-    """Write the CSV, unless there are edits in it that `prepare` has not seen. written: the digest of the one that the last report wrote.
+    """Write the CSV, unless there are edits in it that `prepare` has not seen.
 
+    written  the digest of the one that the last report wrote, None where there was none
     A file fed back unedited changes nothing, since `label` is the label that the image has. Images that were
     relabelled before stand first: the file is all that is to differ from DATA.
     """

@@ -72,7 +72,6 @@ class Standing:
     entries: tuple[Entry, ...]
     n_folds: int | None
     gain: Gain | None
-    metric: str | None
     submission: Submission | None
     missing: tuple[str, ...]
     next_command: str
@@ -89,7 +88,6 @@ def gather_standing(source: Source, ranks: Mapping[str, Ranks], planned: Sequenc
         entries=tuple(entries),
         n_folds=source.folds.n_folds if source.folds else None,
         gain=_gain(source, entries),
-        metric=f"{source.blend.metric} {source.blend.k}" if source.blend else None,
         submission=source.attempt(lambda: _submission(source)),
         missing=tuple(missing),
         next_command=command,
