@@ -104,11 +104,8 @@ def _relabelled(
         dataset, changes = relabel(dataset, settings.relabel)
         return dataset, changes, (*dataset.notes, relabel_note(settings.relabel, changes))
     if before.get("relabelled"):
-        return (
-            dataset,
-            {},
-            (*dataset.notes, "labels are those of DATA again, since `--relabel` was not given this time"),
-        )
+        note = "labels are those of DATA again, since `--relabel` was not given this time"
+        return dataset, {}, (*dataset.notes, note)
     return dataset, {}, dataset.notes
 
 

@@ -25,11 +25,11 @@ def submission_summary(result: SubmissionResult) -> str:
 def report_summary(result: ReportResult) -> str:
     """Where the page lies, how long it is, what it could not show, and what to do with suspected labels."""
     sentences = [f"{result.path}: {result.bytes / 1e6:.1f} MB, one file that any browser opens"]
-    sentences += [f"not shown: {problem}" for problem in result.problems]
+    sentences += [f"warning: {problem}" for problem in result.problems]
     if result.refused:
         sentences.append(f"{result.refused:,} pictures were left out, so that the page stays below 15 MB")
     if result.is_relabel_kept:
-        sentences.append(f"{result.relabel} was edited, and is left as it is; move it away for a new one")
+        sentences.append(f"{result.relabel} was edited, and is left as it is until it is fed back")
     elif result.suspects:
         sentences.append(
             f"{result.suspects:,} suspected label errors: edit {result.relabel}, then"

@@ -19,7 +19,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Bars(Chart):
-    """A bar per label, standing; named: labels are written below them."""
+    """A bar per label, standing."""
 
     labels: tuple[str, ...]
     values: Numbers
@@ -44,7 +44,6 @@ class Lines(Chart):
     x_title: str
     y_title: str
     is_log_x: bool = False
-    is_log_y: bool = False
     has_diagonal: bool = False
     marks: tuple[tuple[str, float], ...] = ()  # upright lines with their words
     is_small: bool = False  # one of three side by side
@@ -59,7 +58,7 @@ class Points(Chart):
     y: Numbers
     x_title: str
     y_title: str
-    is_log: bool = False  # both axes, or the x axis alone without a diagonal
+    is_log: bool = False  # the x axis, and with a diagonal the y axis too
     has_diagonal: bool = False
     named: tuple[int, ...] = ()
 

@@ -151,11 +151,11 @@ def _left_out(source: Source, rows: np.ndarray) -> Iterator[LeftOut]:
 def _copies(source: Source) -> Iterator[CopySets]:
     """Each kind of copies that there is, with its first sets side by side."""
     manifest = source.manifest
-    sets = _copy_sets(manifest)
+    sets, path_of = _copy_sets(manifest), manifest["path"].tolist()
     for count in copy_counts(manifest):
         if count.total:
             paths = set(count.paths)
-            mine = [rows for rows in sets if any(manifest["path"].iat[row] in paths for row in rows)]
+            mine = [rows for rows in sets if any(path_of[row] in paths for row in rows)]
             shown = tuple(_copy_set(source, rows) for rows in mine[:MOST_SETS])
             yield CopySets(count.what, count.total, len(mine), shown)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ WIDTH = 4.8  # inches of 72 units; the page shows it at 340 to 600 pixels, so th
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
+    "text.parse_math": False,  # a class may be called `$a$`
     "text.color": INK,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
@@ -54,7 +56,8 @@ def draw(chart: Chart) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({**STYLE, "svg.hashsalt": chart.key}):
+    with rc_context({**STYLE, "svg.hashsalt": chart.key}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the browser's fonts know more letters than matplotlib's
         figure = Figure(figsize=_size(chart), layout="constrained")
         axes = figure.subplots()
         painter: Callable[[Any, Any], None] = PAINTERS[type(chart)]

@@ -130,20 +130,20 @@ def _pairs(source: Source, guesses: Guesses, most: int) -> Iterator[ConfusedPair
     """The pairs with most first guesses the wrong way, both directions summed."""
     target, first = guesses.rows.target, guesses.top[:, 0]
     n = len(guesses.rows.classes)
-    confusion = np.bincount(target * n + first, minlength=n * n).reshape(n, n)
-    both = np.triu(confusion + confusion.T, 1)
-    order = np.argsort(-both, axis=None, kind="stable")[:most]
-    for a, b in zip(*(part.tolist() for part in np.unravel_index(order, both.shape)), strict=True):
-        if not both[a, b]:
-            return
+    wrong = np.flatnonzero(first != target)
+    low, high = np.minimum(target, first)[wrong], np.maximum(target, first)[wrong]
+    pairs, counts = np.unique(low * n + high, return_counts=True)  # a square of all classes may not fit into memory
+    for pair in pairs[np.argsort(-counts, kind="stable")][:most].tolist():
+        a, b = divmod(pair, n)
         labels = guesses.rows.classes[a], guesses.rows.classes[b]
-        wrong = np.flatnonzero(((target == a) & (first == b)) | ((target == b) & (first == a)))
-        wrong = wrong[np.argsort(guesses.true_prob[wrong], kind="stable")][:CONFUSED]
+        there, back = (target == a) & (first == b), (target == b) & (first == a)
+        taken = np.flatnonzero(there | back)
+        taken = taken[np.argsort(guesses.true_prob[taken], kind="stable")][:CONFUSED]
         yield ConfusedPair(
             *labels,
-            one_as_other=int(confusion[a, b]),
-            other_as_one=int(confusion[b, a]),
-            taken=tuple(guessed(source, guesses, row) for row in wrong.tolist()),
+            one_as_other=int(there.sum()),
+            other_as_one=int(back.sum()),
+            taken=tuple(guessed(source, guesses, row) for row in taken.tolist()),
             typical_one=_typical(source, guesses, a),
             typical_other=_typical(source, guesses, b),
         )

@@ -48,22 +48,10 @@ def _lines(axes: Axes, chart: Lines) -> None:
     for i, one in enumerate(chart.series):
         _line(axes, one, gid=f"{chart.key}-{i}")
     for words, place in chart.marks:
-        axes.axvline(place, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
-        axes.annotate(
-            words,
-            (place, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(3, -2),
-            textcoords="offset points",
-            va="top",
-            color=MUTED,
-            fontsize=8,
-        )
+        _mark(axes, words, place)
     if chart.is_log_x:
-        axes.set_xscale("log")
-    if chart.is_log_y:
-        axes.set_yscale("log")
-    elif all(value >= 0 for one in chart.series for value in one.y):
+        _log_axis(axes, "x", subs=(1,))
+    if all(value >= 0 for one in chart.series for value in one.y):
         axes.set_ylim(bottom=0)
     if chart.x_title == "epoch":
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -74,6 +62,21 @@ def _lines(axes: Axes, chart: Lines) -> None:
         axes.legend(
             handles=[_legend_line(one) for one in named.values()], loc="lower right" if chart.has_diagonal else "best"
         )
+
+
+def _mark(axes: Axes, words: str, place: float) -> None:
+    """An upright line with words at its top."""
+    axes.axvline(place, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
+    axes.annotate(
+        words,
+        (place, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(3, -2),
+        textcoords="offset points",
+        va="top",
+        color=MUTED,
+        fontsize=8,
+    )
 
 
 def _line(axes: Axes, one: Series, *, gid: str) -> None:
@@ -204,12 +207,12 @@ PAINTERS: dict[type, Callable[[Any, Any], None]] = {
 }
 
 
-def _log_axis(axes: Axes, which: str) -> None:
+def _log_axis(axes: Axes, which: str, *, subs: tuple[int, ...] = (1, 2, 5)) -> None:
     """A logarithmic axis with plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

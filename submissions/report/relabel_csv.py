@@ -21,33 +21,42 @@ COLUMNS = ("image_id", "label", "suggested", "label_probability", "suggested_pro
 class RelabelCsv:
     """The file, and the digest by which a later report knows whether it was edited.
 
-    is_kept  it was edited since a report wrote it, and was left as it is
+    is_kept  it was edited and not fed back since a report wrote it, and was left as it is
     """
 
     path: str
-    rows: int
     digest: str
     is_kept: bool
 
 
 def write_relabel_csv(source: Source, suspects: Sequence[Guessed], *, written: str | None) -> RelabelCsv:
-    """Write the CSV, unless somebody edited it. written: the digest of the one that the last report wrote.
+    """Write the CSV, unless there are edits in it that `prepare` has not seen.
 
+    written  the digest of the one that the last report wrote, None where there was none
     A file fed back unedited changes nothing, since `label` is the label that the image has. Images that were
     relabelled before stand first: the file is all that is to differ from DATA.
     """
     path = source.workspace.report / "relabel.csv"
-    table = pd.DataFrame([*_decided(source), *map(_row, suspects)], columns=list(COLUMNS)).astype(str)
-    table = table.drop_duplicates("image_id", ignore_index=True)
-    data = csv_bytes(table)
-    if _is_edited(path, written, now=digest(data)):
-        return RelabelCsv("report/relabel.csv", len(table), written or "", is_kept=True)
+    decided = _decided(source)
+    table = pd.DataFrame([*decided, *map(_row, suspects)], columns=list(COLUMNS)).astype(str)
+    data = csv_bytes(table.drop_duplicates("image_id"))
+    is_ours = not path.is_file() or digest(path.read_bytes()) in (written, digest(data))
+    if not is_ours and not _is_obeyed(path, source):
+        return RelabelCsv("report/relabel.csv", written or "", is_kept=True)
     write_bytes(path, data)
-    return RelabelCsv("report/relabel.csv", len(table), digest(data), is_kept=False)
+    return RelabelCsv("report/relabel.csv", digest(data), is_kept=False)
 
 
-def _is_edited(path: Path, written: str | None, *, now: str) -> bool:
-    return path.is_file() and digest(path.read_bytes()) not in (written, now)
+def _is_obeyed(path: Path, source: Source) -> bool:
+    """Whether the manifest has all that the file says: `prepare` was given it, and a new file will say it too."""
+    try:
+        said = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("image_id")["label"]
+    except (ValueError, KeyError, OSError):
+        return False  # no file of ours any more
+    train = source.manifest[source.manifest["split"] == "train"]
+    now = dict(zip(train["image_id"], train["label"], strict=True))
+    now |= {image_id: label for image_id, label, *_ in _decided(source)}
+    return all(now.get(image_id) == label for image_id, label in said.items())
 
 
 def _row(one: Guessed) -> tuple[str, ...]:

@@ -13,10 +13,10 @@ import pandas as pd
 
 from ensemble.record import Blend, load_blend
 from ensemble.runs import list_runs
-from folds.assignment import Folds, load_folds
-from folds.errors import UserError
+from folds.assignment import SPLIT_HINT, Folds, load_folds
+from folds.errors import UserError, first_few
 from folds.left_out import read_left_out
-from folds.manifest import USABLE, read_manifest
+from folds.manifest import USABLE, read_manifest, usable_rows
 from folds.pixels import PixelStore, open_store
 from folds.workspace import Workspace
 from models.runs import runs
@@ -102,15 +102,30 @@ def open_source(workspace: Workspace) -> Source:
     """What a work folder holds by now. Raises UserError where not even a manifest is there."""
     manifest = read_manifest(workspace)
     problems: list[str] = []
+    folds = _if_there(workspace.folds_json, lambda: load_folds(workspace), problems)
+    problems += _stale(manifest, folds)
     return Source(
         workspace=workspace,
         manifest=manifest,
-        folds=_if_there(workspace.folds_json, lambda: load_folds(workspace), problems),
+        folds=folds,
         store=_attempt(lambda: open_store(workspace), problems),
         blend=_if_there(workspace.blend, lambda: load_blend(workspace.blend), problems),
         runs=tuple(sorted({*runs(workspace), *list_runs(workspace)})),
         problems=problems,
     )
+
+
+def _stale(manifest: pd.DataFrame, folds: Folds | None) -> list[str]:
+    """A sentence where the folds, and with them all runs, know other images or labels than the manifest has by now."""
+    if folds is None:
+        return []
+    now = usable_rows(manifest, split="train")
+    known = set(zip(folds.image_id.tolist(), folds.label.tolist(), strict=True))
+    changed = {image_id for image_id, _ in known ^ set(zip(now["image_id"], now["label"], strict=True))}
+    if not changed:
+        return []
+    what = f"{len(changed):,} images otherwise: {first_few(sorted(changed))}"
+    return [f"folds and runs are older than the manifest, which has {what}; {SPLIT_HINT}"]
 
 
 def _if_there(path: Path, make: Callable[[], T], problems: list[str]) -> T | None:

@@ -16,6 +16,8 @@ from submissions.report.source import Source
 from submissions.score import promised_error
 from submissions.status import what_is_missing
 
+MOST_LINES = 40  # of a chart; the table has all
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -70,7 +72,6 @@ class Standing:
     entries: tuple[Entry, ...]
     n_folds: int | None
     gain: Gain | None
-    metric: str | None
     submission: Submission | None
     missing: tuple[str, ...]
     next_command: str
@@ -87,7 +88,6 @@ def gather_standing(source: Source, ranks: Mapping[str, Ranks], planned: Sequenc
         entries=tuple(entries),
         n_folds=source.folds.n_folds if source.folds else None,
         gain=_gain(source, entries),
-        metric=f"{source.blend.metric} {source.blend.k}" if source.blend else None,
         submission=source.attempt(lambda: _submission(source)),
         missing=tuple(missing),
         next_command=command,
@@ -166,7 +166,7 @@ def _lineage(path: Path) -> dict:
 
 
 def _chart(entries: Sequence[Entry]) -> Ranges:
-    best = entries[0]
+    best, entries = entries[0], entries[:MOST_LINES]
     return Ranges(
         key="cv",
         title="Top-3 error on images not trained on",

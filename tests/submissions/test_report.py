@@ -112,7 +112,7 @@ def test_a_damaged_file_is_named_on_the_page_and_the_rest_is_shown(work):
     path.write_bytes(path.read_bytes()[:-50] + bytes(50))
     made, page, said = report(work)
     assert any("one" in problem and "damaged" in problem for problem in made.problems)
-    assert "Not shown, and why" in page
+    assert "What is wrong here" in page
     assert [entry["name"] for entry in said["standing"]["entries"]] == ["blend", "two"]
 
 
@@ -165,6 +165,12 @@ def test_bars_are_as_high_as_their_values_and_the_same_chart_is_the_same_text():
     assert "var(--one)" in text
 
 
+@pytest.mark.filterwarnings("error")
+def test_odd_names_of_classes_are_drawn_as_they_are():
+    text = draw(Bars("odd", "t", "a", ("$a$", "<b>", "猫", "_c"), (1.0, 2.0, 3.0, 4.0), "images"))
+    assert all(name in text for name in (">$a$<", "&lt;b&gt;", "猫", ">_c<"))
+
+
 def test_charts_of_one_point_and_of_zeros_are_drawn():
     line = Series("loss", "valid", (1.0,), (0.5,))
     assert "<svg" in draw(Lines("l", "t", "a", (line,), x_title="epoch", y_title=""))
@@ -201,16 +207,21 @@ def test_relabel_csv_can_be_fed_back_and_keeps_what_was_decided(tmp_path, work, 
     edited.write_text("image_id,label\n0/0-1.jpg,1\n2/2-3.jpg,\n")
     assert run.main(["prepare", str(data), "--work", str(work.root), "--relabel", str(edited)]) == 0
     (work.report / "relabel.csv").unlink()
-    rows = read_csv(report(work)[0].relabel).set_index("image_id")
+    made = report(work)[0]
+    rows = read_csv(made.relabel).set_index("image_id")
+    assert "folds and runs are older than the manifest, which has 2 images otherwise: 0/0-1.jpg" in made.problems[0]
     assert tuple(rows.loc["0/0-1.jpg", ["label", "note"]]) == ("1", "relabelled: was 0")
     assert tuple(rows.loc["2/2-3.jpg", ["label", "note"]]) == ("", "relabelled: was 2, left out")
 
 
-def test_an_edited_relabel_csv_is_left_as_it_is_and_one_is_told(work, capsys):
+def test_an_edited_relabel_csv_is_left_as_it_is_until_it_is_fed_back(work, whole, capsys):
     path = report(work)[0].relabel
     path.write_text(path.read_text() + "0/0-1.jpg,1,,,,\n")
     edited = path.read_bytes()
     assert run.main(["report", "--work", str(work.root)]) == 0
     assert path.read_bytes() == edited
     assert "was edited, and is left as it is" in capsys.readouterr().out
-    assert report(work)[0].is_relabel_kept
+    data = ["prepare", str(whole.parent / "data"), "--work", str(work.root)]
+    assert run.main([*data, "--relabel", str(path)]) == 0
+    assert not report(work)[0].is_relabel_kept
+    assert read_csv(path).iloc[0].tolist() == ["0/0-1.jpg", "1", "", "", "", "relabelled: was 0"]
