@@ -231,7 +231,7 @@ def train_folds(
     workspace, runs = Workspace(top.work), plans(train, names=run)
     only_folds = [None if one == "all" else int(one) for one in fold]
     with (
-        tracking(workspace, follow) as trackers,
+        tracking(workspace, follow, say=show) as trackers,
         running_picture(screen(), workspace, runs, only_folds=only_folds, seed=top.seed) as picture,
     ):
         tracked = picture.track if deadline is None else until(deadline, picture.track)
