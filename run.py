@@ -250,7 +250,7 @@ def train_folds(
     workspace, runs = Workspace(top.work), plans(train, names=run)
     only_folds = [None if one == "all" else int(one) for one in fold]
     with (
-        tracking(workspace, follow) as trackers,
+        tracking(workspace, follow, say=show) as trackers,
         running_picture(screen(), workspace, runs, only_folds=only_folds, seed=top.seed) as picture,
     ):
         tracked = silently if engine.is_ray else picture.track  # jobs on Ray say how far they are themselves

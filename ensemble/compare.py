@@ -81,11 +81,21 @@ def compare_runs(workspace: Workspace, first: str, second: str) -> Comparison:
         others = [name for name in list_runs(workspace) if name != first]
         hint = f"`python run.py compare {first} {others[0]}`" if others else "`python run.py train` makes another run"
         raise UserError(f"{first} cannot be compared with itself", hint=hint)
+    _refuse_blend(workspace, first, second)
     rows = rows_of(load_folds(workspace))
     runs = [open_run(workspace, name, rows=rows) for name in (first, second)]
     for run in runs:
         look_through(run.name, run.probs, rows=rows)
     return _written(workspace, _compared(runs, rows))
+
+
+def _refuse_blend(workspace: Workspace, *names: str) -> None:
+    """Say why `blend` is no run: only its scores are cross-fitted and kept, and its weights have seen every image."""
+    if "blend" in names and "blend" not in list_runs(workspace):
+        raise UserError(
+            "the blend cannot be compared: its weights were fitted on the images that it would be compared on",
+            hint="`python run.py blend` shows its cross-fitted loss beside each member's",
+        )
 
 
 def _compared(runs: Sequence[Run], rows: Rows) -> Comparison:

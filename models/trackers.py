@@ -7,12 +7,12 @@ import importlib
 import importlib.util
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from folds.errors import UserError
+from folds.errors import UserError, visible
 from folds.workspace import Workspace
 from models.board import JobKey
 from models.events import (
@@ -69,10 +69,14 @@ class Tracker(Protocol):
 
 @dataclass
 class Tracking:
-    """Tells trackers what events mean: which fold begins behind which epochs, each epoch, and how it ends."""
+    """Tells trackers what events mean: which fold begins behind which epochs, each epoch, and how it ends.
+
+    say  called with a sentence when a tracker fails, as where its server is gone: it is told no more, training goes on
+    """
 
     workspace: Workspace
-    trackers: Sequence[Tracker]
+    trackers: list[Tracker]
+    say: Callable[[str], object]
     _started: dict[JobKey, tuple[EpochRow, ...]] = field(default_factory=dict)  # the epochs that it goes on behind
     _open: dict[JobKey, TrackedJob] = field(default_factory=dict)
     _verdicts: dict[JobKey, dict[str, float]] = field(default_factory=dict)
@@ -90,8 +94,7 @@ class Tracking:
             self._started[key] = tuple(read_rows(self.workspace, *key)[: event.epoch])
         elif isinstance(event, EpochRow):
             job = self._begun(key)
-            for tracker in self.trackers:
-                tracker.epoch(job, event)
+            self._tell(lambda tracker: tracker.epoch(job, event))
         elif isinstance(event, Verdict):
             self._verdicts[key] = {"train top-3 error": event.train_top3_error, "train loss": event.train_loss}
         elif isinstance(event, FoldDone) and event.trained:
@@ -110,23 +113,29 @@ class Tracking:
     def _begun(self, key: JobKey) -> TrackedJob:
         if key not in self._open:
             job = self._open[key] = TrackedJob(*key, settings=read_settings(self.workspace, *key))
-            for tracker in self.trackers:
-                tracker.begin(job, self._started.get(key, ()))
+            self._tell(lambda tracker: tracker.begin(job, self._started.get(key, ())))
         return self._open[key]
 
     def _end(self, key: JobKey, figures: Mapping[str, float], ending: Ending) -> None:
         job = self._open.pop(key)
-        for tracker in self.trackers:
-            tracker.end(job, figures, ending)
+        self._tell(lambda tracker: tracker.end(job, figures, ending))
+
+    def _tell(self, what: Callable[[Tracker], None]) -> None:
+        for tracker in list(self.trackers):
+            try:
+                what(tracker)
+            except Exception as err:  # of whatever library: hours of training must not end for a curve
+                self.trackers.remove(tracker)
+                self.say(f"{type(tracker).__name__} is told no more: {type(err).__name__}: {visible(str(err))}")
 
 
 @contextmanager
-def tracking(workspace: Workspace, settings: TrackSettings) -> Iterator[Tracking]:
-    """Follow what happens inside with the trackers that are on; those whose package is absent were refused before."""
+def tracking(workspace: Workspace, settings: TrackSettings, *, say: Callable[[str], object]) -> Iterator[Tracking]:
+    """Follow what happens inside with the trackers that are on; one whose package is absent is refused."""
     refuse_absent(settings)
     names = [one.name for one in dataclasses.fields(settings) if getattr(settings, one.name)]
     made = [importlib.import_module(f"models.{name}_tracker").make_tracker(workspace) for name in names]
-    told = Tracking(workspace, made)
+    told = Tracking(workspace, made, say)
     try:
         yield told
     finally:

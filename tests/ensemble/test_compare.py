@@ -90,6 +90,10 @@ def test_what_is_shown_names_both_runs_and_the_file(small):
         (("m00", "m00"), "m00 cannot be compared with itself"),
         (("m00", "m99"), "there is no finished fold of a run m99"),
         (("m01", "m00"), "m01 lacks fold 2 of 3"),
+        (
+            ("m00", "blend"),
+            "the blend cannot be compared: its weights were fitted on the images that it would be compared on",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(small, names, error):

@@ -28,8 +28,8 @@ def needs(package):
     return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
 
 
-def follow(workspace, settings, *events):
-    with tracking(workspace, settings) as told:
+def follow(workspace, settings, *events, say=pytest.fail):
+    with tracking(workspace, settings, say=say) as told:
         for event in by_job(events):
             if isinstance(event.event, EpochRow):
                 log = workspace.fold("a", 0) / "log.jsonl"
@@ -90,7 +90,7 @@ def test_a_real_training_leaves_curves_and_settings_of_every_fold_side_by_side(t
     from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
     workspace = prepared(tmp_path)
-    with tracking(workspace, TrackSettings(tensorboard=True)) as told:
+    with tracking(workspace, TrackSettings(tensorboard=True), say=pytest.fail) as told:
         for event in by_job(train_runs(workspace, plan_runs(SETTINGS, {}), PredictSettings(), seed=0)):
             told.take(event)
     shown = EventMultiplexer().AddRunsFromDirectory(str(workspace.root / "tensorboard")).Reload()
@@ -154,6 +154,15 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_line_that_installs_
 def test_figures_of_nothing_are_left_out():
     refit = dataclasses.replace(row(1), valid_loss=math.nan, valid_top1_error=math.nan, valid_top3_error=math.nan)
     assert row_figures(refit).keys() == {"loss/train", "speed/images per second", "speed/seconds", "rate"}
+
+
+@needs("tensorboard")
+def test_a_tracker_that_fails_is_told_no_more_and_training_goes_on(workspace):
+    write_bytes(workspace.root / "tensorboard", b"a file where a folder is needed")
+    said = []
+    follow(workspace, TrackSettings(tensorboard=True), STARTED, row(1), row(2), DONE, say=said.append)
+    (sentence,) = said
+    assert sentence.startswith("TensorBoardTracker is told no more: ")
 
 
 def test_no_tracker_is_on_by_default(workspace):
