@@ -20,6 +20,7 @@ from folds.track import Track, silently
 from folds.workspace import Workspace
 
 MOST_MEMBERS = 250  # the objective counts members in one byte
+SPARSE = 32  # where fewer rows than one of so many are wanted, each is read alone, and not all 24 GB of a million
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,13 @@ class Members:
         for member, own in zip(self.members, probs, strict=True):
             own[:] = member.probs(piece.start, piece.stop)
         return probs
+
+    def every(self, stride: int, piece: slice) -> np.ndarray:
+        """All members' probabilities of the first row of a piece and each stride-th after it. (M, n > 0, C) float32"""
+        if stride < SPARSE:
+            return self.stacked(piece)[:, ::stride]
+        alone = [self.stacked(slice(row, row + 1)) for row in range(piece.start, piece.stop, stride)]
+        return np.concatenate(alone, axis=1)
 
     def pieces(self, rows: slice | None = None, *, size: int = CHUNK_ROWS) -> Iterator[slice]:
         """The rows, cut into pieces that lie inside one fold each."""
