@@ -524,7 +524,7 @@ def report_(
     workspace = Workspace(top.work)
     with alone(workspace, "report", is_to_write=workspace.manifest.is_file()):
         made = make_report(workspace, report, planned_runs(workspace, train), same_place=KIT.same_place)
-    show(report_summary(made))
+    show(report_summary(made, same_place=KIT.same_place))
     return following(made.next_command)
 
 

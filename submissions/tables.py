@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from folds.errors import first_few
 from submissions.report.report import ReportResult
 from submissions.submission import SubmissionResult
@@ -22,7 +24,7 @@ def submission_summary(result: SubmissionResult) -> str:
     return "\n".join(sentences)
 
 
-def report_summary(result: ReportResult) -> str:
+def report_summary(result: ReportResult, *, same_place: str) -> str:
     """Where the page lies, how long it is, what it could not show, and what to do with suspected labels."""
     sentences = [f"{result.path}: {result.bytes / 1e6:.1f} MB, one file that any browser opens"]
     sentences += [f"warning: {problem}" for problem in result.problems]
@@ -31,8 +33,9 @@ def report_summary(result: ReportResult) -> str:
     if result.is_relabel_kept:
         sentences.append(f"{result.relabel} was edited, and is left as it is until it is fed back")
     elif result.suspects:
+        errors = "error" if result.suspects == 1 else "errors"
         sentences.append(
-            f"{result.suspects:,} suspected label errors: edit {result.relabel}, then"
-            f" `python run.py prepare DATA --relabel {result.relabel}`"
+            f"{result.suspects:,} suspected label {errors}: edit {result.relabel}, then"
+            f" `python run.py prepare DATA --relabel {shlex.quote(str(result.relabel))}{same_place}`"
         )
     return "\n".join(sentences)

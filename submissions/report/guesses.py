@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ensemble.apply import open_members
 from ensemble.members import Members, load_members
 from ensemble.pools import Recipe
 from ensemble.rows import Rows
+from ensemble.runs import list_runs
 from folds.metrics import top_classes, true_rank
 from folds.paired import Difference, paired_difference
 from submissions.report.source import Source
@@ -73,12 +74,10 @@ class Guesses:
 
 def run_ranks(source: Source) -> Mapping[str, Ranks]:
     """The ranks of every run that has a finished fold, over the folds that it has; a damaged run is left out."""
-    found = {}
-    for name in source.runs:
-        made = source.attempt(lambda name=name: _ranks_of(source, name)) if _has_folds(source, name) else None  # type: ignore[misc]
-        if made is not None:
-            found[name] = made
-    return found
+    if source.folds is None:
+        return {}
+    made = {name: source.attempt(partial(_ranks_of, source, name)) for name in list_runs(source.workspace)}
+    return {name: ranks for name, ranks in made.items() if ranks is not None}
 
 
 def best_guesses(source: Source, ranks: Mapping[str, Ranks]) -> Guesses | None:
@@ -118,12 +117,6 @@ def _ranks_of(source: Source, name: str) -> Ranks:
         rank[piece] = true_rank(probs[0], members.rows.target[piece])
     true_prob = np.maximum(members.true_probs[0].astype(np.float64), 1e-15)
     return Ranks(name, members.rows, rank, float(-np.log(true_prob).mean()))
-
-
-def _has_folds(source: Source, name: str) -> bool:
-    from ensemble.runs import list_runs
-
-    return source.folds is not None and name in list_runs(source.workspace)
 
 
 def _parts(rows: Rows, size: int = 8192) -> list[slice]:

@@ -13,7 +13,7 @@ from submissions.report.source import Picture, Source
 from submissions.report.suspects import suspected_labels
 from submissions.settings import ReportSettings
 
-TYPICAL, CONFUSED = 2, 4  # pictures of a class, and of those taken for another, beside a confused pair
+TYPICAL, CONFUSED = 2, 3  # pictures of a class, and of those taken for another, beside a confused pair
 NAMED = 6  # classes whose names stand in the chart
 WORST = 12  # classes in the table
 

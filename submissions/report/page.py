@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Report:
-    """All that a report says; None for what there is nothing to say of yet."""
+    """All that a report says; None for what there is nothing to say of yet.
+
+    same_place  the flags that lead a command to this work folder and its settings
+    """
 
     work: str
     standing: Standing
@@ -39,7 +43,7 @@ class Report:
     blending: Blending
     testing: Testing
     problems: tuple[str, ...]
-    next_command: str
+    same_place: str
     shown_suspects: int
 
 
@@ -64,7 +68,14 @@ def render(report: Report, album: Album, drawn: dict[str, str]) -> str:
     )
     env.globals.update(thumbnail=thumbnail, chart=chart, album=album)
     env.filters.update(
-        error=_error, clock=_clock, count=_count, signed=_signed, percent=_percent, ids=_short, prose=_prose
+        typed=shlex.quote,
+        error=_error,
+        clock=_clock,
+        count=_count,
+        signed=_signed,
+        percent=_percent,
+        ids=_short,
+        prose=_prose,
     )
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
     return env.get_template("page.html").render(report=report, style=Markup(style))

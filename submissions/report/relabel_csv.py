@@ -42,9 +42,9 @@ def write_relabel_csv(source: Source, suspects: Sequence[Guessed], *, written: s
     data = csv_bytes(table.drop_duplicates("image_id"))
     is_ours = not path.is_file() or digest(path.read_bytes()) in (written, digest(data))
     if not is_ours and not _is_obeyed(path, source):
-        return RelabelCsv("report/relabel.csv", written or "", is_kept=True)
+        return RelabelCsv(str(path), written or "", is_kept=True)
     write_bytes(path, data)
-    return RelabelCsv("report/relabel.csv", digest(data), is_kept=False)
+    return RelabelCsv(str(path), digest(data), is_kept=False)
 
 
 def _is_obeyed(path: Path, source: Source) -> bool:

@@ -85,7 +85,7 @@ def gather_report(source: Source, settings: ReportSettings, planned: Sequence[st
         blending=gather_blending(source, guesses),
         testing=gather_testing(source, guesses, settings, copies=data.copies),
         problems=tuple(source.problems),
-        next_command=f"python run.py {standing.next_command}{same_place}",
+        same_place=same_place,
         shown_suspects=settings.suspects,
     )
 

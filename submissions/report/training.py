@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Training:
 
 def gather_training(source: Source) -> Training:
     """Every run, begun or done."""
-    made = [source.attempt(lambda name=name, i=i: _run(source, name, i)) for i, name in enumerate(source.runs)]  # type: ignore[misc]
+    made = [source.attempt(partial(_run, source, name, i)) for i, name in enumerate(source.runs)]
     return Training(tuple(run for run in made if run is not None), max(0, len(source.runs) - MOST_RUNS))
 
 
