@@ -121,9 +121,11 @@ def test_the_charts_are_those_of_the_json_and_show_its_numbers(browser, report):
 
 
 def check_bars(browser, chart):
-    assert not chart["is_log"]
-    heights = [box(browser, f"{chart['key']}-{i}")["height"] for i in range(len(chart["values"]))]
-    assert_on_a_scale(chart["values"], heights, through_zero=True)
+    boxes = [box(browser, f"{chart['key']}-{i}") for i in range(len(chart["values"]))]
+    if chart["is_log"]:
+        assert_on_a_scale(np.log(chart["values"]), [one["y"] for one in boxes])
+    else:
+        assert_on_a_scale(chart["values"], [one["height"] for one in boxes], through_zero=True)
 
 
 def check_ranges(browser, chart):
@@ -132,23 +134,23 @@ def check_ranges(browser, chart):
 
 
 def check_lines(browser, chart):
-    """The ends of every line."""
-    ends = "const p = document.getElementById(arguments[0]).querySelector('path');"
-    ends += "return [0, p.getTotalLength()].map(at => p.getPointAtLength(at).y)"
+    """The highest and the lowest place of every line."""
+    extent = "const box = document.getElementById(arguments[0]).querySelector('path').getBBox();"
+    extent += "return [box.y, box.y + box.height]"
     values, places = [], []
     for i, one in enumerate(chart["series"]):
-        if len(one["y"]) > 1:
-            values += [one["y"][0], one["y"][-1]]
-            places += browser.execute_script(ends, f"{chart['key']}-{i}")
+        values += [max(one["y"]), min(one["y"])]
+        places += browser.execute_script(extent, f"{chart['key']}-{i}")
     assert_on_a_scale(values, places)
 
 
 def check_points(browser, chart):
     places = np.array(dots(browser, f"{chart['key']}-points"))
     assert len(places) == len(chart["labels"])
-    assert not chart["is_log"]
-    assert_on_a_scale(chart["x"], places[:, 0])
-    assert_on_a_scale(chart["y"], places[:, 1])
+    logs = (chart["is_log"], chart["is_log"] and chart["has_diagonal"])
+    for values, is_log, place in zip((chart["x"], chart["y"]), logs, places.T, strict=True):
+        shown = np.array(values) > 0 if is_log else np.full(len(values), True)  # zeros have no place on a log axis
+        assert_on_a_scale(np.log(np.array(values)[shown]) if is_log else values, place[shown])
 
 
 def check_heat(browser, chart):
@@ -163,9 +165,9 @@ CHECKS = {"bars": check_bars, "ranges": check_ranges, "lines": check_lines, "poi
 
 
 def box(browser, name):
-    """x, y, width and height of an element, in the units of its SVG."""
+    """Top and height of an element, in the units of its SVG."""
     return browser.execute_script(
-        "const b = document.getElementById(arguments[0]).getBBox(); return {x: b.x, y: b.y, height: b.height}", name
+        "const b = document.getElementById(arguments[0]).getBBox(); return {y: b.y, height: b.height}", name
     )
 
 
