@@ -521,9 +521,9 @@ def report_(
     from submissions.report.report import make_report
     from submissions.tables import report_summary
 
-    workspace = Workspace(top.work)
+    workspace = Workspace(Path(os.path.relpath(top.work)))  # a page is passed on: no absolute path may stand in it
     with alone(workspace, "report", is_to_write=workspace.manifest.is_file()):
-        made = make_report(workspace, report, planned_runs(workspace, train), same_place=KIT.same_place)
+        made = make_report(workspace, report, planned_runs(workspace, train), same_place=KIT.relative_place)
     show(report_summary(made, same_place=KIT.same_place))
     return following(made.next_command)
 

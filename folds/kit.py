@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import fields, replace
 from pathlib import Path
@@ -29,13 +30,18 @@ class Kit:
         self.toml = KitToml(default_path)
         self.flags: set[str] = set()
         self.same_place = ""  # the flags that lead another command to the same work folder and settings
+        self.relative_place = ""  # the same, with no absolute path in it
         self.typed: dict[str, str] = {}  # each flag of the last command as it was typed, by the setting's name
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
         given = {argument.field_info.name: argument for argument in arguments if argument.tokens}
         self.flags = set(given)
         self.typed = {name: _typed(argument) for name, argument in given.items()}
-        self.same_place = "".join(f" {self.typed[name]}" for name in ("work", "config") if name in given)
+        places = {name: given[name].tokens[-1].value for name in ("work", "config") if name in given}
+        self.same_place = "".join(f" {self.typed[name]}" for name in places)
+        self.relative_place = "".join(
+            f" --{name} {shlex.quote(os.path.relpath(place))}" for name, place in places.items()
+        )
         path = Path(given["config"].tokens[-1].value) if "config" in given else self.default_path
         self.toml = read_kit_toml(path, sections=self.sections, required="config" in given)
         self._parse(self.toml.flat, source=str(path))  # a wrong value is refused, whatever the command

@@ -186,10 +186,15 @@ def test_many_classes_make_an_outline_and_not_thousands_of_bars():
     assert len(draw(Bars("many", "t", "a", labels, values, "images"))) < 250_000
 
 
-def test_the_command_says_where_the_page_is_and_what_to_do_with_suspects(work, capsys):
+def test_the_command_says_where_the_page_is_and_no_absolute_path_stands_in_it(work, monkeypatch, capsys):
+    monkeypatch.chdir(work.root.parent)
     assert run.main(["report", "--work", str(work.root), "--contact-pictures", "0"]) == 0
     out = capsys.readouterr().out
-    assert f"{work.root}/report/index.html: 0." in out
+    assert f"{work.root.name}/report/index.html: 0." in out
+    written = [path.read_text() for path in work.report.iterdir()]
+    assert len(written) == 3
+    assert not [text for text in written if str(work.root.parent) in text]
+    assert f"--work {work.root.name}</code>" in written[0] + written[1] + written[2]
 
 
 def test_all_does_not_need_a_report_and_a_report_changes_nothing_else(work):
