@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from folds.errors import UserError
 
 ROOMS = Path(__file__).parents[1]
 SHIPPED = ("folds", "models")  # a machine of the cluster needs the packages of pyproject.toml, and no checkout
+ANSWER_SECONDS = 5.0
 OBJECT_STORE_BYTES = 1 << 27  # of a Ray of our own: jobs say little, and what they say is small
 
 
@@ -27,6 +29,8 @@ def on_ray(engine: EngineSettings) -> Iterator[Any]:
     that is killed. Raises UserError where Ray is not installed or the cluster cannot be joined.
     """
     refuse_without_ray(engine)
+    if engine.address is not None:
+        _refuse_silence(engine.address)
     ray = _import_ray()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -50,6 +54,19 @@ def _import_ray() -> Any:
     import ray
 
     return ray
+
+
+def _refuse_silence(address: str) -> None:
+    """Refuse an address where nobody answers: Ray itself would try for more than ten minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"`--address {address}` is no HOST:PORT", hint="`--address HOST:6379`")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as err:
+        raise UserError(
+            f"nothing answers at {address}: {err}", hint="`ray start --head --port 6379` on the first machine"
+        ) from err
 
 
 def _connect(ray: Any, engine: EngineSettings) -> None:

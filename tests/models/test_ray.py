@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from folds.engine import EngineSettings
+from folds.errors import UserError
 from folds.processes import is_alive
+from folds.ray_cluster import on_ray
 from models.events import FoldDone, JobEvent
 from tests.cluster import JOBS, cluster, make_place, run, start, wait_for, workers
 from tests.competition import fingerprint, make_competition
@@ -204,3 +206,12 @@ def test_all_machines_of_a_cluster_decode_into_the_same_bytes(tmp_path, form):
         run([*words, "--work", "there", "--address", nodes.address], folder=tmp_path)
     here, there = (fingerprint(tmp_path / work / "folds") for work in ("here", "there"))
     assert {name: data for name, (data, _) in here.items()} == {name: data for name, (data, _) in there.items()}
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("cluster", "`--address cluster` is no HOST:PORT"), ("127.0.0.1:9", "nothing answers at 127.0.0.1:9: ")],
+)
+def test_an_address_where_no_ray_is_is_refused_at_once(address, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"), on_ray(EngineSettings(address=address)):
+        pass
