@@ -70,8 +70,8 @@ def test_no_two_settings_share_a_name():
     assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)
 
 
-def test_every_file_of_the_house_stands_in_the_readme():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_every_file_of_the_house_stands_in_its_list():
+    text = (ROOT / "HOUSE.md").read_text(encoding="utf-8")
     files = [path for room in ROOMS for path in (ROOT / room).rglob("[a-z]*.py")]
     names = [path.relative_to(ROOT / path.relative_to(ROOT).parts[0]).as_posix() for path in files]
     assert [name for name in names if f" {name} " not in text] == []
