@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from ensemble.settings import AddSettings, BlendSettings, FileSettings
+from folds.completion import NAME, Shell, completion_script
 from folds.engine import EngineSettings
 from folds.errors import UserError, visible
 from folds.kit import FLAT, Kit
@@ -23,8 +24,8 @@ from folds.kit_toml import to_toml
 from folds.settings import COMMA_LIST, LimitSettings, PrepareSettings, SplitSettings, at_least
 from folds.stopping import Stopped, stoppable
 from folds.workspace import Workspace
-from models.settings import PredictSettings, TrainSettings
-from submissions.settings import SubmitSettings
+from models.settings import PredictSettings, TrackSettings, TrainSettings
+from submissions.settings import ReportSettings, SubmitSettings
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -52,8 +53,10 @@ Prepare = Annotated[PrepareSettings, FLAT, Parameter(group="prepare")]
 Split = Annotated[SplitSettings, FLAT, Parameter(group="split")]
 Train = Annotated[TrainSettings, FLAT, Parameter(group="train")]
 Predict = Annotated[PredictSettings, FLAT, Parameter(group="predict")]
+Follow = Annotated[TrackSettings, FLAT, Parameter(group="follow")]
 Blend = Annotated[BlendSettings, FLAT, Parameter(group="blend")]
 Submit = Annotated[SubmitSettings, FLAT, Parameter(group="submit")]
+Report = Annotated[ReportSettings, FLAT, Parameter(group="report")]
 Limit = Annotated[LimitSettings, FLAT, Parameter(group="limit")]
 Engine = Annotated[EngineSettings, FLAT, Parameter(group="engine")]
 TopFlags = Annotated[Top, FLAT, Parameter(group="everywhere")]
@@ -69,8 +72,10 @@ class Every:
     split: Split = SplitSettings()
     train: Train = TrainSettings()
     predict: Predict = PredictSettings()
+    follow: Follow = TrackSettings()
     blend: Blend = BlendSettings()
     submit: Submit = SubmitSettings()
+    report: Report = ReportSettings()
     limit: Limit = LimitSettings()
     engine: Engine = EngineSettings()
 
@@ -93,8 +98,10 @@ def all_(data: Data, *, every: Annotated[Every, FLAT] = Every(), config: Config 
     """Prepare, split, train every backbone x fold, blend, submit; goes on where it was stopped."""
     from folds.ray_cluster import refuse_without_ray
     from models.jobs import refuse_early
+    from models.trackers import refuse_absent
 
     deadline = every.limit.deadline(time.monotonic())
+    refuse_absent(every.follow)
     refuse_without_ray(every.engine)
     refuse_early(Workspace(every.top.work), plans(every.train), every.predict)
     with screen().living():
@@ -107,7 +114,9 @@ def go_the_way(data: Path, every: Every, *, deadline: float | None) -> str:
 
     prepare_data(data, every.prepare, every.train, engine=every.engine, top=every.top)
     split_(split=every.split, top=every.top)
-    trained = train_folds(every.train, every.predict, engine=every.engine, top=every.top, deadline=deadline)
+    trained = train_folds(
+        every.train, every.predict, every.follow, engine=every.engine, top=every.top, deadline=deadline
+    )
     again = f"`python run.py all {shlex.quote(str(data))}` goes on"
     if trained.failed and not trained.is_cut:
         raise UserError(f"{trained.failures}: nothing was blended", hint=f"{trained.way_out(every.train)}; {again}")
@@ -171,6 +180,7 @@ def train_(
     *,
     train: Train = TrainSettings(),
     predict: Predict = PredictSettings(),
+    follow: Follow = TrackSettings(),
     fold: Annotated[
         tuple[str, ...], COMMA_LIST, Parameter(help="folds to train: 0,2; `all` trains once more, on all images")
     ] = (),
@@ -188,7 +198,7 @@ def train_(
             hint="`--fold 0,2`",
         )
     deadline = limit.deadline(time.monotonic())
-    trained = train_folds(train, predict, fold=fold, run=run, engine=engine, top=top, deadline=deadline)
+    trained = train_folds(train, predict, follow, fold=fold, run=run, engine=engine, top=top, deadline=deadline)
     if trained.failed:
         raise UserError(trained.failures, hint="`python run.py train` tries again what failed")
     return following("train" if trained.is_cut else "blend")
@@ -219,6 +229,7 @@ class Trained:
 def train_folds(
     train: TrainSettings,
     predict: PredictSettings,
+    follow: TrackSettings,
     *,
     fold: tuple[str, ...] = (),
     run: tuple[str, ...] = (),
@@ -233,11 +244,15 @@ def train_folds(
     from models.jobs import train_runs
     from models.picture import running_picture
     from models.tables import job_lines
+    from models.trackers import tracking
 
     failed: list[FoldFailed] = []
     workspace, runs = Workspace(top.work), plans(train, names=run)
     only_folds = [None if one == "all" else int(one) for one in fold]
-    with running_picture(screen(), workspace, runs, only_folds=only_folds, seed=top.seed) as picture:
+    with (
+        tracking(workspace, follow, say=show) as trackers,
+        running_picture(screen(), workspace, runs, only_folds=only_folds, seed=top.seed) as picture,
+    ):
         tracked = silently if engine.is_ray else picture.track  # jobs on Ray say how far they are themselves
         tracked = tracked if deadline is None else until(deadline, tracked)
         events = train_runs(
@@ -248,6 +263,8 @@ def train_folds(
                 for one in happened:
                     picture.take(one)
                     show(*job_lines(one))
+                    if isinstance(one, JobEvent):
+                        trackers.take(one)
                     if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
                         failed.append(one.event)
                         sys.stderr.write(one.event.trace or "")
@@ -434,7 +451,7 @@ def submit_(
     with alone(workspace, "submissions", is_to_write=workspace.folds_csv.is_file()):
         result = write_submission(workspace, submit, blend=blend, run=run)
     show(submission_summary(result))
-    return following("status")
+    return following("report")
 
 
 @app.command(name="check", sort_key=8)
@@ -467,22 +484,84 @@ def score_(
 
 
 @app.command(name="status", sort_key=10)
-def status_(*, train: Train = TrainSettings(), top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
+def status_(
+    *,
+    json: Annotated[bool, Parameter(negative=(), help="print it as one JSON object, for scripts")] = False,
+    train: Train = TrainSettings(),
+    top: TopFlags = Top(),
+    config: Config = KIT_TOML,
+) -> str | None:
     """Runs x folds with their score, what is missing, and the next command."""
     from folds.assignment import load_folds
     from folds.locks import holders
-    from models.runs import runs
     from models.tables import status_table
-    from submissions.status import what_is_missing
+    from submissions.status import status_json, what_is_missing
 
     workspace = Workspace(top.work)
-    is_asked_for = KIT.toml.runs or KIT.origin("backbone") != "default"
-    planned = [plan.name for plan in plans(train)] if is_asked_for or not runs(workspace) else runs(workspace)
+    planned = planned_runs(workspace, train)
+    if json:
+        show_json(status_json(workspace, planned, following=following))
+        return None
     missing, command = what_is_missing(workspace, planned)
     n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
     show(status_table(workspace, planned, n_folds=n_folds), *missing)
     show(*(f"{what}: held by {holder.sentence}" for what, holder in holders(workspace.lock("any").parent)))
     return following(command)
+
+
+@app.command(name="report", sort_key=10)
+def report_(
+    *,
+    report: Report = ReportSettings(),
+    train: Train = TrainSettings(),
+    top: TopFlags = Top(),
+    config: Config = KIT_TOML,
+) -> str:
+    """Write work/report/index.html: scores, data, training, mistakes, blend and test set on one page."""
+    from submissions.report.report import make_report
+    from submissions.tables import report_summary
+
+    workspace = Workspace(top.work)
+    with alone(workspace, "report", is_to_write=workspace.manifest.is_file()):
+        made = make_report(workspace, report, planned_runs(workspace, train), same_place=KIT.same_place)
+    show(report_summary(made, same_place=KIT.same_place))
+    return following(made.next_command)
+
+
+@app.command(name="explain", sort_key=10)
+def explain_(
+    image_id: Annotated[str, Parameter(help="of a training or a test image, as in work/folds/manifest.csv")],
+    *,
+    run: Annotated[str | None, Parameter(help="the run to look into; the first in weight if not given")] = None,
+    top: TopFlags = Top(),
+    config: Config = KIT_TOML,
+) -> None:
+    """What every member and the blend say of one image, and where a network looks, as a picture in work/report."""
+    from ensemble.explain import explain_image
+    from ensemble.explain_picture import draw_explained
+    from ensemble.explain_tables import explained_summary
+    from models.cam import first_maps
+
+    workspace = Workspace(top.work)
+    said = explain_image(workspace, image_id, run=run)
+    labels = {name: said.labels_of(name) for name in ([run] if run else said.runs_by_weight())}
+    maps, why = first_maps(workspace, labels, image_id, fold=said.fold or 0)
+    show(explained_summary(said, why), f"wrote {draw_explained(workspace, said, maps, why)}")
+
+
+@app.command(name="compare", sort_key=10)
+def compare_(
+    run_a: Annotated[str, Parameter(help="a run or an added member")],
+    run_b: Annotated[str, Parameter(help="what it is held against")],
+    *,
+    top: TopFlags = Top(),
+    config: Config = KIT_TOML,
+) -> None:
+    """Which of two runs is better out of fold, on the same images: paired differences, and the images that changed."""
+    from ensemble.compare import compare_runs
+    from ensemble.compare_tables import comparison_summary
+
+    show(comparison_summary(compare_runs(Workspace(top.work), run_a, run_b)))
 
 
 @app.command(name="settings", sort_key=11)
@@ -491,6 +570,14 @@ def settings_(*, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_T
     values = [(one.name, getattr(every, one.name)) for one in fields(Every)]
     origin = {one.name: KIT.origin(one.name) for _, settings in values for one in fields(settings)}
     sys.stdout.write(to_toml(values, origin=origin, runs=KIT.toml.runs))
+
+
+@app.command(name="completion", sort_key=11)
+def completion_(shell: Shell) -> None:
+    """Print what lets a shell complete commands and flags: `eval "$(python run.py completion bash)"`."""
+    generated = app.generate_completion(prog_name=NAME, shell=shell)
+    here = Path(__file__).resolve()
+    sys.stdout.write(completion_script(generated, shell, python=Path(sys.executable), script=here))
 
 
 @app.command(name="demo", sort_key=12)
@@ -509,6 +596,14 @@ def demo_(*, top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
         show(f"> python run.py {' '.join(words)}")
         app(words, exit_on_error=False, print_error=False)
     return "python run.py all DATA"
+
+
+def planned_runs(workspace: Workspace, train: TrainSettings) -> list[str]:
+    """The runs that the user asks for by name; where nobody asked, those that are there."""
+    from models.runs import runs
+
+    is_asked_for = KIT.toml.runs or KIT.origin("backbone") != "default"
+    return [plan.name for plan in plans(train)] if is_asked_for or not runs(workspace) else runs(workspace)
 
 
 def plans(train: TrainSettings, *, names: Sequence[str] = ()) -> list[RunPlan]:
@@ -553,6 +648,13 @@ def track() -> Track:
 def show(*parts: RenderableType) -> None:
     """Print results."""
     screen().show(*parts)
+
+
+def show_json(value: object) -> None:
+    """Print a value for scripts, and nothing around it."""
+    from json import dumps
+
+    sys.stdout.write(dumps(value, indent=2) + "\n")
 
 
 def following(command: str) -> str:

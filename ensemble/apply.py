@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ensemble.members import Member, Members, check_members
 from ensemble.pools import Recipe
 from ensemble.record import Blend
 from ensemble.rows import Rows, rows_of
@@ -38,9 +39,7 @@ def apply_blend(workspace: Workspace, blend: Blend) -> Blended:
 
     Raises UserError where a member is gone or not as it was when the blend was made.
     """
-    rows = rows_of(load_folds(workspace), blend.partial["folds"] if blend.partial else None)
-    if (rows.digest, rows.classes) != (blend.folds_digest, blend.classes):
-        raise UserError("the blend was made with other folds than those of this work folder", hint=BLEND_HINT)
+    rows = _same_rows(workspace, blend)
     used = [name for name in sorted(blend.weights) if blend.weights[name] > 0]
     runs = {name: [_same_run(workspace, run, blend, name, rows=rows) for run in blend.runs[name]] for name in used}
     image_id = _test_ids(runs[used[0]][0])
@@ -55,6 +54,20 @@ def apply_run(workspace: Workspace, name: str) -> Blended:
     run = open_run(workspace, name, rows=rows)
     image_id = _test_ids(run)
     return Blended(image_id, member_test_probs([run], image_id).astype(np.float64), rows.classes)
+
+
+def open_members(workspace: Workspace, blend: Blend) -> Members:
+    """The members that a blend was made of, with their out-of-fold predictions, in the order of its weights.
+
+    Raises UserError where one is gone or not as it was when the blend was made.
+    """
+    rows = _same_rows(workspace, blend)
+    names = sorted(blend.weights)
+    members = [
+        Member(name, tuple(_same_run(workspace, run, blend, name, rows=rows) for run in blend.runs[name]))
+        for name in names
+    ]
+    return check_members(rows, members)
 
 
 def member_test_probs(runs: list[Run], image_id: np.ndarray) -> np.ndarray:
@@ -97,6 +110,14 @@ def _test_ids(run: Run) -> np.ndarray:
     """The ids of a run's test predictions, sorted."""
     stored = open_predictions(run.tests[0], hint=_hint(run))
     return np.sort(stored.image_id)
+
+
+def _same_rows(workspace: Workspace, blend: Blend) -> Rows:
+    """The training images that a blend was made with."""
+    rows = rows_of(load_folds(workspace), blend.partial["folds"] if blend.partial else None)
+    if (rows.digest, rows.classes) != (blend.folds_digest, blend.classes):
+        raise UserError("the blend was made with other folds than those of this work folder", hint=BLEND_HINT)
+    return rows
 
 
 def _place(run: Run, path: Path) -> str:

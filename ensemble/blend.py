@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,9 @@ from ensemble.record import Blend, save_blend
 from ensemble.search import Search
 from ensemble.settings import BlendSettings
 from ensemble.temperature import fit_temperature
-from ensemble.worth import Worth, costs_nothing, member_worth
+from ensemble.worth import Worth, costs_nothing, gain_over_best, member_worth
 from folds.errors import UserError, first_few
+from folds.paired import Difference
 from folds.track import Track, silently
 from folds.workspace import Workspace, digest
 
@@ -74,6 +75,8 @@ def make_blend(
         kept = _keep(scores, settings.keep)
         worth = member_worth(loaded, metric, evidence.objective, kept)
         blend = _describe(loaded, metric, scores, kept, settings=settings, seed=seed)
+        gain = gain_over_best(loaded, metric, evidence.objective, kept, worth)
+        blend = replace(blend, worth=tuple(map(asdict, worth)), gain=_gain_record(gain))
     return BlendResult(
         blend=blend,
         path=save_blend(workspace, blend),
@@ -189,6 +192,13 @@ def _score_record(score: Score) -> dict[str, float | str]:
         "behind": score.behind,
         "behind_error": score.behind_error,
     }
+
+
+def _gain_record(gain: tuple[str, Difference] | None) -> dict[str, float | str] | None:
+    if gain is None:
+        return None
+    over, difference = gain
+    return {"over": over, "mean": difference.mean, "low": difference.low, "high": difference.high}
 
 
 def _top3_error(members: Members, metric: Metric, kept: Score) -> float:

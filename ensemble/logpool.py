@@ -111,11 +111,12 @@ def _streamed(members: Members) -> Pieces:
 def _sampled(members: Members) -> Pieces:
     """Every n-th image, about WARM_ROWS of them, kept in memory."""
     stride = len(members.rows) // WARM_ROWS
-    streamed = _streamed(members)(range(members.rows.n_folds))
-    some = in_threads(lambda piece: np.ascontiguousarray(piece.probs()[:, ::stride]), streamed)
+    folds = range(members.rows.n_folds)
+    places = [(k, rows) for k in folds for rows in members.pieces(members.rows.of_fold(k), size=PIECE_ROWS)]
+    some = in_threads(lambda place: np.ascontiguousarray(members.every(stride, place[1])), places)
     kept = [
-        Piece(piece.fold, partial(np.asarray, probs), piece.target[::stride])
-        for piece, probs in zip(streamed, some, strict=True)
+        Piece(fold, partial(np.asarray, probs), members.rows.target[rows][::stride])
+        for (fold, rows), probs in zip(places, some, strict=True)
     ]
     return lambda folds: [piece for piece in kept if piece.fold in folds]
 

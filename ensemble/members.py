@@ -20,6 +20,7 @@ from folds.track import Track, silently
 from folds.workspace import Workspace
 
 MOST_MEMBERS = 250  # the objective counts members in one byte
+SPARSE = 32  # where fewer rows than one of so many are wanted, each is read alone, and not all 24 GB of a million
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,13 @@ class Members:
             own[:] = member.probs(piece.start, piece.stop)
         return probs
 
+    def every(self, stride: int, piece: slice) -> np.ndarray:
+        """All members' probabilities of the first row of a piece and each stride-th after it. (M, n > 0, C) float32"""
+        if stride < SPARSE:
+            return self.stacked(piece)[:, ::stride]
+        alone = [self.stacked(slice(row, row + 1)) for row in range(piece.start, piece.stop, stride)]
+        return np.concatenate(alone, axis=1)
+
     def pieces(self, rows: slice | None = None, *, size: int = CHUNK_ROWS) -> Iterator[slice]:
         """The rows, cut into pieces that lie inside one fold each."""
         wanted = rows or slice(0, len(self.rows))
@@ -107,6 +115,13 @@ def load_members(
         members = [apart for member in members for apart in _views_apart(member)]
     if len(members) > MOST_MEMBERS:
         raise UserError(f"a blend has at most {MOST_MEMBERS} members, not {len(members)}", hint="`--members A,B`")
+    return check_members(rows, members, left_out=chosen.left_out, track=track)
+
+
+def check_members(
+    rows: Rows, members: Sequence[Member], *, left_out: tuple[str, ...] = (), track: Track = silently
+) -> Members:
+    """Look through every member once. Raises UserError naming one that has NaN, or rows that do not sum to 1."""
     looked = in_threads(lambda member: look_through(member.name, member.probs, rows=rows), members)
     glances = list(track(looked, what="checking members", total=len(members), unit="members"))
     return Members(
@@ -114,7 +129,7 @@ def load_members(
         members=tuple(members),
         true_probs=np.stack([glance.true_prob for glance in glances]),
         tops=np.stack([glance.top for glance in glances]),
-        left_out=chosen.left_out,
+        left_out=left_out,
     )
 
 

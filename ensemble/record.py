@@ -17,6 +17,7 @@ from folds.workspace import Workspace, read_json, write_json
 VERSION = 1
 TIES = "descending score, ties to the lower class"
 HINT = "`python run.py blend`"
+OPTIONAL = ("partial", "worth", "gain")  # a blend without them is applied like any other
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Blend:
     folds_digest: str
     files: Mapping[str, Mapping[str, str]]  # by run: the digests of its files
     partial: Mapping[str, Any] | None = None  # the folds in use and each run's networks, where folds were lacking
+    worth: tuple[Mapping[str, Any], ...] | None = None  # of each member, as `ensemble.worth` says it
+    gain: Mapping[str, Any] | None = None  # {"over", "mean", "low", "high"}: cross-fitted loss less the best member's
 
     def recipe(self) -> Recipe:
         """The weights as arrays: members in the order of their names, classes in target order."""
@@ -66,8 +69,8 @@ def load_blend(path: Path) -> Blend:
         version = stored.get("version") if isinstance(stored, dict) else None
         raise UserError(f"{path} has version {version}, and this kit reads version {VERSION}", hint=HINT)
     try:
-        values = {name: _frozen(stored[name]) for name in Blend.__dataclass_fields__ if name != "partial"}
-        values["partial"] = _frozen(stored.get("partial"))
+        values = {name: _frozen(stored[name]) for name in Blend.__dataclass_fields__ if name not in OPTIONAL}
+        values |= {name: _frozen(stored.get(name)) for name in OPTIONAL}
         blend = Blend(**values)
         recipe = blend.recipe()
     except (KeyError, TypeError, ValueError) as err:

@@ -30,9 +30,10 @@ def _sample(members: Members, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
     """Blended log-probabilities (n, C) float32 and targets (n,) of evenly spread rows."""
     stride = max(1, -(-len(members.rows) // MOST_ROWS))
     made, targets = [], []
-    for piece, probs in members.chunks():
-        some = slice((-piece.start) % stride, None, stride)
-        blended = recipe.probs(recipe.scores(probs[:, some]))
-        made.append(np.log(np.maximum(blended, LEAST_PROB)).astype(np.float32))
-        targets.append(members.rows.target[piece][some])
+    for piece in members.pieces():
+        rows = slice(piece.start + (-piece.start) % stride, piece.stop)
+        if rows.start < rows.stop:
+            blended = recipe.probs(recipe.scores(members.every(stride, rows)))
+            made.append(np.log(np.maximum(blended, LEAST_PROB)).astype(np.float32))
+            targets.append(members.rows.target[rows][::stride])
     return np.concatenate(made), np.concatenate(targets)

@@ -12,6 +12,7 @@ from ensemble.honest import Score, crossfit_outcomes
 from ensemble.members import Members
 from ensemble.metric import Metric
 from ensemble.pools import Recipe
+from folds.paired import Difference, paired_difference
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Worth:
 def member_worth(members: Members, metric: Metric, objective: Objective, kept: Score) -> list[Worth]:
     """Every member's worth, in the order of their names."""
     alone = np.stack([objective.outcomes(one) for one in np.eye(len(members))])  # (M, N)
-    correlation = _correlation(alone)
+    alike = correlation(alone)
     weights = np.stack([recipe.weights / recipe.weights.sum() for recipe in (kept.fits.whole, *kept.fits.without)])
     without = _losses_without(members, metric, objective, kept)
     return [
@@ -44,8 +45,8 @@ def member_worth(members: Members, metric: Metric, objective: Objective, kept: S
             weight_low=float(weights[1:, m].min()),
             weight_high=float(weights[1:, m].max()),
             without=without[m],
-            error_correlation=None if len(members) == 1 else float(np.delete(correlation[m], m).mean()),
-            nearest=None if len(members) == 1 else _nearest(members.names, correlation[m], m),
+            error_correlation=None if len(members) == 1 else float(np.delete(alike[m], m).mean()),
+            nearest=None if len(members) == 1 else _nearest(members.names, alike[m], m),
         )
         for m, name in enumerate(members.names)
     ]
@@ -56,12 +57,26 @@ def costs_nothing(worth: list[Worth], crossfit: float) -> list[str]:
     return [one.name for one in worth if one.without is not None and one.without <= crossfit]
 
 
+def gain_over_best(
+    members: Members, metric: Metric, objective: Objective, kept: Score, worth: list[Worth]
+) -> tuple[str, Difference] | None:
+    """The best member's name, and the kept blend's cross-fitted loss minus its own (below 0: the blend is better).
+
+    None for macro-F1, which is no mean over images.
+    """
+    if metric.name == "macro-f1":
+        return None
+    best = min(range(len(worth)), key=lambda member: worth[member].alone)
+    alone = objective.outcomes(np.eye(len(members))[best])
+    return worth[best].name, paired_difference(kept.outcomes, alone, members.rows.group)
+
+
 def _nearest(names: tuple[str, ...], correlation: np.ndarray, member: int) -> str:
     others = np.where(np.arange(len(names)) == member, -np.inf, correlation)
     return names[int(others.argmax())]
 
 
-def _correlation(outcomes: np.ndarray) -> np.ndarray:
+def correlation(outcomes: np.ndarray) -> np.ndarray:
     """Correlations of the rows, 0 where a row is constant. (M, N) -> (M, M)"""
     away = outcomes - outcomes.mean(axis=1, keepdims=True)
     scaled = away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-12)

@@ -17,13 +17,17 @@ from folds.settings import PrepareSettings
 
 @dataclass(frozen=True)
 class Item:
-    """One file of the competition. label: empty for test images; left_out: why, where decoding need not tell."""
+    """One file of the competition. label: empty for test images; left_out: why, where decoding need not tell.
+
+    note: what else there is to say of it, a clause of its `reason`
+    """
 
     image_id: str
     file: File
     split: str
     label: str = ""
     left_out: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ def make_manifest(
             "split": [item.split for item in items],
             "label": [item.label for item in items],
             "status": [_status(item, fact, settings) for item, fact in zip(items, facts, strict=True)],
-            "reason": ["; ".join(filter(None, (i.left_out, f.notes))) for i, f in zip(items, facts, strict=True)],
+            "reason": [
+                "; ".join(filter(None, (i.left_out, i.note, f.notes))) for i, f in zip(items, facts, strict=True)
+            ],
             "format": [fact.format for fact in facts],
             "mode": [fact.mode for fact in facts],
             "width": [fact.width for fact in facts],

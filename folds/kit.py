@@ -43,7 +43,8 @@ class Kit:
             self._of_run(name)
         known = {argument.field_info.name for argument in arguments}
         values = {name: value for name, value in self.toml.flat.items() if name in known}
-        Dict(values, source=str(path), use_commands_as_keys=False)(app, commands, arguments)
+        # An app without commands: cyclopts passes over keys that are called like a command, and `views` is one.
+        Dict(values, source=str(path), use_commands_as_keys=False)(App(), commands, arguments)
 
     def origin(self, name: str) -> str:
         """Where the value of a setting came from in the last command: a flag, the file, or its default."""

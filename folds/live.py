@@ -21,6 +21,7 @@ MOST_COLUMNS = 100  # what is not wide need not be drawn anew at every width
 ROWS_FOR_RULE = 20  # of a terminal, from which a line is drawn above the live part
 RULE = 12  # its columns: few, so that no terminal has to wrap it
 CLOSE_SECONDS = 1.0  # most that the end waits for a drawing that hangs
+IN_ASCII = str.maketrans({"━": "#", "·": ".", "─": "-", "…": "."})  # for terminals that know nothing else
 Panel = Callable[[int, int], list[Text]]  # (columns, lines) -> at most so many lines, none longer
 
 
@@ -88,12 +89,14 @@ class LivePart:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         columns, rows = min(console.width - 1, MOST_COLUMNS), max(console.height // 2, 3)
-        bars = [bar_line(bar, columns, is_ascii=options.ascii_only) for bar in list(self.bars)[-rows:]]
+        bars = [bar_line(bar, columns) for bar in list(self.bars)[-rows:]]
         lines = [*self.panel(columns, rows - len(bars)), *bars][:rows]
         if console.height >= ROWS_FOR_RULE and lines:
-            lines = [Text(("-" if options.ascii_only else "─") * RULE, style="dim"), *lines]
+            lines = [Text("─" * RULE, style="dim"), *lines]
         for line in lines:
             line.truncate(columns, overflow="ellipsis")
+            if options.ascii_only:
+                line.plain = line.plain.translate(IN_ASCII)
             yield line
         self._drawn, self._columns = [line.cell_len for line in lines], console.width
 
@@ -123,23 +126,22 @@ def wraps_again() -> bool:
     return not ({"XTERM_VERSION", "STY"} & os.environ.keys() or os.environ.get("TERM") == "linux")
 
 
-def bar_line(bar: Pace, columns: int, *, is_ascii: bool = False) -> Text:
+def bar_line(bar: Pace, columns: int) -> Text:
     """A bar with its numbers; on a narrow terminal the bar and the words go, and the numbers stay."""
     left = f"{duration(bar.seconds_left)} left" if bar.seconds_left is not None else ""
     speed = f"{bar.per_second:,.0f} {bar.unit}/s" if bar.per_second else ""
     if columns < 70:
         return Text("  ".join(filter(None, (bar.what, f"{bar.share:.0%}", left))))
     said = Text(f"{bar.what}  ")
-    said.append_text(bar_text(bar.share, min(columns - 60, 30), is_ascii=is_ascii))
+    said.append_text(bar_text(bar.share, min(columns - 60, 30)))
     said.append("  ".join(filter(None, (f"  {bar.done:,}/{bar.total:,} {bar.unit}", speed, left))))
     return said
 
 
-def bar_text(share: float, cells: int, *, is_ascii: bool = False) -> Text:
+def bar_text(share: float, cells: int) -> Text:
     """A bar of so many cells; what is done differs from what is not by its sign too, and not by colour alone."""
     full = round(min(max(share, 0.0), 1.0) * cells)
-    done, rest = ("#", ".") if is_ascii else ("━", "·")
-    return Text.assemble((done * full, "green"), (rest * (cells - full), "dim"))
+    return Text.assemble(("━" * full, "green"), ("·" * (cells - full), "dim"))
 
 
 def duration(seconds: float) -> str:

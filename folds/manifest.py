@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 
@@ -36,11 +35,10 @@ def manifest_bytes(manifest: pd.DataFrame) -> bytes:
 
 def csv_bytes(table: pd.DataFrame) -> bytes:
     """A table as CSV: UTF-8, `\\n`, no index."""
-    quoting: Literal[0, 1] = csv.QUOTE_MINIMAL
-    for column in table.select_dtypes(exclude="number"):
-        if table[column].str.contains("\r", regex=False).any():
-            quoting = csv.QUOTE_ALL  # Python 3.11 leaves a lone carriage return in a name without quotes
-    return table.to_csv(index=False, lineterminator="\n", quoting=quoting).encode()
+    data = table.to_csv(index=False, lineterminator="\n").encode()
+    if b"\r" in data:  # Python 3.11 leaves a lone carriage return in a name without quotes
+        data = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL).encode()
+    return data
 
 
 def write_manifest(workspace: Workspace, manifest: pd.DataFrame) -> str:

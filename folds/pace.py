@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass
@@ -14,7 +14,6 @@ class Pace:
     total: int
     unit: str = "images"
     done: int = 0
-    began: float = field(default_factory=time.monotonic)
     _first: tuple[float, int] | None = None  # when the first units were done, and how many
     _last: float = 0.0
 

@@ -23,9 +23,11 @@ from folds.facts import Key, read_facts, write_facts
 from folds.fill import Decode, OldRows, fill, keep_rows
 from folds.jpegs import JpegPixels, pack, refuse_without_decoder
 from folds.judge import make_manifest
+from folds.left_out import left_out_path, write_left_out
 from folds.manifest import USABLE, read_manifest, sample_path, usable_rows, write_manifest
 from folds.pixels import VERSION, Pixels, all_stores, open_store, store_path, write_head
 from folds.ray_rows import rows_on_ray
+from folds.relabel import relabel, relabel_note
 from folds.rows import write_row
 from folds.settings import PrepareSettings, StoreForm
 from folds.track import Track, silently
@@ -74,14 +76,14 @@ def prepare(
     before = _read_state(workspace)
     if not before:
         start_early(write_row)  # there will be something to decode: its processes import while files are listed
-    dataset = find_dataset(data, settings)
+    dataset, changes, notes = _relabelled(find_dataset(data, settings), settings, before=before)
     if settings.store_size is None:
         settings = replace(settings, store_size=max(needed_size, before.get("store_size", 0)))
     if settings.store is None:
         settings = replace(settings, store=before.get("store", "raw"))
     if settings.store == "jpeg":
         refuse_without_decoder()
-    state = _state(dataset, settings)
+    state = _state(dataset, settings, changes)
     if before == state and _is_whole(workspace):
         manifest, decoded, unchanged = read_manifest(workspace), 0, True
     else:
@@ -91,7 +93,20 @@ def prepare(
         write_json(state_path(workspace), state)
     seconds = time.perf_counter() - start
     size, form = state["store_size"], state["store"]
-    return PrepareResult(manifest, unchanged, decoded, dataset.hidden, dataset.notes, seconds, size, form)
+    return PrepareResult(manifest, unchanged, decoded, dataset.hidden, notes, seconds, size, form)
+
+
+def _relabelled(
+    dataset: Dataset, settings: PrepareSettings, *, before: Mapping[str, Any]
+) -> tuple[Dataset, Mapping[str, str], tuple[str, ...]]:
+    """The dataset with the labels of `--relabel`, what that changed, and all notes."""
+    if settings.relabel is not None:
+        dataset, changes = relabel(dataset, settings.relabel)
+        return dataset, changes, (*dataset.notes, relabel_note(settings.relabel, changes))
+    if before.get("relabelled"):
+        note = "labels are those of DATA again, since `--relabel` was not given this time"
+        return dataset, {}, (*dataset.notes, note)
+    return dataset, {}, dataset.notes
 
 
 def state_path(workspace: Workspace) -> Path:
@@ -122,6 +137,7 @@ def _make(
         manifest = make_manifest(dataset.items, filled.facts, filled.pixels, settings)
         _refuse_unusable(manifest)
         rows = np.flatnonzero(manifest["status"] == USABLE)
+        write_left_out(workspace, manifest, filled.pixels)
         more = _keep(temporary, filled.pixels, rows)
         state_path(workspace).unlink(missing_ok=True)  # from here to the last line the work folder is unfinished
         for head in workspace.folds.glob("pixels-*.json"):
@@ -165,10 +181,10 @@ def _old_rows(workspace: Workspace, known: Mapping[Key, Facts]) -> OldRows | Non
     return OldRows(store.pixels, rows)
 
 
-def _state(dataset: Dataset, settings: PrepareSettings) -> dict[str, Any]:
-    """What the work folder depends on: as long as it is equal, there is nothing to do."""
+def _state(dataset: Dataset, settings: PrepareSettings, changes: Mapping[str, str]) -> dict[str, Any]:
+    """What the work folder depends on: as long as it is equal, there is nothing to do. changes: those of `relabel`."""
     listing = [
-        (i.image_id, i.split, i.label, i.left_out, i.file.path, i.file.bytes, i.file.mtime_ns, i.file.fault)
+        (i.image_id, i.split, i.label, i.left_out, i.file.path, i.file.bytes, i.file.mtime_ns, i.file.fault, i.note)
         for i in dataset.items
     ]
     sample = (dataset.root / dataset.sample).read_bytes() if dataset.sample else b""
@@ -182,6 +198,7 @@ def _state(dataset: Dataset, settings: PrepareSettings) -> dict[str, Any]:
         "files": len(dataset.items),
         "listing": digest(json.dumps(listing).encode()),
         "sample": digest(sample),
+        "relabelled": len(changes),
     }
 
 
@@ -198,7 +215,7 @@ def _is_whole(workspace: Workspace) -> bool:
         open_store(workspace)
     except UserError:
         return False
-    return True
+    return left_out_path(workspace).is_file()
 
 
 def _copy_sample(workspace: Workspace, dataset: Dataset) -> None:

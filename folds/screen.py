@@ -54,9 +54,9 @@ class Screen:
 
     def close(self) -> None:
         """End the live part, if there is one, with the cursor where the next line goes."""
-        if self.live:
-            self.live.close()
-            self.live = None
+        live, self.live = self.live, None  # of two threads that end it at once, one does
+        if live:
+            live.close()
 
     def track(self, items: Iterable[T], *, what: str, total: int, unit: str = "images", each: int = 1) -> Iterator[T]:
         """The tracker of this screen."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
@@ -46,6 +47,9 @@ class PrepareSettings:
     sample: Annotated[str | None, Parameter(help="sample submission below DATA; found by rule if not given")] = None
     id_column: Annotated[str | None, Parameter(help="column of the ids in --train-csv")] = None
     label_column: Annotated[str | None, Parameter(help="column of the labels in --train-csv")] = None
+    relabel: Annotated[
+        Path | None, Parameter(help="CSV of image_id,label: other labels than DATA has; an empty one leaves it out")
+    ] = None
     store_size: Annotated[
         int | None,
         at_least(16, at_most=1024, help="side of the pixel store, in pixels; what the runs need if not given"),

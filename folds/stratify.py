@@ -41,10 +41,10 @@ class _Counts:
 
     def unevenness(self) -> np.ndarray:
         """The standard deviation of each group's counts over all classes. (G,) float64"""
-        n_classes = len(self.per_class)
-        first = self.edges[:-1]
+        n_classes, first = len(self.per_class), self.edges[:-1]
         single = (np.diff(self.edges) == 1) & (self.count[first] == 1)  # nearly all groups are one image
-        uneven = np.std(np.eye(n_classes), axis=1)[self.of[first]]
+        ones = (np.eye(min(BLOCK, n_classes - at), n_classes, k=at) for at in range(0, n_classes, BLOCK))
+        uneven = np.concatenate([np.std(one, axis=1) for one in ones])[self.of[first]]
         others = np.flatnonzero(~single)
         for start in range(0, len(others), BLOCK):
             some = others[start : start + BLOCK]

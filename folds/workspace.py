@@ -70,6 +70,10 @@ class Workspace:
     def submissions(self) -> Path:
         return self.root / "submissions"
 
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
     def lock(self, what: str) -> Path:
         """The file that says who is at work on something; there as long as somebody is."""
         return self.root / "locks" / f"{what}.json"

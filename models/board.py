@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -79,10 +80,14 @@ class JobState:
 
 @dataclass
 class Board:
-    """All jobs in their order. Whoever draws it may read `jobs` in another thread: a job's state is replaced whole."""
+    """All jobs in their order. Whoever draws it may be another thread: a job's state is replaced whole.
+
+    current  the job that was heard of last, while it runs
+    """
 
     states: dict[JobKey, JobState] = field(default_factory=dict)
-    current: JobKey | None = None  # the job that was heard of last, while it runs
+    current: JobKey | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def jobs(self) -> list[JobState]:
@@ -97,9 +102,10 @@ class Board:
         key = self._key(happened)
         if key is None:
             return
-        before = self.states.get(key) or JobState(*key, epochs=1)
-        now = _progressed(before, happened) if isinstance(happened, JobProgress) else _changed(before, happened)
-        self.states[key] = replace(now, place=happened.place or now.place)
+        with self._lock:
+            before = self.states.get(key) or JobState(*key, epochs=1)
+            now = _progressed(before, happened) if isinstance(happened, JobProgress) else _changed(before, happened)
+            self.states[key] = replace(now, place=happened.place or now.place)
         if now.state == "running":
             self.current = key
         elif self.current == key:
@@ -115,9 +121,10 @@ class Board:
     def hold(self, others: Iterable[JobKey]) -> None:
         """Which jobs other processes are at work on: of those that wait here, these are held, and no others."""
         held = set(others)
-        for key, job in list(self.states.items()):
-            if job.state in ("waiting", "held"):
-                self.states[key] = replace(job, state="held" if key in held else "waiting")
+        with self._lock:
+            for key, job in self.states.items():
+                if job.state in ("waiting", "held"):
+                    self.states[key] = replace(job, state="held" if key in held else "waiting")
 
     def seconds_left(self) -> float | None:
         """What all jobs that are not done still take, as many at a time as run now; None before anything is known.

@@ -15,16 +15,17 @@ WORDS = {"held": "held by another process"}
 STYLES = {"running": "bold", "failed": "red", "held": "yellow", "waiting": "dim"}
 WIDE = 70  # columns from which a running job has a bar, and its last scores in words
 NAME = 12  # columns that a run's name has at least, for a table with a cell for each fold
+BAR = 10  # columns that a bar has at least
 CELL = 8  # columns of a fold's cell: `0.0126`, `42%`, `failed`
 
 
-def board_lines(board: Board, columns: int, lines: int, *, is_ascii: bool = False) -> list[Text]:
+def board_lines(board: Board, columns: int, lines: int) -> list[Text]:
     """At most so many lines: the counts and the time left, the jobs that run, the table of all, as they fit."""
     if not board.jobs or lines < 1:
         return []
     head = _head(board, columns)[:lines]
     room = lines - len(head)
-    running = _running_lines(board.running, columns, room, is_ascii=is_ascii)
+    running = _running_lines(board.running, columns, room)
     made = [*head, *running, *_table(board, columns, room - len(running))]
     for line in made:
         line.truncate(columns, overflow="ellipsis")
@@ -43,13 +44,13 @@ def _head(board: Board, columns: int) -> list[Text]:
     return [Text(part, style="bold") for part in (said, left) if part]
 
 
-def _running_lines(running: Sequence[JobState], columns: int, lines: int, *, is_ascii: bool) -> list[Text]:
+def _running_lines(running: Sequence[JobState], columns: int, lines: int) -> list[Text]:
     """A line for each running job, and its last scores below it where two thirds of the room suffice for both."""
     shown = running if len(running) <= lines else running[: max(lines - 1, 0)]
     pairs = 2 * len(shown) <= max(2 * lines // 3, 2)
     made = []
     for job in shown:
-        made.append(_running_line(job, columns, is_ascii=is_ascii))
+        made.append(_running_line(job, columns))
         if pairs and job.row is not None:
             made.append(_scores(job, columns))
     if len(shown) < len(running) and lines:
@@ -57,24 +58,32 @@ def _running_lines(running: Sequence[JobState], columns: int, lines: int, *, is_
     return made[:lines]
 
 
-def _running_line(job: JobState, columns: int, *, is_ascii: bool) -> Text:
-    progress = job.progress
+def _running_line(job: JobState, columns: int) -> Text:
+    """Name, what it does, its numbers; where there is no room, first the bar goes, then the speed, then the name."""
+    progress, fold = job.progress, job.name.removeprefix(job.run)
     if progress is None or not progress.total:
         what = f"epoch {job.epoch}/{job.epochs} done" if job.epoch else "begins"
-        rest = "  ".join(filter(None, (what, job.place)))
-        return Text(f"{_cut(job.name, columns - len(rest) - 2)}  {rest}")
+        return _fitted(job.run, "  ".join(filter(None, (fold, what, job.place))), columns)
     share, speed = progress.done / progress.total, progress.per_second
     left = f"{duration((progress.total - progress.done) / speed)} left" if speed else ""
-    name = f"{job.name}  {progress.what}"
     if columns < WIDE:
-        numbers = "  ".join(filter(None, (f"{share:.0%}", left.removesuffix(" left"), job.place)))
-        return Text(f"{_cut(name.replace('  epoch', ''), columns - len(numbers) - 2)}  {numbers}")
-    numbers = "  ".join(filter(None, (f"{share:4.0%}", f"{speed:,.0f} {progress.unit}/s" if speed else "", left)))
-    numbers = f"{numbers}  {job.place}" if job.place else numbers
-    bar = min(max(columns - len(name) - len(numbers) - 4, 10), 30)
-    line = Text(f"{_cut(name, columns - bar - len(numbers) - 4)}  ")
-    line.append_text(bar_text(share, bar, is_ascii=is_ascii))
-    return line.append(f"  {numbers}")
+        what = f"{fold} {progress.what.removeprefix('epoch ')}"
+        numbers = [f"{share:.0%}", left.removesuffix(" left"), job.place]
+        return _fitted(job.run, "  ".join(filter(None, (what, *numbers))), columns)
+    speed_text = f"{speed:,.0f} {progress.unit}/s" if speed else ""
+    before = f"{fold}  {progress.what}"
+    after = "  ".join(filter(None, (f"{share:4.0%}", speed_text, left, job.place)))
+    room = columns - len(job.run + before + after) - 4
+    if room >= BAR:
+        return Text.assemble(f"{job.run}{before}  ", bar_text(share, min(room, 3 * BAR)), f"  {after}")
+    if room < -2:
+        after = "  ".join(filter(None, (f"{share:4.0%}", left, job.place)))
+    return _fitted(job.run, f"{before}  {after}", columns)
+
+
+def _fitted(run: str, rest: str, columns: int) -> Text:
+    """A line with as much of the run's name as fits."""
+    return Text(f"{_cut(run, columns - len(rest))}{rest}")
 
 
 def _scores(job: JobState, columns: int) -> Text:
@@ -144,4 +153,8 @@ def _chosen(runs: dict[str, list[JobState]], lines: int) -> list[str]:
 
 
 def _cut(text: str, columns: int) -> str:
-    return text if len(text) <= columns else f"{text[: max(columns - 2, 0)]}.."
+    """The text, without its middle where it is too long: names that are alike differ at their ends."""
+    if len(text) <= columns:
+        return text
+    kept = max(columns - 2, 0)
+    return f"{text[: kept - kept // 2]}..{text[len(text) - kept // 2 :]}"

@@ -61,7 +61,7 @@ class Picture:
 
     def _held(self, board: Board) -> Iterator[JobKey]:
         """The jobs that other processes have locked."""
-        names = {f"{run}.{'all' if fold is None else f'fold{fold}'}": (run, fold) for run, fold in board.states}
+        names = {f"{run}.{'all' if fold is None else f'fold{fold}'}": (run, fold) for run, fold in list(board.states)}
         for what, holder in holders(self.workspace.lock("any").parent):
             if what in names and (holder.host, holder.pid) != (this_host(), os.getpid()):
                 yield names[what]

@@ -123,6 +123,24 @@ class _TrainedRun:
         )
 
 
+@dataclass(frozen=True)
+class LoadedFold:
+    """The network of one done fold, on the host, and the size in pixels at which it predicts."""
+
+    network: nn.Module
+    backbone: Backbone
+    size: int
+
+
+def load_fold(workspace: Workspace, run: str, fold: int, folds: Folds) -> LoadedFold:
+    """The network of a fold that is done, once it is checked like all that predict."""
+    folder, done = workspace.fold(run, fold), done_folds(workspace, run)[fold]
+    stored = _stored_settings(folder, done, folds)
+    settings, backbone = _train_settings(stored), resolve_backbone(stored["backbone"])
+    network = _trained(folder, done, backbone, len(folds.classes), size=train_size(settings, backbone))
+    return LoadedFold(network.eval(), backbone, predict_size(settings, backbone))
+
+
 def _load_run(workspace: Workspace, run: str, folds: Folds, *, device: torch.device) -> _TrainedRun:
     done: dict[int | None, dict[str, Any]] = dict(done_folds(workspace, run).items())
     if not done:

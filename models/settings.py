@@ -1,4 +1,4 @@
-"""This file declares the settings of `train` and `predict`; it imports no torch, since `run.py --help` reads it."""
+"""This file declares the settings of `train`, `predict` and trackers; no torch, since `run.py --help` reads it."""
 
 from __future__ import annotations
 
@@ -113,3 +113,14 @@ class PredictSettings:
         ),
     ] = ("centre", "mirror")
     predict_batch: Annotated[int, at_least(1, help="images per forward pass at prediction")] = 128
+
+
+@dataclass(frozen=True)
+class TrackSettings:
+    tensorboard: Annotated[bool, Parameter(help="curves for TensorBoard below work/tensorboard")] = False
+    mlflow: Annotated[
+        bool, Parameter(help="curves for MLflow: MLFLOW_TRACKING_URI, or a database in the work folder")
+    ] = False
+    wandb: Annotated[bool, Parameter(help="curves for Weights & Biases; local files where no account is set up")] = (
+        False
+    )

@@ -1,4 +1,4 @@
-"""This file declares the settings of `submit`; it imports no numpy, since `run.py --help` reads it."""
+"""This file declares the settings of `submit` and `report`; it imports no numpy, since `run.py --help` reads it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+
+from folds.settings import at_least
 
 
 def _is_name(type_: Any, value: Any) -> None:
@@ -19,3 +21,16 @@ class SubmitSettings:
         str | None,
         Parameter(validator=_is_name, help="name of the CSV in work/submissions; `blend` or the run's name by default"),
     ] = None
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    contact_pictures: Annotated[int, at_least(0, at_most=100, help="pictures of each class on its contact sheet")] = 6
+    thumbnail_pixels: Annotated[int, at_least(32, at_most=512, help="longer side of the report's pictures")] = 112
+    confused_pairs: Annotated[int, at_least(0, at_most=100, help="most confused pairs of classes that are shown")] = 8
+    hardest_images: Annotated[
+        int, at_least(0, at_most=500, help="images shown of each kind: hardest, uncertain ..")
+    ] = 18
+    suspects: Annotated[int, at_least(0, at_most=500, help="suspected label errors that are shown; all are listed")] = (
+        24
+    )

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
 
 from folds.assignment import load_folds
+from folds.locks import Holder, holders
 from folds.workspace import Workspace
-from models.runs import done_folds
+from models.runs import done_folds, done_refit, runs
+
+VERSION = 1  # of what `status --json` says
+NOTHING = ["nothing is missing"]
 
 
 def what_is_missing(workspace: Workspace, planned: Sequence[str]) -> tuple[list[str], str]:
@@ -28,4 +34,59 @@ def what_is_missing(workspace: Workspace, planned: Sequence[str]) -> tuple[list[
     if not any(workspace.submissions.glob("*.csv")):
         return ["there is no submission"], "submit"
     csv = max(workspace.submissions.glob("*.csv"), key=lambda path: path.stat().st_mtime)
-    return ["nothing is missing"], f"check {csv}"
+    return NOTHING, f"check {csv}"
+
+
+def status_json(workspace: Workspace, planned: Sequence[str], *, following: Callable[[str], str]) -> dict[str, Any]:
+    """What `status` says, for scripts: the keys stay, and what is not there is null. following: the whole next command.
+
+    A fold is `done` with its figures, `held` by a process, or `lacking`; the refit on all images has no number.
+    """
+    missing, command = what_is_missing(workspace, planned)
+    held = dict(holders(workspace.lock("any").parent))
+    n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
+    names = sorted({*planned, *runs(workspace)})
+    return {
+        "version": VERSION,
+        "work": str(workspace.root),
+        "n_folds": n_folds,
+        "runs": [_run_json(workspace, name, n_folds or 0, held, is_planned=name in planned) for name in names],
+        "missing": [] if missing == NOTHING else missing,
+        "held": [_holder_json(what, holder) for what, holder in held.items()],
+        "next": following(command),
+    }
+
+
+def _run_json(
+    workspace: Workspace, run: str, n_folds: int, held: Mapping[str, Holder], *, is_planned: bool
+) -> dict[str, Any]:
+    done: dict[int | None, dict[str, Any]] = dict(done_folds(workspace, run).items())
+    refit = done_refit(workspace, run)
+    errors = [record["oof_top3_error"] for record in done.values()]
+    folds = [_fold_json(run, fold, done.get(fold), held) for fold in range(n_folds)]
+    return {
+        "run": run,
+        "planned": is_planned,
+        "folds": folds,
+        "refit": _fold_json(run, None, refit, held),
+        "oof_top3_error": mean(errors) if errors else None,
+        "sd": stdev(errors) if len(errors) > 1 else None,
+    }
+
+
+def _fold_json(
+    run: str, fold: int | None, done: Mapping[str, Any] | None, held: Mapping[str, Holder]
+) -> dict[str, Any]:
+    is_held = f"{run}.{'all' if fold is None else f'fold{fold}'}" in held
+    known = done or {}
+    return {
+        "fold": fold,
+        "state": "done" if done else "held" if is_held else "lacking",
+        "oof_top3_error": known.get("oof_top3_error"),
+        "seconds": known.get("seconds"),
+        "views": known.get("views"),
+    }
+
+
+def _holder_json(what: str, holder: Holder) -> dict[str, Any]:
+    return {"what": what, "machine": holder.name, "process": holder.pid, "since": holder.since}

@@ -1,8 +1,11 @@
-"""This file says what became of a submission, in lines for the terminal."""
+"""This file says what became of a submission or a report, in lines for the terminal."""
 
 from __future__ import annotations
 
+import shlex
+
 from folds.errors import first_few
+from submissions.report.report import ReportResult
 from submissions.submission import SubmissionResult
 
 
@@ -18,4 +21,21 @@ def submission_summary(result: SubmissionResult) -> str:
         sentences.append(f"partial: made by the networks that are done ({networks})")
     if result.promised is not None:
         sentences.append(f"expected top-3 error {result.promised:.4f}, cross-fitted on out-of-fold images")
+    return "\n".join(sentences)
+
+
+def report_summary(result: ReportResult, *, same_place: str) -> str:
+    """Where the page lies, how long it is, what it could not show, and what to do with suspected labels."""
+    sentences = [f"{result.path}: {result.bytes / 1e6:.1f} MB, one file that any browser opens"]
+    sentences += [f"warning: {problem}" for problem in result.problems]
+    if result.refused:
+        sentences.append(f"{result.refused:,} pictures were left out, so that the page stays below 15 MB")
+    if result.is_relabel_kept:
+        sentences.append(f"{result.relabel} was edited, and is left as it is until it is fed back")
+    elif result.suspects:
+        errors = "error" if result.suspects == 1 else "errors"
+        sentences.append(
+            f"{result.suspects:,} suspected label {errors}: edit {result.relabel}, then"
+            f" `python run.py prepare DATA --relabel {shlex.quote(str(result.relabel))}{same_place}`"
+        )
     return "\n".join(sentences)

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```console\n(.*?)```", README, flags=re.DOTALL)
-LEFT_BEHIND = shutil.ignore_patterns(".git", ".venv", "work", "*cache*", "results.jsonl")
+LEFT_BEHIND = shutil.ignore_patterns(".git", ".venv", "work", ".*cache*", "__pycache__", "results.jsonl")
 
 
 def without_numbers(line: str) -> str:

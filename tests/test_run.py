@@ -154,6 +154,27 @@ def test_status_shows_scores_and_the_next_command(finished, typed):
     assert f"next: python run.py train --work {work}" in out
 
 
+def test_status_as_json_is_one_object_with_the_same_scores_and_nothing_around_it(finished, typed):
+    _, work, _ = finished
+    code, out, err = typed("status", "--json", "--work", work, "--backbone", "test_resnet,test_vit", "--no-pretrained")
+    said = json.loads(out)
+    assert (code, err, said["version"], said["n_folds"]) == (0, "", 1, 2)
+    assert said["missing"] == ["test_vit lacks folds 0, 1"]
+    assert said["next"] == f"python run.py train --work {work}"
+    resnet, vit = said["runs"]
+    errors = [fold["oof_top3_error"] for fold in resnet["folds"]]
+    assert [fold["state"] for fold in resnet["folds"] + vit["folds"]] == ["done", "done", "lacking", "lacking"]
+    assert resnet["oof_top3_error"] == sum(errors) / 2
+    assert vit["oof_top3_error"] is None
+    assert resnet["refit"]["state"] == "lacking"
+
+
+def test_status_as_json_of_a_folder_that_is_not_there_says_what_to_do(typed):
+    code, out, _ = typed("status", "--json", "--work", "nowhere")
+    said = json.loads(out)
+    assert (code, said["n_folds"], said["next"]) == (0, None, "python run.py prepare DATA --work nowhere")
+
+
 def test_a_spoilt_csv_is_refused_by_check(finished, typed, tmp_path):
     _, work, _ = finished
     text = (work / "submissions" / "blend.csv").read_text()
@@ -172,6 +193,12 @@ def test_score_counts_first_and_third_places(finished, typed, tmp_path):
     code, out, _ = typed("score", work / "submissions" / "blend.csv", "--labels", "labels.csv", "--work", work)
     assert code == 0
     assert "on the true labels of 3 images: top-1 error 1.0000, top-3 error 0.0000" in out
+
+
+def test_a_setting_counts_that_is_called_like_a_command(typed):
+    Path("kit.toml").write_text('[predict]\nviews = ["centre", "zoom"]\n')
+    assert 'views = ["centre", "zoom"]  # from kit.toml' in typed("settings")[1]
+    assert 'views = ["whole"]  # from flag' in typed("settings", "--views", "whole")[1]
 
 
 def test_a_setting_comes_from_its_default_then_the_file_then_the_flag(typed):

@@ -1,7 +1,8 @@
 """This file measures how the whole way grows: `python -m tests.benchmarks.scale [--rows 10000,100000,1000000]`.
 
 Every step runs in a process of its own on the same made-up work folder (`tests.benchmarks.million`), once, with its
-seconds (without imports) and the most memory that it ever held. The exponent is that of a power law: 1 is linear.
+seconds by the clock (without imports) and of the processor, what it read from the disk and not from the page cache,
+and the most memory that it ever held. The exponent is that of a power law: 1 is linear.
 """
 
 from __future__ import annotations
@@ -88,14 +89,26 @@ def in_own_process(step: str, folder: Path, world: World, *, members: int) -> di
 
 
 def one(step: str, folder: str, n: int, n_test: int, n_classes: int, members: int) -> dict[str, float]:
-    """One step with its seconds and its peak, MB; `more` are parts of the seconds."""
+    """One step with its seconds and its peak, MB, and what it says of itself, which may be better seconds."""
     workspace, world = Workspace(Path(folder)), World(n, n_test, n_classes)
     work = STEPS[step]
     work(workspace, world, members, is_rehearsal=True)  # imports
-    imported, start = peak_mb(), time.perf_counter()
+    imported, start, cpu, read = peak_mb(), time.perf_counter(), time.process_time(), gb_from_disk()
     more = work(workspace, world, members, is_rehearsal=False)
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "peak_mb": peak_mb(), "imports_mb": imported, **(more or {})}
+    return {
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - cpu,
+        "gb_from_disk": gb_from_disk() - read,
+        "peak_mb": peak_mb(),
+        "imports_mb": imported,
+        **(more or {}),
+    }
+
+
+def gb_from_disk() -> float:
+    """What this process has read so far that was not in the page cache."""
+    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text(encoding="utf-8").splitlines())
+    return int(lines["read_bytes"]) / 1e9
 
 
 Step = Callable[..., dict[str, float] | None]
@@ -116,15 +129,18 @@ def split_(workspace: Workspace, world: World, members: int, *, is_rehearsal: bo
         split(workspace, SplitSettings(), seed=0)
 
 
-def sampler(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> None:
-    """The draw of ten epochs from the training part of a fold, against the imbalance."""
+def sampler(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> dict[str, float] | None:
+    """The draw of ten epochs of all images, against the imbalance; making the targets up does not count."""
     from models.sampling import draw_epoch, expected_repeats
 
-    if not is_rehearsal:
-        target = world.targets(0)
-        repeats = expected_repeats(target, power=0.5, most=4.0)
-        for epoch in range(10):
-            draw_epoch(repeats, np.random.default_rng([0, epoch]))
+    if is_rehearsal:
+        return None
+    target = world.targets(0)
+    start, cpu = time.perf_counter(), time.process_time()
+    repeats = expected_repeats(target, power=0.5, most=4.0)
+    for epoch in range(10):
+        draw_epoch(repeats, np.random.default_rng([0, epoch]))
+    return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
 
 
 def epoch_start(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> dict[str, float] | None:
@@ -202,24 +218,18 @@ def exponent(rows: Sequence[int], seconds: Sequence[float]) -> float:
 
 
 def show_figures(figures: Mapping[str, Any]) -> None:
-    """Seconds at each size, the exponent over all sizes and over the last two, and the peaks."""
+    """Seconds at each size, the exponents of clock and processor, what the last size read from the disk, the peaks."""
     from tests.benchmarks.measure import console, show
 
     sizes = list(map(int, figures["rows"]))
     rows = []
     for step in STEPS:
         made = [figures["rows"][str(n)][step] for n in sizes]
-        seconds = [one["seconds"] for one in made]
-        rows.append(
-            (
-                step,
-                *(f"{one:,.2f}" for one in seconds),
-                f"{exponent(sizes, seconds):.2f}",
-                f"{exponent(sizes[-2:], seconds[-2:]):.2f}",
-                *(f"{one['peak_mb']:,.0f}" for one in made),
-            )
-        )
-    headings = ("step", *(f"{n:,}, s" for n in sizes), "exponent", "of the last", *(f"{n:,}, MB" for n in sizes))
+        exponents = (exponent(sizes, [one[clock] for one in made]) for clock in ("seconds", "cpu_seconds"))
+        cells = (f"{one['seconds']:,.2f}" for one in made)
+        peaks = (f"{one['peak_mb']:,.0f}" for one in made)
+        rows.append((step, *cells, *(f"{one:.2f}" for one in exponents), f"{made[-1]['gb_from_disk']:,.0f}", *peaks))
+    headings = ("step", *(f"{n:,}, s" for n in sizes), "n^", "CPU n^", "disk, GB", *(f"{n:,}, MB" for n in sizes))
     show(
         f"{figures['classes']} classes, {figures['members']} members, {figures['test_share']} test images",
         headings,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ensemble.apply import apply_blend
+from ensemble.apply import apply_blend, open_members
 from ensemble.blend import make_blend
 from ensemble.honest import bootstrap_losses
 from ensemble.metric import Metric
@@ -132,6 +132,38 @@ def test_a_member_that_has_changed_since_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"m01 has changed since the blend was made: fold0/oof\.npz") as caught:
         apply_blend(work, made)
     assert caught.value.hint == "`python run.py blend`"
+
+
+def test_a_stored_blend_knows_what_its_members_are_worth_and_what_it_bought(tmp_path):
+    work, folds = small_work(tmp_path)
+    result = make_blend(work, replace(QUICK, keep="equal"), seed=0)
+    stored = load_blend(work.blend)
+    alone = [topk_error(small_oof(folds, member), folds.target) for member in range(3)]
+    assert [one["alone"] for one in stored.worth] == pytest.approx(alone)
+    assert [one["without"] for one in stored.worth] == [one.without for one in result.worth]
+    assert stored.gain["over"] == f"m{int(np.argmin(alone)):02d}"
+    assert stored.gain["mean"] == pytest.approx(stored.crossfit - min(alone))
+    assert stored.gain["low"] < stored.gain["mean"] < stored.gain["high"]
+
+
+def test_a_blend_of_an_earlier_version_is_read_without_them(tmp_path):
+    work, _ = small_work(tmp_path)
+    make_blend(work, replace(QUICK, keep="equal"), seed=0)
+    said = read_json(work.blend, hint="")
+    write_json(work.blend, {key: value for key, value in said.items() if key not in ("worth", "gain")})
+    assert (load_blend(work.blend).worth, load_blend(work.blend).gain) == (None, None)
+
+
+def test_the_members_of_a_stored_blend_are_opened_as_they_were(tmp_path):
+    work, folds = small_work(tmp_path)
+    made = make_blend(work, replace(QUICK, keep="equal"), seed=0)
+    members = open_members(work, load_blend(made.path))
+    assert members.names == ("m00", "m01", "m02")
+    order = np.argsort(folds.fold, kind="stable")
+    assert np.allclose(members.members[1].probs(0, 50), np.exp(small_oof(folds, 1))[order][:50], atol=1e-6)
+    write_small(work, folds, "m01", small_oof(folds, 2))
+    with pytest.raises(UserError, match=r"^m01 has changed since the blend was made"):
+        open_members(work, load_blend(made.path))
 
 
 def test_a_damaged_test_file_is_named(tmp_path):

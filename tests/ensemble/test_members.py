@@ -50,6 +50,13 @@ def test_members_are_joined_by_id_and_read_piece_by_piece(tmp_path):
         assert len(set(members.rows.fold[piece])) == 1
 
 
+@pytest.mark.parametrize("stride", [3, 40])
+def test_every_so_many_rows_are_those_of_the_whole_however_they_are_read(tmp_path, stride):
+    members = load_members(small_work(tmp_path)[0])
+    piece = slice(203, 395)
+    np.testing.assert_array_equal(members.every(stride, piece), members.stacked(piece)[:, ::stride])
+
+
 def test_rows_in_another_order_make_the_same_member(tmp_path):
     work, folds = small_work(tmp_path, members=2)
     before = make_blend(work, QUICK, seed=0).blend

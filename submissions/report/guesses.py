@@ -1,0 +1,123 @@
+"""This file gathers what runs and the blend say of the training images that they have not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+
+from ensemble.apply import open_members
+from ensemble.members import Members, load_members
+from ensemble.pools import Recipe
+from ensemble.rows import Rows
+from ensemble.runs import list_runs
+from folds.metrics import top_classes, true_rank
+from folds.paired import Difference, paired_difference
+from submissions.report.source import Source
+
+NONE_SEEN = 3.0  # no error on n images: up to 3 / n are likely (Hanley, Lippman-Hand 1983)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where the true class stands in a run's guesses: rank (N,) int, 0 is first; log_loss in nats."""
+
+    name: str
+    rows: Rows
+    rank: np.ndarray
+    log_loss: float
+
+    def error(self, k: int) -> float:
+        return float((self.rank >= k).mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95%, of the top-3 error; copies count as one draw."""
+        apart = self.difference_to(np.zeros(len(self.rank)))
+        return max(apart.low, 0.0), apart.high or NONE_SEEN / len(self.rank)
+
+    def difference_to(self, misses: np.ndarray) -> Difference:
+        return paired_difference(self.rank >= 3, misses, self.rows.group)
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """Out-of-fold probabilities of the blend, or of one run. probs (N, C) float32, in the order of `rows`.
+
+    temperature  that makes a blend's probabilities honest; 1 for a run
+    members      those of the blend, or the one run
+    """
+
+    name: str
+    is_blend: bool
+    rows: Rows
+    probs: np.ndarray
+    temperature: float
+    members: Members
+
+    @cached_property
+    def rank(self) -> np.ndarray:
+        """(N,) int: how many classes beat the true one."""
+        return np.concatenate([true_rank(self.probs[part], self.rows.target[part]) for part in _parts(self.rows)])
+
+    @cached_property
+    def top(self) -> np.ndarray:
+        """(N, 3) int: the best guesses, best first."""
+        return np.concatenate([top_classes(self.probs[part]) for part in _parts(self.rows)])
+
+    @property
+    def true_prob(self) -> np.ndarray:
+        return self.probs[np.arange(len(self.rows)), self.rows.target]  # (N,)
+
+
+def run_ranks(source: Source) -> Mapping[str, Ranks]:
+    """The ranks of every run that has a finished fold, over the folds that it has; a damaged run is left out."""
+    if source.folds is None:
+        return {}
+    made = {name: source.attempt(partial(_ranks_of, source, name)) for name in list_runs(source.workspace)}
+    return {name: ranks for name, ranks in made.items() if ranks is not None}
+
+
+def best_guesses(source: Source, ranks: Mapping[str, Ranks]) -> Guesses | None:
+    """The blend's guesses; where no blend can be opened, those of the run with the most images and the least error."""
+    blend = source.blend
+    if blend is not None and source.folds is not None:
+        members = source.attempt(lambda: open_members(source.workspace, blend))
+        if members is not None:
+            return _guesses("the blend", members, blend.recipe(), temperature=blend.temperature, is_blend=True)
+    if not ranks:
+        return None
+    best = min(ranks.values(), key=lambda one: (-len(one.rows), one.error(3), one.log_loss)).name
+    members = load_members(source.workspace, [best], partial=True)
+    return _guesses(best, members, Recipe("mean", np.ones(1)), temperature=1.0, is_blend=False)
+
+
+def member_misses(members: Members) -> np.ndarray:
+    """Whether each member misses the true class in its top 3. (M, N) bool"""
+    misses = np.empty((len(members), len(members.rows)), bool)
+    for piece, probs in members.chunks():
+        for member, own in enumerate(probs):
+            misses[member, piece] = true_rank(own, members.rows.target[piece]) >= 3
+    return misses
+
+
+def _guesses(name: str, members: Members, recipe: Recipe, *, temperature: float, is_blend: bool) -> Guesses:
+    probs = np.empty((len(members.rows), len(members.rows.classes)), np.float32)
+    for piece, own in members.chunks():
+        probs[piece] = recipe.probs(recipe.scores(own))
+    return Guesses(name, is_blend, members.rows, probs, temperature, members)
+
+
+def _ranks_of(source: Source, name: str) -> Ranks:
+    members = load_members(source.workspace, [name], partial=True)
+    rank = np.empty(len(members.rows), np.int64)
+    for piece, probs in members.chunks():
+        rank[piece] = true_rank(probs[0], members.rows.target[piece])
+    true_prob = np.maximum(members.true_probs[0].astype(np.float64), 1e-15)
+    return Ranks(name, members.rows, rank, float(-np.log(true_prob).mean()))
+
+
+def _parts(rows: Rows, size: int = 8192) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, max(len(rows), 1), size)]

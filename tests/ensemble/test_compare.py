@@ -1,0 +1,112 @@
+"""This file tests the comparison of two runs: figures that can be counted by hand, and what cannot be compared."""
+
+import csv
+import io
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy.stats import binom
+
+from ensemble.compare import compare_runs, sign_test
+from ensemble.compare_tables import comparison_summary
+from folds.errors import UserError
+from folds.metrics import log_loss, topk_error
+from tests.ensemble.small import small_oof, small_work, write_small
+
+
+@pytest.fixture
+def small(tmp_path):
+    return small_work(tmp_path, members=2)
+
+
+def test_the_losses_are_those_of_each_run_and_the_difference_is_paired(small):
+    work, folds = small
+    made = compare_runs(work, "m00", "m01")
+    for member in (0, 1):
+        probs = np.exp(small_oof(folds, member))
+        top3, top1, loss = (measure.losses[member] for measure in made.measures)
+        assert top3 == topk_error(probs, folds.target)
+        assert top1 == topk_error(probs, folds.target, k=1)
+        assert loss == pytest.approx(log_loss(probs, folds.target), rel=1e-6)
+    difference = made.measures[0].difference
+    assert difference.mean == pytest.approx(made.measures[0].losses[0] - made.measures[0].losses[1])
+    assert difference.low < difference.mean < difference.high
+
+
+def test_turned_round_every_difference_changes_its_sign(small):
+    there, back = compare_runs(small[0], "m00", "m01"), compare_runs(small[0], "m01", "m00")
+    assert [one.difference.mean for one in there.measures] == [-one.difference.mean for one in back.measures]
+    assert (there.test.only_a, there.test.only_b, there.test.p) == (back.test.only_b, back.test.only_a, back.test.p)
+
+
+def test_the_test_is_exact():
+    one, other = np.zeros(100, bool), np.zeros(100, bool)
+    one[:9], other[9:10] = True, True  # 9 pictures for the second run, 1 for the first
+    test = sign_test(one, other, np.arange(100))
+    assert (test.only_a, test.only_b) == (1, 9)
+    assert test.p == pytest.approx(2 * binom.cdf(1, 10, 0.5))
+
+
+def test_copies_of_a_picture_are_one_picture():
+    one, other = np.array([True, True, True, False]), np.array([False, False, False, True])
+    test = sign_test(one, other, np.array([7, 7, 7, 8]))
+    assert (test.only_a, test.only_b, test.p) == (1, 1, 1.0)
+
+
+def test_runs_that_agree_on_everything_differ_by_nothing():
+    assert sign_test(np.ones(3, bool), np.ones(3, bool), np.arange(3)).p == 1.0
+
+
+def test_the_csv_has_every_image_that_one_run_alone_has_right(small):
+    work, folds = small
+    made = compare_runs(work, "m00", "m01")
+    rows = list(csv.DictReader(io.StringIO(made.path.read_text())))
+    ranks = [(int(row["rank m00"]) <= 3, int(row["rank m01"]) <= 3) for row in rows]
+    assert all(a != b for a, b in ranks)
+    assert {row["better"] for row, (a, _) in zip(rows, ranks, strict=True) if a} == {"m00"}
+    label = dict(zip(folds.image_id.tolist(), folds.label.tolist(), strict=True))
+    assert all(row["label"] == label[row["image_id"]] for row in rows)
+    assert all((row["label"] in row["top 3 m00"].split(" | ")) == (row["better"] == "m00") for row in rows)
+    miss = [np.exp(small_oof(folds, member)).argsort(1)[:, -3:] for member in (0, 1)]
+    hits = [(top == folds.target[:, None]).any(1) for top in miss]
+    assert len(rows) == (hits[0] != hits[1]).sum()
+
+
+def test_what_is_shown_names_both_runs_and_the_file(small):
+    made = compare_runs(small[0], "m00", "m01")
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(comparison_summary(made))
+    text = console.export_text()
+    assert "only m00 has" in text
+    assert "compare-m00-m01.csv" in text
+
+
+@pytest.mark.parametrize(
+    ("names", "error"),
+    [
+        (("m00", "m00"), "m00 cannot be compared with itself"),
+        (("m00", "m99"), "there is no finished fold of a run m99"),
+        (("m01", "m00"), "m01 lacks fold 2 of 3"),
+        (
+            ("m00", "blend"),
+            "the blend cannot be compared: its weights were fitted on the images that it would be compared on",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(small, names, error):
+    work, _ = small
+    shutil.rmtree(work.fold("m01", 2))
+    with pytest.raises(UserError) as caught:
+        compare_runs(work, *names)
+    assert caught.value.message == error
+    assert not work.report.exists()
+
+
+def test_a_run_of_other_folds_is_refused(small):
+    work, folds = small
+    write_small(work, replace(folds, digest="0123"), "m03", small_oof(folds, 0))
+    with pytest.raises(UserError, match="was made on other folds"):
+        compare_runs(work, "m00", "m03")

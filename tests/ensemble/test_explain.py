@@ -1,0 +1,99 @@
+"""This file tests what is said of one image: the numbers in the files, from no network that has seen it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import run
+from ensemble.apply import apply_blend
+from ensemble.blend import make_blend
+from ensemble.explain import explain_image, nearest
+from ensemble.explain_picture import draw_explained
+from ensemble.record import load_blend
+from ensemble.settings import BlendSettings
+from folds.assignment import load_folds
+from folds.errors import UserError
+from folds.metrics import top_classes
+from models.cam import first_maps
+from models.predictions import load_predictions
+from tests.models.test_trainer import SETTINGS, prepared, train
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A work folder with two runs of two folds and their blend."""
+    workspace = prepared(tmp_path_factory.mktemp("explain"))
+    for name, lr in (("test_resnet", 3e-3), ("test_vit", 1e-3)):
+        train(workspace, dataclasses.replace(SETTINGS, backbone=(name,), lr=lr, epochs=1, image_size=64))
+    make_blend(workspace, BlendSettings(trials=16, half_samples=2), seed=0)
+    return workspace
+
+
+def test_a_training_image_is_explained_by_its_out_of_fold_predictions(world):
+    folds = load_folds(world)
+    image_id, fold = str(folds.image_id[5]), int(folds.fold[5])
+    said = explain_image(world, image_id)
+    assert (said.split, said.label, said.fold) == ("train", folds.label[5], fold)
+    for one in said.members:
+        oof = load_predictions(world.fold(one.name, fold) / "oof.npz", hint="")
+        probs = oof.probs()[oof.image_id == image_id][0]
+        top = top_classes(probs[None])[0]
+        assert one.labels == tuple(folds.classes[c] for c in top)
+        assert one.probs == pytest.approx(probs[top], abs=1e-6)
+        assert one.true_prob == pytest.approx(probs[folds.target[5]], abs=1e-6)
+        assert folds.classes[np.argsort(-probs, kind="stable")[one.rank - 1]] == said.label
+
+
+def test_a_test_image_is_explained_as_the_submission_sees_it(world):
+    said = explain_image(world, "004")
+    blended = apply_blend(world, load_blend(world.blend))
+    scores = blended.scores[blended.image_id == "004"]
+    assert said.blend.labels == tuple(blended.classes[c] for c in top_classes(scores)[0])
+    assert (said.split, said.label, said.fold, said.blend.rank) == ("test", None, None, None)
+    assert sum(said.blend.probs) <= 1 + 1e-9
+
+
+def test_the_picture_shows_a_map_of_a_net_that_has_one_and_says_why_another_has_none(world):
+    said = explain_image(world, "004")
+    labels = {name: said.labels_of(name) for name in ("test_vit", "test_resnet")}
+    maps, why = first_maps(world, labels, "004", fold=0)
+    assert (maps.run, maps.fold, maps.classes) == ("test_resnet", 0, tuple(labels["test_resnet"]))
+    assert "test_vit" in why
+    assert "keeps no map of the picture" in why
+    path = draw_explained(world, said, maps, why)
+    with Image.open(path) as picture:
+        assert (picture.format, picture.width > 1000) == ("PNG", True)
+    assert first_maps(world, {"test_vit": ["0"]}, "004", fold=0)[0] is None
+
+
+def test_the_command_writes_the_picture_and_shows_the_guesses(world, capsys):
+    image_id = str(load_folds(world).image_id[0])
+    assert run.main(["explain", image_id, "--work", str(world.root), "--run", "test_vit"]) == 0
+    out = capsys.readouterr().out
+    assert f"{image_id}, labelled " in out
+    assert "no map: test_vit: " in out
+    assert len(list(world.report.glob("explain-*.png"))) >= 1
+
+
+@pytest.mark.parametrize(
+    ("image_id", "run_name", "error", "hint"),
+    [
+        ("0-3", None, "there is no image 0-3", "`0/0-3.jpg`"),
+        ("00", None, "there is no image 00", "`000` or `001` or `002`"),
+        ("1/1-O.jpg", None, "there is no image 1/1-O.jpg", "`1/1-"),
+        ("004", "nobody", "there is no run nobody", "test_resnet, test_vit"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_the_nearest(world, image_id, run_name, error, hint):
+    with pytest.raises(UserError) as caught:
+        explain_image(world, image_id, run=run_name)
+    assert caught.value.message == error
+    assert hint in caught.value.hint
+
+
+def test_the_nearest_ids_hold_the_text_or_are_spelled_like_it():
+    assert nearest("b7", ["a/b7.jpg", "a/c.jpg"]) == ["a/b7.jpg"]
+    assert nearest("a/d.jpg", ["a/b.jpg", "zzz"]) == ["a/b.jpg"]
+    assert nearest("qqqqq", ["a/b.jpg"]) == []

@@ -1,0 +1,138 @@
+"""This file tests other labels than DATA has: what a CSV changes, what it cannot, and what everybody is told."""
+
+import json
+
+import pytest
+
+from folds.assignment import split
+from folds.errors import UserError
+from folds.settings import SplitSettings
+from folds.workspace import Workspace
+from tests.folds.test_prepare import tree
+
+
+@pytest.fixture
+def labels(tmp_path):
+    """Write a CSV of image_id,label and give its path."""
+
+    def write(text, *, name="relabel.csv", header="image_id,label\n"):
+        (tmp_path / name).write_text(header + text)
+        return tmp_path / name
+
+    return write
+
+
+def rows(result):
+    table = result.manifest.set_index("image_id")
+    return {name: tuple(table.loc[name, ["label", "status", "reason"]]) for name in table.index}
+
+
+def test_an_image_gets_another_label_and_the_manifest_says_what_it_was(data, run_prepare, labels):
+    before = tree(data)
+    result = run_prepare(data, relabel=labels("cat/cat_1.png,dog\ncat/cat_2.png,cat\n"))
+    assert rows(result)["cat/cat_1.png"] == ("dog", "usable", "relabelled: was cat")
+    assert rows(result)["cat/cat_2.png"] == ("cat", "usable", "")
+    assert tree(data) == before
+
+
+def test_an_empty_label_leaves_the_image_out(data, run_prepare, labels):
+    result = run_prepare(data, relabel=labels("dog/dog_0.png,\n"))
+    assert rows(result)["dog/dog_0.png"] == ("dog", "left out", "relabelled: was dog, left out")
+    assert result.manifest["status"].tolist().count("usable") == 9
+
+
+def test_a_file_left_as_it_was_changes_nothing(data, run_prepare, labels, workspace):
+    run_prepare(data)
+    before = tree(workspace.root)
+    result = run_prepare(data, relabel=labels("cat/cat_1.png,cat,0.9\n", header="image_id,label,suggested\n"))
+    assert result.unchanged
+    assert tree(workspace.root) == before
+    assert "changes nothing" in result.notes[0]
+
+
+def test_the_second_prepare_with_the_same_file_has_nothing_to_do(data, run_prepare, labels, workspace):
+    path = labels("cat/cat_1.png,dog\n")
+    run_prepare(data, relabel=path)
+    before = tree(workspace.root)
+    result = run_prepare(data, relabel=path)
+    assert (result.unchanged, result.decoded) == (True, 0)
+    assert tree(workspace.root) == before
+
+
+def test_another_label_decodes_nothing_anew(data, run_prepare, labels):
+    run_prepare(data)
+    assert run_prepare(data, relabel=labels("cat/cat_1.png,dog\n")).decoded == 0
+
+
+def test_without_the_file_the_labels_are_those_of_data_again_and_one_is_told(data, run_prepare, labels):
+    first = run_prepare(data)
+    assert first.notes == ()
+    changed = run_prepare(data, relabel=labels("cat/cat_1.png,dog\ncat/cat_0.png,\n"))
+    assert "gives 1 image another label and leaves 1 image out" in changed.notes[0]
+    assert '`relabel = "' in changed.notes[0]
+    again = run_prepare(data)
+    assert again.notes == ("labels are those of DATA again, since `--relabel` was not given this time",)
+    assert again.manifest.equals(first.manifest)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "hint"),
+    [
+        ("cat/no.png,dog\n", r"names 1 training image that DATA does not have: cat/no.png$", "manifest.csv"),
+        ("t0,dog\n", r"names 1 training image that DATA does not have: t0$", "manifest.csv"),
+        ("cat/cat_0.png,dig\n", r"gives labels that are no class of DATA: dig$", "did you mean `dog`?"),
+        ("cat/cat_0.png,9\n", r"gives labels that are no class of DATA: 9$", "an empty label leaves an image out"),
+        ("cat/cat_0.png,dog\ncat/cat_0.png,cat\n", r"gives cat/cat_0.png two labels: dog and cat$", None),
+    ],
+)
+def test_what_the_file_cannot_mean_is_refused_in_one_sentence(data, run_prepare, labels, text, error, hint):
+    with pytest.raises(UserError, match=error) as caught:
+        run_prepare(data, relabel=labels(text))
+    assert hint is None or hint in caught.value.hint
+
+
+def test_a_file_that_is_not_there_is_named(data, run_prepare, tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*no\.csv: No such file or directory"):
+        run_prepare(data, relabel=tmp_path / "no.csv")
+
+
+def test_a_picture_under_two_labels_is_judged_by_its_new_label(data, run_prepare, labels, picture):
+    for label in ("cat", "dog"):
+        picture(53).save(data / "TrainVal" / label / "twice.png")
+    assert rows(run_prepare(data))["cat/twice.png"][1] == "left out"
+    mended = rows(run_prepare(data, relabel=labels("cat/twice.png,dog\n")))
+    assert mended["cat/twice.png"] == ("dog", "usable", "relabelled: was cat; exact copy in train: dog/twice.png")
+    assert mended["dog/twice.png"] == ("dog", "usable", "exact copy in train: cat/twice.png")
+    other = rows(run_prepare(data, relabel=labels("cat/twice.png,\n")))
+    assert other["dog/twice.png"] == ("dog", "usable", "")
+
+
+def test_a_file_beside_the_class_folders_can_be_given_a_label(data, run_prepare, labels, picture):
+    picture(60).save(data / "TrainVal" / "lost.png")
+    assert rows(run_prepare(data))["lost.png"][1] == "left out"
+    found = rows(run_prepare(data, relabel=labels("lost.png,cat\n")))
+    assert found["lost.png"] == ("cat", "usable", "relabelled: was without label")
+
+
+def test_folds_that_know_other_labels_are_refused_with_the_way_out(data, run_prepare, labels, workspace):
+    run_prepare(data)
+    split(workspace, SplitSettings(n_folds=2), seed=0)
+    run_prepare(data, relabel=labels("cat/cat_1.png,dog\n"))
+    with pytest.raises(UserError, match=r"^1 training images changed since the folds .*: cat/cat_1.png$") as caught:
+        split(workspace, SplitSettings(n_folds=2), seed=0)
+    assert "`rm -r " in caught.value.hint
+    assert "`--work DIR`" in caught.value.hint
+
+
+def test_what_is_left_out_keeps_a_small_picture(data, run_prepare, labels, workspace):
+    from folds.left_out import read_left_out
+
+    run_prepare(data, relabel=labels("cat/cat_1.png,\n"))
+    kept = read_left_out(workspace)
+    assert {path: one.shape for path, one in kept.items()} == {"TrainVal/cat/cat_1.png": (32, 32, 3)}
+    assert read_left_out(Workspace(workspace.root / "no")) == {}
+
+
+def test_the_state_knows_how_many_images_were_relabelled(data, run_prepare, labels, workspace):
+    run_prepare(data, relabel=labels("cat/cat_1.png,dog\n"))
+    assert json.loads((workspace.folds / "prepare.json").read_text())["relabelled"] == 1

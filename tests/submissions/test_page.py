@@ -1,0 +1,184 @@
+"""This file opens the report in a real browser: in two widths, light and dark, with scripts off too."""
+
+import base64
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from folds.workspace import Workspace
+from submissions.report.report import make_report
+from submissions.settings import ReportSettings
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
+PIXEL = 0.5  # positions in the SVG are rounded to hundredths of its units
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium, without a window."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'")
+    if not CHROMIUM or not DRIVER:
+        pytest.skip("no chromium here: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def report(whole, tmp_path_factory):
+    """(the page, the numbers beside it) of a tiny competition that has gone the whole way."""
+    work = Workspace(tmp_path_factory.mktemp("page") / "work")
+    shutil.copytree(whole, work.root)
+    made = make_report(work, ReportSettings(), [])
+    return made.path, json.loads((work.report / "report.json").read_text())
+
+
+def open_page(browser, page, *, width=1280, scheme="light", scripts=True):
+    """Open the page as on a screen of that width; forget what the browser noted before."""
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    media = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not scripts})
+    for kind in ("browser", "performance"):
+        browser.get_log(kind)
+    browser.get(page.as_uri())
+
+
+def picture(browser):
+    """The whole page as PNG, and its width in pixels."""
+    size = browser.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
+    clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
+    return base64.b64decode(shot["data"]), size["width"]
+
+
+def requests(browser):
+    """The addresses that were asked for since the page was opened."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+    return [url for url in sent if not url.startswith("data:")]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_opens_without_an_error_or_a_request_and_fits_the_screen(browser, report, width, scheme):
+    page, _ = report
+    open_page(browser, page, width=width, scheme=scheme)
+    assert browser.get_log("browser") == []
+    assert requests(browser) == [page.as_uri()]
+    assert picture(browser)[1] == width  # nothing scrolls sideways
+    wide = "return [...document.querySelectorAll('.table')].filter(one => one.scrollWidth > one.clientWidth).length"
+    assert browser.execute_script(wide) == 0
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_looks_the_same_with_scripts_off(browser, report, width):
+    shots = []
+    for scripts in (True, False):
+        open_page(browser, report[0], width=width, scripts=scripts)
+        assert browser.get_log("browser") == []
+        shots.append(picture(browser)[0])
+    assert shots[0] == shots[1]
+
+
+def test_dark_is_dark_and_paper_is_white(browser, report):
+    colour = "return getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).map(Number)"
+    seen = {}
+    for scheme in ("light", "dark"):
+        open_page(browser, report[0], scheme=scheme)
+        seen[scheme] = browser.execute_script(colour)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    ink = browser.execute_script("return getComputedStyle(document.body).color.match(/[0-9.]+/g).map(Number)")
+    assert min(seen["light"]) > 200 > 60 > max(seen["dark"])
+    assert max(ink[:3]) < 60
+
+
+def test_every_picture_and_chart_has_words_and_every_id_is_there_once(browser, report):
+    open_page(browser, report[0])
+    mute = "return [...document.querySelectorAll('img, svg')].filter(one => !(one.alt || one.ariaLabel)).length"
+    assert browser.execute_script(mute) == 0
+    ids = browser.execute_script("return [...document.querySelectorAll('[id]')].map(one => one.id)")
+    assert [one for one in set(ids) if ids.count(one) > 1] == []
+    assert browser.execute_script("return document.querySelectorAll('img').length") > 20
+
+
+def test_the_charts_are_those_of_the_json_and_show_its_numbers(browser, report):
+    page, said = report
+    open_page(browser, page)
+    shown = browser.execute_script("return [...document.querySelectorAll('svg[data-chart]')].map(s => s.dataset.chart)")
+    assert sorted(shown) == sorted(said["charts"])
+    for chart in said["charts"].values():
+        CHECKS[chart["kind"]](browser, chart)
+
+
+def check_bars(browser, chart):
+    assert not chart["is_log"]
+    heights = [box(browser, f"{chart['key']}-{i}")["height"] for i in range(len(chart["values"]))]
+    assert_on_a_scale(chart["values"], heights, through_zero=True)
+
+
+def check_ranges(browser, chart):
+    places = [dots(browser, f"{chart['key']}-{i}")[0][0] for i in range(len(chart["values"]))]
+    assert_on_a_scale(chart["values"], places)
+
+
+def check_lines(browser, chart):
+    """The ends of every line."""
+    ends = "const p = document.getElementById(arguments[0]).querySelector('path');"
+    ends += "return [0, p.getTotalLength()].map(at => p.getPointAtLength(at).y)"
+    values, places = [], []
+    for i, one in enumerate(chart["series"]):
+        if len(one["y"]) > 1:
+            values += [one["y"][0], one["y"][-1]]
+            places += browser.execute_script(ends, f"{chart['key']}-{i}")
+    assert_on_a_scale(values, places)
+
+
+def check_points(browser, chart):
+    places = np.array(dots(browser, f"{chart['key']}-points"))
+    assert len(places) == len(chart["labels"])
+    assert not chart["is_log"]
+    assert_on_a_scale(chart["x"], places[:, 0])
+    assert_on_a_scale(chart["y"], places[:, 1])
+
+
+def check_heat(browser, chart):
+    opacity = "return getComputedStyle(document.getElementById(arguments[0]).querySelector('path')).opacity"
+    for i, row in enumerate(chart["matrix"]):
+        for j, value in enumerate(row):
+            drawn = float(browser.execute_script(opacity, f"{chart['key']}-{i}-{j}"))
+            assert drawn == pytest.approx(0.8 * abs(value), abs=0.01)
+
+
+CHECKS = {"bars": check_bars, "ranges": check_ranges, "lines": check_lines, "points": check_points, "heat": check_heat}
+
+
+def box(browser, name):
+    """x, y, width and height of an element, in the units of its SVG."""
+    return browser.execute_script(
+        "const b = document.getElementById(arguments[0]).getBBox(); return {x: b.x, y: b.y, height: b.height}", name
+    )
+
+
+def dots(browser, name):
+    """x and y of the markers in a group."""
+    uses = "[...document.getElementById(arguments[0]).querySelectorAll('use')]"
+    return browser.execute_script(f"return {uses}.map(one => [one.x.baseVal.value, one.y.baseVal.value])", name)
+
+
+def assert_on_a_scale(values, places, *, through_zero=False):
+    """Positions are a straight function of the values."""
+    values, places = np.array(values, float), np.array(places, float)
+    columns = [values] if through_zero else [values, np.ones(len(values))]
+    fit, *_ = np.linalg.lstsq(np.stack(columns, axis=1), places, rcond=None)
+    assert np.abs(np.stack(columns, axis=1) @ fit - places).max() < PIXEL
+    assert np.ptp(values) == 0 or abs(fit[0]) * np.ptp(values) > 10  # and they differ to the eye

@@ -1,0 +1,229 @@
+"""This file tests the report: after any step there is a page, and its numbers are those of blend and runs."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import run
+from folds.assignment import load_folds
+from folds.errors import UserError
+from folds.manifest import csv_bytes, read_manifest
+from folds.workspace import Workspace
+from models.predictions import load_predictions
+from submissions.report.charts import Bars, Lines, Points, Series
+from submissions.report.drawing import draw
+from submissions.report.report import MOST_BYTES, make_report
+from submissions.report.suspects import suspected_labels
+from submissions.settings import ReportSettings
+from tests.competition import fingerprint
+
+SETTINGS = ReportSettings()
+
+
+@pytest.fixture
+def work(whole, tmp_path):
+    """A copy of its work folder, to be damaged."""
+    shutil.copytree(whole, tmp_path / "work")
+    return Workspace(tmp_path / "work")
+
+
+def read_csv(path):
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def report(workspace, settings=SETTINGS):
+    """The page and the numbers beside it."""
+    made = make_report(workspace, settings, [])
+    return made, made.path.read_text(), json.loads((workspace.report / "report.json").read_text())
+
+
+def test_the_report_says_what_blend_and_done_markers_say(work):
+    _, page, said = report(work)
+    blend = json.loads(work.blend.read_text())
+    entries = {entry["name"]: entry for entry in said["standing"]["entries"]}
+    assert entries["blend"]["top3_error"] == blend["oof_top3_error"]
+    for run_name in ("one", "two"):
+        folds, misses = load_folds(work), []
+        for fold in range(2):
+            oof = load_predictions(work.fold(run_name, fold) / "oof.npz", hint="")
+            target = folds.target[np.searchsorted(folds.image_id, oof.image_id)]
+            misses.append(np.argsort(-oof.probs(), axis=1, kind="stable")[:, :3] != target[:, None])
+        expected = np.concatenate(misses).all(axis=1).mean()
+        assert entries[run_name]["top3_error"] == pytest.approx(expected)
+    assert f"{blend['oof_top3_error']:.4f}" in page
+    assert said["charts"]["cv"]["values"][0] == blend["oof_top3_error"]
+
+
+def test_copies_leaks_and_left_out_files_stand_on_the_page_with_their_pictures(work):
+    _, page, said = report(work)
+    kinds = {one["title"]: one for one in said["data"]["copies"]}
+    assert {
+        "copies inside a class",
+        "the same picture under two labels",
+        "training images that are also test images",
+    } <= set(kinds)
+    seen = {one["picture"]["path"]: one["is_seen"] for one in said["data"]["left_out"]}
+    assert seen == {"TrainVal/1/same.jpg": True, "TrainVal/2/same.jpg": True, "TrainVal/0/empty.jpg": False}
+    assert page.count("<img") > 20
+    assert 'alt="train image 1/same.jpg, label 1"' in page
+
+
+def test_a_report_is_made_after_every_step(tmp_path, whole):
+    steps = {
+        "prepare": ("folds.csv", "folds.json", "models", "ensemble", "submissions"),
+        "split": ("models", "ensemble", "submissions"),
+        "train": ("ensemble", "submissions"),
+        "blend": ("submissions",),
+    }
+    for step, gone in steps.items():
+        work = Workspace(tmp_path / step)
+        shutil.copytree(whole, work.root)
+        for name in gone:
+            path = work.folds / name if "." in name else work.root / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        made, page, said = report(work)
+        assert made.problems == ()
+        assert page.count("<section") == 6
+        assert (said["mistakes"] is None) == (step in ("prepare", "split"))
+
+
+def test_without_prepare_there_is_nothing_to_report(tmp_path):
+    with pytest.raises(UserError, match=r"manifest.csv does not exist") as caught:
+        make_report(Workspace(tmp_path), SETTINGS, [])
+    assert caught.value.hint == "`python run.py prepare DATA`"
+
+
+def test_a_run_that_lacks_a_fold_is_shown_by_the_folds_that_it_has(work):
+    shutil.rmtree(work.ensemble)
+    (work.fold("one", 1) / "done.json").unlink()
+    _, page, said = report(work)
+    entries = {entry["name"]: entry for entry in said["standing"]["entries"]}
+    assert (entries["one"]["folds"], entries["two"]["folds"]) == (1, 2)
+    assert said["mistakes"]["of"] == "two"
+    assert "1 of 2 folds" in page
+    assert "not done" in page
+
+
+def test_a_damaged_file_is_named_on_the_page_and_the_rest_is_shown(work):
+    path = work.fold("one", 0) / "oof.npz"
+    path.write_bytes(path.read_bytes()[:-50] + bytes(50))
+    made, page, said = report(work)
+    assert any("one" in problem and "damaged" in problem for problem in made.problems)
+    assert "What is wrong here" in page
+    assert [entry["name"] for entry in said["standing"]["entries"]] == ["blend", "two"]
+
+
+def test_the_same_work_folder_makes_the_same_bytes(work):
+    report(work)
+    before = fingerprint(work.report)
+    report(work)
+    assert {path: data for path, (data, _) in fingerprint(work.report).items()} == {
+        path: data for path, (data, _) in before.items()
+    }
+
+
+def test_a_page_that_would_be_too_long_gets_fewer_pictures(work, monkeypatch):
+    whole, _, _ = report(work)
+    assert (whole.refused, whole.bytes < MOST_BYTES) == (0, True)
+    monkeypatch.setattr("submissions.report.report.MOST_BYTES", whole.bytes - 20_000)
+    made, page, _ = report(work)
+    assert made.bytes <= whole.bytes - 20_000
+    assert made.refused > 0
+    assert f"{made.refused} pictures were left out" in page
+
+
+def test_names_cannot_break_out_of_the_page(work):
+    table = read_manifest(work)
+    table.loc[0, "reason"] = "<script>alert(1)</script>"
+    work.manifest.write_bytes(csv_bytes(table))
+    assert "<script" not in report(work)[1]
+
+
+def test_confident_learning_finds_the_labels_that_were_swapped():
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 5, 400)
+    probs = np.full((400, 5), 0.02)
+    probs[np.arange(400), target] = 0.92
+    given = target.copy()
+    given[:4] = (target[:4] + 1) % 5
+    assert sorted(suspected_labels(probs, given).tolist()) == [0, 1, 2, 3]
+
+
+def test_confident_learning_copes_with_a_class_without_images():
+    probs = np.array([[0.9, 0.0, 0.1], [0.8, 0.1, 0.1], [0.1, 0.0, 0.9], [0.2, 0.0, 0.8]], np.float32)
+    assert suspected_labels(probs, np.array([0, 0, 2, 2])).tolist() == []
+
+
+def test_bars_are_as_high_as_their_values_and_the_same_chart_is_the_same_text():
+    chart = Bars("sizes", "Sizes", "two bars", labels=("a", "b & c"), values=(10.0, 40.0), y_title="images")
+    text = draw(chart)
+    assert text == draw(chart)
+    assert 'aria-label="two bars"' in text
+    assert "b &amp; c" in text
+    assert "#0a0b" not in text
+    assert "var(--one)" in text
+
+
+@pytest.mark.filterwarnings("error")
+def test_odd_names_of_classes_are_drawn_as_they_are():
+    text = draw(Bars("odd", "t", "a", ("$a$", "<b>", "猫", "_c"), (1.0, 2.0, 3.0, 4.0), "images"))
+    assert all(name in text for name in (">$a$<", "&lt;b&gt;", "猫", ">_c<"))
+
+
+def test_charts_of_one_point_and_of_zeros_are_drawn():
+    line = Series("loss", "valid", (1.0,), (0.5,))
+    assert "<svg" in draw(Lines("l", "t", "a", (line,), x_title="epoch", y_title=""))
+    points = Points("p", "t", "a", ("x", "y"), (1.0, 50.0), (0.0, 0.0), "x", "y", is_log=True, has_diagonal=True)
+    assert "<svg" in draw(points)
+
+
+def test_many_classes_make_an_outline_and_not_thousands_of_bars():
+    labels = tuple(str(i) for i in range(3000))
+    values = tuple(float(i % 50 + 1) for i in range(3000))
+    assert len(draw(Bars("many", "t", "a", labels, values, "images"))) < 250_000
+
+
+def test_the_command_says_where_the_page_is_and_what_to_do_with_suspects(work, capsys):
+    assert run.main(["report", "--work", str(work.root), "--contact-pictures", "0"]) == 0
+    out = capsys.readouterr().out
+    assert f"{work.root}/report/index.html: 0." in out
+
+
+def test_all_does_not_need_a_report_and_a_report_changes_nothing_else(work):
+    before = fingerprint(work.root)
+    report(work)
+    after = {path: value for path, value in fingerprint(work.root).items() if not path.startswith("report/")}
+    assert after == before
+
+
+def test_relabel_csv_can_be_fed_back_and_keeps_what_was_decided(tmp_path, work, whole):
+    data = whole.parent / "data"
+    made, _, _ = report(work)
+    table = read_csv(made.relabel)
+    assert list(table.columns[:3]) == ["image_id", "label", "suggested"]
+    assert run.main(["prepare", str(data), "--work", str(work.root), "--relabel", str(made.relabel)]) == 0
+    edited = tmp_path / "edited.csv"
+    edited.write_text("image_id,label\n0/0-1.jpg,1\n2/2-3.jpg,\n")
+    assert run.main(["prepare", str(data), "--work", str(work.root), "--relabel", str(edited)]) == 0
+    (work.report / "relabel.csv").unlink()
+    made = report(work)[0]
+    rows = read_csv(made.relabel).set_index("image_id")
+    assert "folds and runs are older than the manifest, which has 2 images otherwise: 0/0-1.jpg" in made.problems[0]
+    assert tuple(rows.loc["0/0-1.jpg", ["label", "note"]]) == ("1", "relabelled: was 0")
+    assert tuple(rows.loc["2/2-3.jpg", ["label", "note"]]) == ("", "relabelled: was 2, left out")
+
+
+def test_an_edited_relabel_csv_is_left_as_it_is_until_it_is_fed_back(work, whole, capsys):
+    path = report(work)[0].relabel
+    path.write_text(path.read_text() + "0/0-1.jpg,1,,,,\n")
+    edited = path.read_bytes()
+    assert run.main(["report", "--work", str(work.root)]) == 0
+    assert path.read_bytes() == edited
+    assert "was edited, and is left as it is" in capsys.readouterr().out
+    data = ["prepare", str(whole.parent / "data"), "--work", str(work.root)]
+    assert run.main([*data, "--relabel", str(path)]) == 0
+    assert not report(work)[0].is_relabel_kept
+    assert read_csv(path).iloc[0].tolist() == ["0/0-1.jpg", "1", "", "", "", "relabelled: was 0"]
