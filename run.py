@@ -251,7 +251,9 @@ def train_folds(
     only_folds = [None if one == "all" else int(one) for one in fold]
     with (
         tracking(workspace, follow, say=show) as trackers,
-        running_picture(screen(), workspace, runs, only_folds=only_folds, seed=top.seed) as picture,
+        running_picture(
+            screen(), workspace, runs, only_folds=only_folds, seed=top.seed, looks=not engine.is_ray
+        ) as picture,
     ):
         tracked = silently if engine.is_ray else picture.track  # jobs on Ray say how far they are themselves
         tracked = tracked if deadline is None else until(deadline, tracked)

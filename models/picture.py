@@ -28,12 +28,17 @@ LOOK_SECONDS = 3.0  # between two looks at what other processes hold
 
 @dataclass
 class Picture:
-    """What a caller tells about its jobs. board: None where none is drawn; then some progress is said in lines."""
+    """What a caller tells about its jobs.
+
+    board  None where none is drawn; then some progress is said in lines
+    looks  whether jobs that wait here may be at work elsewhere; on Ray the processes that have locked them are our own
+    """
 
     screen: Screen
     workspace: Workspace
     board: Board | None
     track: Track
+    looks: bool = True
     looked: float = 0.0
     said: dict[JobKey, float] = field(default_factory=dict)
 
@@ -54,7 +59,7 @@ class Picture:
         """The board as it is now, for the live part."""
         if self.board is None:
             return []
-        if time.monotonic() - self.looked > LOOK_SECONDS:
+        if self.looks and time.monotonic() - self.looked > LOOK_SECONDS:
             self.looked = time.monotonic()
             self.board.hold(self._held(self.board))
         return board_lines(self.board, columns, lines)
@@ -69,7 +74,13 @@ class Picture:
 
 @contextmanager
 def running_picture(
-    screen: Screen, workspace: Workspace, plans: Sequence[RunPlan], *, only_folds: Sequence[int | None], seed: int
+    screen: Screen,
+    workspace: Workspace,
+    plans: Sequence[RunPlan],
+    *,
+    only_folds: Sequence[int | None],
+    seed: int,
+    looks: bool = True,
 ) -> Iterator[Picture]:
     """Show the board of these runs in the live part while inside, where there is a terminal to show it on."""
     with screen.living() as live:
@@ -79,7 +90,7 @@ def running_picture(
         folds = load_folds(workspace)
         plans = [sibling(plan, seed=seed, folds_seed=folds.seed) for plan in plans]
         board = plan_board(workspace, plans, n_folds=folds.n_folds, only_folds=only_folds)
-        picture = Picture(screen, workspace, board, board_track(board, live.track))
+        picture = Picture(screen, workspace, board, board_track(board, live.track), looks=looks)
         live.panel = picture.panel
         try:
             yield picture
