@@ -2,7 +2,8 @@
 
 An image whose true class is beaten by too few classes in all members together, or by enough of them in every member,
 is decided whatever the (non-negative) weights are. For the others only the classes that beat the true one in some
-members but not in all have to be compared with it. The result equals a stable sort of the whole blended matrix.
+members but not in all have to be compared with it. The result equals a stable sort of the whole blended
+matrix, for k up to 127 and up to 2^20 classes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from ensemble.layout import Group, Layout, layout_of
 
 Pool = Literal["mean", "log"]
 FLOOR = 1e-6  # log pool: log(p + FLOOR), since a member's exact zero must not veto a class; 1e-4 to 1e-8 do the same
+MOST_K = 127  # ranks are bytes: k of `sure` and k of the contests fit into one
+MOST_COUNTED = (
+    255 - MOST_K
+)  # rivals ahead that a byte holds beside `sure`; no fewer than any k, so that it means a miss
 BATCH = 16  # weight vectors evaluated side by side: one matrix product per block
 
 
@@ -84,7 +89,11 @@ class Reduction:
             rivals = rivals.reshape(group.length, -1)  # (length, rows * B)
             for bound, beats, count in ((low, np.greater, least), (high, np.greater_equal, most)):
                 beats(rivals, bound[group.rows].reshape(-1), out=ahead)
-                ahead.view(np.uint8).sum(axis=0, dtype=np.uint8, out=count[group.rows].reshape(-1))
+                into = count[group.rows].reshape(-1)
+                if group.length <= MOST_COUNTED:
+                    ahead.view(np.uint8).sum(axis=0, dtype=np.uint8, out=into)
+                else:  # more rivals than a byte counts: five times as slow, and only above 127 contested classes
+                    np.minimum(ahead.sum(axis=0, dtype=np.int32), MOST_COUNTED, out=into, casting="unsafe")
         sure, k = self._repeated_sure(least.shape[1]), len(self.steps) - 1
         least, most = np.minimum(least + sure, k), np.minimum(most + sure, k)
         unclear = least != most

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ensemble.layout import Layout, layout_of
-from ensemble.objective import Reduction
+from ensemble.objective import MOST_K, Reduction
 from ensemble.stored import CHUNK_ROWS
 
 Reader = Callable[[int, int], np.ndarray]  # (start, stop) -> (stop - start, C) probabilities of one member
@@ -28,6 +28,8 @@ def build_reduction(readers: Sequence[Reader], target: np.ndarray, *, n_classes:
     """
     assert (np.diff(steps) >= 0).all(), f"{steps} falls somewhere"
     assert len(readers) < 256, f"{len(readers)} members do not fit into a byte"
+    assert len(steps) <= MOST_K + 1, f"k is {len(steps) - 1}, and ranks above {MOST_K} do not fit into a byte"
+    assert n_classes <= LENGTHS[-1], f"{n_classes} classes, and rows are laid out for {LENGTHS[-1]} at most"
     count = _count_members(readers, target, n_classes)  # (N, C) uint8
     sure, row, rival = _find_contests(count, len(readers), steps)
     del count

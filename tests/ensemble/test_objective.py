@@ -46,6 +46,24 @@ def sorted_ranks(probs: np.ndarray, target: np.ndarray, weights: np.ndarray, poo
     return (order == target[:, None]).argmax(axis=1)
 
 
+@pytest.mark.parametrize("k", [1, 3, 5, 127])
+@pytest.mark.parametrize(("n_classes", "n"), [(300, 1200), (1000, 300)])
+def test_more_rivals_ahead_than_a_byte_counts_are_a_miss(n_classes, n, k):
+    rng = np.random.default_rng(n_classes)
+    probs = rng.dirichlet(np.full(n_classes, 0.5), size=(12, n)).astype(np.float32)  # too many contests to be pruned
+    probs[:, ::3] = np.round(probs[:, ::3] * 500) / 500  # exact ties
+    target = rng.integers(0, n_classes, n)
+    steps = Metric("top-k-error", k).steps(n_classes)
+    reduction = reduced(probs, target, steps)
+    assert reduction.layout.length.max() > 255
+    for weights in rng.dirichlet(np.ones(12), size=3):
+        ranks = sorted_ranks(probs, target, weights, "mean")
+        assert (ranks >= 256).any()
+        misses = steps[np.minimum(ranks, k)]
+        assert np.array_equal(reduction.outcomes(weights), misses)
+        assert reduction.losses(weights[None])[0] == pytest.approx(misses.mean(), abs=1e-12)
+
+
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("pool", ["mean", "log"])
 def test_the_reduction_equals_a_stable_sort_with_planted_ties(k, pool):
