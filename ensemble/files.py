@@ -18,6 +18,7 @@ from folds.manifest import sample_path
 from folds.settings import SplitSettings
 from folds.stratify import stratified_group_folds
 from folds.workspace import Workspace, write_bytes
+from models.runs import refuse_name
 
 LABELS_HINT = "`--labels labels.csv`: an id column and a label column, one row per training image"
 
@@ -50,7 +51,9 @@ def _member(text: str) -> tuple[str, str, str]:
     oof, colon, test = files.partition(":")
     if not colon or not oof or not test:
         raise UserError(f"the member `{text}` names no two files", hint="`--member OOF:TEST`")
-    return name or Path(oof).stem, oof, test
+    name = name or Path(oof).stem
+    refuse_name(name, what="member", hint=f"`--member NAME={files}`")
+    return name, oof, test
 
 
 def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) -> list[str]:

@@ -131,3 +131,12 @@ def test_what_is_wrong_is_said_and_nothing_is_written(files, tmp_path, change, s
 def test_two_members_of_one_name_are_refused(files):
     with pytest.raises(UserError, match="two members are called net0"):
         blend_files(replace(files, member=(files.member[0],) * 2), QUICK, seed=0)
+
+
+def test_a_member_whose_file_is_called_like_siblings_needs_a_name(files):
+    oof, test = files.member[0].partition("=")[2].split(":")
+    plus = Path(oof).with_name("s0+s1.csv")
+    Path(oof).rename(plus)
+    with pytest.raises(UserError, match=r"^`s0\+s1` is no name for a member: ") as caught:
+        blend_files(replace(files, member=(f"{plus}:{test}",)), QUICK, seed=0)
+    assert caught.value.hint == f"`--member NAME={plus}:{test}`"
