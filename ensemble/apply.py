@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,18 +34,32 @@ class Blended:
     classes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Applied:
+    """A blend whose members are opened: those that have weight, in the order of the recipe's weights."""
+
+    recipe: Recipe
+    members: tuple[Member, ...]
+
+
 def apply_blend(workspace: Workspace, blend: Blend) -> Blended:
     """The blend's scores of all test images that its members predicted.
 
     Raises UserError where a member is gone or not as it was when the blend was made.
     """
-    rows = _same_rows(workspace, blend)
+    made = open_blend(workspace, blend)
+    image_id = _test_ids(made.members[0].runs[0])
+    scores = made.recipe.scores(member_test_probs(member.runs, image_id) for member in made.members)
+    return Blended(image_id, scores, blend.classes)
+
+
+def open_blend(workspace: Workspace, blend: Blend) -> Applied:
+    """The blend with the members that it needs. Raises UserError as `apply_blend`."""
+    rows, recipe = _same_rows(workspace, blend), blend.recipe()
     used = [name for name in sorted(blend.weights) if blend.weights[name] > 0]
-    runs = {name: [_same_run(workspace, run, blend, name, rows=rows) for run in blend.runs[name]] for name in used}
-    image_id = _test_ids(runs[used[0]][0])
-    recipe = blend.recipe()
-    recipe = Recipe(recipe.pool, recipe.weights[recipe.weights > 0], recipe.bias)
-    return Blended(image_id, recipe.scores(member_test_probs(runs[name], image_id) for name in used), blend.classes)
+    weights = recipe.weights[recipe.weights > 0]
+    members = (_same_member(workspace, blend, name, rows=rows) for name in used)
+    return Applied(Recipe(recipe.pool, weights, recipe.bias), tuple(members))
 
 
 def apply_run(workspace: Workspace, name: str) -> Blended:
@@ -62,24 +76,23 @@ def open_members(workspace: Workspace, blend: Blend) -> Members:
     Raises UserError where one is gone or not as it was when the blend was made.
     """
     rows = _same_rows(workspace, blend)
-    names = sorted(blend.weights)
-    members = [
-        Member(name, tuple(_same_run(workspace, run, blend, name, rows=rows) for run in blend.runs[name]))
-        for name in names
-    ]
-    return check_members(rows, members)
+    return check_members(rows, [_same_member(workspace, blend, name, rows=rows) for name in sorted(blend.weights)])
 
 
-def member_test_probs(runs: list[Run], image_id: np.ndarray) -> np.ndarray:
+def member_test_probs(runs: Sequence[Run], image_id: np.ndarray, *, some: bool = False) -> np.ndarray:
     """Test probabilities averaged over networks and views. image_id (T,) sorted -> (T, C) float32.
 
-    A run has a network per fold, and one more where it was refitted on all images; each counts alike.
+    A run has a network per fold, and one more where it was refitted on all images; each counts alike, also where
+    siblings have unequal numbers of them.
+
+    some  the ids are a few of those predicted: only their rows are read, and the files' digests are not taken
+
     Raises UserError where a file was changed, is unfit, or predicts other images.
     """
     total: np.ndarray | None = None
     for run in runs:
         for path in run.tests:
-            for piece, probs in _checked_probs(run, path, image_id):
+            for piece, probs in _checked_probs(run, path, image_id, some=some):
                 total = np.zeros((len(image_id), probs.shape[1]), np.float32) if total is None else total
                 total[piece] += probs
     assert total is not None, "a member has no test predictions"
@@ -87,17 +100,20 @@ def member_test_probs(runs: list[Run], image_id: np.ndarray) -> np.ndarray:
     return total
 
 
-def _checked_probs(run: Run, path: Path, image_id: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+def _checked_probs(run: Run, path: Path, image_id: np.ndarray, *, some: bool) -> Iterator[tuple[slice, np.ndarray]]:
     """One file's probabilities in the order of the ids, piece by piece: (rows, (n, C) float32)."""
     hint, place = _hint(run), _place(run, path)
     stored = open_predictions(path, hint=hint)
-    if file_digest(path) != run.digests.get(place):
+    if not some and file_digest(path) != run.digests.get(place):
         raise UserError(f"{run.name}: {place} is damaged, its bytes are not those that were written", hint=hint)
     order = np.argsort(stored.image_id, kind="stable")
+    if some:
+        order = order[np.isin(stored.image_id[order], image_id)]
     if not np.array_equal(stored.image_id[order], image_id):
-        odd = first_few(list(np.setxor1d(stored.image_id, image_id)))
-        raise UserError(f"{run.name}: {place} predicts other test images than the other files do: {odd}", hint=hint)
-    in_order = np.array_equal(order, np.arange(len(order)))
+        odd = first_few(list(np.setxor1d(stored.image_id[order], image_id)))
+        fault = "has no prediction for" if some else "predicts other test images than the other files do:"
+        raise UserError(f"{run.name}: {place} {fault} {odd}", hint=hint)
+    in_order = np.array_equal(order, np.arange(len(stored.image_id)))
     for start in range(0, len(order), CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, len(order))
         probs = run.averaged(stored.rows(start, stop) if in_order else stored.scattered_rows(order[start:stop]))
@@ -126,6 +142,10 @@ def _place(run: Run, path: Path) -> str:
 
 def _hint(run: Run) -> str:
     return f"`python run.py predict --run {run.name}`"
+
+
+def _same_member(workspace: Workspace, blend: Blend, name: str, *, rows: Rows) -> Member:
+    return Member(name, tuple(_same_run(workspace, run, blend, name, rows=rows) for run in blend.runs[name]))
 
 
 def _same_run(workspace: Workspace, name: str, blend: Blend, member: str, *, rows: Rows) -> Run:

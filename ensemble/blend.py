@@ -15,7 +15,7 @@ from ensemble.honest import Score, score_candidates, simplest_good
 from ensemble.members import Members, load_members
 from ensemble.metric import Metric
 from ensemble.objective import Reduction
-from ensemble.pools import stream_probs
+from ensemble.pools import stream_scores
 from ensemble.record import Blend, save_blend
 from ensemble.search import Search
 from ensemble.settings import BlendSettings
@@ -207,8 +207,8 @@ def _top3_error(members: Members, metric: Metric, kept: Score) -> float:
         return kept.crossfit
     top3, missed = Metric("top-k-error", 3), 0.0
     for fold, recipe in enumerate(kept.fits.without):
-        for piece, (probs,) in stream_probs([recipe], members.chunks(members.rows.of_fold(fold))):
-            missed += float(top3.outcomes(probs, members.rows.target[piece]).sum())
+        for piece, (scores,) in stream_scores([recipe], members.chunks(members.rows.of_fold(fold))):
+            missed += float(top3.outcomes(scores, members.rows.target[piece]).sum())
     return missed / len(members.rows)
 
 

@@ -9,10 +9,11 @@ from typing import Literal
 
 import numpy as np
 
+from ensemble.apply import member_test_probs, open_blend
+from ensemble.members import Member
 from ensemble.record import Blend, load_blend
 from ensemble.rows import Rows, rows_of
 from ensemble.runs import Run, list_runs, open_run
-from ensemble.stored import StoredPredictions, open_predictions
 from folds.assignment import Folds, load_folds
 from folds.errors import UserError, first_few
 from folds.manifest import USABLE, read_manifest
@@ -76,7 +77,7 @@ def explain_image(workspace: Workspace, image_id: str, *, run: str | None = None
         raise UserError(next((why for why in left_out if why.startswith(run)), f"there is no run {run}"), hint=hint)
     target = int(folds.target[_place(folds.image_id, image_id)]) if split == "train" else None
     asked = _Asked(rows, image_id, split)
-    probs = {run.name: asked.probs(run) for run in runs}
+    probs = {run.name: asked.probs(Member(run.name, (run,)))[0].astype(np.float64) for run in runs}
     blend = _load_blend(workspace, rows)
     return Explained(
         image_id=image_id,
@@ -98,38 +99,24 @@ class _Asked:
     image_id: str
     split: Literal["train", "test"]
 
-    def probs(self, run: Run) -> np.ndarray:
-        """A run's probabilities: out of fold, or of a test image the mean over its networks. (C,) float64"""
+    def probs(self, member: Member) -> np.ndarray:
+        """A member's probabilities: out of fold, or of a test image as a submission has them. (1, C) float32"""
         if self.split == "train":
             place = int(np.flatnonzero(self.rows.image_id == self.image_id)[0])
-            return run.probs(place, place + 1)[0].astype(np.float64)
-        stored = [open_predictions(path, hint=f"`python run.py predict --run {run.name}`") for path in run.tests]
-        return np.stack([run.averaged(self._row(one))[0] for one in stored]).mean(axis=0, dtype=np.float64)
-
-    def _row(self, stored: StoredPredictions) -> np.ndarray:
-        place = np.flatnonzero(stored.image_id == self.image_id)
-        if not len(place):
-            raise UserError(f"{stored.path} has no prediction for {self.image_id}", hint="`python run.py predict`")
-        return stored.scattered_rows(place[:1])
+            return member.probs(place, place + 1)
+        return member_test_probs(member.runs, np.array([self.image_id]), some=True)
 
 
 def _blended(
     asked: _Asked, workspace: Workspace, blend: Blend, classes: tuple[str, ...], target: int | None
 ) -> Guess | None:
     """The blend's guess, by its calibrated probabilities; None where a member of it cannot be asked any more."""
-    recipe = blend.recipe()
     try:
-        runs = {
-            name: [
-                open_run(workspace, run, rows=asked.rows, views=tuple(blend.views[name])) for run in blend.runs[name]
-            ]
-            for name in sorted(blend.weights)
-        }
+        made = open_blend(workspace, blend)
     except UserError:
         return None
-    members = [np.mean([asked.probs(run) for run in runs[name]], axis=0)[None] for name in sorted(runs)]
-    scores = recipe.scores(members)  # (1, C)
-    odds = np.log(np.maximum(scores, 1e-300)) if recipe.pool == "mean" else scores
+    scores = made.recipe.scores(asked.probs(member) for member in made.members)  # (1, C)
+    odds = np.log(np.maximum(scores, 1e-300)) if made.recipe.pool == "mean" else scores
     heat = np.exp((odds - odds.max()) / blend.temperature)
     return _guess(f"blend ({blend.candidate})", heat[0] / heat.sum(), classes, target)
 

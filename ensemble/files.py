@@ -16,16 +16,19 @@ from folds.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv
 from folds.errors import UserError, first_few
 from folds.manifest import sample_path
 from folds.settings import SplitSettings
+from folds.stratify import stratified_group_folds
 from folds.workspace import Workspace, write_bytes
+from models.runs import refuse_name
 
 LABELS_HINT = "`--labels labels.csv`: an id column and a label column, one row per training image"
 
 
 def make_file_workspace(workspace: Workspace, files: FileSettings, *, seed: int) -> tuple[str, ...]:
-    """Folds from `labels.csv`, and the members, in an empty work folder. Returns warnings.
+    """Folds from `labels.csv`, and the members, in an empty work folder. Returns what the labels warn of.
 
     The members' rows are trusted to be out of fold; the folds here only keep the blend's own score honest. They are the
-    `fold` column of the labels, or else drawn class by class. A `group` column names duplicates, for the intervals.
+    `fold` column of the labels, or else drawn class by class. A `group` column names images of one picture: they share
+    a drawn fold, and count as one draw in the intervals; an image whose cell is empty is a group of its own.
     """
     if not files.labels or not files.member:
         raise UserError("a blend of files needs labels and members", hint="`--labels FILE --member OOF:TEST`")
@@ -34,13 +37,11 @@ def make_file_workspace(workspace: Workspace, files: FileSettings, *, seed: int)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"two members are called {first_few(twice)}", hint="`--member NAME=OOF:TEST`")
-    _make_folds(workspace, Path(files.labels), n_folds=files.blend_folds, seed=seed)
+    warnings = _make_folds(workspace, Path(files.labels), n_folds=files.blend_folds, seed=seed)
     if files.sample_csv:
         write_bytes(sample_path(workspace), _read(Path(files.sample_csv)))
-    warnings: list[str] = []
     for name, oof, test in members:
-        settings = AddSettings(oof=oof, test=test, logits=files.logits, trust_folds=True)
-        warnings += add_member(workspace, name, settings).warnings
+        add_member(workspace, name, AddSettings(oof=oof, test=test, logits=files.logits, trust_folds=True))
     return tuple(warnings)
 
 
@@ -50,11 +51,13 @@ def _member(text: str) -> tuple[str, str, str]:
     oof, colon, test = files.partition(":")
     if not colon or not oof or not test:
         raise UserError(f"the member `{text}` names no two files", hint="`--member OOF:TEST`")
-    return name or Path(oof).stem, oof, test
+    name = name or Path(oof).stem
+    refuse_name(name, what="member", hint=f"`--member NAME={files}`")
+    return name, oof, test
 
 
-def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) -> None:
-    """Write `folds.csv` from ids and labels."""
+def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) -> list[str]:
+    """Write `folds.csv` from ids and labels. Returns warnings."""
     table = read_csv(_read(path), name=path.name)
     id_column = pick_column(table, ID_NAMES, what="id", given=None, flag="--labels", position=0)
     label_column = pick_column(table, LABEL_NAMES, what="label", given=None, flag="--labels", position=1)
@@ -72,17 +75,18 @@ def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) ->
         raise UserError(f"{path.name} has {len(classes)} classes, and a blend needs two", hint=LABELS_HINT)
     place = {label: number for number, label in enumerate(classes)}
     target = np.array([place[label] for label in labels.tolist()])
-    fold = _given(table.header, table.rows, "fold")
+    fold, group = _given(table.header, table.rows, "fold"), _given_groups(table.header, table.rows)
     if fold is None:
-        fold = _drawn_folds(target, n_folds=n_folds, seed=seed)
+        fold = _drawn_folds(target, group, n_folds=n_folds, seed=seed)
     elif fold.max() < 1:
         raise UserError(f"{path.name} has one fold, and a blend's own score needs two", hint=LABELS_HINT)
-    group = _given(table.header, table.rows, "group")
-    columns = (ids, ids, labels, target, fold, np.arange(len(ids)) if group is None else group)
+    columns = (ids, ids, labels, target, fold, group)
     made = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True))).sort_values(
         "image_id", kind="stable", ignore_index=True
     )
     store_folds(workspace, made, settings=SplitSettings(n_folds=int(fold.max()) + 1), seed=seed)
+    cut = int((made.groupby("group")["fold"].nunique() > 1).sum())
+    return [f"the folds of {path.name} cut {cut:,} of its groups: the scores may be too good"] if cut else []
 
 
 def _given(header: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> np.ndarray | None:
@@ -92,13 +96,25 @@ def _given(header: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> n
     return np.unique([row[header.index(name)] for row in rows], return_inverse=True)[1]
 
 
-def _drawn_folds(target: np.ndarray, *, n_folds: int, seed: int) -> np.ndarray:
-    """Class after class in random order, dealt out like cards: every fold gets its share of each. (N,) -> (N,)"""
-    if len(target) < n_folds:
-        raise UserError(f"{len(target)} labelled images do not fill {n_folds} folds", hint="`--blend-folds 2`")
-    order = np.lexsort((np.random.default_rng([seed, 3]).random(len(target)), target))
-    fold = np.empty(len(target), np.int64)
-    fold[order] = np.arange(len(target)) % n_folds
+def _given_groups(header: Sequence[str], rows: Sequence[Sequence[str]]) -> np.ndarray:
+    """The `group` column as numbers; an image without a group has one of its own. (N,) int64"""
+    alone = np.arange(len(rows))
+    given = _given(header, rows, "group")
+    if given is None:
+        return alone
+    is_empty = np.array([not row[header.index("group")].strip() for row in rows])
+    return np.where(is_empty, len(rows) + alone, given)
+
+
+def _drawn_folds(target: np.ndarray, group: np.ndarray, *, n_folds: int, seed: int) -> np.ndarray:
+    """Folds that each have their share of every class and cut no group, as `split` deals them. (N,) int64"""
+    n_groups = len(np.unique(group))
+    if n_groups < n_folds:
+        what = f"{len(target)} labelled images" + (f" in {n_groups} groups" if n_groups < len(target) else "")
+        hint = "`--blend-folds 2`" if n_groups > 1 else LABELS_HINT
+        raise UserError(f"{what} do not fill {n_folds} folds", hint=hint)
+    fold = stratified_group_folds(target, group, n_folds=n_folds, seed=seed)
+    assert (np.unique(fold) == np.arange(n_folds)).all(), f"folds {np.unique(fold)}, not 0 to {n_folds - 1}"
     return fold
 
 

@@ -16,7 +16,7 @@ from ensemble.candidates import Candidate, Fits
 from ensemble.evidence import Objective, pooled_as
 from ensemble.members import Members
 from ensemble.metric import Metric
-from ensemble.pools import Recipe, stream_probs
+from ensemble.pools import Recipe, stream_scores
 
 RESAMPLES = 1000
 NONE_SEEN = (
@@ -105,8 +105,9 @@ def _streamed_outcomes(members: Members, metric: Metric, fits: Sequence[Fits]) -
     outcomes = np.empty((len(fits), 2, len(members.rows)))
     for fold in range(members.rows.n_folds):
         recipes = [recipe for fit in fits for recipe in (fit.whole, fit.without[fold])]
-        for piece, blended in stream_probs(recipes, members.chunks(members.rows.of_fold(fold))):
-            made = [metric.outcomes(probs, members.rows.target[piece]) for probs in blended]
+        for piece, blended in stream_scores(recipes, members.chunks(members.rows.of_fold(fold))):
+            target, pairs = members.rows.target[piece], zip(recipes, blended, strict=True)
+            made = [metric.outcomes(metric.judged(recipe, scores), target) for recipe, scores in pairs]
             outcomes[:, :, piece] = np.reshape(made, (len(fits), 2, -1))
     return outcomes
 

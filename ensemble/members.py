@@ -11,7 +11,7 @@ import numpy as np
 from ensemble.glance import look_through
 from ensemble.partial import Choice, choose_parts
 from ensemble.rows import Rows, rows_of
-from ensemble.runs import Run, list_runs, members_folder, open_run
+from ensemble.runs import Run, list_runs, open_run
 from ensemble.stored import CHUNK_ROWS
 from ensemble.threads import in_threads
 from folds.assignment import load_folds
@@ -106,13 +106,14 @@ def load_members(
     folds, wanted = load_folds(workspace), _wanted(names, list_runs(workspace))
     chosen = Choice(tuple(wanted), tuple(range(folds.n_folds)))
     if partial:
-        added = frozenset(name for name in wanted if (members_folder(workspace) / name).is_dir())
+        added = frozenset(name for name in wanted if (workspace.members / name).is_dir())
         chosen = choose_parts(workspace, wanted, added=added, n_folds=folds.n_folds, is_named=names is not None)
     rows = rows_of(folds, chosen.folds)
     runs = list(in_threads(lambda name: open_run(workspace, name, rows=rows, views=views), chosen.runs))
     members = [Member(run.name, (run,)) for run in runs] if separate_seeds else join_siblings(runs)
     if separate_views:
         members = [apart for member in members for apart in _views_apart(member)]
+    _refuse_one_name(members)
     if len(members) > MOST_MEMBERS:
         raise UserError(f"a blend has at most {MOST_MEMBERS} members, not {len(members)}", hint="`--members A,B`")
     return check_members(rows, members, left_out=chosen.left_out, track=track)
@@ -131,6 +132,16 @@ def check_members(
         tops=np.stack([glance.top for glance in glances]),
         left_out=left_out,
     )
+
+
+def _refuse_one_name(members: Sequence[Member]) -> None:
+    """Refuse siblings whose joined name is that of a run: `add` once allowed `+` in a name."""
+    names = [member.name for member in members]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(
+            f"{twice[0]} is the name of a run and of siblings averaged", hint="`--separate-seeds` keeps them apart"
+        )
 
 
 def _views_apart(member: Member) -> list[Member]:

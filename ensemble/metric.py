@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ensemble.pools import Recipe
 from ensemble.settings import MetricName
 from folds.metrics import true_rank
 
@@ -33,6 +34,14 @@ class Metric:
         if self.name == "top-k-error":
             return np.append(np.zeros(k), 1.0)
         return np.append(1.0 - 1.0 / np.arange(1, k + 1), 1.0) if self.name == "map" else None
+
+    def judged(self, recipe: Recipe, scores: np.ndarray) -> np.ndarray:
+        """What `outcomes` takes of a recipe's blended scores. (n, C) -> (n, C)
+
+        Only log loss needs probabilities. The others need the order, and by the scores themselves, as the submission
+        has it: probabilities can be equal where the scores are not.
+        """
+        return recipe.probs(scores) if self.name == "log-loss" else scores
 
     def outcomes(self, probs: np.ndarray, target: np.ndarray) -> np.ndarray:
         """The outcome of each image. probs (n, C), finite, rows sum to 1 (only log loss cares); (n,) float64."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from ensemble.foreign import Foreign, read_foreign
-from ensemble.runs import members_folder
 from ensemble.settings import AddSettings
 from ensemble.stored import file_digest
 from folds.assignment import Folds, load_folds
@@ -18,8 +16,8 @@ from folds.errors import UserError, first_few
 from folds.manifest import read_manifest, usable_rows
 from folds.workspace import Workspace, write_json
 from models.predictions import ROW_SUM_TOLERANCE, Predictions, save_predictions
+from models.runs import refuse_name
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 RENORMALISED = 1e-2  # rows whose sum is off by more than 0.001 and less than this are divided by it, and counted
 LEAST_PROB = 1e-37  # the logarithm of 0 is not finite; all zeros of a row still tie
 
@@ -40,9 +38,10 @@ def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddRes
 
     Raises UserError naming the first ids, classes or rows that are missing, strange, not finite or no probabilities.
     """
-    if not NAME.fullmatch(name) or (workspace.models / name).exists():
-        fault = "is a trained run" if NAME.fullmatch(name) else "is no name for a member"
-        raise UserError(f"`{name}` {fault}", hint="`python run.py add NAME --oof FILE --test FILE`")
+    hint = "`python run.py add NAME --oof FILE --test FILE`"
+    refuse_name(name, what="member", hint=hint)
+    if (workspace.models / name).exists():
+        raise UserError(f"`{name}` is a trained run", hint=hint)
     if not settings.oof or not settings.test:
         raise UserError(f"{name} needs both files", hint=f"`python run.py add {name} --oof FILE --test FILE`")
     folds = load_folds(workspace)
@@ -155,7 +154,7 @@ def _store(
     record: dict[str, object],
 ) -> Path:
     """Write the member's files, `done.json` last; what an earlier `add` left is replaced."""
-    folder = members_folder(workspace) / name
+    folder = workspace.members / name
     (folder / "done.json").unlink(missing_ok=True)
     parts = {f"fold{k}/oof.npz": (folds.image_id[folds.fold == k], oof[folds.fold == k]) for k in range(folds.n_folds)}
     for file, (image_id, probs) in {**parts, "test.npz": (test_id, test)}.items():

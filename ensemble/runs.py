@@ -88,13 +88,8 @@ class Run:
 def list_runs(workspace: Workspace) -> tuple[str, ...]:
     """The names of all runs with at least one finished fold, and of all added members, sorted."""
     trained = {path.parent.parent.name for path in workspace.models.glob("*/fold*/done.json")}
-    added = {path.parent.name for path in members_folder(workspace).glob("*/done.json")}
+    added = {path.parent.name for path in workspace.members.glob("*/done.json")}
     return tuple(sorted(trained | added))
-
-
-def members_folder(workspace: Workspace) -> Path:
-    """Where members lie that were made by other tools."""
-    return workspace.ensemble / "members"
 
 
 def open_run(workspace: Workspace, name: str, *, rows: Rows, views: tuple[str, ...] | None = None) -> Run:
@@ -102,8 +97,8 @@ def open_run(workspace: Workspace, name: str, *, rows: Rows, views: tuple[str, .
 
     Raises UserError, naming the run, where anything about it is unfit for a blend.
     """
-    added = (members_folder(workspace) / name / "done.json").is_file()
-    root = members_folder(workspace) / name if added else workspace.models / name
+    added = (workspace.members / name / "done.json").is_file()
+    root = workspace.members / name if added else workspace.models / name
     hint = f"`python run.py add {name} --oof FILE --test FILE`" if added else f"`python run.py train --run {name}`"
     numbers = _networks(workspace, name, rows) if not added else list(rows.folds)
     folders = [root / f"fold{k}" for k in numbers]

@@ -18,7 +18,7 @@ from ensemble.metric import Metric
 from ensemble.objective import Reduction
 from ensemble.reduce import build_reduction
 from ensemble.rows import Rows
-from ensemble.runs import list_runs, members_folder
+from ensemble.runs import list_runs
 from folds.errors import UserError
 from folds.paired import Difference, paired_difference
 from folds.track import Track, silently
@@ -115,7 +115,7 @@ def report_views(
 
 def _trained_runs(workspace: Workspace) -> list[str]:
     """All runs that have views of ours: those of other tools were predicted elsewhere."""
-    names = [name for name in list_runs(workspace) if not (members_folder(workspace) / name).is_dir()]
+    names = [name for name in list_runs(workspace) if not (workspace.members / name).is_dir()]
     if not names:
         raise UserError("there is no finished run", hint="`python run.py train`")
     return names

@@ -67,6 +67,11 @@ class Workspace:
         return self.ensemble / "blend.json"
 
     @property
+    def members(self) -> Path:
+        """Where members lie that were made by other tools."""
+        return self.ensemble / "members"
+
+    @property
     def submissions(self) -> Path:
         return self.root / "submissions"
 

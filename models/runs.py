@@ -24,7 +24,8 @@ NOT_COMPARED = (
     "checkpoint_share",
 )  # the first three stand in settings.json as tag and digest, the others say how and not what
 PROBE = "probe"  # the `kind` in settings.json of a run that fitted heads to a frozen backbone
-RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # no `+` and no `:`, which the blend's own names have
+BLEND = "blend"  # the name of the blend's CSV
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,22 @@ def is_probe(workspace: Workspace, run: str) -> bool:
     return any(read_json(path, hint=f"remove {path.parent}").get("kind") == PROBE for path in paths)
 
 
-def _plan(name: str, settings: TrainSettings) -> RunPlan:
+def refuse_name(name: str, *, what: str, hint: str) -> None:
+    """Refuse a name for `what` (a run, a member) that leads elsewhere, or whose files would be another's."""
     if not RUN_NAME.fullmatch(name):
-        raise UserError(
-            f"`{name}` is no name for a run: letters, digits, `.`, `_` and `-` are allowed", hint="`--run NAME`"
-        )
+        allowed = "up to 100 letters, digits, `.`, `_` and `-` are allowed, a letter or digit first"
+        raise UserError(f"`{name}` is no name for a {what}: {allowed}", hint=hint)
+    if is_the_blends(name):
+        raise UserError(f"`{name}` is no name for a {what}: its CSV would replace the blend's", hint=hint)
+
+
+def is_the_blends(name: str) -> bool:
+    """Whether a CSV of this name would be the blend's; upper and lower case are one file on some systems."""
+    return name.lower() == BLEND
+
+
+def _plan(name: str, settings: TrainSettings) -> RunPlan:
+    refuse_name(name, what="run", hint="`--run NAME`, or `[run.NAME]` in kit.toml")
     if len(settings.backbone) != 1:
         raise UserError(
             f"the run {name} needs one backbone, and has {len(settings.backbone)}",
@@ -129,8 +141,13 @@ def stored_settings(plan: RunPlan, *, tag: str, weights_digest: str, seed: int, 
 
 
 def refuse_other_settings(workspace: Workspace, wanted: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run that was begun with other settings, naming what differs."""
+    """Refuse to go on with a run that was begun with other settings, naming what differs, or is an added member."""
     run = wanted["run"]
+    if (workspace.members / run).is_dir():
+        raise UserError(
+            f"{run} is a member that was added, which would be blended in the run's place",
+            hint=f"`--run NEW-NAME`, or remove {workspace.members / run}",
+        )
     for path in sorted((workspace.models / run).glob("fold*/settings.json")):
         stored = read_json(path, hint=f"remove {path.parent} to train it anew")
         before, now = _flat(stored), _flat(wanted)

@@ -25,11 +25,13 @@ def blend_files(
     out = Path(files.out)
     with tempfile.TemporaryDirectory(prefix="foldblend-") as folder:
         workspace = Workspace(Path(folder))
-        make_file_workspace(workspace, files, seed=seed)
+        warnings = make_file_workspace(workspace, files, seed=seed)
         made = make_blend(workspace, settings, seed=seed, track=track)
         written = write_submission(workspace, SubmitSettings(csv_name=out.stem))
         kept = out.with_suffix(".blend.json")
         write_bytes(kept, made.path.read_bytes())
         write_bytes(out.with_suffix(".json"), written.lineage.read_bytes())
         write_bytes(out, written.path.read_bytes())
-    return replace(made, path=kept), replace(written, path=out, lineage=out.with_suffix(".json"))
+    return replace(made, path=kept, warnings=(*warnings, *made.warnings)), replace(
+        written, path=out, lineage=out.with_suffix(".json")
+    )

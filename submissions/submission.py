@@ -16,6 +16,7 @@ from folds.errors import UserError, first_few
 from folds.manifest import USABLE, read_manifest
 from folds.metrics import top_classes
 from folds.workspace import Workspace, digest, write_bytes, write_json
+from models.runs import is_the_blends
 from submissions.check import check_layout
 from submissions.layout import Layout, read_layout
 from submissions.settings import SubmitSettings
@@ -40,6 +41,8 @@ def write_submission(
 
     Raises UserError where predictions are missing, or the file would not be valid.
     """
+    if run and not settings.csv_name and is_the_blends(run):  # from before `train` and `add` refused the name
+        raise UserError(f"the CSV of the run {run} would replace the blend's", hint="`--csv-name NAME`")
     made_from = None if run else load_blend(blend or workspace.blend)
     blended = apply_run(workspace, run) if run else apply_blend(workspace, _given(made_from))
     folds = load_folds(workspace)

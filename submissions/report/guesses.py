@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 
@@ -44,8 +44,10 @@ class Ranks:
 
 @dataclass(frozen=True)
 class Guesses:
-    """Out-of-fold probabilities of the blend, or of one run. probs (N, C) float32, in the order of `rows`.
+    """Out-of-fold guesses of the blend, or of one run, in the order of `rows`.
 
+    probs (N, C) float32    rank (N,) int: how many classes beat the true one    top (N, 3) int: the best, best first
+    Rank and top are those of the blended scores, as in the submission: float32 probabilities have more ties.
     temperature  that makes a blend's probabilities honest; 1 for a run
     members      those of the blend, or the one run
     """
@@ -54,18 +56,10 @@ class Guesses:
     is_blend: bool
     rows: Rows
     probs: np.ndarray
+    rank: np.ndarray
+    top: np.ndarray
     temperature: float
     members: Members
-
-    @cached_property
-    def rank(self) -> np.ndarray:
-        """(N,) int: how many classes beat the true one."""
-        return np.concatenate([true_rank(self.probs[part], self.rows.target[part]) for part in _parts(self.rows)])
-
-    @cached_property
-    def top(self) -> np.ndarray:
-        """(N, 3) int: the best guesses, best first."""
-        return np.concatenate([top_classes(self.probs[part]) for part in _parts(self.rows)])
 
     @property
     def true_prob(self) -> np.ndarray:
@@ -104,10 +98,14 @@ def member_misses(members: Members) -> np.ndarray:
 
 
 def _guesses(name: str, members: Members, recipe: Recipe, *, temperature: float, is_blend: bool) -> Guesses:
-    probs = np.empty((len(members.rows), len(members.rows.classes)), np.float32)
+    rows, n_classes = members.rows, len(members.rows.classes)
+    probs = np.empty((len(rows), n_classes), np.float32)
+    rank, top = np.empty(len(rows), np.int64), np.empty((len(rows), min(3, n_classes)), np.int64)
     for piece, own in members.chunks():
-        probs[piece] = recipe.probs(recipe.scores(own))
-    return Guesses(name, is_blend, members.rows, probs, temperature, members)
+        scores = recipe.scores(own)
+        probs[piece] = recipe.probs(scores)
+        rank[piece], top[piece] = true_rank(scores, rows.target[piece]), top_classes(scores)
+    return Guesses(name, is_blend, rows, probs, rank, top, temperature, members)
 
 
 def _ranks_of(source: Source, name: str) -> Ranks:
@@ -117,7 +115,3 @@ def _ranks_of(source: Source, name: str) -> Ranks:
         rank[piece] = true_rank(probs[0], members.rows.target[piece])
     true_prob = np.maximum(members.true_probs[0].astype(np.float64), 1e-15)
     return Ranks(name, members.rows, rank, float(-np.log(true_prob).mean()))
-
-
-def _parts(rows: Rows, size: int = 8192) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, max(len(rows), 1), size)]

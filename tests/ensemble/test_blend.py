@@ -10,14 +10,18 @@ from rich.console import Console
 
 from ensemble.apply import apply_blend, open_members
 from ensemble.blend import make_blend
-from ensemble.honest import bootstrap_losses
+from ensemble.candidates import Fits
+from ensemble.evidence import gather_evidence
+from ensemble.honest import bootstrap_losses, crossfit_outcomes
+from ensemble.members import load_members
 from ensemble.metric import Metric
 from ensemble.objective import FLOOR
+from ensemble.pools import Recipe, stream_scores
 from ensemble.record import load_blend
 from ensemble.settings import BlendSettings
 from ensemble.tables import blend_sentences, blend_summary
 from folds.errors import UserError
-from folds.metrics import topk_error
+from folds.metrics import top_classes, topk_error
 from folds.workspace import read_json, write_json
 from tests.benchmarks.synthetic import World
 from tests.ensemble.small import SMALL, small_oof, small_test, small_work, write_small
@@ -54,6 +58,40 @@ def test_every_metric_makes_a_blend(tmp_path, metric):
         by_hand.loss(by_hand.outcomes(mean, folds.target), folds.target), abs=1e-6
     )
     assert 0 <= result.blend.oof_top3_error < 0.2
+
+
+def tied_members(tmp_path):
+    """Members whose rows are the same eight probabilities in any order: equal weights make ties, up to rounding."""
+    work, folds = small_work(tmp_path, members=0)
+    rng, steps = np.random.default_rng(0), np.repeat([1, 2, 3, 4], 2) / 20
+    for member in range(3):
+        oof = np.log(rng.permuted(np.tile(steps, (600, 1)), axis=1)).astype(np.float32)
+        write_small(work, folds, f"m{member:02d}", oof)
+    return load_members(work)
+
+
+def test_scores_of_log_bias_broke_ties_unlike_the_csv(tmp_path):
+    """They were blended in float32 and ranked by probabilities, the CSV in float64 and by scores."""
+    members, metric = tied_members(tmp_path), Metric("top-k-error", 2)
+    objective, target = gather_evidence(members, metric).objective, members.rows.target
+    for seed in range(20):
+        weights = np.full(3, 0.1 + seed / 7)
+        recipes = [Recipe("log", weights, np.zeros(8)), Recipe("log", weights, np.eye(8)[seed % 8] * 1e-8)]
+        outcomes = crossfit_outcomes(members, metric, objective, [Fits(one, (one,) * 3) for one in recipes])
+        for recipe, streamed in zip(recipes, outcomes, strict=True):
+            blended = recipe.scores(members.stacked(slice(0, 600)))
+            csv_misses = ~(top_classes(blended, k=2) == target[:, None]).any(axis=1)
+            assert np.array_equal(streamed[0], csv_misses), seed
+        known = replace(objective, pool="log").outcomes(weights)
+        assert np.array_equal(known, outcomes[0, 1]), seed  # a bias of 0 is none
+
+
+def test_recipes_blended_side_by_side_or_alone_are_equal_to_the_last_bit(tmp_path):
+    members = tied_members(tmp_path)
+    recipes = [Recipe("mean", np.array([0.2, 0.0, 0.8])), Recipe("log", np.array([0.3, 1.1, 0.0]), np.arange(8.0))]
+    streamed = [parts for _, parts in stream_scores(recipes, members.chunks(size=37))]
+    for recipe, scores in zip(recipes, zip(*streamed, strict=True), strict=True):
+        assert np.array_equal(np.concatenate(scores), recipe.scores(members.stacked(slice(0, 600))))
 
 
 def test_a_useless_member_gets_a_weight_within_noise_of_zero(tmp_path):

@@ -14,6 +14,8 @@ from ensemble.members import load_members
 from ensemble.outside import add_member
 from ensemble.settings import AddSettings, BlendSettings
 from folds.errors import UserError
+from folds.workspace import read_json, write_json
+from tests.benchmarks.synthetic import write_fold
 from tests.ensemble.small import small_oof, small_test, small_work
 
 QUICK = BlendSettings(trials=32, half_samples=2)
@@ -142,6 +144,52 @@ def test_a_member_cannot_take_the_name_of_a_run(house):
         add_member(work, "m00", settings)
     with pytest.raises(UserError, match="is no name for a member"):
         add_member(work, "../m9", settings)
+
+
+def test_a_member_could_be_called_like_siblings_which_ended_the_blend_in_a_traceback(house):
+    work, _, settings = house
+    with pytest.raises(UserError) as caught:
+        add_member(work, "s0+s1", settings)
+    assert caught.value.message == (
+        "`s0+s1` is no name for a member: up to 100 letters, digits, `.`, `_` and `-` are allowed, a letter or digit"
+        " first"
+    )
+
+
+@pytest.mark.parametrize("name", ["blend", "Blend"])
+def test_a_member_could_be_called_blend_and_its_csv_replaced_the_blends(house, name):
+    work, _, settings = house
+    with pytest.raises(UserError) as caught:
+        add_member(work, name, settings)
+    assert caught.value.message == f"`{name}` is no name for a member: its CSV would replace the blend's"
+    assert caught.value.hint == "`python run.py add NAME --oof FILE --test FILE`"
+
+
+def test_a_member_of_an_older_kit_that_is_called_like_siblings_is_refused_by_name(house):
+    work, folds, settings = house
+    for seed in (0, 1):
+        for fold in range(3):
+            rows = folds.fold == fold
+            write_fold(
+                work,
+                folds,
+                f"s{seed}",
+                fold,
+                folds.image_id[rows],
+                small_oof(folds, seed)[rows],
+                np.array([f"{number:07d}" for number in range(40)]),
+                small_test(seed),
+                seed=seed,
+                settings={"lr": 1},
+            )
+            path = work.fold(f"s{seed}", fold) / "settings.json"
+            write_json(path, {**read_json(path, hint=""), "run": "s"})
+    add_member(work, "other", settings)
+    (work.members / "other").rename(work.members / "s0+s1")
+    with pytest.raises(UserError) as caught:
+        make_blend(work, QUICK, seed=0)
+    assert caught.value.message == "s0+s1 is the name of a run and of siblings averaged"
+    assert "s0+s1" in make_blend(work, replace(QUICK, separate_seeds=True), seed=0).blend.weights
 
 
 def test_numbers_that_are_none_are_refused_in_a_sentence(house):

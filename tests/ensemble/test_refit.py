@@ -7,13 +7,16 @@ import pytest
 
 from ensemble.apply import apply_blend, apply_run
 from ensemble.blend import make_blend
+from ensemble.explain import explain_image
 from ensemble.members import load_members
 from ensemble.settings import BlendSettings
 from ensemble.stored import file_digest
 from folds.errors import UserError
 from folds.workspace import read_json, write_json
 from models.predictions import Predictions, save_predictions
-from tests.ensemble.small import SMALL, small_test, small_work
+from tests.benchmarks.synthetic import write_fold
+from tests.ensemble.small import SMALL, small_oof, small_test, small_work
+from tests.submissions.test_submission import with_manifest
 
 QUICK = BlendSettings(trials=16, half_samples=1, keep="equal")
 
@@ -50,6 +53,29 @@ def test_a_blend_made_with_a_refit_uses_it(tmp_path):
     refitted = (3 * np.exp(small_test(1)) + np.exp(small_test(7))) / 4
     assert apply_blend(work, blend).scores == pytest.approx((np.exp(small_test(0)) + refitted) / 2, abs=1e-6)
     assert "all/test.npz" in blend.files["m01"]
+
+
+def test_explain_weighed_siblings_by_run_and_submit_by_network_so_that_one_image_had_two_answers(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    ids = np.array([f"{number:07d}" for number in range(SMALL.n_test)])
+    for seed in (1, 2):
+        for fold in range(3):
+            rows, name = folds.fold == fold, f"s{seed}"
+            part = folds.image_id[rows], small_oof(folds, seed)[rows]
+            write_fold(work, folds, name, fold, *part, ids, small_test(seed), seed=seed, settings={"lr": 1})
+            stored = read_json(work.fold(name, fold) / "settings.json", hint="")
+            write_json(work.fold(name, fold) / "settings.json", {**stored, "run": "s"})
+    write_refit(work, folds, "s2", small_test(7))
+    with_manifest(work, folds)
+    blend = make_blend(work, QUICK, seed=0).blend
+    assert sorted(blend.weights) == ["m00", "s1+s2"]
+    applied, networks = apply_blend(work, blend), [small_test(seed) for seed in (1, 1, 1, 2, 2, 2, 7)]
+    siblings = np.mean(np.exp(networks), axis=0)
+    assert applied.scores == pytest.approx((np.exp(small_test(0)) + siblings) / 2, abs=1e-6)
+    for row in (0, 17, 39):
+        heat = applied.scores[row] ** (1 / blend.temperature)
+        expected = np.sort(heat / heat.sum())[::-1][:3]
+        assert explain_image(work, ids[row]).blend.probs == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_refit_changes_no_out_of_fold_prediction(tmp_path):

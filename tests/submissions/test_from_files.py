@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from ensemble.files import make_file_workspace
 from ensemble.settings import BlendSettings, FileSettings
+from folds.assignment import load_folds
 from folds.errors import UserError
+from folds.workspace import Workspace
 from submissions.from_files import blend_files
 from tests.benchmarks.synthetic import World, member_log_probs
 
@@ -69,6 +73,46 @@ def test_folds_of_the_labels_are_the_folds_of_the_score(files, tmp_path):
     assert len(made.kept.fits.without) == 2
 
 
+def labelled(files, **columns):
+    """The files with more columns in the labels."""
+    table = pd.read_csv(files.labels, dtype=str, keep_default_na=False).assign(**columns)
+    path = Path(files.labels).with_name("more.csv")
+    table.to_csv(path, index=False)
+    return replace(files, labels=str(path))
+
+
+def folds_of(files, tmp_path):
+    workspace = Workspace(tmp_path / "room")
+    warnings = make_file_workspace(workspace, files, seed=0)
+    return load_folds(workspace), warnings
+
+
+def test_a_group_without_fold_was_cut_by_the_folds_that_were_drawn(files, tmp_path):
+    """26 of 30 groups lay in two folds."""
+    folds, warnings = folds_of(labelled(files, group=[f"g{row % 30}" for row in range(500)]), tmp_path)
+    pairs = {*zip(folds.group.tolist(), folds.fold.tolist(), strict=True)}
+    assert (len(pairs), len(np.unique(folds.group)), warnings) == (30, 30, ())
+    assert np.bincount(folds.fold).min() > 60
+
+
+def test_images_without_a_group_were_one_group_together(files, tmp_path):
+    folds, _ = folds_of(labelled(files, group=["a", "a", "b", "b", *[""] * 496]), tmp_path)
+    assert len(np.unique(folds.group)) == 2 + 496
+
+
+def test_folds_of_the_labels_that_cut_groups_are_used_with_a_warning(files):
+    cut = labelled(files, group=[str(row // 2) for row in range(500)], fold=[str(row % 2) for row in range(500)])
+    made, _ = blend_files(cut, QUICK, seed=0)
+    assert made.warnings[0] == "the folds of more.csv cut 250 of its groups: the scores may be too good"
+
+
+def test_too_few_groups_for_the_folds_are_refused(files):
+    with pytest.raises(UserError) as caught:
+        blend_files(labelled(files, group=[str(row % 4) for row in range(500)]), QUICK, seed=0)
+    assert caught.value.message == "500 labelled images in 4 groups do not fill 5 folds"
+    assert caught.value.hint == "`--blend-folds 2`"
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -87,3 +131,12 @@ def test_what_is_wrong_is_said_and_nothing_is_written(files, tmp_path, change, s
 def test_two_members_of_one_name_are_refused(files):
     with pytest.raises(UserError, match="two members are called net0"):
         blend_files(replace(files, member=(files.member[0],) * 2), QUICK, seed=0)
+
+
+def test_a_member_whose_file_is_called_like_siblings_needs_a_name(files):
+    oof, test = files.member[0].partition("=")[2].split(":")
+    plus = Path(oof).with_name("s0+s1.csv")
+    Path(oof).rename(plus)
+    with pytest.raises(UserError, match=r"^`s0\+s1` is no name for a member: ") as caught:
+        blend_files(replace(files, member=(f"{plus}:{test}",)), QUICK, seed=0)
+    assert caught.value.hint == f"`--member NAME={plus}:{test}`"

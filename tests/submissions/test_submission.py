@@ -17,7 +17,7 @@ from submissions.layout import Layout, read_layout
 from submissions.settings import SubmitSettings
 from submissions.submission import write_submission
 from tests.benchmarks.synthetic import World
-from tests.ensemble.small import small_test, small_work
+from tests.ensemble.small import small_oof, small_test, small_work, write_small
 
 QUICK = BlendSettings(trials=16, half_samples=1, keep="equal")
 LAYOUT = Layout(("id", "predicted"), ("01", "2", "10"), ("a", "b", "c", "d"), ",", " ")
@@ -53,6 +53,18 @@ def test_every_id_gets_its_three_best_labels_in_the_samples_order_and_format(tmp
     frequent = np.argsort(-np.bincount(folds.target), kind="stable")[:3]
     assert lines[-1] == "x1;" + "|".join(folds.classes[c] for c in frequent)
     assert (result.rows, result.guessed) == (42, ("x2", "x1"))
+
+
+def test_the_csv_of_a_run_called_blend_replaced_the_blends(tmp_path):
+    work, folds = small_work(tmp_path)
+    make_blend(work, QUICK, seed=0)
+    before = write_submission(work, SubmitSettings()).path.read_bytes()
+    write_small(work, folds, "blend", small_oof(folds, 2))
+    with pytest.raises(UserError) as caught:
+        write_submission(work, SubmitSettings(), run="blend")
+    assert caught.value.message == "the CSV of the run blend would replace the blend's"
+    assert (work.submissions / "blend.csv").read_bytes() == before
+    assert write_submission(work, SubmitSettings(csv_name="alone"), run="blend").path.name == "alone.csv"
 
 
 def test_a_readable_test_image_without_a_prediction_is_refused(tmp_path):
