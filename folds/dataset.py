@@ -32,13 +32,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Dataset:
-    """items: training images, then test images, each sorted by id; sample: its path below root; notes: sentences."""
+    """items: training images, then test images, each sorted by id; sample: its path below root; notes: sentences.
+
+    targets: the true paths of the folders that links of the data lead to
+    """
 
     root: Path
     items: tuple[Item, ...]
     sample: str | None
     hidden: tuple[str, ...]
     notes: tuple[str, ...]
+    targets: tuple[str, ...] = ()
 
 
 def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
@@ -72,7 +76,8 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
         items=(*_by_id(train), *_by_id(test)),
         sample=sample,
         hidden=listing.hidden,
-        notes=() if test else ("there is no folder of test images: nothing can be predicted",),
+        notes=(*listing.notes, *(() if test else ("there is no folder of test images: nothing can be predicted",))),
+        targets=listing.targets,
     )
 
 

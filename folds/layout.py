@@ -74,10 +74,11 @@ def _pick_folders(listing: Listing, given: str | None, names: frozenset[str], *,
         path = _inside(given, flag=flag)
         if path and not (listing.root / path).is_dir():
             raise UserError(f"`{flag} {given}`: there is no such folder in {listing.root}")
+        path = listing.place_of(path)
         if path and not below(listing, path):
             raise UserError(f"{listing.root / path} holds no file", hint=f"name another folder with `{flag} NAME`")
         return [path]
-    fit = [name for name in listing.folders if plain(name) in names]
+    fit = list(dict.fromkeys(listing.place_of(name) for name in listing.folders if plain(name) in names))
     for folder in fit:
         if not below(listing, folder):
             raise UserError(f"{listing.root / folder} holds no file", hint=f"name another folder with `{flag} NAME`")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from folds.fill import Decode, OldRows, fill, keep_rows
 from folds.jpegs import JpegPixels, pack, refuse_without_decoder
 from folds.judge import make_manifest
 from folds.left_out import left_out_path, write_left_out
+from folds.listing import linked_folders
 from folds.manifest import USABLE, read_manifest, sample_path, usable_rows, write_manifest
 from folds.pixels import VERSION, Pixels, all_stores, open_store, store_path, write_head
 from folds.ray_rows import rows_on_ray
@@ -72,11 +73,13 @@ def prepare(
     Raises UserError where the data cannot be used, lies around the work folder, or is not what the folder was made of.
     """
     start = time.perf_counter()
-    _refuse_inside(workspace, data)
+    _refuse_inside(workspace, [data])
     before = _read_state(workspace)
     if not before:
         start_early(write_row)  # there will be something to decode: its processes import while files are listed
-    dataset, changes, notes = _relabelled(find_dataset(data, settings), settings, before=before)
+    found = find_dataset(data, settings)
+    _refuse_inside(workspace, found.targets)
+    dataset, changes, notes = _relabelled(found, settings, before=before)
     if settings.store_size is None:
         settings = replace(settings, store_size=max(needed_size, before.get("store_size", 0)))
     if settings.store is None:
@@ -226,16 +229,25 @@ def _copy_sample(workspace: Workspace, dataset: Dataset) -> None:
 
 
 def is_apart(workspace: Workspace, data: Path) -> bool:
-    """Whether there is data, and the work folder lies outside of it."""
-    return data.is_dir() and not workspace.root.resolve().is_relative_to(data.resolve())
+    """Whether there is data, and the work folder lies outside of it and of all folders that its links lead to."""
+    if not data.is_dir() or _is_inside(workspace, data):
+        return False
+    if workspace.manifest.is_file():
+        return True  # an earlier `prepare` has looked at the links
+    return not any(_is_inside(workspace, target) for target in linked_folders(data))
 
 
-def _refuse_inside(workspace: Workspace, data: Path) -> None:
-    if workspace.root.resolve().is_relative_to(data.resolve()):
-        raise UserError(
-            f"the work folder {workspace.root} lies inside {data}, where nothing is written",
-            hint="choose another folder with `--work DIR`",
-        )
+def _is_inside(workspace: Workspace, data: Path | str) -> bool:
+    return workspace.root.resolve().is_relative_to(Path(data).resolve())
+
+
+def _refuse_inside(workspace: Workspace, folders: Iterable[Path | str]) -> None:
+    for folder in folders:
+        if _is_inside(workspace, folder):
+            raise UserError(
+                f"the work folder {workspace.root} lies inside {folder}, where nothing is written",
+                hint="choose another folder with `--work DIR`",
+            )
 
 
 def _refuse_other_data(workspace: Workspace, dataset: Dataset, known: Mapping[Key, Facts]) -> None:

@@ -1,4 +1,4 @@
-"""This file tests odd names of files and folders: each is used or refused by name, and nothing outside DATA is read."""
+"""This file tests odd names of files and folders: each is used or refused by name; links are followed, ids are not."""
 
 from __future__ import annotations
 
@@ -153,19 +153,19 @@ def test_links_that_lead_to_each_other_or_to_themselves_end(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("file", "flag"), [("train.csv", "--train-csv"), ("sample_submission.csv", "--sample")])
-def test_a_csv_that_is_a_link_out_of_the_data_is_not_read(tmp_path, file, flag):
-    """It was read: a data folder from the net could have shown any CSV of the machine."""
+def test_ids_in_a_linked_csv_do_not_lead_out_of_the_data(tmp_path):
+    """Whoever lays out DATA may link to anything; what a CSV names is looked for among the listed files only."""
     count("names")
     data = lay_out(tmp_path / "data")
-    (tmp_path / "secret.csv").write_text("id,label\na/1,x\nb/1,y\n")
-    (data / file).symlink_to(tmp_path / "secret.csv")
-    given = PrepareSettings(train_csv=file) if flag == "--train-csv" else PrepareSettings(sample=file)
-    for settings in (SETTINGS, given):
-        with pytest.raises(UserError) as caught:
-            find_dataset(data, settings)
-        assert caught.value.message == f"{file} is not read: a link that leads outside the data"
-        assert caught.value.hint == f"put the file itself there, or `{flag} NAME`"
+    (tmp_path / "secret.jpg").write_bytes(jpeg((1, 2, 3), np.random.default_rng(0)))
+    (data / "train.csv").symlink_to(tmp_path / "labels.csv")
+    for name in ("../secret", "../../etc/passwd", str(tmp_path / "secret.jpg")):
+        (tmp_path / "labels.csv").write_text(f"id,label\na/1,x\n{name},y\n")
+        with pytest.raises(UserError, match=r"may lead outside the data folder: it is not read$"):
+            find_dataset(data, SETTINGS)
+    (tmp_path / "labels.csv").write_text("id,label\na/1,x\nb/1,y\nsecret,y\n")
+    faults = {item.image_id: item.file.fault for item in find_dataset(data, SETTINGS).items}
+    assert faults["secret"] == "no file of this name"
 
 
 def test_a_csv_that_is_a_pipe_is_not_opened(tmp_path):
@@ -176,14 +176,20 @@ def test_a_csv_that_is_a_pipe_is_not_opened(tmp_path):
         find_dataset(data, SETTINGS)
 
 
-def test_a_folder_that_is_a_link_out_of_the_data_is_not_read(tmp_path):
+def test_what_links_lead_to_is_read_and_never_written_to(tmp_path, capsys):
+    """A work folder on the other disk, in a folder of the data, was nobody's concern as long as links were refused."""
     count("names")
-    outside = lay_out(tmp_path / "outside")
-    data = lay_out(tmp_path / "data")
-    (data / "train" / "c").symlink_to(outside / "train" / "b")
-    items = {item.image_id: item.file.fault for item in find_dataset(data, SETTINGS).items}
-    assert items["c"] == "a link that leads outside the data"
-    assert not any(name.startswith("c/") for name in items)
+    outside, data = lay_out(tmp_path / "outside"), tmp_path / "data"
+    data.mkdir()
+    (data / "train").symlink_to(outside / "train")
+    before = fingerprint(outside)
+    assert len(usable_rows(read_manifest(prepared(tmp_path, data)))) == 5
+    inside = outside / "train" / "work"
+    assert run.main(["prepare", str(data), "--work", str(inside)]) == 2
+    error = capsys.readouterr().err.splitlines()[0]
+    assert error == f"error: the work folder {inside} lies inside {outside}/train, where nothing is written"
+    assert fingerprint(outside) == before
+    assert not inside.exists()
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "\x1b[2J", ":dog:", "[red]x[/red]", "\x07"])

@@ -250,19 +250,67 @@ def test_a_linked_folder_of_the_data_is_read_where_it_lies(tmp_path):
     assert found(tmp_path, train_folder="pool") == [("train", "cat/1.jpg", "cat"), ("train", "dog/2.jpg", "dog")]
 
 
-def test_links_that_lead_outside_and_broken_ones_are_not_read(tmp_path):
-    data = tmp_path / "data"
-    write(tmp_path, "secret.jpg")
-    write(data, "train/cat/1.jpg", "train/dog/2.jpg")
-    (data / "train/cat/out.jpg").symlink_to(tmp_path / "secret.jpg")
-    (data / "train/cat/gone.jpg").symlink_to(data / "nothing")
-    (data / "train/cat/up").symlink_to(tmp_path)
-    faults = {item.image_id: item.file.fault for item in find_dataset(data, PrepareSettings()).items if item.file.fault}
-    assert faults == {
-        "cat/gone.jpg": "a broken link",
-        "cat/out.jpg": "a link that leads outside the data",
-        "cat/up": "a link that leads outside the data",
-    }
+def test_a_link_to_a_folder_of_the_data_stands_for_that_folder(tmp_path):
+    """It was refused: `train holds no file`, since its files are listed where they lie."""
+    write(tmp_path, "images/cat/1.jpg", "images/dog/2.jpg")
+    (tmp_path / "train").symlink_to("images")
+    for settings in ({}, {"train_folder": "train"}):
+        assert found(tmp_path, **settings) == [("train", "cat/1.jpg", "cat"), ("train", "dog/2.jpg", "dog")]
+    assert find_dataset(tmp_path, PrepareSettings()).notes[0] == (
+        "1 link leads to a folder that is read already: train is images"
+    )
+
+
+def test_data_whose_folders_are_links_to_another_disk_is_read(tmp_path):
+    """It was refused: `no folder of training images; it holds TrainVal`."""
+    data, disk = tmp_path / "data", tmp_path / "disk"
+    write(disk, "TrainVal/cat/1.jpg", "TrainVal/dog/2.jpg", "Public/a.jpg", "more/3.jpg", "4.jpg", "sample.csv")
+    write_text(disk, "sample.csv", "id,predicted\na,cat\n")
+    data.mkdir()
+    for name in ("TrainVal", "Public"):
+        (data / name).symlink_to(disk / name)
+    (data / "sample_submission.csv").symlink_to(disk / "sample.csv")
+    (disk / "TrainVal" / "cow").symlink_to("../more")
+    (disk / "TrainVal" / "dog" / "one.jpg").symlink_to("../../4.jpg")
+    dataset = find_dataset(data, PrepareSettings())
+    expected = ["cat/1.jpg", "cow/3.jpg", "dog/2.jpg", "dog/one.jpg", "a"]
+    assert [(item.image_id, item.file.fault) for item in dataset.items] == [(name, "") for name in expected]
+    assert dataset.notes == ()
+    assert found(data, train_folder="TrainVal") == found(data)
+
+
+def test_a_link_to_a_folder_that_holds_it_is_not_followed_and_named(tmp_path):
+    data, disk = tmp_path / "data", tmp_path / "disk"
+    write(tmp_path, "secret/3.jpg")
+    write(disk, "train/cat/1.jpg", "train/dog/2.jpg", "4.jpg")
+    data.mkdir()
+    (data / "train").symlink_to(disk / "train")
+    (data / "up").symlink_to("..")  # around DATA: `secret` is no part of it
+    (disk / "train" / "cat" / "up").symlink_to("../..")  # around the link, on the other disk
+    (disk / "train" / "cat" / "back").symlink_to(data)
+    dataset = find_dataset(data, PrepareSettings())
+    assert [item.image_id for item in dataset.items] == ["cat/1.jpg", "dog/2.jpg"]
+    assert dataset.notes[0] == ("3 links lead to a folder around it, not followed: train/cat/back, train/cat/up, up")
+
+
+def test_two_links_to_one_folder_read_it_once_and_say_so(tmp_path):
+    write(tmp_path / "disk", "1.jpg")
+    write(tmp_path / "data", "train/dog/2.jpg")
+    for name in ("cat", "cow"):
+        (tmp_path / "data" / "train" / name).symlink_to(tmp_path / "disk")
+    dataset = find_dataset(tmp_path / "data", PrepareSettings())
+    assert [item.image_id for item in dataset.items] == ["cat/1.jpg", "dog/2.jpg"]
+    assert dataset.notes[0] == "1 link leads to a folder that is read already: train/cow is train/cat"
+
+
+def test_broken_links_are_named_and_not_read(tmp_path):
+    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg")
+    (tmp_path / "train/cat/gone.jpg").symlink_to(tmp_path / "nothing")
+    (tmp_path / "train/cat/self.jpg").symlink_to("self.jpg")
+    (tmp_path / "train/cat/through.jpg").symlink_to("1.jpg/no-folder")
+    items = find_dataset(tmp_path, PrepareSettings()).items
+    faults = {item.image_id: item.file.fault for item in items if item.file.fault}
+    assert faults == dict.fromkeys(("cat/gone.jpg", "cat/self.jpg", "cat/through.jpg"), "a broken link")
 
 
 def test_a_pipe_is_named_and_never_opened(tmp_path):
