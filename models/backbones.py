@@ -89,12 +89,13 @@ def build_network(
     extra: dict[str, Any] = {"img_size": size} if backbone.fixed_size else {}
     if drop_path:
         extra["drop_path_rate"] = drop_path
+    extra |= {"num_classes": n_classes, "drop_rate": dropout}
     try:
-        network = timm.create_model(backbone.tag, pretrained=False, num_classes=n_classes, drop_rate=dropout, **extra)
+        network = timm.create_model(backbone.tag, pretrained=False, **extra)
     except TypeError as err:
         raise UserError(f"{backbone.tag} knows no stochastic depth: {err}", hint="leave out `--drop-path`") from err
     if weights is not None:
-        _load_body(network, weights, tag=backbone.tag)
+        network = _with_body(network, weights, backbone=backbone, size=size, extra=extra)
     _refuse_small_input(network, backbone, size=size)
     return network
 
@@ -160,18 +161,34 @@ def _unpickling_error() -> type[Exception]:
     return pickle.UnpicklingError
 
 
-def _load_body(network: nn.Module, path: Path, *, tag: str) -> None:
-    """Load everything but a head of another size; refuse a file that is not this network's."""
+def _with_body(network: nn.Module, path: Path, *, backbone: Backbone, size: int, extra: dict[str, Any]) -> nn.Module:
+    """The network with everything from the file but a head of another size; refuse a file that is not this network's.
+
+    Where tensors have another shape, timm builds the network anew: it knows for each family how position embeddings
+    are resampled to another input size, and has no function that does only that.
+    """
     state, own = read_weights(path), network.state_dict()
-    head = _head_names(network)
+    head, tag = _head_names(network), backbone.tag
     fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
     lacking = [name for name in own if name not in fitting and not name.startswith(head)]
-    if lacking:
-        raise UserError(
-            f"{path} is not for {tag}: {first_few(lacking)} of its {len(own)} tensors are absent or of another shape",
-            hint=f"`--backbone NAME --weights {path}` with the backbone that the file was made for",
-        )
-    network.load_state_dict(fitting, strict=False)
+    if not lacking:
+        network.load_state_dict(fitting, strict=False)
+        return network
+    refusal = UserError(
+        f"{path} is not for {tag}: {first_few(lacking)} of its {len(own)} tensors are absent or of another shape",
+        hint=f"`--backbone NAME --weights {path}` with the backbone that the file was made for"
+        + (f", or `--image-size {backbone.size}`, the size of its weights" if size != backbone.size else ""),
+    )
+    if any(name not in state for name in lacking):
+        raise refusal
+    overlay = {"state_dict": state, "num_classes": -1}  # -1: timm leaves out the head, whatever its size
+    try:
+        resampled: nn.Module = timm.create_model(tag, pretrained=True, pretrained_cfg_overlay=overlay, **extra)
+    except (RuntimeError, AssertionError, ValueError, TypeError, KeyError) as err:  # what the families' filters raise
+        raise refusal from err
+    del resampled.pretrained_cfg["state_dict"]  # type: ignore[union-attr, operator]  # a copy of the file in memory
+    resampled.load_state_dict({name: value for name, value in fitting.items() if name.startswith(head)}, strict=False)
+    return resampled
 
 
 def _head_names(network: nn.Module) -> tuple[str, ...]:

@@ -1,12 +1,15 @@
 """This file checks names, weights files and the refusals of backbones; small timm nets, no download."""
 
 import time
+from functools import partial
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
 from folds.errors import UserError
+from models import backbones
 from models.backbones import SHORT_NAMES, build_network, find_weights, head_parameters, read_weights, resolve_backbone
 
 
@@ -88,6 +91,94 @@ def test_weights_of_another_network_are_refused(tmp_path):
     save_file(build_network(resolve_backbone("test_convnext"), 5, size=32).state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"other\.safetensors is not for test_resnet\.r160_in1k: conv1"):
         build_network(resolve_backbone("test_resnet"), 5, size=32, weights=tmp_path / "other.safetensors")
+
+
+def planted(name, size, *, path):
+    """Random weights of a ViT at a size, saved; the first channel of its position embedding counts the columns."""
+    donor = backbones.timm.create_model(name, pretrained=False, num_classes=7, img_size=size)
+    (rows, columns), prefix = donor.patch_embed.grid_size, donor.pos_embed.shape[1] - donor.patch_embed.num_patches
+    with torch.no_grad():
+        donor.pos_embed[0, prefix:, 0] = torch.linspace(0, 1, columns).repeat(rows)
+    save_file(donor.state_dict(), path)
+    return donor, prefix
+
+
+@pytest.mark.parametrize(
+    ("name", "trained", "size", "prefix"),
+    [
+        ("vit_small_patch16_224.augreg_in21k_ft_in1k", 224, 288, 1),
+        ("vit_small_patch14_dinov2.lvd142m", 518, 224, 1),
+        ("eva02_tiny_patch14_336.mim_in22k_ft_in1k", 336, 224, 1),
+        ("vit_base_patch16_siglip_224.v2_webli", 224, 256, 0),
+        ("deit_tiny_distilled_patch16_224.fb_in1k", 224, 160, 2),
+        ("flexivit_small.1200ep_in1k", 240, 224, 0),
+    ],
+)
+def test_a_vit_at_another_size_than_its_weights_was_refused(tmp_path, monkeypatch, name, trained, size, prefix):
+    monkeypatch.setattr(backbones.timm, "create_model", partial(timm.create_model, depth=2))  # 12 take seconds each
+    backbone = resolve_backbone(name)
+    assert (backbone.size, backbone.fixed_size) == (trained, True)
+    donor, n_prefix = planted(name, trained, path=tmp_path / "donor.safetensors")
+    network = build_network(backbone, 5, size=size, weights=tmp_path / "donor.safetensors")
+    head, own = head_parameters(network), donor.state_dict()
+    for tensor, value in network.state_dict().items():
+        assert tensor in head or tensor == "pos_embed" or torch.equal(value, own[tensor]), tensor
+    side = size // network.patch_embed.patch_size[0]
+    assert (n_prefix, network.pos_embed.shape[1]) == (prefix, prefix + side * side)
+    assert torch.equal(network.pos_embed[:, :prefix], donor.pos_embed[:, :prefix])
+    columns = network.pos_embed[0, prefix:, 0].view(side, side).detach()
+    assert torch.allclose(columns, columns[:1].expand_as(columns), atol=1e-4)  # every row counts as the donor's did
+    assert columns[0].numpy() == pytest.approx(torch.linspace(0, 1, side).numpy(), abs=0.05)
+    assert "state_dict" not in network.pretrained_cfg
+
+
+def test_relative_positions_of_a_swin_are_resampled_with_its_windows(tmp_path, monkeypatch):
+    monkeypatch.setattr(backbones.timm, "create_model", partial(timm.create_model, depths=(1, 1, 1, 1)))
+    name = "swin_tiny_patch4_window7_224.ms_in22k"
+    donor = backbones.timm.create_model(name, pretrained=False, num_classes=7)
+    table = "layers.0.blocks.0.attn.relative_position_bias_table"
+    with torch.no_grad():
+        donor.get_parameter(table).copy_(torch.arange(3.0).expand(169, 3))  # constant over places, another each head
+    save_file(donor.state_dict(), tmp_path / "donor.safetensors")
+    smaller = build_network(resolve_backbone(name), 5, size=128, weights=tmp_path / "donor.safetensors")
+    assert smaller.get_parameter(table).mean(0).tolist() == pytest.approx([0, 1, 2], abs=1e-4)
+
+
+def test_a_head_of_the_same_size_comes_along_to_another_input_size(tmp_path):
+    donor = build_network(resolve_backbone("test_vit"), 5, size=160)
+    save_file(donor.state_dict(), tmp_path / "donor.safetensors")
+    network = build_network(resolve_backbone("test_vit"), 5, size=96, weights=tmp_path / "donor.safetensors")
+    assert torch.equal(network.head.weight, donor.head.weight)
+    assert torch.equal(network.head.bias, donor.head.bias)
+
+
+@pytest.mark.parametrize("n_classes", [7, 1000])
+def test_a_network_of_another_size_has_the_classes_that_are_asked_for(tmp_path, n_classes):
+    """1,000 is what the weights' own description says, whatever the file holds."""
+    save_file(build_network(resolve_backbone("test_vit"), 3, size=160).state_dict(), tmp_path / "donor.safetensors")
+    backbone = resolve_backbone("test_vit")
+    network = build_network(backbone, n_classes, size=96, weights=tmp_path / "donor.safetensors", drop_path=0.1)
+    assert network(torch.zeros(1, 3, 96, 96)).shape == (1, n_classes)
+
+
+def test_weights_of_the_same_names_and_another_width_are_refused(tmp_path):
+    donor = timm.create_model("test_vit", pretrained=False, num_classes=5, embed_dim=32)
+    save_file(donor.state_dict(), tmp_path / "wide.safetensors")
+    with pytest.raises(
+        UserError, match=r"wide\.safetensors is not for test_vit\.r160_in1k: cls_token, pos_embed"
+    ) as err:
+        build_network(resolve_backbone("test_vit"), 5, size=96, weights=tmp_path / "wide.safetensors")
+    assert err.value.hint.endswith("made for, or `--image-size 160`, the size of its weights")
+
+
+def test_a_family_that_timm_does_not_resample_is_refused_with_the_size_of_its_weights(tmp_path):
+    donor = timm.create_model("convit_tiny.fb_in1k", pretrained=False, num_classes=5)
+    save_file(donor.state_dict(), tmp_path / "convit.safetensors")
+    with pytest.raises(
+        UserError, match=r"convit\.safetensors is not for convit_tiny\.fb_in1k: pos_embed of its"
+    ) as err:
+        build_network(resolve_backbone("convit_tiny"), 5, size=256, weights=tmp_path / "convit.safetensors")
+    assert err.value.hint.endswith("or `--image-size 224`, the size of its weights")
 
 
 def test_an_input_too_small_for_the_network_is_refused():
