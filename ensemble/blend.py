@@ -11,7 +11,7 @@ import numpy as np
 from ensemble.agreement import disagreeing_members
 from ensemble.candidates import CANDIDATES, Candidate, Case, Fits
 from ensemble.evidence import Evidence, gather_evidence
-from ensemble.honest import Score, score_candidates, simplest_good
+from ensemble.honest import Nested, Score, nested_choice, score_candidates, simplest_good
 from ensemble.members import Members, load_members
 from ensemble.metric import Metric
 from ensemble.objective import Reduction
@@ -36,6 +36,7 @@ class BlendResult:
     metric: Metric
     scores: tuple[Score, ...]
     kept: Score
+    nested: Nested
     worth: tuple[Worth, ...]
     idle: tuple[str, ...]  # members that cost nothing to drop
     undecided: float | None  # the share of images that weights can change at all; None if the metric does not tell
@@ -73,8 +74,9 @@ def make_blend(
         fits = _fit_all(case)
         scores = score_candidates(loaded, metric, evidence.objective, fits, seed=seed)
         kept = _keep(scores, settings.keep)
+        nested = nested_choice(loaded, metric, scores, kept, is_chosen=settings.keep is None)
         worth = member_worth(loaded, metric, evidence.objective, kept)
-        blend = _describe(loaded, metric, scores, kept, settings=settings, seed=seed)
+        blend = _describe(loaded, metric, scores, kept, nested, settings=settings, seed=seed)
         gain = gain_over_best(loaded, metric, evidence.objective, kept, worth)
         blend = replace(blend, worth=tuple(map(asdict, worth)), gain=_gain_record(gain))
     return BlendResult(
@@ -83,6 +85,7 @@ def make_blend(
         metric=metric,
         scores=tuple(scores),
         kept=kept,
+        nested=nested,
         worth=tuple(worth),
         idle=tuple(costs_nothing(worth, kept.crossfit)),
         undecided=_undecided(evidence),
@@ -145,7 +148,14 @@ def _why(members: Members, kept: Score, scores: Sequence[Score], name: str | Non
 
 
 def _describe(
-    members: Members, metric: Metric, scores: Sequence[Score], kept: Score, *, settings: BlendSettings, seed: int
+    members: Members,
+    metric: Metric,
+    scores: Sequence[Score],
+    kept: Score,
+    nested: Nested,
+    *,
+    settings: BlendSettings,
+    seed: int,
 ) -> Blend:
     recipe, rows = kept.fits.whole, members.rows
     runs = [run for member in members.members for run in member.runs]
@@ -161,8 +171,10 @@ def _describe(
         metric=metric.name,
         k=metric.k,
         crossfit=kept.crossfit,
+        promised=nested.loss,
+        promised_interval=nested.interval,
         in_sample=kept.in_sample,
-        oof_top3_error=_top3_error(members, metric, kept),
+        oof_top3_error=_top3_error(members, metric, nested),
         scores=tuple(_score_record(score) for score in scores),
         images=len(rows),
         seed=seed,
@@ -201,12 +213,13 @@ def _gain_record(gain: tuple[str, Difference] | None) -> dict[str, float | str] 
     return {"over": over, "mean": difference.mean, "low": difference.low, "high": difference.high}
 
 
-def _top3_error(members: Members, metric: Metric, kept: Score) -> float:
-    """The cross-fitted top-3 error of the kept candidate, whatever metric it was chosen by."""
+def _top3_error(members: Members, metric: Metric, nested: Nested) -> float:
+    """The nested top-3 error, whatever metric the candidates were chosen by."""
     if (metric.name, metric.k) == ("top-k-error", 3):
-        return kept.crossfit
+        return nested.loss
     top3, missed = Metric("top-k-error", 3), 0.0
-    for fold, recipe in enumerate(kept.fits.without):
+    for fold, chosen in enumerate(nested.chosen):
+        recipe = chosen.fits.without[fold]
         for piece, (scores,) in stream_scores([recipe], members.chunks(members.rows.of_fold(fold))):
             missed += float(top3.outcomes(scores, members.rows.target[piece]).sum())
     return missed / len(members.rows)

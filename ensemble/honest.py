@@ -3,6 +3,8 @@
 A candidate's cross-fitted score blends each fold with weights fitted on the other folds. Candidates are compared on the
 same images, by a bootstrap over groups of duplicates; the first one (they are ordered by simplicity) whose loss lies
 within one standard error of the best is kept. Source: the one-standard-error rule, Breiman et al. 1984, CART.
+The kept candidate's score flatters it, since it was chosen on the images that it is scored on. What is promised is the
+nested score: each fold under the candidate chosen on the other folds. Source: Varma and Simon 2006.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from ensemble.evidence import Objective, pooled_as
 from ensemble.members import Members
 from ensemble.metric import Metric
 from ensemble.pools import Recipe, stream_scores
+from folds.paired import paired_difference
 
 RESAMPLES = 1000
 NONE_SEEN = (
@@ -76,6 +79,43 @@ def simplest_good(scores: Sequence[Score]) -> Score:
     A lead of one image is as large as its own standard error. Source of the correction: Edwards 1948, for McNemar.
     """
     return next(score for score in scores if score.behind - 1 / len(score.outcomes) <= score.behind_error)
+
+
+@dataclass(frozen=True)
+class Nested:
+    """What choosing among the candidates leads to, each fold scored under the candidate chosen without it."""
+
+    chosen: tuple[Score, ...]  # by fold
+    loss: float
+    interval: tuple[float, float]  # 95%
+
+
+def nested_choice(members: Members, metric: Metric, scores: Sequence[Score], kept: Score, *, is_chosen: bool) -> Nested:
+    """The score of the whole procedure, the choice of the candidate included.
+
+    is_chosen  whether the figures chose `kept`; a candidate that the user named has its own cross-fitted score
+    Macro-F1, which is no mean over images, keeps the plain score.
+    """
+    n_folds = members.rows.n_folds
+    if not is_chosen or n_folds == 1 or len(scores) == 1 or metric.name == "macro-f1":
+        return Nested((kept,) * n_folds, kept.crossfit, kept.interval)
+    target, fold, group = members.rows.target, members.rows.fold, members.rows.group
+    chosen = tuple(_chosen_on(metric, scores, target, group, fold != k) for k in range(n_folds))
+    outcomes = np.stack([one.outcomes for one in chosen])[fold, np.arange(len(fold))]
+    loss = metric.loss(outcomes, target)
+    width = kept.interval[1] - kept.crossfit, kept.crossfit - kept.interval[0]
+    return Nested(chosen, loss, (max(0.0, loss - width[1]), loss + width[0]))
+
+
+def _chosen_on(
+    metric: Metric, scores: Sequence[Score], target: np.ndarray, group: np.ndarray, rows: np.ndarray
+) -> Score:
+    """The candidate that `simplest_good` would keep if there were these images only. rows (N,) bool"""
+    losses = [metric.loss(score.outcomes[rows], target[rows]) for score in scores]
+    best = scores[int(np.argmin(losses))].outcomes[rows]
+    return next(
+        score for score in scores if not paired_difference(score.outcomes[rows], best, group[rows]).is_above_error
+    )
 
 
 def crossfit_outcomes(members: Members, metric: Metric, objective: Objective, fits: Sequence[Fits]) -> np.ndarray:

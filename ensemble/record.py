@@ -17,7 +17,13 @@ from folds.workspace import Workspace, read_json, write_json
 VERSION = 1
 TIES = "descending score, ties to the lower class"
 HINT = "`python run.py blend`"
-OPTIONAL = ("partial", "worth", "gain")  # a blend without them is applied like any other
+OPTIONAL = (
+    "partial",
+    "worth",
+    "gain",
+    "promised",
+    "promised_interval",
+)  # a blend without them is applied like any other
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,9 @@ class Blend:
     views: Mapping[str, tuple[str, ...]]  # the views in use, by member
     metric: str
     k: int
-    crossfit: float  # the loss that is promised
+    crossfit: float  # of the kept candidate, which was chosen on the same images
     in_sample: float
-    oof_top3_error: float  # cross-fitted, whatever the metric is
+    oof_top3_error: float  # nested, whatever the metric is: what `submit` and the report promise
     scores: tuple[Mapping[str, Any], ...]
     images: int
     seed: int
@@ -48,6 +54,8 @@ class Blend:
     files: Mapping[str, Mapping[str, str]]  # by run: the digests of its files
     partial: Mapping[str, Any] | None = None  # the folds in use and each run's networks, where folds were lacking
     worth: tuple[Mapping[str, Any], ...] | None = None  # of each member, as `ensemble.worth` says it
+    promised: float | None = None  # the nested loss: each fold under the candidate chosen without it
+    promised_interval: tuple[float, float] | None = None  # 95%
     gain: Mapping[str, Any] | None = None  # {"over", "mean", "low", "high"}: cross-fitted loss less the best member's
 
     def recipe(self) -> Recipe:

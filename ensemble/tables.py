@@ -68,12 +68,17 @@ def member_table(result: BlendResult) -> Table:
 def blend_sentences(result: BlendResult) -> list[str]:
     """What was kept and why, what is promised, which members could go, and what looks wrong."""
     blend, kept = result.blend, result.kept
-    low, high = kept.interval
+    low, high = result.nested.interval
     sentences = [
         f"kept: {blend.candidate}, because {blend.why}",
-        f"expected {result.metric.title} {kept.crossfit:.4f} ({low:.4f} to {high:.4f}), cross-fitted;"
+        f"expected {result.metric.title} {result.nested.loss:.4f} ({low:.4f} to {high:.4f}), cross-fitted;"
         f" {_in_sample(kept)}",
     ]
+    if result.nested.loss != kept.crossfit:
+        sentences.append(
+            f"{kept.candidate.name} itself has {kept.crossfit:.4f}, but it was chosen on these images: the expected"
+            " value scores each fold under the candidate chosen without it"
+        )
     if result.undecided is not None:
         sentences.append(
             f"weights can change the outcome of {result.undecided:.1%} of the images; the others are decided"

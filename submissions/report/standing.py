@@ -123,7 +123,8 @@ def _blend_entry(source: Source) -> Entry:
     assert blend is not None
     kept = next((one for one in blend.scores if one["candidate"] == blend.candidate), None)
     is_top3 = (blend.metric, blend.k) == ("top-k-error", 3) and kept is not None
-    low, high = (kept["low"], kept["high"]) if is_top3 and kept else (blend.oof_top3_error, blend.oof_top3_error)
+    interval = blend.promised_interval or ((kept["low"], kept["high"]) if kept else None)
+    low, high = interval if is_top3 and interval else (blend.oof_top3_error, blend.oof_top3_error)
     folds = len(blend.partial["folds"]) if blend.partial else source.folds.n_folds if source.folds else 0
     return Entry("blend", True, folds, blend.images, blend.oof_top3_error, low, high)
 

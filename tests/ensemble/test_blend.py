@@ -12,7 +12,7 @@ from ensemble.apply import apply_blend, open_members
 from ensemble.blend import make_blend
 from ensemble.candidates import Fits
 from ensemble.evidence import gather_evidence
-from ensemble.honest import bootstrap_losses, crossfit_outcomes
+from ensemble.honest import bootstrap_losses, crossfit_outcomes, nested_choice
 from ensemble.members import load_members
 from ensemble.metric import Metric
 from ensemble.objective import FLOOR
@@ -272,6 +272,33 @@ def test_fresh_images_show_the_crossfitted_score_and_not_the_in_sample_one(tmp_p
         honesty.append(fresh - made.kept.crossfit)
     assert np.mean(flattery) > 0.01
     assert abs(np.mean(honesty)) < np.mean(flattery) / 2
+
+
+def test_the_candidate_that_scores_a_fold_is_chosen_without_that_fold(tmp_path):
+    work, _ = small_work(tmp_path)
+    made = make_blend(work, QUICK, seed=0)
+    members = load_members(work)
+    fold = members.rows.fold
+    misses = np.zeros((2, len(fold)))
+    misses[0, fold == 0] = 1.0  # the simpler one fails on fold 0 alone
+    misses[1, fold != 0] = 0.1
+    scores = [
+        replace(made.scores[i], outcomes=one, crossfit=one.mean(), interval=(0.0, 1.0)) for i, one in enumerate(misses)
+    ]
+    kept = min(scores, key=lambda score: score.crossfit)
+    nested = nested_choice(members, made.metric, scores, kept, is_chosen=True)
+    assert [one.candidate for one in nested.chosen] == [scores[0].candidate, scores[1].candidate, scores[1].candidate]
+    assert nested.loss == pytest.approx((misses[0, fold == 0].sum() + misses[1, fold != 0].sum()) / len(fold))
+    assert nested_choice(members, made.metric, scores, kept, is_chosen=False).loss == kept.crossfit
+
+
+def test_the_nested_score_is_what_is_promised(tmp_path):
+    work, _ = small_work(tmp_path)
+    made = make_blend(work, QUICK, seed=0)
+    assert made.blend.promised == made.blend.oof_top3_error == made.nested.loss
+    assert load_blend(work.blend).promised_interval == made.nested.interval
+    low, high = made.nested.interval
+    assert f"expected top-3 error {made.nested.loss:.4f} ({low:.4f} to {high:.4f})" in blend_sentences(made)[1]
 
 
 def test_the_tables_say_what_is_kept_and_why(tmp_path):
