@@ -51,7 +51,7 @@ def read_foreign(path: Path, *, ids: Path | None, class_names: Path | None, know
 
 
 def read_lines(path: Path) -> np.ndarray:
-    """The lines of a text file, without blanks around them and empty ones. (n,) str"""
+    """The lines of a text file, without blanks around them and empty ones. (n,) str; refused without any."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except FileNotFoundError as err:
@@ -60,6 +60,8 @@ def read_lines(path: Path) -> np.ndarray:
         raise UserError(f"{path} is not UTF-8 text", hint="one id or class a line") from err
     except OSError as err:
         raise UserError(f"{path} cannot be read: {err.strerror}", hint="one id or class a line") from err
+    if not any(lines):
+        raise UserError(f"{path} has no line", hint="one id or class a line")
     return np.array([line for line in lines if line], dtype=str)
 
 

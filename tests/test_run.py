@@ -306,8 +306,8 @@ def test_a_mistake_is_answered_with_one_sentence_and_the_next_command(typed, wor
         ),
         (["train", "--backbone", "test_resnet", "--weights", "no.pth"], "the weights file no.pth cannot be read"),
         (["train", "--backbone", "test_resnet", "--run", "../x"], "`../x` is no name for a run"),
-        (["blend", "--members", "nobody"], ""),
-        (["submit", "--run", "nobody"], ""),
+        (["blend", "--members", "nobody"], "there is no finished run nobody\n"),
+        (["submit", "--run", "nobody"], "there is no finished fold of a run nobody\n"),
     ],
 )
 def test_a_mistake_in_a_prepared_work_folder_is_refused_too(finished, typed, words, error):

@@ -254,16 +254,27 @@ def test_a_file_without_rows_is_refused(house, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["oof_ids", "test_ids", "class_names"])
-@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"", b"\n\n"])
-def test_lists_of_names_that_are_none_are_refused(house, tmp_path, flag, content):
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (None, "cannot be read: Is a directory"),
+        (b"\xff\xfe", "is not UTF-8 text"),
+        (b"", "has no line"),
+        (b"\n\n", "has no line"),
+    ],
+)
+def test_lists_of_names_that_are_none_are_refused_by_their_own_name(house, tmp_path, flag, content, fault):
+    """An empty list was said to be a fault of the predictions."""
     count("foreign files")
     work, _, settings = house
     if content is None:
         (tmp_path / "names").mkdir()
     else:
         (tmp_path / "names").write_bytes(content)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as caught:
         add_member(work, "other", replace(settings, **{flag: str(tmp_path / "names")}))
+    assert caught.value.message == f"{tmp_path / 'names'} {fault}"
+    assert caught.value.hint == "one id or class a line"
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ def prepared(folder: Path, data: Path) -> Workspace:
     again = load_folds(work)
     for field in ("image_id", "path", "label", "target", "fold"):
         assert getattr(folds, field).tolist() == getattr(again, field).tolist()
-    assert open_store(work).rows(folds.image_id, split="train").tolist() is not None
+    store = open_store(work)
+    assert store.image_id[store.rows(folds.image_id, split="train")].tolist() == folds.image_id.tolist()
     assert fingerprint(data) == before
     return work
 

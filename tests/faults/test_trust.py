@@ -19,7 +19,9 @@ from models.backbones import build_network, read_weights, resolve_backbone
 from tests.competition import make_competition
 
 ROOT = Path(run.__file__).parent
-HOUSE = [path for room in ("folds", "models", "ensemble", "submissions") for path in sorted((ROOT / room).glob("*.py"))]
+HOUSE = [
+    path for room in ("folds", "models", "ensemble", "submissions") for path in sorted((ROOT / room).rglob("*.py"))
+]
 TRAIN = [
     *("--backbone", "test_resnet", "--image-size", "32", "--batch-size", "8", "--epochs", "1"),
     *("--device", "cpu", "--precision", "fp32"),
@@ -137,7 +139,16 @@ def said(call: ast.Call, keyword: str) -> object:
     return next((ast.literal_eval(one.value) for one in call.keywords if one.arg == keyword), None)
 
 
-@pytest.mark.parametrize("path", [*HOUSE, ROOT / "run.py"], ids=lambda path: path.name)
+def test_the_house_whose_code_is_read_includes_the_folders_within_its_rooms():
+    """`submissions/report/` was left out, so its code was never read."""
+    assert ROOT / "submissions" / "report" / "report.py" in HOUSE
+    folders = {
+        path.parent for room in ("folds", "models", "ensemble", "submissions") for path in (ROOT / room).rglob("*.py")
+    }
+    assert {path.parent for path in HOUSE} == folders
+
+
+@pytest.mark.parametrize("path", [*HOUSE, ROOT / "run.py"], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_nothing_in_the_house_unpickles_or_runs_text(path):
     for call in calls(path):
         name = name_of(call)
@@ -151,7 +162,7 @@ def test_nothing_in_the_house_unpickles_or_runs_text(path):
         assert said(call, "trust_remote_code") is not True, path
 
 
-@pytest.mark.parametrize("path", HOUSE, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", HOUSE, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_module_imports_what_unpickles_but_for_the_name_of_an_error(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = {

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -74,6 +76,26 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
         temporary.write_bytes(b"x" * (1 // len(path.read_bytes()[3:])))
     assert path.read_bytes() == b"one"
     assert [p.name for p in path.parent.iterdir()] == ["a.bin"]
+
+
+def test_a_file_takes_its_name_only_once_its_bytes_are_on_the_disk(tmp_path, monkeypatch):
+    path = tmp_path / "a.bin"
+    write_bytes(path, b"old")
+    happened = []
+
+    def noted(what, call):
+        def do(*args):
+            there = [one.read_bytes() for one in sorted(tmp_path.glob(".a.bin.*"))]
+            happened.append((what, path.read_bytes(), there))
+            return call(*args)
+
+        return do
+
+    monkeypatch.setattr(os, "fsync", noted("fsync", os.fsync))
+    monkeypatch.setattr(os, "replace", noted("replace", os.replace))
+    write_bytes(path, b"new")
+    assert happened == [("fsync", b"old", [b"new"]), ("replace", b"old", [b"new"])]
+    assert path.read_bytes() == b"new"
 
 
 def test_a_folder_that_cannot_be_written_is_the_users_to_mend(tmp_path):
