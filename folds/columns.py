@@ -21,9 +21,12 @@ def pick_train_columns(
     with usual names; else, of two columns, the one whose cells name files is that of the ids.
     Raises UserError, naming the columns that there are, where that decides nothing.
     """
+    given = settings.id_column, settings.label_column
+    if len(table.header) == 2 and sum(name in table.header for name in given if name) == 1:  # one names the other
+        given = given[0] or _other(table.header, given[1] or ""), given[1] or _other(table.header, given[0] or "")
     shared = _shared(table, sample) or _of_two(table, lookup)
-    id_column = settings.id_column or (shared[0] if shared else None)
-    label_column = settings.label_column or (shared[1] if shared and shared[1] != id_column else None)
+    id_column = given[0] or (shared[0] if shared else None)
+    label_column = given[1] or (shared[1] if shared and shared[1] != id_column else None)
     return (
         pick_column(table, ID_NAMES, what="id", given=id_column, flag="--id-column"),
         pick_column(table, LABEL_NAMES, what="label", given=label_column, flag="--label-column"),

@@ -138,8 +138,8 @@ def test_a_csv_without_the_columns_is_refused_with_those_it_has(tmp_path):
     error = refusal(tmp_path)
     assert str(error) == "train.csv has no id column; it has picture, sort, source"
     assert error.hint == "name it with `--id-column COLUMN`"
-    assert str(refusal(tmp_path, id_column="picture")) == "train.csv has no label column; it has picture, sort"
-    assert str(refusal(tmp_path, id_column="x")) == "train.csv has no column x; it has picture, sort"
+    assert str(refusal(tmp_path, id_column="picture")) == "train.csv has no label column; it has picture, sort, source"
+    assert str(refusal(tmp_path, id_column="x")) == "train.csv has no column x; it has picture, sort, source"
 
 
 @pytest.mark.parametrize("bad", ["../secret", "/etc/passwd", "a/../../b", "C:\\x", "..\\x"])
