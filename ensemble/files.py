@@ -10,6 +10,7 @@ import pandas as pd
 
 from ensemble.outside import add_member
 from ensemble.settings import AddSettings, FileSettings
+from ensemble.stored import open_predictions
 from folds.assignment import COLUMNS, store_folds
 from folds.classes import class_order
 from folds.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv
@@ -38,11 +39,32 @@ def make_file_workspace(workspace: Workspace, files: FileSettings, *, seed: int)
     if twice:
         raise UserError(f"two members are called {first_few(twice)}", hint="`--member NAME=OOF:TEST`")
     warnings = _make_folds(workspace, Path(files.labels), n_folds=files.blend_folds, seed=seed)
-    if files.sample_csv:
-        write_bytes(sample_path(workspace), _read(Path(files.sample_csv)))
+    wanted = _copy_sample(workspace, Path(files.sample_csv)) if files.sample_csv else []
     for name, oof, test in members:
-        add_member(workspace, name, AddSettings(oof=oof, test=test, logits=files.logits, trust_folds=True))
+        settings = AddSettings(oof=oof, test=test, logits=files.logits, trust_folds=True)
+        added = add_member(workspace, name, settings)
+        _refuse_unpredicted(wanted, added.folder / "test.npz", test=test, sample=files.sample_csv or "")
     return tuple(warnings)
+
+
+def _copy_sample(workspace: Workspace, path: Path) -> list[str]:
+    """Take a sample submission into the work folder; returns its ids."""
+    data = _read(path)
+    write_bytes(sample_path(workspace), data)
+    table = read_csv(data, name=path.name)
+    return table.column(pick_column(table, ID_NAMES, what="id", given=None, flag="--sample-csv", position=0))
+
+
+def _refuse_unpredicted(wanted: Sequence[str], stored: Path, *, test: str, sample: str) -> None:
+    """Refuse a member that lacks ids of the sample, before a search that would end without a CSV."""
+    predicted = set(open_predictions(stored, hint="").image_id.tolist())
+    lacking = [name for name in wanted if name not in predicted]
+    if lacking:
+        raise UserError(
+            f"{test} has no prediction for {len(lacking):,} of the {len(wanted):,} ids of {sample}: "
+            f"{first_few(lacking)}",
+            hint="add their rows, or take them out of the sample",
+        )
 
 
 def _member(text: str) -> tuple[str, str, str]:

@@ -66,13 +66,17 @@ def pick_column(
         if given in table.header:
             return given
         raise UserError(f"{table.name} has no column {given}; it has {first_few(table.header, most=10)}")
-    plain = ["".join(letter for letter in column.lower() if letter.isalnum()) for column in table.header]
-    for usual in names:
-        if usual in plain:
-            return table.header[plain.index(usual)]
+    if (usual := usual_column(table.header, names)) is not None:
+        return usual
     if position is not None and position < len(table.header):
         return table.header[position]
     raise UserError(
         f"{table.name} has no {what} column; it has {first_few(table.header, most=10)}",
         hint=f"name it with `{flag} COLUMN`",
     )
+
+
+def usual_column(header: Sequence[str], names: Sequence[str]) -> str | None:
+    """The column that is called by the first of these names that any is called by, letter case and signs aside."""
+    plain = ["".join(letter for letter in column.lower() if letter.isalnum()) for column in header]
+    return next((header[plain.index(name)] for name in names if name in plain), None)

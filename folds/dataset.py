@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from folds.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv
+from folds.columns import pick_train_columns
+from folds.csvfile import ID_NAMES, CsvTable, pick_column, read_csv
 from folds.errors import UserError, first_few
 from folds.layout import SAMPLES, TRAIN_CSVS, below, pick_file, pick_test_folder, pick_train_folder
 from folds.listing import File, Listing, list_files
@@ -53,7 +54,8 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
     listing = list_files(data)
     sample = pick_file(listing, settings.sample, SAMPLES, flag="--sample")
     train_csv = pick_file(listing, settings.train_csv, TRAIN_CSVS, flag="--train-csv")
-    sample_ids = _sample_ids(listing, sample) if sample else None
+    sample_table = _read(listing, sample) if sample else None
+    sample_ids = _sample_ids(sample_table) if sample_table else None
     test_folder = pick_test_folder(listing, settings.test_folder, sample_ids)
     train_folder = pick_train_folder(listing, settings.train_folder, train_csv, test_folder)
     lists = [path for path in (sample, train_csv) if path]
@@ -61,7 +63,10 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
     taken = {*lists, *(file.path for file in test_files)}
     train_files = [file for file in below(listing, train_folder) if file.path not in taken]
     if train_csv:
-        train = _items_of_csv(listing, train_csv, Lookup(train_files, train_folder), settings)
+        lookup = Lookup(train_files, train_folder)
+        table = _read(listing, train_csv)
+        columns = pick_train_columns(table, sample_table, lookup, settings)
+        train = _items_of_csv(table, columns, lookup, root=data)
     else:
         train = _items_of_folders(train_files, train_folder)
     if test_folder is None and sample_ids is not None:  # training and test images lie together
@@ -98,12 +103,9 @@ def _items_of_folders(files: Sequence[File], folder: str) -> list[Item]:
     return items
 
 
-def _items_of_csv(listing: Listing, path: str, lookup: Lookup, settings: PrepareSettings) -> list[Item]:
-    table = _read(listing, path)
-    ids = table.column(pick_column(table, ID_NAMES, what="id", given=settings.id_column, flag="--id-column"))
-    labels = table.column(
-        pick_column(table, LABEL_NAMES, what="label", given=settings.label_column, flag="--label-column")
-    )
+def _items_of_csv(table: CsvTable, columns: tuple[str, str], lookup: Lookup, *, root: Path) -> list[Item]:
+    """The images that a CSV names, with their labels, and those of the folder that it does not name."""
+    path, (ids, labels) = table.name, map(table.column, columns)
     refuse_outside(ids, name=path)
     if "" in ids:
         raise UserError(f"row {ids.index('') + 2} of {path} has no id")
@@ -117,8 +119,7 @@ def _items_of_csv(listing: Listing, path: str, lookup: Lookup, settings: Prepare
     lacking = [item.image_id for item in items.values() if item.file.fault == "no file of this name"]
     if len(lacking) == len(items):
         raise UserError(
-            f"none of the {len(items):,} ids of {path} has a file below {lookup.folder or listing.root}: "
-            f"{first_few(lacking)}",
+            f"none of the {len(items):,} ids of {path} has a file below {lookup.folder or root}: {first_few(lacking)}",
             hint="name the folder of the images with `--train-folder NAME`",
         )
     strangers = {file.path: file for level in lookup.levels[:1] for files in level.values() for file in files}
@@ -128,8 +129,8 @@ def _items_of_csv(listing: Listing, path: str, lookup: Lookup, settings: Prepare
     return list(items.values())
 
 
-def _sample_ids(listing: Listing, path: str) -> list[str]:
-    table = _read(listing, path)
+def _sample_ids(table: CsvTable) -> list[str]:
+    path = table.name
     ids = table.column(pick_column(table, ID_NAMES, what="id", given=None, flag="--id-column", position=0))
     refuse_outside(ids, name=path)
     twice = [image_id for image_id, count in Counter(ids).items() if count > 1]

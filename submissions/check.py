@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from folds.errors import UserError, first_few
-from folds.workspace import Workspace, digest, read_json
+from folds.workspace import Workspace, digest
 from submissions.layout import Layout, read_layout
+from submissions.lineage import read_lineage
 
 BOM = b"\xef\xbb\xbf"
 Row = tuple[int, list[str]]  # line number and cells
@@ -55,25 +56,22 @@ def check_submission(path: Path, workspace: Workspace) -> CheckResult:
 
 def _lineage_faults(path: Path) -> Iterator[str]:
     """What the lineage says that `submit` wrote beside the CSV: other bytes may be valid, and are not the blend's."""
-    lineage = path.with_suffix(".json")
-    if not lineage.is_file():
-        return
-    said = read_json(lineage, hint="`python run.py submit` writes both again")
-    if isinstance(said, dict) and said.get("csv") == path.name and said.get("digest") != digest(path.read_bytes()):
-        yield f"it was changed since `submit` wrote it and {lineage.name}"
+    said = read_lineage(path)
+    if said.get("csv") == path.name and said["digest"] != digest(path.read_bytes()):
+        yield f"it was changed since `submit` wrote it and {path.with_suffix('.json').name}"
 
 
 def check_layout(path: Path, layout: Layout) -> CheckResult:
-    """Hold a CSV against a layout. Raises UserError where the file cannot be read."""
+    """Hold a CSV that lies there against a layout. Raises UserError where the file cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as err:
         raise UserError(f"cannot read {path}: {err.strerror}", hint="`python run.py submit` writes one") from err
-    return CheckResult(path, max(data.count(b"\n") - 1, 0), tuple(_faults(data, layout)))
+    return CheckResult(path, max(data.count(b"\n") - 1, 0), tuple(faults_of(data, layout)))
 
 
-def _faults(data: bytes, layout: Layout) -> Iterator[str]:
-    """All faults, from the bytes to the labels; what cannot be read any further ends the list."""
+def faults_of(data: bytes, layout: Layout) -> Iterator[str]:
+    """All faults of a CSV, from its bytes to its labels; what cannot be read any further ends the list."""
     yield from _byte_faults(data)
     try:
         text = data.removeprefix(BOM).decode()

@@ -9,8 +9,9 @@ import numpy as np
 
 from folds.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv
 from folds.errors import UserError, first_few
-from folds.workspace import digest, read_json
+from folds.workspace import digest
 from submissions.layout import Layout
+from submissions.lineage import read_lineage
 
 HINT = "`python run.py score FILE --labels LABELS.csv`"
 
@@ -54,11 +55,8 @@ def score_submission(path: Path, labels: Path, layout: Layout) -> SubmissionScor
 
 def promised_error(path: Path) -> float | None:
     """The cross-fitted top-3 error that the lineage beside a CSV names; None where there is none, or of another CSV."""
-    lineage = path.with_suffix(".json")
-    if not lineage.is_file():
-        return None
-    said = read_json(lineage, hint=HINT)
-    return said.get("oof_top3_error") if said.get("digest") == digest(path.read_bytes()) else None
+    said = read_lineage(path)
+    return said["oof_top3_error"] if said and said["digest"] == digest(path.read_bytes()) else None
 
 
 def _read(path: Path) -> CsvTable:

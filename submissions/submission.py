@@ -17,7 +17,7 @@ from folds.manifest import USABLE, read_manifest
 from folds.metrics import top_classes
 from folds.workspace import Workspace, digest, write_bytes, write_json
 from models.runs import is_the_blends
-from submissions.check import check_layout
+from submissions.check import faults_of
 from submissions.layout import Layout, read_layout
 from submissions.settings import SubmitSettings
 
@@ -48,12 +48,13 @@ def write_submission(
     folds = load_folds(workspace)
     layout = read_layout(workspace, image_id=None if workspace.manifest.is_file() else blended.image_id.tolist())
     guessed = _unpredicted(workspace, layout, blended)
-    text = submission_text(layout, blended, folds, guessed=guessed)
+    data = submission_text(layout, blended, folds, guessed=guessed).encode()
+    _refuse_faults(data, layout)
     path = workspace.submissions / f"{settings.csv_name or run or 'blend'}.csv"
-    write_bytes(path, text.encode())
-    _refuse_faults(path, layout)
     lineage = path.with_suffix(".json")
-    write_json(lineage, _lineage(path, made_from, run=run, folds=folds, guessed=guessed))
+    said = _lineage(path.name, data, made_from, run=run, folds=folds, guessed=guessed)
+    write_bytes(path, data)
+    write_json(lineage, said)
     promised = made_from.oof_top3_error if made_from else None
     partial = made_from.partial if made_from else None
     return SubmissionResult(path, lineage, len(layout.image_id), tuple(guessed), promised, partial)
@@ -87,21 +88,23 @@ def _unpredicted(workspace: Workspace, layout: Layout, blended: Blended) -> list
     return lacking
 
 
-def _refuse_faults(path: Path, layout: Layout) -> None:
-    """Hold the file as it lies there against the layout; a faulty one does not stay."""
-    faults = check_layout(path, layout).faults
-    if faults:
-        path.unlink()
-        raise UserError(f"the submission would not be valid: {faults[0]}", hint="`python run.py check FILE`")
+def _refuse_faults(data: bytes, layout: Layout) -> None:
+    """Refuse a CSV that would not be valid before it is written: the last valid one stays where it is."""
+    fault = next(faults_of(data, layout), None)
+    if fault is not None:
+        raise UserError(
+            f"the submission would not be valid, and was not written: {fault}",
+            hint="`python run.py prepare DATA --sample FILE` takes another sample",
+        )
 
 
 def _lineage(
-    path: Path, blend: Blend | None, *, run: str | None, folds: Folds, guessed: Sequence[str]
+    name: str, data: bytes, blend: Blend | None, *, run: str | None, folds: Folds, guessed: Sequence[str]
 ) -> Mapping[str, Any]:
     """Where the CSV comes from, by names and digests; no path of this machine."""
     common = {
-        "csv": path.name,
-        "digest": digest(path.read_bytes()),
+        "csv": name,
+        "digest": digest(data),
         "folds_digest": folds.digest,
         "n_folds": folds.n_folds,
         "unreadable_test_images": list(guessed),

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from folds.errors import UserError
-from folds.workspace import read_json
 from models.runs import done_folds
 from submissions.check import check_submission
+from submissions.lineage import read_lineage
 from submissions.report.charts import Ranges
 from submissions.report.guesses import Ranks
 from submissions.report.source import Source
@@ -147,7 +145,7 @@ def _submission(source: Source) -> Submission | None:
         return None
     path = max(paths, key=lambda one: one.stat().st_mtime)
     checked = check_submission(path, source.workspace)
-    lineage = _lineage(path)
+    lineage = read_lineage(path)
     return Submission(
         path=f"submissions/{path.name}",
         rows=checked.rows,
@@ -156,14 +154,6 @@ def _submission(source: Source) -> Submission | None:
         guessed=len(lineage.get("unreadable_test_images", ())),
         is_of_blend=bool(source.blend) and lineage.get("weights") == dict(source.blend.weights if source.blend else {}),
     )
-
-
-def _lineage(path: Path) -> dict:
-    try:
-        said = read_json(path.with_suffix(".json"), hint="")
-    except UserError:
-        return {}
-    return said if isinstance(said, dict) else {}
 
 
 def _chart(entries: Sequence[Entry]) -> Ranges:

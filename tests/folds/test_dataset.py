@@ -134,12 +134,12 @@ def test_an_id_with_two_labels_in_the_csv_is_left_out(tmp_path):
 
 def test_a_csv_without_the_columns_is_refused_with_those_it_has(tmp_path):
     write(tmp_path, "train/1.jpg")
-    write_text(tmp_path, "train.csv", "picture,sort\n1,a\n")
+    write_text(tmp_path, "train.csv", "picture,sort,source\n1,a,web\n")
     error = refusal(tmp_path)
-    assert str(error) == "train.csv has no id column; it has picture, sort"
+    assert str(error) == "train.csv has no id column; it has picture, sort, source"
     assert error.hint == "name it with `--id-column COLUMN`"
-    assert str(refusal(tmp_path, id_column="picture")) == "train.csv has no label column; it has picture, sort"
-    assert str(refusal(tmp_path, id_column="x")) == "train.csv has no column x; it has picture, sort"
+    assert str(refusal(tmp_path, id_column="picture")) == "train.csv has no label column; it has picture, sort, source"
+    assert str(refusal(tmp_path, id_column="x")) == "train.csv has no column x; it has picture, sort, source"
 
 
 @pytest.mark.parametrize("bad", ["../secret", "/etc/passwd", "a/../../b", "C:\\x", "..\\x"])
@@ -228,6 +228,41 @@ def test_a_sample_that_is_no_list_of_ids_is_refused(tmp_path, text, message):
     write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg")
     write_text(tmp_path, "sample_submission.csv", text)
     assert str(refusal(tmp_path)) == message
+
+
+@pytest.mark.parametrize(
+    ("sample", "text"),
+    [
+        ("image,species\na,x\n", "image,species\n1,x\n2,y\n"),  # it was refused: `train.csv has no label column`
+        ("photo,species\na,x\n", "species,source,photo\nx,web,1\ny,web,2\n"),
+        ("image,target\na,x\n", "image,label,target\n1,p,x\n2,q,y\n"),  # `label` was taken, though never asked for
+        ("image,guess\na,x\n", "image,species\n1,x\n2,y\n"),
+        (None, "image,species\n1,x\n2,y\n"),
+        (None, "species,photo\nx,1\ny,2\n"),
+        (None, "photo,label\n1,x\n2,y\n"),
+    ],
+)
+def test_what_sample_and_train_csv_share_names_ids_and_labels_and_of_two_columns_the_one_of_files_is_the_ids(
+    tmp_path, sample, text
+):
+    write(tmp_path, "train/1.jpg", "train/2.jpg", "test/a.jpg")
+    write_text(tmp_path, "train.csv", text)
+    if sample:
+        write_text(tmp_path, "sample_submission.csv", sample)
+    assert found(tmp_path) == [("train", "1.jpg", "x"), ("train", "2.jpg", "y"), ("test", "a", "")]
+
+
+def test_a_column_that_is_named_beats_what_the_sample_shares(tmp_path):
+    write(tmp_path, "train/1.jpg", "train/2.jpg", "test/a.jpg")
+    write_text(tmp_path, "train.csv", "image,species,genus\n1,x,p\n2,y,q\n")
+    write_text(tmp_path, "sample_submission.csv", "image,species\na,x\n")
+    assert [label for _, _, label in found(tmp_path, label_column="genus")] == ["p", "q", ""]
+
+
+def test_two_columns_of_ids_are_not_taken_for_an_id_and_a_label(tmp_path):
+    write(tmp_path, "train/1.jpg", "train/2.jpg")
+    write_text(tmp_path, "train.csv", "id,image\n7,1\n8,2\n")
+    assert str(refusal(tmp_path)) == "train.csv has no label column; it has id, image"
 
 
 def test_a_csv_that_is_no_utf8_is_refused():

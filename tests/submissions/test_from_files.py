@@ -128,6 +128,17 @@ def test_what_is_wrong_is_said_and_nothing_is_written(files, tmp_path, change, s
     assert not (tmp_path / "made").exists()
 
 
+def test_an_id_of_the_sample_without_a_prediction_is_named_with_the_file_that_lacks_it(files, tmp_path):
+    """The error spoke of a manifest in a temporary folder, and of `prepare DATA`, after the whole search."""
+    sample = tmp_path / "sample.csv"
+    sample.write_text("image,labels\n0001,1 2 10\nx9,1 2 10\nx10,1 2 10\n")
+    with pytest.raises(UserError) as caught:
+        blend_files(replace(files, sample_csv=str(sample)), QUICK, seed=0)
+    assert caught.value.message == (f"{tmp_path}/test0.csv has no prediction for 2 of the 3 ids of {sample}: x9, x10")
+    assert caught.value.hint == "add their rows, or take them out of the sample"
+    assert not (tmp_path / "made").exists()
+
+
 def test_two_members_of_one_name_are_refused(files):
     with pytest.raises(UserError, match="two members are called net0"):
         blend_files(replace(files, member=(files.member[0],) * 2), QUICK, seed=0)

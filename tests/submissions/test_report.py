@@ -232,3 +232,16 @@ def test_an_edited_relabel_csv_is_left_as_it_is_until_it_is_fed_back(work, whole
     assert run.main([*data, "--relabel", str(path)]) == 0
     assert not report(work)[0].is_relabel_kept
     assert read_csv(path).iloc[0].tolist() == ["0/0-1.jpg", "1", "", "", "", "relabelled: was 0"]
+
+
+def test_a_lineage_that_is_a_list_costs_neither_score_nor_report(work, tmp_path, capsys):
+    """`score` ended in a traceback."""
+    guess = work.submissions / "blend.csv"
+    guess.with_suffix(".json").write_text("[]")
+    first = guess.read_text().splitlines()[1].split(",")[0]
+    (tmp_path / "truth.csv").write_text(f"id,label\n{first},0\n")
+    labels = ["--labels", str(tmp_path / "truth.csv"), "--work", str(work.root)]
+    assert run.main(["score", str(guess), *labels]) == 0
+    assert "promised" not in capsys.readouterr().out
+    _, _, said = report(work)
+    assert said["standing"]["submission"]["promised"] is None

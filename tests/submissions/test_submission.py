@@ -12,11 +12,14 @@ from ensemble.blend import make_blend
 from ensemble.settings import BlendSettings
 from folds.errors import UserError
 from folds.manifest import COLUMNS, sample_path, write_manifest
-from submissions.check import check_layout
+from submissions.check import _lineage_faults, check_layout
 from submissions.layout import Layout, read_layout
+from submissions.lineage import read_lineage
+from submissions.score import promised_error
 from submissions.settings import SubmitSettings
 from submissions.submission import write_submission
 from tests.benchmarks.synthetic import World
+from tests.competition import fingerprint
 from tests.ensemble.small import small_oof, small_test, small_work, write_small
 
 QUICK = BlendSettings(trials=16, half_samples=1, keep="equal")
@@ -116,6 +119,43 @@ def test_the_same_blend_writes_the_same_bytes(tmp_path):
     first = write_submission(work, SubmitSettings(csv_name="one"))
     second = write_submission(work, SubmitSettings(csv_name="two"))
     assert first.path.read_bytes() == second.path.read_bytes()
+
+
+def test_a_submit_that_fails_leaves_the_last_valid_csv_as_it_was(tmp_path, monkeypatch):
+    """It was overwritten, and then deleted."""
+    work, folds = small_work(tmp_path)
+    with_manifest(work, folds)
+    make_blend(work, QUICK, seed=0)
+    written = write_submission(work, SubmitSettings())
+    before = fingerprint(work.submissions)
+    text = written.path.read_text().replace("c0", "zebra", 1)
+    monkeypatch.setattr("submissions.submission.submission_text", lambda *args, **kwargs: text)
+    with pytest.raises(UserError, match=r"^the submission would not be valid, and was not written: 1 row with labels"):
+        write_submission(work, SubmitSettings())
+    assert fingerprint(work.submissions) == before
+
+
+@pytest.mark.parametrize(
+    "said", [[], [{"digest": 1}], "text", 7, None, {}, {"csv": 1}, {"csv": "guess.csv", "digest": []}]
+)
+def test_a_json_beside_a_csv_that_is_no_lineage_ends_no_command_in_a_traceback(tmp_path, said):
+    """`score`, `check` and `report` read it each in its way; of a list, `score` asked for a key."""
+    path = tmp_path / "guess.csv"
+    path.write_text(GOOD)
+    path.with_suffix(".json").write_text(json.dumps(said))
+    assert read_lineage(path) == {}
+    assert promised_error(path) is None
+    assert list(_lineage_faults(path)) == []
+
+
+def test_a_lineage_that_is_cut_off_is_named(tmp_path):
+    path = tmp_path / "guess.csv"
+    path.write_text(GOOD)
+    path.with_suffix(".json").write_text('{"csv": "guess.csv", ')
+    for read in (read_lineage, promised_error, lambda path: list(_lineage_faults(path))):
+        with pytest.raises(UserError, match=r"guess.json is damaged") as caught:
+            read(path)
+        assert caught.value.hint == "`python run.py submit` writes the CSV and its lineage again"
 
 
 def test_ids_with_commas_and_quotes_come_back(tmp_path):
