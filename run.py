@@ -24,6 +24,7 @@ from folds.kit_toml import to_toml
 from folds.settings import COMMA_LIST, LimitSettings, PrepareSettings, SplitSettings, at_least
 from folds.stopping import Stopped, stoppable
 from folds.workspace import Workspace
+from models.recipes import FROM_FAMILY
 from models.settings import PredictSettings, TrackSettings, TrainSettings
 from submissions.settings import ReportSettings, SubmitSettings
 
@@ -571,7 +572,20 @@ def settings_(*, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_T
     """Print all settings as commented TOML, and where each value comes from."""
     values = [(one.name, getattr(every, one.name)) for one in fields(Every)]
     origin = {one.name: KIT.origin(one.name) for _, settings in values for one in fields(settings)}
-    sys.stdout.write(to_toml(values, origin=origin, runs=KIT.toml.runs))
+    elsewhere = dict.fromkeys(FROM_FAMILY, "the backbone's family")
+    remarks = family_remarks(every.train, top=every.top)
+    sys.stdout.write(to_toml(values, origin=origin, runs=KIT.toml.runs, elsewhere=elsewhere, remarks=remarks))
+
+
+def family_remarks(train: TrainSettings, *, top: Top) -> list[str]:
+    """A line for each run that the settings ask for: its family, and what that gives to settings that lack it."""
+    from models.jobs import family_remark
+
+    try:
+        planned = plans(train)
+    except UserError as err:  # settings may be half written: whoever trains with them is refused
+        return [err.message]
+    return [family_remark(Workspace(top.work), plan) for plan in planned]
 
 
 @app.command(name="completion", sort_key=11)

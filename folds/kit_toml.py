@@ -9,6 +9,7 @@ import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cyclopts import Parameter
@@ -65,25 +66,35 @@ def read_kit_toml(path: Path, *, sections: Mapping[str, type], required: bool) -
 
 
 def to_toml(
-    values: Iterable[tuple[str, Any]], *, origin: Mapping[str, str], runs: Mapping[str, Mapping[str, Any]]
+    values: Iterable[tuple[str, Any]],
+    *,
+    origin: Mapping[str, str],
+    runs: Mapping[str, Mapping[str, Any]],
+    elsewhere: Mapping[str, str] = MappingProxyType({}),
+    remarks: Iterable[str] = (),
 ) -> str:
     """Settings as TOML: help as a comment, then the value and where it came from; what is not given is commented out.
 
     values  pairs of section name and settings object
-    origin  by key: "default", "kit.toml", "flag"
-    runs    the `[run.NAME]` tables, which are repeated as they came
+    origin     by key: "default", "kit.toml", "flag"
+    runs       the `[run.NAME]` tables, which are repeated as they came
+    elsewhere  by key: where a value comes from that is not given
+    remarks    lines for the end, as comments
     """
     blocks = []
     for section, settings in values:
         lines = [f"[{section}]"] if section != TOP else []
         for one in fields(settings):
             value = getattr(settings, one.name)
-            setting = f"# {one.name} =" if value is None else f"{one.name} = {_toml_value(value)}"
-            lines.append(f"# {_help(type(settings), one.name)}\n{setting}  # from {visible(origin[one.name])}")
+            setting = f"# {one.name} =" if value is None else f"{one.name} = {toml_value(value)}"
+            source = elsewhere.get(one.name, origin[one.name]) if value is None else origin[one.name]
+            lines.append(f"# {_help(type(settings), one.name)}\n{setting}  # from {visible(source)}")
         blocks.append("\n".join(lines))
     for name, table in runs.items():
-        keys = [f"{key} = {_toml_value(value)}" for key, value in table.items()]
+        keys = [f"{key} = {toml_value(value)}" for key, value in table.items()]
         blocks.append("\n".join([f"[{RUN}.{_toml_string(name)}]", *keys]))
+    if comments := [f"# {visible(remark)}" for remark in remarks]:
+        blocks.append("\n".join(comments))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -171,11 +182,12 @@ def _help(settings: type, name: str) -> str:
     return next((one.help for one in parameters if isinstance(one, Parameter) and one.help), name)
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A value as TOML has it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_toml_value, value))}]"
+        return f"[{', '.join(map(toml_value, value))}]"
     if isinstance(value, str | Path):
         return _toml_string(str(value))
     return repr(value)

@@ -6,6 +6,7 @@ import difflib
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,33 @@ def _head_names(network: nn.Module) -> tuple[str, ...]:
 def head_parameters(network: nn.Module) -> set[str]:
     """The names of the head's parameters."""
     return {name for name, _ in network.named_parameters() if name.startswith(_head_names(network))}
+
+
+@dataclass(frozen=True)
+class Traits:
+    """has_drop_path: it knows stochastic depth; has_one_head: its head is one linear layer with a bias."""
+
+    has_drop_path: bool
+    has_one_head: bool
+
+
+@cache
+def find_traits(tag: str) -> Traits:
+    """What a network is capable of, found out on one without parameters."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        try:
+            network, has_drop_path = timm.create_model(tag, pretrained=False, num_classes=2, drop_path_rate=0.1), True
+        except TypeError:
+            network, has_drop_path = timm.create_model(tag, pretrained=False, num_classes=2), False
+    return Traits(has_drop_path, one_head(network) is not None)
+
+
+def one_head(network: nn.Module) -> nn.Linear | None:
+    """The head where it is one linear layer with a bias, and no other is beside it, as for distillation."""
+    linear = network.get_classifier() if hasattr(network, "get_classifier") else None  # type: ignore[operator]
+    if not isinstance(linear, nn.Linear) or linear.bias is None or len(head_parameters(network)) != 2:
+        return None
+    return linear
 
 
 def _refuse_small_input(network: nn.Module, backbone: Backbone, *, size: int) -> None:

@@ -23,7 +23,7 @@ from models.events import (
     PriorChoice,
     fold_name,
 )
-from models.runs import RunPlan, done_folds, done_refit
+from models.runs import done_folds, done_refit
 
 State = Literal["waiting", "running", "done", "failed", "held"]
 JobKey = tuple[str, int | None]  # run and fold; None: the refit on all images
@@ -148,16 +148,19 @@ class Board:
 
 
 def plan_board(
-    workspace: Workspace, plans: Sequence[RunPlan], *, n_folds: int, only_folds: Sequence[int | None] = ()
+    workspace: Workspace, epochs: Mapping[str, int], *, n_folds: int, only_folds: Sequence[int | None] = ()
 ) -> Board:
-    """The board of the folds of these runs (all and no refit if `only_folds` is empty), what is done marked as done."""
+    """The board of the folds of these runs (all and no refit if `only_folds` is empty), what is done marked as done.
+
+    epochs  that a fold trains, by run
+    """
     wanted = sorted({fold for fold in only_folds if fold is not None}) if only_folds else range(n_folds)
     jobs: list[JobState] = []
-    for plan in plans:
-        done: Mapping[int | None, Mapping[str, object]] = done_folds(workspace, plan.name)  # type: ignore[assignment]
+    for name, n_epochs in epochs.items():
+        done: Mapping[int | None, Mapping[str, object]] = done_folds(workspace, name)  # type: ignore[assignment]
         for fold in [*wanted, *([None] if None in only_folds else [])]:
-            record = done_refit(workspace, plan.name) if fold is None else done.get(fold)
-            job = JobState(plan.name, fold, plan.settings.epochs)
+            record = done_refit(workspace, name) if fold is None else done.get(fold)
+            job = JobState(name, fold, n_epochs)
             jobs.append(replace(job, state="done", error=record["oof_top3_error"]) if record else job)  # type: ignore[arg-type]
     return Board({(job.run, job.fold): job for job in jobs})
 

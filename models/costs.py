@@ -38,7 +38,7 @@ class Costs:
     def left(self, run: str, fold: int | None) -> float:
         """Seconds that a job will take, about; where no epoch of any run was seen, only which job takes longer."""
         job = self.jobs[run, fold]
-        epochs = job.plan.settings.epochs - self.done.get((run, fold), 0)
+        epochs = job.settings.epochs - self.done.get((run, fold), 0)
         if run in self.seconds:
             return epochs * median(self.seconds[run])
         speeds = [median(seconds) / self._size(other) for other, seconds in self.seconds.items()]
@@ -48,7 +48,7 @@ class Costs:
         """What an epoch costs in no unit: parameters x pixels, as a convolution does."""
         if run not in self.sizes:
             job = next(job for (name, _), job in self.jobs.items() if name == run)
-            self.sizes[run] = _parameters(job) * train_size(job.plan.settings, job.backbone) ** 2
+            self.sizes[run] = _parameters(job) * train_size(job.settings, job.backbone) ** 2
         return self.sizes[run]
 
 

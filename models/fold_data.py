@@ -9,8 +9,8 @@ import numpy as np
 from folds.assignment import Folds
 from folds.pixels import PixelStore
 from models.augment import Draws, draw
+from models.recipes import FullSettings
 from models.sampling import draw_epoch, expected_repeats
-from models.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,7 @@ class Epoch:
 class FoldData:
     """The training part of a fold, and the fold itself; with fold None everything trains and nothing is kept out."""
 
-    def __init__(
-        self, folds: Folds, store: PixelStore, *, fold: int | None, settings: TrainSettings, seed: int
-    ) -> None:
+    def __init__(self, folds: Folds, store: PixelStore, *, fold: int | None, settings: FullSettings, seed: int) -> None:
         self.folds, self.store, self.settings = folds, store, settings
         rows = store.rows(folds.image_id, split="train")
         valid = folds.fold == fold if fold is not None else np.zeros(len(rows), dtype=bool)
@@ -44,12 +42,6 @@ class FoldData:
         """What an epoch shows; a function of seed, fold and number."""
         rng = np.random.default_rng([*self.seeds, number])
         drawn = draw_epoch(self.repeats, rng)[: self.epoch_steps * self.batch_size]
-        return self._shown(drawn, rng)
-
-    def natural(self, steps: int) -> Epoch:
-        """At most so many batches of training images as they occur, not sampled against the imbalance."""
-        rng = np.random.default_rng([*self.seeds, self.settings.epochs])
-        drawn = rng.permutation(len(self.train_rows))[: min(steps, self.epoch_steps) * self.batch_size]
         return self._shown(drawn, rng)
 
     def some_training(self, most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from models.checkpoint import Checkpoints, RefusedError, Resumed
 from models.events import CheckpointRefused, EpochRow, Event, FoldDone, FoldResumed, FoldStarted, Verdict
 from models.job import Job, make_trainer
 from models.log import log_line
+from models.runs import CHOSEN
 from models.settings import PredictSettings
 from models.train import FoldTrainer
 from models.verdict import judge
@@ -39,11 +40,10 @@ def do_job(
     began, folder = time.perf_counter(), job.folder(workspace)
     sweep(folder)
     trainer = make_trainer(workspace, job, folds, store, lr=lr, track=track)
+    job = _with_precision(job, trainer)
     write_json(folder / "settings.json", job.settings_json)
     yield _started(job, trainer)
-    checkpoints = Checkpoints(
-        folder / CHECKPOINT, of=_identity(job, store, lr=lr), share=job.plan.settings.checkpoint_share
-    )
+    checkpoints = Checkpoints(folder / CHECKPOINT, of=_identity(job, store, lr=lr), share=job.settings.checkpoint_share)
     before = yield from _resumed(job, trainer, checkpoints)
     rows = yield from _train(job, trainer, checkpoints, before, track=track)
     write_network(folder, trainer.trained)
@@ -54,7 +54,7 @@ def do_job(
             key: value for key, value in dataclasses.asdict(verdict).items() if key not in ("run", "fold")
         }
         yield verdict
-    more["prior_restored"] = job.plan.settings.restore_prior != "no"
+    more["prior_restored"] = job.settings.restore_prior != "no"
     error = _predict(folder, job, trainer, folds, predict, track=track)
     seconds = before.seconds + time.perf_counter() - began
     write_done(
@@ -81,7 +81,7 @@ def _resumed(job: Job, trainer: FoldTrainer, checkpoints: Checkpoints) -> Genera
         return Resumed()
     if before is None:
         return Resumed()
-    yield FoldResumed(job.plan.name, job.fold, len(before.rows), job.plan.settings.epochs)
+    yield FoldResumed(job.plan.name, job.fold, len(before.rows), job.settings.epochs)
     return before
 
 
@@ -107,10 +107,17 @@ def _train(
     return rows
 
 
+def _with_precision(job: Job, trainer: FoldTrainer) -> Job:
+    """The job whose settings.json says what `--precision auto` was, so that whatever follows keeps it."""
+    chosen = {CHOSEN: trainer.chosen_precision} if trainer.chosen_precision else {}
+    return dataclasses.replace(job, settings_json={**job.settings_json, **chosen})
+
+
 def _identity(job: Job, store: PixelStore, *, lr: float) -> dict[str, Any]:
     """What a checkpoint belongs to: a fold of a run with its settings, and pixels of one size and form."""
     fold = "all" if job.fold is None else job.fold
-    return {"settings": job.settings_json, "fold": fold, "lr": lr, "images": store.identity}
+    settings = {key: value for key, value in job.settings_json.items() if key != CHOSEN}
+    return {"settings": settings, "fold": fold, "lr": lr, "images": store.identity}
 
 
 def _started(job: Job, trainer: FoldTrainer) -> FoldStarted:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from folds.errors import UserError, first_few
 from folds.workspace import digest
 from models.backbones import Backbone, build_network
-from models.inputs import autocast
+from models.device import autocast
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from folds.errors import UserError
 from folds.pixels import PixelStore
 from folds.track import Track, silently
 from folds.workspace import Workspace, digest, read_json, write_bytes, write_json
-from models.backbones import Backbone, head_parameters
+from models.backbones import Backbone, one_head
 from models.features import FeatureFile, image_features
 from models.frozen import FrozenBody
 from models.heads import Features, Heads, fit_head, fit_heads
@@ -66,10 +66,8 @@ def start_head(
 
 def set_head(network: nn.Module, weight: Tensor, bias: Tensor) -> bool:
     """Put a head into the network's classifier. False, and nothing changed, where that is not one nn.Linear like it."""
-    linear = network.get_classifier() if hasattr(network, "get_classifier") else None  # type: ignore[operator]
-    if not isinstance(linear, nn.Linear) or linear.bias is None or linear.weight.shape != weight.shape:
-        return False
-    if len(head_parameters(network)) != 2:  # another classifier beside it, as for distillation
+    linear = one_head(network)
+    if linear is None or linear.weight.shape != weight.shape:
         return False
     with torch.no_grad():
         linear.weight.copy_(weight)

@@ -16,10 +16,12 @@ from folds.track import Track, silently
 from folds.workspace import Workspace
 from models.backbones import Backbone, build_network
 from models.decoding import decoded_by
+from models.device import choose_device
 from models.events import fold_name
 from models.head_files import set_head, start_head
-from models.inputs import choose_device, choose_precision
-from models.runs import RunPlan
+from models.precision import Way, run_precision, short_name
+from models.recipes import FullSettings
+from models.runs import RunPlan, chosen_precision
 from models.sampling import sampling_shift
 from models.sizes import train_size
 from models.train import FoldTrainer
@@ -33,6 +35,7 @@ class Job:
     """
 
     plan: RunPlan
+    settings: FullSettings
     backbone: Backbone
     weights: Path | None
     fold: int | None
@@ -53,7 +56,7 @@ def make_trainer(
     workspace: Workspace, job: Job, folds: Folds, store: PixelStore, *, lr: float, track: Track = silently
 ) -> FoldTrainer:
     """The trainer of a job; what is random at its start depends on (seed, fold) only."""
-    settings = job.plan.settings
+    settings = job.settings
     device = choose_device(settings.device)
     store = decoded_by(store, settings.jpeg_decoder, device)
     fold = folds.n_folds if job.fold is None else job.fold
@@ -66,10 +69,11 @@ def make_trainer(
         dropout=settings.dropout,
         drop_path=settings.drop_path,
     )
-    precision = choose_precision(settings.precision, device)
+    precisions = _find_precisions(workspace, job, device)
     is_probed = _start_from_probe(
-        workspace, job, network, folds, store, device=device, precision=precision, track=track
+        workspace, job, network, folds, store, device=device, precision=precisions["forward"], track=track
     )
+    is_chosen = settings.precision == "auto" and device.type == "cpu"
     return FoldTrainer(
         network,
         folds,
@@ -80,9 +84,25 @@ def make_trainer(
         lr=lr,
         seed=job.seed,
         device=device,
-        precision=precision,
+        precision=precisions["train"],
         is_probed=is_probed,
+        chosen_precision={way: short_name(one) for way, one in precisions.items()} if is_chosen else {},
     )
+
+
+def _find_precisions(workspace: Workspace, job: Job, device: torch.device) -> dict[Way, torch.dtype]:
+    """In what the job trains, and in what it asks the frozen network for its head, which `probe` does alike."""
+    before, size = chosen_precision(workspace, job.plan.name), train_size(job.settings, job.backbone)
+    ways: tuple[Way, ...] = ("train", "forward") if _is_to_probe(job) else ("train",)
+    found = {
+        way: run_precision(job.settings.precision, device, job.backbone, size=size, way=way, before=before)
+        for way in ways
+    }
+    return {"forward": found["train"], **found}
+
+
+def _is_to_probe(job: Job) -> bool:
+    return job.settings.head == "probe" and job.weights is not None
 
 
 def _start_from_probe(
@@ -101,8 +121,8 @@ def _start_from_probe(
     False where the settings want none, where there are no weights whose features could be worth anything, or where
     the head is not one linear layer. The probe knows the natural prior; the bias starts from what sampling makes of it.
     """
-    settings = job.plan.settings
-    if settings.head != "probe" or job.weights is None:
+    settings = job.settings
+    if not _is_to_probe(job) or job.weights is None:
         return False
     weight, bias = start_head(
         workspace,

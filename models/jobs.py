@@ -11,15 +11,17 @@ from folds.assignment import Folds, load_folds
 from folds.cache import cached
 from folds.engine import SEQUENTIAL, EngineSettings
 from folds.errors import UserError, first_few
+from folds.kit_toml import toml_value
 from folds.pixels import open_store
 from folds.track import Track, silently
 from folds.workspace import Workspace, digest
-from models.backbones import Backbone, build_network, find_weights, resolve_backbone
+from models.backbones import Backbone, build_network, find_traits, find_weights, resolve_backbone
+from models.device import set_threads
 from models.events import Event, JobEvent, JobProgress
-from models.inputs import set_threads
 from models.job import Job
 from models.rates import FoundRate, find_rate
 from models.ray_jobs import do_runs_on_ray
+from models.recipes import FullSettings, find_family, from_family, full_settings
 from models.runs import RunPlan, done_folds, done_refit, refuse_other_settings, sibling, stored_settings
 from models.settings import PredictSettings
 from models.sharing import Bench, RunJobs, do_runs
@@ -111,22 +113,61 @@ def plan_job(
     backbone = resolve_backbone(plan.backbone)
     refuse_odd_sizes(plan.settings, backbone)
     weights = find_start(plan, backbone) if is_to_train else None
+    settings = full_of(plan, folds)
     settings_json = stored_settings(
-        plan, tag=backbone.tag, weights_digest=weights_name(plan), seed=seed, folds_digest=folds.digest
+        plan, settings, tag=backbone.tag, weights_digest=weights_name(plan), seed=seed, folds_digest=folds.digest
     )
     if is_to_train:  # a trial: a wrong file or size is refused now, and not after hours of another run
-        _try_network(plan, backbone, weights, n_classes=len(folds.classes))
-    return Job(plan, backbone, weights, fold, seed, settings_json, digest(weights.read_bytes()) if weights else "")
+        _try_network(settings, backbone, weights, n_classes=len(folds.classes))
+    weights_digest = digest(weights.read_bytes()) if weights else ""
+    return Job(plan, settings, backbone, weights, fold, seed, settings_json, weights_digest)
 
 
-def _try_network(plan: RunPlan, backbone: Backbone, weights: Path | None, *, n_classes: int) -> None:
-    size = train_size(plan.settings, backbone)
+def full_of(plan: RunPlan, folds: Folds) -> FullSettings:
+    """The settings of a plan, what they lack filled in for its backbone and the images that train a fold."""
+    return _full(plan, resolve_backbone(plan.backbone).tag, n_train=_n_train(folds))
+
+
+def _n_train(folds: Folds) -> int:
+    """Images in a fold's training part, about: the same number for all folds, since they share their settings."""
+    return len(folds.image_id) - len(folds.image_id) // folds.n_folds
+
+
+def _full(plan: RunPlan, tag: str, *, n_train: int) -> FullSettings:
+    traits = find_traits(tag)
+    return full_settings(
+        plan.settings,
+        tag=tag,
+        has_weights=plan.has_weights,
+        n_train=n_train,
+        has_drop_path=traits.has_drop_path,
+        takes_head=traits.has_one_head,
+    )
+
+
+def family_remark(workspace: Workspace, plan: RunPlan) -> str:
+    """What a run's settings get from its backbone's family, in a line; epochs once there are folds to count."""
+    try:
+        tag = resolve_backbone(plan.backbone).tag
+        n_train = _n_train(load_folds(workspace)) if workspace.folds_csv.is_file() else None
+    except UserError as err:
+        return f"{plan.name}: {err.message}"
+    full = _full(plan, tag, n_train=n_train or 1)
+    given = {key: toml_value(value) for key, value in from_family(plan.settings, full).items()}
+    if "epochs" in given and n_train is None:
+        given["epochs"] = "by the number of images, once `split` has counted them"
+    family = find_family(tag, has_weights=plan.has_weights).name
+    return f"{plan.name} ({family}): {', '.join(f'{key} = {value}' for key, value in given.items()) or 'all is given'}"
+
+
+def _try_network(settings: FullSettings, backbone: Backbone, weights: Path | None, *, n_classes: int) -> None:
+    size = train_size(settings, backbone)
     build_network(
         backbone,
         n_classes,
-        size=min(size, plan.settings.start_size or size),
+        size=min(size, settings.start_size or size),
         weights=weights,
-        drop_path=plan.settings.drop_path,
+        drop_path=settings.drop_path,
     )
 
 

@@ -60,7 +60,8 @@ def judge_sweep(rates: np.ndarray, losses: np.ndarray) -> Sweep:
     bottom = int(np.argmin(smooth))
     if bottom < 2 or smooth[bottom] >= smooth[0]:
         raise UserError(
-            f"at no rate from {rates[0]:.0e} to {rates[-1]:.0e} does the loss fall", hint="`--lr 3e-4`, the default"
+            f"at no rate from {rates[0]:.0e} to {rates[-1]:.0e} does the loss fall",
+            hint="leave out `--lr`",
         )
     slope = np.gradient(smooth[: bottom + 1], np.log(rates[: bottom + 1]))
     return Sweep(rates, smooth, float(rates[int(np.argmin(slope))]), float(rates[bottom]))

@@ -10,13 +10,13 @@ from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-from models.settings import TrainSettings
+from models.recipes import FullSettings
 
 
 class Mixer:
     """Erases parts of images and mixes them pairwise, as the settings ask; mixing stops before the last epochs."""
 
-    def __init__(self, settings: TrainSettings, *, n_classes: int, device: torch.device) -> None:
+    def __init__(self, settings: FullSettings, *, n_classes: int, device: torch.device) -> None:
         self.last_epoch = settings.mix_share * settings.epochs
         self.mixup = (
             Mixup(

@@ -9,12 +9,12 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from models.backbones import head_parameters
-from models.settings import TrainSettings
+from models.recipes import FullSettings
 
 LOWEST_SHARE = 0.01  # of the peak rate, at the end of each cosine
 
 
-def make_optimiser(network: nn.Module, settings: TrainSettings, *, lr: float) -> torch.optim.Optimizer:
+def make_optimiser(network: nn.Module, settings: FullSettings, *, lr: float) -> torch.optim.Optimizer:
     """AdamW whose groups have their own `lr_scale`, by which timm's schedulers multiply the rate.
 
     timm's map of layers gives the body's scales (BEiT, Bao et al. 2021), `head_lr_scale` the head's; weight decay is
@@ -34,7 +34,7 @@ def make_optimiser(network: nn.Module, settings: TrainSettings, *, lr: float) ->
     )
 
 
-def make_schedule(optimiser: torch.optim.Optimizer, settings: TrainSettings, *, epoch_steps: int) -> CosineLRScheduler:
+def make_schedule(optimiser: torch.optim.Optimizer, settings: FullSettings, *, epoch_steps: int) -> CosineLRScheduler:
     """Warm-up, then `cycles` cosines over all steps (Loshchilov and Hutter 2017); call `step_update(step)` before each.
 
     Each cosine is `cycle_mult` times as long as the one before; one cycle is the plain cosine.
@@ -55,7 +55,7 @@ def make_schedule(optimiser: torch.optim.Optimizer, settings: TrainSettings, *, 
     )
 
 
-def make_average(network: nn.Module, settings: TrainSettings, *, epoch_steps: int) -> ModelEmaV3 | None:
+def make_average(network: nn.Module, settings: FullSettings, *, epoch_steps: int) -> ModelEmaV3 | None:
     """The running average of parameters and buffers, whose window fits the number of steps; None if it is off."""
     window = settings.ema_share * settings.epochs * epoch_steps
     return ModelEmaV3(network, decay=1 - 1 / window, use_warmup=True) if window > 1 else None

@@ -20,6 +20,7 @@ from folds.workspace import Workspace
 from models.board import Board, JobKey, board_track, plan_board
 from models.board_view import board_lines
 from models.events import JobEvent, JobProgress
+from models.jobs import full_of
 from models.runs import RunPlan, sibling
 from models.tables import progress_line
 
@@ -89,7 +90,8 @@ def running_picture(
             return
         folds = load_folds(workspace)
         plans = [sibling(plan, seed=seed, folds_seed=folds.seed) for plan in plans]
-        board = plan_board(workspace, plans, n_folds=folds.n_folds, only_folds=only_folds)
+        epochs = {plan.name: full_of(plan, folds).epochs for plan in plans}
+        board = plan_board(workspace, epochs, n_folds=folds.n_folds, only_folds=only_folds)
         picture = Picture(screen, workspace, board, board_track(board, live.track), looks=looks)
         live.panel = picture.panel
         try:

@@ -12,7 +12,8 @@ from folds.pixels import PixelStore
 from folds.track import Track, silently
 from models.backbones import Backbone
 from models.batches import gather_batches
-from models.inputs import autocast, network_input
+from models.device import autocast
+from models.inputs import network_input
 from models.views import view_boxes
 
 

@@ -19,11 +19,11 @@ from folds.pixels import PixelStore, open_store
 from folds.track import Track, silently
 from folds.workspace import Workspace, write_bytes, write_json
 from models.artefacts import test_rows, write_done, write_predictions
+from models.device import set_threads
 from models.events import FoldDone, ProbeEvent, ProbeFitted, ProbeStarted
 from models.features import FeatureFile, image_features
 from models.head_files import probed_heads
 from models.heads import Heads
-from models.inputs import set_threads
 from models.logistic import Head
 from models.probe_plan import Probe, plan_probe
 from models.runs import RunPlan, as_probe

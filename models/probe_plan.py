@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from folds.assignment import Folds
-from folds.workspace import Workspace, digest
+from folds.workspace import Workspace, digest, read_json
 from models.backbones import build_network, resolve_backbone
+from models.device import choose_device
 from models.frozen import FrozenBody
 from models.head_files import head_views
-from models.inputs import choose_device, choose_precision
 from models.jobs import find_start, weights_name
+from models.precision import run_precision
 from models.runs import PROBE, RunPlan, done_folds, refuse_other_settings
 from models.settings import PredictSettings
 
@@ -36,7 +37,10 @@ def plan_probe(workspace: Workspace, plan: RunPlan, folds: Folds, predict: Predi
     """The probe of a plan, and which of its folds are done under the views asked for; refuses other settings."""
     backbone, settings = resolve_backbone(plan.backbone), plan.settings
     device = choose_device(settings.device)
-    size, precision = settings.image_size or backbone.size, choose_precision(settings.precision, device)
+    size = settings.image_size or backbone.size
+    precision = run_precision(
+        settings.precision, device, backbone, size=size, way="forward", before=_begun_with(workspace, plan.name)
+    )
     settings_json = {
         "run": plan.name,
         "kind": PROBE,
@@ -59,3 +63,13 @@ def plan_probe(workspace: Workspace, plan: RunPlan, folds: Folds, predict: Predi
     body = FrozenBody(backbone, weights, size, device, precision, folds.seed)
     weights_digest = digest(weights.read_bytes()) if weights else ""
     return Probe(plan.name, body, settings_json, done, lacking, weights_digest)
+
+
+def _begun_with(workspace: Workspace, run: str) -> dict[str, str]:
+    """The precision of a probe that has been begun, as `--precision` calls it."""
+    names = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+    for path in sorted((workspace.models / run).glob("fold*/settings.json")):
+        stored = read_json(path, hint=f"remove {path.parent}").get("settings", {}).get("precision")
+        if stored in names:
+            return {"forward": names[stored]}
+    return {}

@@ -27,7 +27,7 @@ class FoundRate:
 
 def peak_rate(workspace: Workspace, job: Job, folds: Folds, store: PixelStore, *, track: Track) -> float:
     """The peak rate of a job: `--lr`, or with `find` the run's own from `lr-find.json`, made where it is absent."""
-    lr = job.plan.settings.lr
+    lr = job.settings.lr
     if lr != "find":
         return lr
     path = _json(workspace, job)

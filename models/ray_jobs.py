@@ -77,7 +77,7 @@ class _Way:
             return
         workspace = Workspace(self.bench.workspace.root.absolute())
         do = partial(_do_there, workspace, job, self.bench.predict, self.cache)
-        self.crew.send(Errand(job.plan.name, job.fold, job.plan.settings.device, do))
+        self.crew.send(Errand(job.plan.name, job.fold, job.settings.device, do))
         self.left.add(job.fold)
 
 

@@ -20,13 +20,14 @@ from folds.track import Track, silently
 from folds.workspace import Workspace, digest, read_json
 from models.artefacts import FILES, REFIT_FILES, test_rows, write_done, write_predictions, write_test
 from models.backbones import Backbone, build_network, read_weights, resolve_backbone
+from models.device import choose_device, choose_precision, set_threads
 from models.events import FoldPredicted, PriorChoice
-from models.inputs import choose_device, choose_precision, set_threads
 from models.predict import predict_views
 from models.prior import choose_prior
-from models.runs import done_folds, done_refit, is_probe
+from models.recipes import FullSettings
+from models.runs import CHOSEN, done_folds, done_refit, is_probe
 from models.sampling import sampling_correction
-from models.settings import PredictSettings, TrainSettings
+from models.settings import PredictSettings
 from models.sizes import predict_size, train_size
 from models.views import check_views
 
@@ -86,7 +87,7 @@ class _TrainedRun:
 
     done: dict[int | None, dict[str, Any]]
     folders: list[Path]
-    settings: TrainSettings
+    settings: FullSettings
     settings_json: dict[str, Any]
     networks: list[nn.Module]
     corrections: list[np.ndarray]
@@ -168,7 +169,7 @@ def _load_run(workspace: Workspace, run: str, folds: Folds, *, device: torch.dev
         backbone=backbone,
         size=predict_size(settings, backbone),
         device=device,
-        precision=choose_precision(settings.precision, device),
+        precision=choose_precision(_precision_name(stored[0], device), device),
     )
 
 
@@ -182,9 +183,15 @@ def _stored_settings(folder: Path, done: dict[str, Any], folds: Folds) -> dict[s
     return stored
 
 
-def _train_settings(stored: dict[str, Any]) -> TrainSettings:
-    known = {field.name for field in fields(TrainSettings)}
-    return TrainSettings(**{key: value for key, value in stored["settings"].items() if key in known})
+def _precision_name(stored: dict[str, Any], device: torch.device) -> str:
+    """As set; for `auto`, on a CPU, what it was when the run was trained on one."""
+    name = str(stored["settings"]["precision"])
+    return str(stored.get(CHOSEN, {}).get("train", name)) if name == "auto" and device.type == "cpu" else name
+
+
+def _train_settings(stored: dict[str, Any]) -> FullSettings:
+    known = {field.name for field in fields(FullSettings)}
+    return FullSettings(**{key: value for key, value in stored["settings"].items() if key in known})
 
 
 def _trained(folder: Path, done: dict[str, Any], backbone: Backbone, n_classes: int, *, size: int) -> nn.Module:

@@ -11,6 +11,7 @@ from typing import Any
 
 from folds.errors import UserError, first_few
 from folds.workspace import Workspace, read_json
+from models.recipes import FullSettings
 from models.settings import TrainSettings
 
 NOT_COMPARED = (
@@ -23,6 +24,7 @@ NOT_COMPARED = (
     "micro_batch",
     "checkpoint_share",
 )  # the first three stand in settings.json as tag and digest, the others say how and not what
+CHOSEN = "chosen_precision"  # in settings.json: what `--precision auto` was on the CPU where the run was begun
 PROBE = "probe"  # the `kind` in settings.json of a run that fitted heads to a frozen backbone
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # no `+` and no `:`, which the blend's own names have
 BLEND = "blend"  # the name of the blend's CSV
@@ -40,6 +42,11 @@ class RunPlan:
     weights: Path | None
     settings: TrainSettings
     is_named: bool = False
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether its networks start from weights, local or downloaded, and not from scratch."""
+        return self.weights is not None or self.settings.pretrained
 
 
 def plan_runs(
@@ -127,9 +134,11 @@ def _weights_file(settings: TrainSettings) -> Path | None:
     return Path(own[0]) if own else None
 
 
-def stored_settings(plan: RunPlan, *, tag: str, weights_digest: str, seed: int, folds_digest: str) -> dict[str, Any]:
+def stored_settings(
+    plan: RunPlan, settings: FullSettings, *, tag: str, weights_digest: str, seed: int, folds_digest: str
+) -> dict[str, Any]:
     """What settings.json says of a run, and what another `train` under its name must agree with."""
-    fields = dataclasses.asdict(plan.settings)
+    fields = dataclasses.asdict(settings)
     return {
         "run": plan.name,
         "backbone": tag,
@@ -157,6 +166,14 @@ def refuse_other_settings(workspace: Workspace, wanted: Mapping[str, Any]) -> No
                 f"the run {run} was begun with other settings: {first_few(changed, most=4)}",
                 hint=f"`--run NEW-NAME` for a second run beside it, or remove {workspace.models / run} to begin again",
             )
+
+
+def chosen_precision(workspace: Workspace, run: str) -> dict[str, str]:
+    """What `--precision auto` was for a run that has been begun, by `train` and `forward`; empty if nothing says so."""
+    for path in sorted((workspace.models / run).glob("fold*/settings.json")):
+        if chosen := read_json(path, hint=f"remove {path.parent} to train it anew").get(CHOSEN):
+            return dict(chosen)
+    return {}
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

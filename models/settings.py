@@ -9,9 +9,11 @@ from cyclopts import Parameter
 
 from folds.settings import COMMA_LIST, at_least
 
+BY_FAMILY = "of the backbone's family if not given"  # models/recipes.py knows the families
+
 
 def _is_rate(type_: Any, value: Any) -> None:
-    if not isinstance(value, str) and not 0 < value <= 1:
+    if isinstance(value, int | float) and not 0 < value <= 1:
         raise ValueError("Must be above 0 and at most 1, or `find`.")
 
 
@@ -32,21 +34,31 @@ class TrainSettings:
         int | None, at_least(16, at_most=1024, help="side in the first epoch; it grows to --image-size")
     ] = None
     test_size: Annotated[int | None, at_least(16, at_most=1024, help="side at prediction, if not --image-size")] = None
-    epochs: Annotated[int, at_least(1, help="passes over as many images as the fold's training part has")] = 10
+    epochs: Annotated[
+        int | None,
+        at_least(1, help="passes over the fold's training part; by the number of its images if not given"),
+    ] = None
     batch_size: Annotated[int, at_least(2, help="images per optimiser step")] = 64
     micro_batch: Annotated[
         int | None, at_least(1, help="images that pass the network at once; smaller ones add up to --batch-size")
     ] = None
     lr: Annotated[
-        float | Literal["find"], Parameter(validator=_is_rate, help="peak learning rate (AdamW); `find` runs lr-find")
-    ] = 3e-4
+        float | Literal["find"] | None,
+        Parameter(validator=_is_rate, help=f"peak learning rate (AdamW), `find` runs lr-find; {BY_FAMILY}"),
+    ] = None
     head: Annotated[
-        Literal["random", "probe"], Parameter(help="the new head's start: random, or fitted to frozen features (LP-FT)")
-    ] = "random"
-    head_lr_scale: Annotated[float, at_least(0, help="the new head learns this many times faster than the body")] = 10.0
+        Literal["random", "probe"] | None,
+        Parameter(help=f"the new head's start: random, or fitted to frozen features (LP-FT); {BY_FAMILY}"),
+    ] = None
+    head_lr_scale: Annotated[
+        float | None, at_least(0, help=f"the new head learns this many times faster than the body; {BY_FAMILY}")
+    ] = None
     layer_decay: Annotated[
-        float, at_least(0.1, at_most=1, help="each earlier layer learns this many times as fast as the next; 1 is off")
-    ] = 1.0
+        float | None,
+        at_least(
+            0.1, at_most=1, help=f"each earlier layer learns this many times as fast as the next, 1 is off; {BY_FAMILY}"
+        ),
+    ] = None
     cycles: Annotated[int, at_least(1, at_most=100, help="cosine cycles, each from the peak rate (SGDR); 1 is off")] = 1
     cycle_mult: Annotated[float, at_least(1, at_most=10, help="each cycle is this many times as long as the last")] = (
         1.0
@@ -55,12 +67,14 @@ class TrainSettings:
     weight_decay: Annotated[float, at_least(0, help="AdamW's, on matrices and kernels only")] = 0.05
     clip_norm: Annotated[float, at_least(0, help="largest norm of the gradient; 0 for no clipping")] = 5.0
     batch_norm: Annotated[
-        Literal["train", "frozen", "natural"],
-        Parameter(help="its statistics: trained, the weights' own, or estimated anew on naturally sampled images"),
-    ] = "train"
+        Literal["train", "frozen"] | None,
+        Parameter(help=f"its statistics: trained, or the weights' own; {BY_FAMILY}"),
+    ] = None
     label_smoothing: Annotated[float, at_least(0, below=1, help="share of the target spread over all classes")] = 0.1
     dropout: Annotated[float, at_least(0, below=1, help="before the head")] = 0.0
-    drop_path: Annotated[float, at_least(0, below=1, help="stochastic depth: share of blocks left out")] = 0.0
+    drop_path: Annotated[
+        float | None, at_least(0, below=1, help=f"stochastic depth: share of blocks left out; {BY_FAMILY}")
+    ] = None
     ema_share: Annotated[
         float, at_least(0, at_most=1, help="the parameters are averaged over about this share of all steps; 0 for none")
     ] = 0.0
@@ -95,7 +109,7 @@ class TrainSettings:
     ] = 0.05
     precision: Annotated[
         Literal["auto", "bf16", "fp16", "fp32"],
-        Parameter(help="bf16 and fp16 are autocast; auto takes the first that the hardware is fast in"),
+        Parameter(help="bf16 and fp16 are autocast; auto: what the hardware is fast in, measured on a CPU"),
     ] = "auto"
     device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="where to train and to predict")] = "auto"
     jpeg_decoder: Annotated[

@@ -134,7 +134,7 @@ def _do(bench: Bench, job: Job) -> Iterator[Event]:
 
 
 def _is_to_find(job: Job) -> bool:
-    return job.plan.settings.lr == "find"
+    return job.settings.lr == "find"
 
 
 def _refit(bench: Bench, refit: Job) -> Iterator[Event]:
@@ -192,5 +192,5 @@ def _done_before(job: Job, done: dict[str, Any]) -> FoldDone:
 def _as_the_folds(refit: Job, done: dict[int, dict[str, Any]]) -> Job:
     """The refit with the prior restored or not, as its folds chose to; its stored settings stay theirs."""
     restored = all(one.get("prior_restored", True) for one in done.values())
-    settings = dataclasses.replace(refit.plan.settings, restore_prior="yes" if restored else "no")
-    return dataclasses.replace(refit, plan=dataclasses.replace(refit.plan, settings=settings))
+    settings = dataclasses.replace(refit.settings, restore_prior="yes" if restored else "no")
+    return dataclasses.replace(refit, settings=settings)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from folds.errors import UserError
 from models.backbones import Backbone, resolve_backbone
+from models.recipes import FullSettings
 from models.runs import RunPlan
 from models.settings import TrainSettings
 
@@ -26,7 +27,7 @@ def predict_size(settings: TrainSettings, backbone: Backbone) -> int:
     return settings.test_size or train_size(settings, backbone)
 
 
-def epoch_sizes(settings: TrainSettings, *, size: int) -> list[int]:
+def epoch_sizes(settings: FullSettings, *, size: int) -> list[int]:
     """The side in each epoch: from `start_size` to `size` in equal steps, rounded, the last quarter at `size`."""
     start, last = settings.start_size, GROW_SHARE * (settings.epochs - 1)
     if start is None:

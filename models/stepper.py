@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from folds.errors import UserError
-from models.inputs import autocast
+from models.device import autocast
 from models.optimiser import make_average, make_optimiser, make_schedule
-from models.settings import TrainSettings
+from models.recipes import FullSettings
 
 SMALLEST_MICRO_BATCH = 2  # batch norm cannot train on one image
 
@@ -22,7 +22,7 @@ class Stepper:
     def __init__(
         self,
         network: nn.Module,
-        settings: TrainSettings,
+        settings: FullSettings,
         *,
         lr: float,
         epoch_steps: int,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from folds.assignment import Folds
 from folds.errors import UserError
@@ -22,13 +22,12 @@ from models.events import EpochRow, MemoryShort
 from models.fold_data import Epoch, FoldData
 from models.mixing import Mixer, seed_everything
 from models.predict import predict_views
+from models.recipes import FullSettings
 from models.sampling import sampling_correction
-from models.settings import TrainSettings
 from models.sizes import epoch_sizes, predict_size, train_size
 from models.stepper import Stepper
 
 CHECK_STEPS = 50  # the loss is looked at this often; each look waits for the device
-BATCH_NORM_STEPS = 100  # batches from which `--batch-norm natural` estimates the statistics
 VIEW = ("centre",)  # under which each epoch is scored
 
 
@@ -43,13 +42,15 @@ class FoldTrainer:
         *,
         fold: int | None,
         backbone: Backbone,
-        settings: TrainSettings,
+        settings: FullSettings,
         lr: float,
         seed: int,
         device: torch.device,
         precision: torch.dtype,
         is_probed: bool = False,
+        chosen_precision: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        self.chosen_precision = dict(chosen_precision)  # what `--precision auto` is for this run, by what it is for
         self.is_probed = is_probed  # whether the network's head comes fitted to its frozen features
         self.settings, self.fold, self.backbone, self.store = settings, fold, backbone, store
         self.device, self.precision = device, precision
@@ -83,8 +84,6 @@ class FoldTrainer:
             trained_seconds = time.perf_counter() - began
             if self.stepper.micro_batch < fitted:
                 yield MemoryShort(self.stepper.micro_batch, self.data.batch_size)
-            if self.settings.batch_norm == "natural" and epoch + 1 == self.settings.epochs:
-                self._estimate_batch_norm()
             valid_loss, valid_top1_error, valid_top3_error = self._valid_figures(epoch)
             yield EpochRow(
                 epoch=epoch + 1,
@@ -167,11 +166,6 @@ class FoldTrainer:
         probs = np.exp(self.predict(self.data.valid_rows, VIEW)[:, 0])
         self._refuse_divergence(bool(np.isfinite(probs).all()), step=(epoch + 1) * self.data.epoch_steps - 1)
         return log_loss(probs, target), topk_error(probs, target, k=1), topk_error(probs, target)
-
-    def _estimate_batch_norm(self) -> None:
-        """Let the statistics of batch norm be those of naturally sampled images, under the trained parameters."""
-        shown = self.data.natural(BATCH_NORM_STEPS)
-        update_bn(self._inputs(shown, self.sizes[-1]), self.trained)
 
     def _refuse_divergence(self, is_finite: bool, *, step: int) -> None:
         if not is_finite:

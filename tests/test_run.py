@@ -222,6 +222,26 @@ def test_printed_settings_are_a_file_that_says_the_same(typed):
     assert re.sub("# from .*", "", second) == re.sub("# from .*", "", first)
 
 
+def test_settings_say_what_comes_from_the_family_of_each_backbone_and_can_be_fed_back(typed):
+    Path("kit.toml").write_text('[train]\nbackbone = ["resnet50", "no-such-net"]\nlr = 0.01\n')
+    code, first, _ = typed("settings", "--batch-norm", "train")
+    assert code == 0
+    assert "\n# epochs =  # from the backbone's family\n" in first
+    assert "\nlr = 0.01  # from kit.toml\n" in first
+    assert (
+        '# resnet50 (ImageNet CNN): epochs = by the number of images, once `split` has counted them, head = "pr'
+        in first
+    )
+    assert "\n# no-such-net: there is no backbone `no-such-net`" in first
+    remark = next(line for line in first.splitlines() if line.startswith("# resnet50 ("))
+    assert "lr = 0.01" not in remark
+    assert "batch_norm" not in remark
+    Path("kit.toml").write_text(first)
+    code, second, _ = typed("settings")
+    assert code == 0
+    assert re.sub("# from .*", "", second) == re.sub("# from .*", "", first)
+
+
 def test_a_run_table_overrides_train_and_a_flag_overrides_both(typed):
     runs = "[run.a]\nbackbone = ['resnet18']\nepochs = 9\n[run.b]\nbackbone = ['lcnet_050']\n"
     Path("kit.toml").write_text(f"[train]\nepochs = 5\nbatch_size = 16\n{runs}")

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from models.augment import draw, training_input
 from models.backbones import build_network, resolve_backbone
-from models.inputs import choose_device, choose_precision
+from models.device import choose_device, choose_precision
 from models.mixing import Mixer
+from models.recipes import full_settings
 from models.settings import TrainSettings
 from models.sizes import store_size_for
 from models.stepper import Stepper
@@ -58,6 +59,7 @@ def main(
 def measure(backbone_name: str, size: int, batch: int, *, repeats: int, device: torch.device) -> dict[str, Any]:
     """Seconds per image of both augmentations and of the step, by turns."""
     backbone, precision = resolve_backbone(backbone_name), choose_precision("auto", device)
+    full = full_settings(USUAL, tag=backbone.tag, has_weights=False, n_train=1000)
     rng, store_size = np.random.default_rng(0), store_size_for(size)
     pixels = torch.from_numpy(rng.integers(0, 256, (batch, store_size, store_size, 3), dtype=np.uint8)).to(device)
     target = torch.from_numpy(rng.integers(0, CLASSES, batch)).to(device)
@@ -68,7 +70,7 @@ def measure(backbone_name: str, size: int, batch: int, *, repeats: int, device: 
         return Mixer(settings, n_classes=CLASSES, device=device)(images, target, epoch=0)[0]
 
     network = build_network(backbone, CLASSES, size=size)
-    stepper = Stepper(network, USUAL, lr=1e-4, epoch_steps=1000, batch_size=batch, device=device, precision=precision)
+    stepper = Stepper(network, full, lr=1e-4, epoch_steps=1000, batch_size=batch, device=device, precision=precision)
     stepper.train_mode()
     images = augment(USUAL)
     works = {

@@ -16,8 +16,8 @@ import cyclopts
 import torch
 from cyclopts import Parameter
 
+from models.device import choose_device
 from models.fold_data import FoldData
-from models.inputs import choose_device
 from models.settings import TrainSettings
 from models.train import FoldTrainer
 from tests.benchmarks.measure import finish, ranged, show, spread, synthetic_store, wait_for

@@ -29,7 +29,7 @@ from folds.prepare import prepare
 from folds.settings import PrepareSettings
 from folds.workspace import Workspace
 from models.batches import gather_batches
-from models.inputs import choose_device
+from models.device import choose_device
 from tests.benchmarks.measure import Cost, cost_of, finish, make_pictures, ranged, show, spread
 
 EPOCHS_OF_OURS = 16  # in one go: an epoch of a few hundred images would measure the start of the thread

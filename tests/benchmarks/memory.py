@@ -25,8 +25,9 @@ import numpy as np
 from cyclopts import Parameter
 
 from models.batches import gather_batches
+from models.device import choose_device
 from models.fold_data import FoldData
-from models.inputs import choose_device
+from models.recipes import full_settings
 from models.settings import TrainSettings
 from tests.benchmarks.measure import finish, show, synthetic_folds, synthetic_store
 
@@ -83,7 +84,8 @@ def one(n: int, size: int, batch: int) -> dict[str, float]:
 
 
 def plan(folds: Any, store: Any, settings: TrainSettings) -> tuple[FoldData, Any]:
-    data = FoldData(folds, store, fold=0, settings=settings, seed=0)
+    full = full_settings(settings, tag="resnet50.a1_in1k", has_weights=True, n_train=len(folds.image_id))
+    data = FoldData(folds, store, fold=0, settings=full, seed=0)
     return data, data.epoch(0)
 
 

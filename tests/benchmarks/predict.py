@@ -19,7 +19,7 @@ from torch import nn
 
 from folds.pixels import PixelStore
 from models.backbones import Backbone, build_network, resolve_backbone
-from models.inputs import autocast, choose_device, choose_precision
+from models.device import autocast, choose_device, choose_precision
 from models.predict import predict_views
 from models.sizes import store_size_for
 from models.views import VIEWS

@@ -151,6 +151,7 @@ def epoch_start(workspace: Workspace, world: World, members: int, *, is_rehearsa
     from folds.pixels import open_store
     from models.batches import gather_batches
     from models.fold_data import FoldData
+    from models.recipes import full_settings
     from models.settings import TrainSettings
 
     if is_rehearsal:
@@ -158,7 +159,10 @@ def epoch_start(workspace: Workspace, world: World, members: int, *, is_rehearsa
     start = time.perf_counter()
     folds, store = load_folds(workspace), open_store(workspace)
     opened = time.perf_counter()
-    data = FoldData(folds, store, fold=0, settings=TrainSettings(sampling_power=0.5), seed=0)
+    settings = full_settings(
+        TrainSettings(sampling_power=0.5), tag="resnet50.a1_in1k", has_weights=True, n_train=len(folds.image_id)
+    )
+    data = FoldData(folds, store, fold=0, settings=settings, seed=0)
     planned = time.perf_counter()
     epoch = data.epoch(0)
     batches = [epoch.rows[at : at + data.batch_size] for at in range(0, len(epoch.rows), data.batch_size)]

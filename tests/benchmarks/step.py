@@ -22,7 +22,8 @@ from torch import Tensor
 from folds.pixels import PixelStore
 from folds.settings import COMMA_LIST
 from models.backbones import build_network, resolve_backbone
-from models.inputs import choose_device, choose_precision
+from models.device import choose_device, choose_precision
+from models.recipes import full_settings
 from models.settings import TrainSettings
 from models.sizes import store_size_for, train_size
 from models.train import FoldTrainer
@@ -115,8 +116,9 @@ def make_trainer(store: PixelStore, name: str, settings: TrainSettings, *, devic
     """The trainer that `train` uses, on fold 0 of made-up folds."""
     backbone = resolve_backbone(name)
     network = build_network(backbone, CLASSES, size=train_size(settings, backbone))
+    full = full_settings(settings, tag=backbone.tag, has_weights=False, n_train=len(store.image_id))
     trainer = FoldTrainer(
-        network, synthetic_folds(store, n_classes=CLASSES), store, fold=0, backbone=backbone, settings=settings,
+        network, synthetic_folds(store, n_classes=CLASSES), store, fold=0, backbone=backbone, settings=full,
         lr=1e-4, seed=0, device=device, precision=choose_precision("auto", device),
     )  # fmt: skip
     trainer.stepper.train_mode()

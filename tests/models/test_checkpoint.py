@@ -11,6 +11,7 @@ from models.events import CheckpointRefused, EpochRow, FoldResumed
 from models.log import log_line, read_log_line
 from models.stepper import Stepper
 from models.train import FoldTrainer
+from tests.full import full
 from tests.models.test_trainer import SETTINGS, prepared, train
 
 CPU = torch.device("cpu")
@@ -104,7 +105,7 @@ def stepper(seed=0, *, width=4, settings=SETTINGS):
     network.default_cfg = {"classifier": "3"}
     network.pretrained_cfg = {"classifier": "3"}
     network.get_classifier = lambda: network[3]
-    return Stepper(network, settings, lr=1e-2, epoch_steps=4, batch_size=8, device=CPU, precision=torch.float32)
+    return Stepper(network, full(settings), lr=1e-2, epoch_steps=4, batch_size=8, device=CPU, precision=torch.float32)
 
 
 def moved(one, steps, first=0):

@@ -6,9 +6,9 @@ import pytest
 import timm
 
 from models.optimiser import LOWEST_SHARE, make_average, make_optimiser, make_schedule
-from models.settings import TrainSettings
+from tests.full import full
 
-SETTINGS = TrainSettings(epochs=10, warmup_epochs=1, head_lr_scale=10, weight_decay=0.05, ema_share=0.1)
+SETTINGS = full(epochs=10, warmup_epochs=1, head_lr_scale=10, weight_decay=0.05, ema_share=0.1)
 
 
 def network():

@@ -14,7 +14,6 @@ from folds.pixels import open_store
 from models.artefacts import FILES
 from models.backbones import build_network, resolve_backbone
 from models.events import FoldStarted, MemoryShort, Verdict
-from models.fold_data import FoldData
 from models.head_files import start_head
 from models.job import make_trainer
 from models.jobs import plan_job
@@ -40,7 +39,7 @@ EVERYTHING = dataclasses.replace(
     dropout=0.1,
     drop_path=0.1,
     micro_batch=4,
-    batch_norm="natural",
+    batch_norm="frozen",
     ema_share=0.2,
 )
 
@@ -117,23 +116,6 @@ def test_a_refit_before_its_folds_is_refused(workspace):
 def test_another_seed_makes_a_sibling_run(workspace):
     train(workspace, only_folds=[0], seed=3)
     assert done_folds(workspace, "test_resnet-seed3")[0]["seed"] == 3
-
-
-def test_batch_norm_can_be_estimated_on_images_as_they_occur(workspace):
-    one = trainer(workspace, dataclasses.replace(SETTINGS, batch_norm="natural", ema_share=0))
-    list(one.epochs())
-    name, value = next((name, value) for name, value in one.trained.state_dict().items() if "running_mean" in name)
-    one._estimate_batch_norm()
-    torch.testing.assert_close(one.trained.state_dict()[name], value)  # the same images give the same statistics
-    assert int(next(v for k, v in one.trained.state_dict().items() if "num_batches" in k)) == one.data.epoch_steps
-
-
-def test_natural_images_come_once_each_and_sampled_ones_by_their_class(workspace):
-    folds = load_folds(workspace)
-    data = FoldData(folds, open_store(workspace), fold=0, settings=SETTINGS, seed=0)
-    natural = data.natural(100)
-    assert len(set(natural.rows.tolist())) == len(natural.rows)
-    assert set(natural.rows) <= set(data.train_rows)
 
 
 def test_short_memory_is_told_and_the_fold_goes_on(workspace):

@@ -9,21 +9,22 @@ from models.backbones import resolve_backbone
 from models.runs import plan_runs
 from models.settings import TrainSettings
 from models.sizes import epoch_sizes, needed_store_size, predict_size, refuse_odd_sizes, store_size_for, train_size
+from tests.full import full
 
 RESNET = resolve_backbone("resnet50")
 
 
 def test_sizes_grow_and_the_last_quarter_is_final():
-    sizes = epoch_sizes(TrainSettings(epochs=9, start_size=128), size=224)
+    sizes = epoch_sizes(full(epochs=9, start_size=128), size=224)
     assert sizes == [128, 144, 160, 176, 192, 208, 224, 224, 224]
 
 
 def test_without_a_start_size_all_epochs_are_alike():
-    assert epoch_sizes(TrainSettings(epochs=3), size=225) == [225, 225, 225]
+    assert epoch_sizes(full(epochs=3), size=225) == [225, 225, 225]
 
 
 def test_a_single_epoch_has_the_final_size():
-    assert epoch_sizes(TrainSettings(epochs=1, start_size=64), size=100) == [100]
+    assert epoch_sizes(full(epochs=1, start_size=64), size=100) == [100]
 
 
 def test_sizes_come_from_the_settings_or_from_the_weights():

@@ -7,10 +7,10 @@ import timm
 import torch
 
 from folds.errors import UserError
-from models.settings import TrainSettings
 from models.stepper import Stepper
+from tests.full import full
 
-SETTINGS = TrainSettings(batch_size=12, epochs=2, label_smoothing=0.1, ema_share=0)
+SETTINGS = full(batch_size=12, epochs=2, label_smoothing=0.1, ema_share=0)
 
 
 def stepper(settings=SETTINGS, backbone="test_vit", precision=torch.float32):

@@ -1,0 +1,150 @@
+"""This file knows what differs between families of networks when they are fine-tuned; it needs no torch.
+
+A setting that is not given comes from the first row of `FAMILIES` that fits the backbone's full tag; a flag or kit.toml
+overrides each of them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from models.settings import TrainSettings
+
+FROM_FAMILY = ("epochs", "lr", "head", "head_lr_scale", "layer_decay", "batch_norm", "drop_path")  # None: not given
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row of the table: which tags it is for, what it sets, and where its numbers come from.
+
+    pattern  found in the full tag, `architecture.weights`; the first row that fits counts
+    """
+
+    name: str
+    pattern: str
+    lr: float
+    source: str
+    head: Literal["random", "probe"] = "probe"
+    head_lr_scale: float = 1.0
+    batch_norm: Literal["train", "frozen"] = "frozen"
+    layer_decay: float = 1.0
+    drop_path: float = 0.0
+
+
+SCRATCH = Family(
+    name="from scratch",
+    pattern="",
+    lr=1e-3,
+    head="random",  # frozen random features are worth nothing
+    batch_norm="train",  # there are no statistics to keep
+    source="AdamW's usual rate for small networks from scratch; the statistics and the head have nothing to keep",
+)
+FAMILIES = (
+    Family(
+        name="ViT",
+        pattern=r"^(vit|naflexvit|flexivit|samvit|deit|beit|eva|cait|xcit)|clip|dino",  # `clip` is in `siglip`, too
+        lr=5e-5,
+        layer_decay=0.7,
+        drop_path=0.1,
+        source=(
+            "layer decay of 0.65 to 0.75 from BEiT (Bao et al. 2021) and MAE (He et al. 2022), rates of 5e-5 to 1e-4 "
+            "with it, a probed head (Kumar et al. 2022). No weights that we had could prove this row"
+        ),
+    ),
+    Family(
+        name="ConvNeXt",
+        pattern=(
+            r"^(convnext|swin|maxvit|maxxvit|coatnet|davit|caformer|convformer|focalnet|hiera|mvitv2|nextvit).*\."
+            r".*(12k|21k|22k)"
+        ),
+        lr=1e-4,
+        layer_decay=0.85,
+        drop_path=0.1,
+        source="fine-tuning of ConvNeXt from ImageNet-22k (Liu et al. 2022); not measured here",
+    ),
+    Family(
+        name="ImageNet CNN",
+        pattern="",  # whatever is left
+        lr=1e-4,
+        source=(
+            "measured here: tf_efficientnet_lite0 at 128 pixels on two splits of Caltech-101, top-3 error on 2,512 and "
+            "2,082 fresh images: frozen batch norm 0.0414 and 0.0283, trained 0.0589 and 0.0692; a random head with "
+            "trained batch norm at 3e-4 0.0896 and 0.0941"
+        ),
+    ),
+)
+RANDOM_HEAD_LR_SCALE = 10.0  # a random head has to cover the way that a fitted one begins at the end of
+
+# Epochs by the images that train a fold, between these points in the logarithm of their number. BiT's rule counts steps
+# (Kolesnikov et al. 2020: 500 of 512 images below 20,000, 10,000 below 500,000); ours counts passes over the images,
+# whatever the batch size.
+EPOCHS_BY_IMAGES = ((1_000, 12), (5_500, 6), (90_000, 4))
+FEWEST_EPOCHS, MOST_EPOCHS = 3, 15
+SCRATCH_TIMES = 3  # times as many from scratch
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullSettings(TrainSettings):
+    """The settings of one run, with everything that they leave to the backbone's family filled in."""
+
+    epochs: int = field()
+    lr: float | Literal["find"] = field()
+    head: Literal["random", "probe"] = field()
+    head_lr_scale: float = field()
+    layer_decay: float = field()
+    batch_norm: Literal["train", "frozen"] = field()
+    drop_path: float = field()
+
+
+def find_family(tag: str, *, has_weights: bool) -> Family:
+    """The row for a backbone by its full tag, such as `convnext_tiny.in12k_ft_in1k`."""
+    if not has_weights:
+        return SCRATCH
+    return next(family for family in FAMILIES if re.search(family.pattern, tag))
+
+
+def epochs_for(n_train: int, *, has_weights: bool) -> int:
+    """How many epochs a fold trains, by the images in its training part."""
+    points = [(math.log(images), epochs) for images, epochs in EPOCHS_BY_IMAGES]
+    at = math.log(max(n_train, 1))
+    (x0, y0), (x1, y1) = points[:2] if at < points[1][0] else points[1:]  # beyond its ends, a line goes on
+    epochs = round(min(max(y0 + (y1 - y0) * (at - x0) / (x1 - x0), FEWEST_EPOCHS), MOST_EPOCHS))
+    return epochs if has_weights else SCRATCH_TIMES * epochs
+
+
+def full_settings(
+    settings: TrainSettings,
+    *,
+    tag: str,
+    has_weights: bool,
+    n_train: int,
+    has_drop_path: bool = True,
+    takes_head: bool = True,
+) -> FullSettings:
+    """The settings of a run of one backbone, the ones that are not given taken from its family.
+
+    n_train        images in a fold's training part
+    has_drop_path  whether the network knows stochastic depth: one that does not gets none unless it is asked for
+    takes_head     whether a fitted head can be put into the network: otherwise it starts from a random one
+    """
+    values: dict[str, Any] = {one.name: getattr(settings, one.name) for one in fields(TrainSettings)}
+    given = {key: value for key, value in values.items() if value is not None or key not in FROM_FAMILY}
+    family = find_family(tag, has_weights=has_weights)
+    defaults: dict[str, Any] = {key: getattr(family, key) for key in FROM_FAMILY if key != "epochs"}
+    defaults["epochs"] = epochs_for(n_train, has_weights=has_weights)
+    if not has_drop_path:
+        defaults["drop_path"] = 0.0
+    if not takes_head:
+        defaults["head"] = "random"
+    if has_weights and given.get("head", defaults["head"]) == "random":
+        defaults["head_lr_scale"] = RANDOM_HEAD_LR_SCALE
+    return FullSettings(**{**defaults, **given})
+
+
+def from_family(settings: TrainSettings, full: FullSettings) -> Mapping[str, Any]:
+    """What the family gave to settings that lacked it, by name."""
+    return {key: getattr(full, key) for key in FROM_FAMILY if getattr(settings, key) is None}

@@ -1,0 +1,113 @@
+"""This file checks what `--precision auto` is on a CPU: measured once, kept by the machine, and by each run."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+import models.precision as precision
+from folds.errors import UserError
+from models.backbones import resolve_backbone
+from models.precision import faster, run_precision
+from models.probe import probe_runs
+from models.repredict import _load_run, load_folds
+from models.runs import chosen_precision, plan_runs
+from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
+
+CPU = torch.device("cpu")
+AUTO = dataclasses.replace(SETTINGS, precision="auto", epochs=1)
+BACKBONE = resolve_backbone("test_resnet")
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    """A machine with bfloat16 and a cache folder of its own; its measurements can be set, and are counted."""
+    seconds, asked = {"fp32": 2.0, "bf16": 1.0}, []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
+    monkeypatch.setattr(precision, "_measure", lambda backbone, *, size, way: asked.append((size, way)) or seconds)
+    return seconds, asked
+
+
+def choose(name="auto", *, device=CPU, size=32, way="train", before=()):
+    return run_precision(name, device, BACKBONE, size=size, way=way, before=dict(before))
+
+
+@pytest.mark.parametrize(("bf16", "choice"), [(0.84, "bf16"), (0.86, "fp32"), (1.2, "fp32")])
+def test_what_lies_within_15_percent_goes_to_float32(bf16, choice):
+    assert faster({"fp32": 1.0, "bf16": bf16}) == choice
+
+
+def test_a_choice_is_measured_once_for_each_size_and_way_and_kept(measured, tmp_path):
+    seconds, asked = measured
+    assert choose() == torch.bfloat16
+    seconds["bf16"] = 3.0
+    assert choose() == torch.bfloat16  # as before
+    assert choose(way="forward") == torch.float32
+    assert choose(size=64) == torch.float32
+    assert asked == [(32, "train"), (32, "forward"), (64, "train")]
+    kept = json.loads((tmp_path / "cache" / "foldblend" / "precision.json").read_text())
+    assert sorted(kept.values()) == ["bf16", "fp32", "fp32"]
+    assert all(f"torch {torch.__version__}; {BACKBONE.tag}; " in key for key in kept)
+
+
+def test_a_file_that_cannot_be_read_or_written_only_means_another_measurement(measured, tmp_path):
+    _, asked = measured
+    path = tmp_path / "cache" / "foldblend" / "precision.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{no json")
+    assert choose() == choose() == torch.bfloat16
+    assert len(asked) == 1
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.write_text("a file where a folder is needed")
+    assert choose() == choose() == torch.bfloat16
+    assert len(asked) == 3
+
+
+def test_nothing_is_measured_where_the_precision_is_set_or_the_hardware_has_no_choice(measured, monkeypatch):
+    _, asked = measured
+    assert [choose(name) for name in ("fp32", "bf16", "fp16")] == [torch.float32, torch.bfloat16, torch.float16]
+    assert choose(before={"train": "fp32"}) == torch.float32
+    monkeypatch.setattr(precision, "has_bf16", lambda device: False)
+    assert choose() == torch.float32
+    assert asked == []
+
+
+def test_a_real_measurement_leaves_random_numbers_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    seconds = precision._measure(BACKBONE, size=32, way="train")
+    assert seconds.keys() == {"fp32", "bf16"}
+    assert all(one > 0 for one in seconds.values())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_run_keeps_the_precision_that_it_was_begun_with(measured, tmp_path):
+    seconds, asked = measured
+    workspace = prepared(tmp_path)
+    begun = next(event for event in train(workspace, AUTO, only_folds=[0]) if type(event).__name__ == "FoldStarted")
+    assert begun.precision == "bfloat16"
+    assert chosen_precision(workspace, "test_resnet") == {"train": "bf16", "forward": "bf16"}
+    seconds["bf16"] = 3.0
+    (tmp_path / "cache" / "foldblend" / "precision.json").unlink()
+    after = next(event for event in train(workspace, AUTO, only_folds=[1]) if type(event).__name__ == "FoldStarted")
+    assert (after.precision, len(asked)) == ("bfloat16", 1)
+    assert _load_run(workspace, "test_resnet", load_folds(workspace), device=CPU).precision == torch.bfloat16
+    with pytest.raises(UserError, match="begun with other settings: precision auto -> fp32"):
+        train(workspace, dataclasses.replace(AUTO, precision="fp32"))
+
+
+def test_a_probe_keeps_the_precision_that_it_was_begun_with(measured, tmp_path):
+    seconds, asked = measured
+    workspace = prepared(tmp_path)
+    list(probe_runs(workspace, plan_runs(AUTO, {}), VIEWS))
+    (workspace.fold("test_resnet-probe", 1) / "done.json").unlink()
+    seconds["bf16"] = 3.0
+    (tmp_path / "cache" / "foldblend" / "precision.json").unlink()
+    list(probe_runs(workspace, plan_runs(AUTO, {}), VIEWS))
+    stored = json.loads((workspace.fold("test_resnet-probe", 1) / "settings.json").read_text())
+    assert stored["settings"]["precision"] == "bfloat16"
+    assert asked == [(32, "forward")]

@@ -1,0 +1,166 @@
+"""This file checks what a backbone's family gives to settings that are not given, and how long a fold trains."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from folds.assignment import load_folds
+from folds.errors import UserError
+from models.backbones import build_network, find_traits, resolve_backbone
+from models.jobs import family_remark, full_of
+from models.recipes import FROM_FAMILY, FullSettings, epochs_for, find_family, from_family, full_settings
+from models.repredict import predict_run
+from models.runs import done_folds, plan_runs
+from models.settings import TrainSettings
+from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
+
+PLAIN = TrainSettings()
+DEFAULTS = dataclasses.replace(SETTINGS, **dict.fromkeys(FROM_FAMILY))  # what a small net gets with nothing given
+
+
+def filled(settings=PLAIN, tag="resnet50.a1_in1k", *, has_weights=True, n_train=5_500, **traits):
+    return full_settings(settings, tag=tag, has_weights=has_weights, n_train=n_train, **traits)
+
+
+@pytest.mark.parametrize(
+    ("tag", "family"),
+    [
+        ("resnet50.a1_in1k", "ImageNet CNN"),
+        ("inception_v3.gluon_in1k", "ImageNet CNN"),
+        ("tf_efficientnet_lite0.in1k", "ImageNet CNN"),
+        ("convnext_tiny.fb_in1k", "ImageNet CNN"),
+        ("resnetv2_50x1_bit.goog_in21k", "ImageNet CNN"),
+        ("levit_128.fb_dist_in1k", "ImageNet CNN"),
+        ("convnext_tiny.in12k_ft_in1k", "ConvNeXt"),
+        ("convnextv2_nano.fcmae_ft_in22k_in1k", "ConvNeXt"),
+        ("swin_tiny_patch4_window7_224.ms_in22k_ft_in1k", "ConvNeXt"),
+        ("vit_small_patch16_224.augreg_in21k", "ViT"),
+        ("vit_small_patch14_dinov2.lvd142m", "ViT"),
+        ("vit_base_patch16_siglip_224.webli", "ViT"),
+        ("deit3_small_patch16_224.fb_in22k_ft_in1k", "ViT"),
+        ("beit_base_patch16_224.in22k_ft_in22k_in1k", "ViT"),
+        ("eva02_tiny_patch14_224.mim_in22k", "ViT"),
+        ("convnext_base.clip_laion2b", "ViT"),
+        ("resnet50_clip.openai", "ViT"),
+    ],
+)
+def test_the_first_row_that_fits_the_full_tag_is_the_family(tag, family):
+    assert find_family(tag, has_weights=True).name == family
+    assert find_family(tag, has_weights=False).name == "from scratch"
+
+
+@pytest.mark.parametrize(
+    ("tag", "has_weights", "values"),
+    [
+        ("resnet50.a1_in1k", True, (6, 1e-4, "probe", 1.0, 1.0, "frozen", 0.0)),
+        ("convnext_tiny.in12k_ft_in1k", True, (6, 1e-4, "probe", 1.0, 0.85, "frozen", 0.1)),
+        ("vit_small_patch14_dinov2.lvd142m", True, (6, 5e-5, "probe", 1.0, 0.7, "frozen", 0.1)),
+        ("vit_small_patch14_dinov2.lvd142m", False, (18, 1e-3, "random", 1.0, 1.0, "train", 0.0)),
+    ],
+)
+def test_a_family_gives_what_is_not_given(tag, has_weights, values):
+    full = filled(tag=tag, has_weights=has_weights)
+    assert tuple(getattr(full, key) for key in FROM_FAMILY) == values
+    assert from_family(PLAIN, full) == dict(zip(FROM_FAMILY, values, strict=True))
+
+
+def test_what_is_given_overrides_the_family_and_everything_else_is_as_it_was():
+    given = TrainSettings(lr="find", layer_decay=0.5, drop_path=0.0, batch_norm="train", epochs=2, mixup=0.2)
+    full = filled(given, "vit_small_patch16_224.augreg_in21k")
+    assert (full.lr, full.layer_decay, full.drop_path, full.batch_norm, full.epochs) == ("find", 0.5, 0.0, "train", 2)
+    assert full.mixup == 0.2
+    assert dict(from_family(given, full)) == {"head": "probe", "head_lr_scale": 1.0}
+
+
+def test_a_random_head_on_weights_learns_ten_times_faster_unless_told_otherwise():
+    assert filled(TrainSettings(head="random")).head_lr_scale == 10.0
+    assert filled(TrainSettings(head="random", head_lr_scale=3.0)).head_lr_scale == 3.0
+    assert filled(TrainSettings(head="random"), has_weights=False).head_lr_scale == 1.0
+
+
+def test_a_network_whose_head_cannot_be_fitted_starts_from_a_random_one():
+    assert not find_traits("deit_tiny_distilled_patch16_224.fb_in1k").has_one_head
+    full = filled(takes_head=False)
+    assert (full.head, full.head_lr_scale) == ("random", 10.0)
+
+
+def test_a_network_without_stochastic_depth_gets_none_from_its_family_and_an_explicit_one_is_refused():
+    assert not find_traits("inception_v3.gluon_in1k").has_drop_path
+    assert find_traits("resnet50.a1_in1k").has_drop_path
+    tag = "convnext_base.clip_laion2b"
+    assert filled(tag=tag).drop_path == 0.1
+    assert filled(tag=tag, has_drop_path=False).drop_path == 0.0
+    full = filled(TrainSettings(drop_path=0.2), has_drop_path=False)
+    with pytest.raises(UserError, match="knows no stochastic depth"):
+        build_network(resolve_backbone("vgg11"), 4, size=64, drop_path=full.drop_path)
+
+
+@pytest.mark.parametrize(
+    ("n_train", "epochs"),
+    [(1, 15), (400, 15), (1_000, 12), (2_000, 10), (5_500, 6), (20_000, 5), (90_000, 4), (10_000_000, 3)],
+)
+def test_fewer_images_train_for_more_epochs_and_from_scratch_three_times_as_many(n_train, epochs):
+    assert epochs_for(n_train, has_weights=True) == epochs
+    assert epochs_for(n_train, has_weights=False) == 3 * epochs
+
+
+def test_full_settings_lack_nothing_and_cannot_be_made_without_their_values():
+    full = filled()
+    assert isinstance(full, TrainSettings)
+    assert all(getattr(full, key) is not None for key in FROM_FAMILY)
+    with pytest.raises(TypeError, match="lr"):
+        FullSettings()
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A run of which one fold was trained with one epoch, and nothing else that its family has."""
+    workspace = prepared(tmp_path_factory.mktemp("recipes"))
+    train(workspace, dataclasses.replace(DEFAULTS, epochs=1), only_folds=[0])
+    return workspace
+
+
+def test_settings_json_holds_the_full_values(begun):
+    stored = json.loads((begun.fold("test_resnet", 0) / "settings.json").read_text())["settings"]
+    expected = {"epochs": 1, "lr": 1e-3, "head": "random", "head_lr_scale": 1.0, "batch_norm": "train"}
+    assert {key: stored[key] for key in expected} == expected
+
+
+def test_a_run_that_was_begun_by_default_goes_on_with_the_same_values_typed(begun):
+    typed = dataclasses.replace(DEFAULTS, epochs=1, lr=1e-3, head="random", batch_norm="train", layer_decay=1.0)
+    train(begun, typed, only_folds=[1])
+    assert done_folds(begun, "test_resnet").keys() == {0, 1}
+    assert [one.top3_error is not None for one in predict_run(begun, "test_resnet", VIEWS, device_name="cpu")]
+    with pytest.raises(UserError, match=r"begun with other settings: lr 0\.001 -> 0\.002"):
+        train(begun, dataclasses.replace(DEFAULTS, epochs=1, lr=2e-3))
+    with pytest.raises(UserError, match="begun with other settings: epochs 1 -> 45"):
+        train(begun, DEFAULTS)
+
+
+def test_by_default_weights_are_fine_tuned_from_their_probed_head(tmp_path):
+    workspace, path = prepared(tmp_path), tmp_path / "body.safetensors"
+    torch.manual_seed(3)
+    save_file(build_network(resolve_backbone("test_resnet"), 7, size=32).state_dict(), path)
+    events = train(workspace, dataclasses.replace(DEFAULTS, weights=(str(path),), epochs=1), only_folds=[0])
+    started = next(event for event in events if type(event).__name__ == "FoldStarted")
+    assert (started.is_probed, started.lr) == (True, 1e-4)
+
+
+def test_all_folds_of_a_run_train_for_the_same_number_of_epochs(begun):
+    plan = plan_runs(dataclasses.replace(DEFAULTS, pretrained=True), {})[0]
+    assert full_of(plan, load_folds(begun)).epochs == 15
+
+
+def test_the_remark_of_a_run_says_its_family_and_what_that_gives(begun, tmp_path):
+    plan = plan_runs(TrainSettings(backbone=("resnet50",), lr=0.01), {})[0]
+    assert family_remark(begun, plan) == (
+        'resnet50 (ImageNet CNN): epochs = 15, head = "probe", head_lr_scale = 1.0, layer_decay = 1.0, '
+        'batch_norm = "frozen", drop_path = 0.0'
+    )
+    nowhere = dataclasses.replace(begun, root=tmp_path)
+    assert "epochs = by the number of images, once `split` has counted them" in family_remark(nowhere, plan)
+    unknown = plan_runs(TrainSettings(backbone=("resnet5O",)), {})[0]
+    assert family_remark(begun, unknown).startswith("resnet5O: there is no backbone `resnet5O`")
