@@ -9,7 +9,7 @@ from folds.classes import class_order
 from folds.errors import UserError
 from folds.manifest import COLUMNS, write_manifest
 from folds.settings import SplitSettings
-from folds.workspace import read_json, write_json
+from folds.workspace import read_json, write_bytes, write_json
 
 
 def images(counts, *, groups=None):
@@ -97,6 +97,21 @@ def test_a_split_is_stored_and_loaded_as_it_was(workspace):
     assert (np.array(again.classes)[again.target] == again.label).all()
     head = json.loads(workspace.folds_json.read_text())
     assert (head["images"], head["images_per_fold"], head["images_per_class"]) == (21, [7, 7, 7], [6, 6, 9])
+
+
+def test_folds_json_comes_after_the_folds_that_it_describes(workspace, monkeypatch):
+    """The other way round, a kill between the two would leave folds that nothing but their removal mends."""
+    store(workspace, images({"a": 9, "b": 4}))
+    written = []
+
+    def noted(path, data):
+        written.append(path)
+        write_bytes(path, data)
+
+    monkeypatch.setattr("folds.workspace.write_bytes", noted)
+    monkeypatch.setattr("folds.assignment.write_bytes", noted)
+    split(workspace, SplitSettings(n_folds=3), seed=0)
+    assert written == [workspace.folds_csv, workspace.folds_json]
 
 
 def test_a_second_split_changes_nothing(workspace):

@@ -118,6 +118,14 @@ def test_json_comes_back_and_damage_is_named(tmp_path):
         read_json(tmp_path / "none.json", hint="`x`")
 
 
+def test_a_number_that_was_changed_in_a_json_file_is_damage(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"weight": 0.25, "of": "a"})
+    path.write_text(path.read_text(encoding="utf-8").replace("0.25", "0.75"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"a.json is damaged: its content is not what was written$"):
+        read_json(path, hint="`x`")
+
+
 def test_a_digest_is_sixteen_hexadecimal_digits_and_changes_with_a_bit():
     assert len(digest(b"")) == 16
     assert digest(b"a") == digest(b"a") != digest(b"b")

@@ -15,7 +15,8 @@ from folds.prepare import prepare
 from folds.settings import PrepareSettings, SplitSettings
 from folds.workspace import Workspace, digest
 from models.batches import gather_batches
-from models.jobs import train_runs
+from models.job import make_trainer
+from models.jobs import plan_job, train_runs
 from models.predictions import load_predictions
 from models.repredict import predict_run
 from models.runs import done_folds, plan_runs
@@ -108,6 +109,27 @@ def test_no_image_of_the_fold_is_ever_in_a_training_batch(trained, monkeypatch):
     others = store.rows(folds.image_id[folds.fold == 0], split="train")
     assert not set(seen) & set(own.tolist())
     assert set(seen) == set(others.tolist())
+
+
+def test_steps_are_counted_from_zero_through_all_epochs_and_so_is_the_schedule(trained, monkeypatch):
+    """A schedule one step ahead never has its first rate, and nobody sees it in the score."""
+    settings = dataclasses.replace(SETTINGS, epochs=3, warmup_epochs=1.0)
+    folds = load_folds(trained)
+    job = plan_job(trained, plan_runs(settings, {})[0], folds, 0, seed=0)
+    one = make_trainer(trained, job, folds, open_store(trained), lr=1e-3)
+    seen, step = [], one.stepper.step
+
+    def noted(number, images, target):
+        loss = step(number, images, target)
+        seen.append((number, one.stepper.lr))
+        return loss
+
+    monkeypatch.setattr(one.stepper, "step", noted)
+    assert len(list(one.epochs())) == 3
+    assert [number for number, _ in seen] == list(range(3 * one.data.epoch_steps))
+    rates = [rate for _, rate in seen]
+    assert rates[0] == pytest.approx(1e-5)  # 1% of the peak, where the warm-up begins
+    assert rates[one.data.epoch_steps] == max(rates) == pytest.approx(1e-3)  # the peak, after an epoch of warm-up
 
 
 def test_batches_come_in_order_and_hold_the_rows_that_were_asked_for(trained):
