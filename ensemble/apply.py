@@ -89,7 +89,7 @@ def member_test_probs(runs: list[Run], image_id: np.ndarray) -> np.ndarray:
 
 def _checked_probs(run: Run, path: Path, image_id: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """One file's probabilities in the order of the ids, piece by piece: (rows, (n, C) float32)."""
-    hint, place = _hint(run), _place(run, path)
+    hint, place = run.mend, _place(run, path)
     stored = open_predictions(path, hint=hint)
     if file_digest(path) != run.digests.get(place):
         raise UserError(f"{run.name}: {place} is damaged, its bytes are not those that were written", hint=hint)
@@ -108,7 +108,7 @@ def _checked_probs(run: Run, path: Path, image_id: np.ndarray) -> Iterator[tuple
 
 def _test_ids(run: Run) -> np.ndarray:
     """The ids of a run's test predictions, sorted."""
-    stored = open_predictions(run.tests[0], hint=_hint(run))
+    stored = open_predictions(run.tests[0], hint=run.mend)
     return np.sort(stored.image_id)
 
 
@@ -122,10 +122,6 @@ def _same_rows(workspace: Workspace, blend: Blend) -> Rows:
 
 def _place(run: Run, path: Path) -> str:
     return path.relative_to(run.root).as_posix()
-
-
-def _hint(run: Run) -> str:
-    return f"`python run.py predict --run {run.name}`"
 
 
 def _same_run(workspace: Workspace, name: str, blend: Blend, member: str, *, rows: Rows) -> Run:

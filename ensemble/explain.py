@@ -103,7 +103,7 @@ class _Asked:
         if self.split == "train":
             place = int(np.flatnonzero(self.rows.image_id == self.image_id)[0])
             return run.probs(place, place + 1)[0].astype(np.float64)
-        stored = [open_predictions(path, hint=f"`python run.py predict --run {run.name}`") for path in run.tests]
+        stored = [open_predictions(path, hint=run.mend) for path in run.tests]
         return np.stack([run.averaged(self._row(one))[0] for one in stored]).mean(axis=0, dtype=np.float64)
 
     def _row(self, stored: StoredPredictions) -> np.ndarray:
