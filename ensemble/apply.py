@@ -102,7 +102,7 @@ def member_test_probs(runs: Sequence[Run], image_id: np.ndarray, *, some: bool =
 
 def _checked_probs(run: Run, path: Path, image_id: np.ndarray, *, some: bool) -> Iterator[tuple[slice, np.ndarray]]:
     """One file's probabilities in the order of the ids, piece by piece: (rows, (n, C) float32)."""
-    hint, place = _hint(run), _place(run, path)
+    hint, place = run.mend, _place(run, path)
     stored = open_predictions(path, hint=hint)
     if not some and file_digest(path) != run.digests.get(place):
         raise UserError(f"{run.name}: {place} is damaged, its bytes are not those that were written", hint=hint)
@@ -124,7 +124,7 @@ def _checked_probs(run: Run, path: Path, image_id: np.ndarray, *, some: bool) ->
 
 def _test_ids(run: Run) -> np.ndarray:
     """The ids of a run's test predictions, sorted."""
-    stored = open_predictions(run.tests[0], hint=_hint(run))
+    stored = open_predictions(run.tests[0], hint=run.mend)
     return np.sort(stored.image_id)
 
 
@@ -138,10 +138,6 @@ def _same_rows(workspace: Workspace, blend: Blend) -> Rows:
 
 def _place(run: Run, path: Path) -> str:
     return path.relative_to(run.root).as_posix()
-
-
-def _hint(run: Run) -> str:
-    return f"`python run.py predict --run {run.name}`"
 
 
 def _same_member(workspace: Workspace, blend: Blend, name: str, *, rows: Rows) -> Member:

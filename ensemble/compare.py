@@ -85,7 +85,7 @@ def compare_runs(workspace: Workspace, first: str, second: str) -> Comparison:
     rows = rows_of(load_folds(workspace))
     runs = [open_run(workspace, name, rows=rows) for name in (first, second)]
     for run in runs:
-        look_through(run.name, run.probs, rows=rows)
+        look_through(run.name, run.probs, rows=rows, root=run.root)
     return _written(workspace, _compared(runs, rows))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ensemble.rows import Rows
+from ensemble.run_checks import again
 from ensemble.stored import CHUNK_ROWS
 from folds.errors import UserError, first_few
 from models.predictions import ROW_SUM_TOLERANCE
@@ -22,8 +23,8 @@ class Glance:
     top: np.ndarray  # (N,) int16: the first choice
 
 
-def look_through(name: str, read: Callable[[int, int], np.ndarray], *, rows: Rows) -> Glance:
-    """One pass over a member's out-of-fold probabilities, which is also their check.
+def look_through(name: str, read: Callable[[int, int], np.ndarray], *, rows: Rows, root: Path) -> Glance:
+    """One pass over a member's out-of-fold probabilities, which is also their check. root: of its first run.
 
     Raises UserError for NaN (a hit, wherever ranks are counted), infinity, and rows that do not sum to 1.
     """
@@ -31,18 +32,16 @@ def look_through(name: str, read: Callable[[int, int], np.ndarray], *, rows: Row
     for start in range(0, len(rows), CHUNK_ROWS):
         piece = slice(start, min(start + CHUNK_ROWS, len(rows)))
         probs = read(piece.start, piece.stop)
-        _refuse_bad_rows(name, probs, rows.image_id[piece])
+        _refuse_bad_rows(name, probs, rows.image_id[piece], root=root)
         glance.true_prob[piece] = np.take_along_axis(probs, rows.target[piece, None], axis=1)[:, 0]
         glance.top[piece] = probs.argmax(axis=1)
     return glance
 
 
-def _refuse_bad_rows(name: str, probs: np.ndarray, image_id: np.ndarray) -> None:
+def _refuse_bad_rows(name: str, probs: np.ndarray, image_id: np.ndarray, *, root: Path) -> None:
     sums = probs.sum(axis=1)  # NaN and +infinity spread to the sum; -infinity of a logarithm is a probability of 0
     bad = ~(np.abs(sums - 1) <= ROW_SUM_TOLERANCE)
     if bad.any():
         fault = "do not sum to 1" if np.isfinite(sums[bad]).all() else "are NaN or infinite"
-        raise UserError(
-            f"{name}: the probabilities of {first_few(list(image_id[bad]))} {fault}",
-            hint=f"`python run.py predict --run {re.split('[+:]', name)[0]}` makes them again",
-        )
+        images = first_few(list(image_id[bad]))
+        raise UserError(f"{name}: the probabilities of {images} {fault}", hint=again(root))

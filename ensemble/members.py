@@ -123,7 +123,7 @@ def check_members(
     rows: Rows, members: Sequence[Member], *, left_out: tuple[str, ...] = (), track: Track = silently
 ) -> Members:
     """Look through every member once. Raises UserError naming one that has NaN, or rows that do not sum to 1."""
-    looked = in_threads(lambda member: look_through(member.name, member.probs, rows=rows), members)
+    looked = in_threads(lambda one: look_through(one.name, one.probs, rows=rows, root=one.runs[0].root), members)
     glances = list(track(looked, what="checking members", total=len(members), unit="members"))
     return Members(
         rows=rows,

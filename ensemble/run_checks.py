@@ -12,6 +12,8 @@ from folds.errors import UserError, first_few
 from folds.workspace import read_json
 from models.runs import PROBE
 
+MEMBERS = "members"  # the folder below work/ensemble for what other tools made
+
 
 def refuse_gaps(name: str, folders: Sequence[Path], *, known: str, hint: str) -> None:
     """Refuse a run that lacks a fold. known: what to type instead, where it has none at all."""
@@ -23,11 +25,18 @@ def refuse_gaps(name: str, folders: Sequence[Path], *, known: str, hint: str) ->
 
 
 def again(root: Path) -> str:
-    """What makes a trained run's predictions anew: its networks, or for a probe, which has none, one more pass."""
+    """What makes a run's predictions anew: its networks; for a probe one more pass; of an added member, its files."""
+    if is_added(root):
+        return f"`python run.py add {root.name} --oof FILE --test FILE`, or remove {root}"
     paths = sorted(root.glob("fold*/settings.json"))
     if any(read_json(path, hint=f"remove {path.parent} and train it again").get("kind") == PROBE for path in paths):
         return f"remove {root}, then `python run.py probe` with its backbone"
     return f"`python run.py predict --run {root.name}`"
+
+
+def is_added(root: Path) -> bool:
+    """Whether other tools made these predictions: no network here can predict them again."""
+    return root.parent.name == MEMBERS
 
 
 def checked_digests(
@@ -68,25 +77,28 @@ def check_belonging(name: str, stored: StoredPredictions, *, rows: Rows, what: s
 
 def check_layout(name: str, stored: StoredPredictions, first: StoredPredictions, *, what: str) -> None:
     """Refuse predictions whose views or classes stand in another order than fold 0's."""
+    root = stored.path.parents[1]
     if stored.views != first.views:
+        remake = f"`python run.py predict --run {name} --views {','.join(first.views)}`"
         raise UserError(
             f"{name}: {what} has other views or view order ({', '.join(stored.views)}) than fold 0"
             f" ({', '.join(first.views)})",
-            hint=f"`python run.py predict --run {name} --views {','.join(first.views)}`",
+            hint=again(root) if is_added(root) else remake,
         )
     if stored.classes != first.classes:
-        raise UserError(
-            f"{name}: {what} has its classes in another order than fold 0", hint=f"`python run.py predict --run {name}`"
-        )
+        raise UserError(f"{name}: {what} has its classes in another order than fold 0", hint=again(root))
 
 
-def places_of_views(name: str, there: tuple[str, ...], views: tuple[str, ...] | None) -> tuple[int, ...]:
+def places_of_views(root: Path, there: tuple[str, ...], views: tuple[str, ...] | None) -> tuple[int, ...]:
     """Where the views in use (all by default) stand among those that are there."""
     lacking = [view for view in views or () if view not in there]
     if lacking:
+        more = ",".join(dict.fromkeys([*there, *(views or ())]))
         raise UserError(
-            f"{name} has no view {first_few(lacking)}; it has {', '.join(there)}",
-            hint=f"`python run.py predict --run {name} --views {','.join(dict.fromkeys([*there, *(views or ())]))}`",
+            f"{root.name} has no view {first_few(lacking)}; it has {', '.join(there)}",
+            hint=f"other tools made it: leave out `--member-views`, or {root.name} with `--members`"
+            if is_added(root)
+            else f"`python run.py predict --run {root.name} --views {more}`",
         )
     return tuple(there.index(view) for view in (views or there))
 

@@ -72,6 +72,11 @@ class Run:
         ]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
+    @property
+    def mend(self) -> str:
+        """The command that makes its predictions anew."""
+        return again(self.root)
+
     def with_view(self, view: str) -> Run:
         """The same run with one of its views in use."""
         return replace(self, views=(view,), use_views=(self.use_views[self.views.index(view)],))
@@ -99,7 +104,7 @@ def open_run(workspace: Workspace, name: str, *, rows: Rows, views: tuple[str, .
     """
     added = (workspace.members / name / "done.json").is_file()
     root = workspace.members / name if added else workspace.models / name
-    hint = f"`python run.py add {name} --oof FILE --test FILE`" if added else f"`python run.py train --run {name}`"
+    hint = again(root) if added else f"`python run.py train --run {name}`"
     numbers = _networks(workspace, name, rows) if not added else list(rows.folds)
     folders = [root / f"fold{k}" for k in numbers]
     if not added:
@@ -116,7 +121,7 @@ def open_run(workspace: Workspace, name: str, *, rows: Rows, views: tuple[str, .
         done[workspace.refit(name)] = refit
         digests |= _refit_digests(workspace, name, refit, stored[0], fold=folders[0], rows=rows)
     check_prior(name, done, hint=f"`python run.py train --run {name}`")
-    places = places_of_views(name, stored[0].views, views)
+    places = places_of_views(root, stored[0].views, views)
     first = next(iter(done.values()))
     return Run(
         name=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
@@ -34,7 +35,7 @@ def what_is_missing(workspace: Workspace, planned: Sequence[str]) -> tuple[list[
     if not any(workspace.submissions.glob("*.csv")):
         return ["there is no submission"], "submit"
     csv = max(workspace.submissions.glob("*.csv"), key=lambda path: path.stat().st_mtime)
-    return NOTHING, f"check {csv}"
+    return NOTHING, f"check {shlex.quote(str(csv))}"
 
 
 def status_json(workspace: Workspace, planned: Sequence[str], *, following: Callable[[str], str]) -> dict[str, Any]:

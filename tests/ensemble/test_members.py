@@ -149,7 +149,7 @@ def test_nan_is_refused_by_name_since_it_would_count_as_a_hit(tmp_path):
     victim = stored["image_id"][3]
     assert refusal(work) == (
         f"m01: the probabilities of {victim} are NaN or infinite",
-        "`python run.py predict --run m01` makes them again",
+        "`python run.py predict --run m01`",
     )
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ensemble.apply import apply_run
 from ensemble.blend import make_blend
 from ensemble.members import load_members
 from ensemble.outside import add_member
 from ensemble.settings import AddSettings, BlendSettings
+from ensemble.stored import file_digest
 from folds.errors import UserError
 from folds.workspace import read_json, write_json
 from tests.benchmarks.synthetic import write_fold
@@ -50,6 +52,45 @@ def refusal(work, settings) -> tuple[str, str | None]:
         add_member(work, "other", settings)
     assert not (work.ensemble / "members" / "other" / "done.json").exists()
     return caught.value.message, caught.value.hint
+
+
+@pytest.mark.parametrize("place", ["fold0/oof.npz", "test.npz", "done.json"])
+def test_the_hint_for_a_damaged_added_member_is_no_prediction_of_a_network_that_it_lacks(house, place):
+    """It was `predict --run other`, which ends in: there is no run other."""
+    work, _, settings = house
+    folder = add_member(work, "other", settings).folder
+    data = bytearray((folder / place).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / place).write_bytes(data)
+    with pytest.raises(UserError) as caught:
+        apply_run(work, "other")
+    assert place.rpartition("/")[2] in caught.value.message
+    assert caught.value.hint == f"`python run.py add other --oof FILE --test FILE`, or remove {folder}"
+
+
+def test_the_hint_for_a_view_that_an_added_member_lacks_is_to_leave_one_of_them_out(house):
+    work, _, settings = house
+    add_member(work, "other", settings)
+    with pytest.raises(UserError) as caught:
+        load_members(work, ["other"], views=("centre",))
+    assert caught.value.message == "other has no view centre; it has as-given"
+    assert caught.value.hint == "other tools made it: leave out `--member-views`, or other with `--members`"
+
+
+def test_the_hint_for_nan_of_an_added_member_is_to_add_it_again(house):
+    work, _, settings = house
+    folder = add_member(work, "other", settings).folder
+    path = folder / "fold0" / "oof.npz"
+    with np.load(path) as arrays:
+        stored = dict(arrays)
+    stored["log_probs"][0, 0, 0] = np.nan
+    np.savez(path, **stored)
+    done = read_json(folder / "done.json", hint="")
+    done["files"]["fold0/oof.npz"] = file_digest(path)
+    write_json(folder / "done.json", done)
+    with pytest.raises(UserError, match=r"^other: the probabilities of .* are NaN or infinite$") as caught:
+        load_members(work, ["other"])
+    assert caught.value.hint == f"`python run.py add other --oof FILE --test FILE`, or remove {folder}"
 
 
 def test_an_added_member_blends_like_a_trained_one(house):

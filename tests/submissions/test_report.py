@@ -1,6 +1,7 @@
 """This file tests the report: after any step there is a page, and its numbers are those of blend and runs."""
 
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -245,3 +246,11 @@ def test_a_lineage_that_is_a_list_costs_neither_score_nor_report(work, tmp_path,
     assert "promised" not in capsys.readouterr().out
     _, _, said = report(work)
     assert said["standing"]["submission"]["promised"] is None
+
+
+def test_status_quotes_a_path_with_a_space_so_that_the_next_command_can_be_typed(whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "my work")
+    assert run.main(["status", "--work", str(tmp_path / "my work")]) == 0
+    shown = capsys.readouterr().out.splitlines()[-1].removeprefix("next: python run.py ")
+    assert run.main(shlex.split(shown)) == 0
+    assert capsys.readouterr().out.endswith("rows, valid\n")
