@@ -1,7 +1,7 @@
 """This file scores candidates on images that their weights have not seen, and keeps the simplest that is good enough.
 
 A candidate's cross-fitted score blends each fold with weights fitted on the other folds. Candidates are compared on the
-same images, by a bootstrap over groups of duplicates; the first one (they are ordered by simplicity) whose loss lies
+same images, image by image and by groups of duplicates; the first one (they are ordered by simplicity) whose loss lies
 within one standard error of the best is kept. Source: the one-standard-error rule, Breiman et al. 1984, CART.
 """
 
@@ -17,12 +17,7 @@ from ensemble.evidence import Objective, pooled_as
 from ensemble.members import Members
 from ensemble.metric import Metric
 from ensemble.pools import Recipe, stream_scores
-
-RESAMPLES = 1000
-NONE_SEEN = (
-    3.0  # no error on n images: up to 3 / n are likely, though no resample shows one (Hanley, Lippman-Hand 1983)
-)
-MOST_PATTERNS = 20_000  # above so many distinct rows of outcomes (log loss) 200 resamples must do
+from folds.paired import paired_difference
 
 
 @dataclass(frozen=True)
@@ -45,25 +40,23 @@ class Score:
 
 
 def score_candidates(
-    members: Members, metric: Metric, objective: Objective, fits: Mapping[Candidate, Fits], *, seed: int
+    members: Members, metric: Metric, objective: Objective, fits: Mapping[Candidate, Fits]
 ) -> list[Score]:
     """The candidates in their order, each with in-sample and cross-fitted loss, interval and distance to the best."""
     target, group = members.rows.target, members.rows.group
     outcomes = crossfit_outcomes(members, metric, objective, list(fits.values()))  # (candidates, 2, N)
     crossfit = [metric.loss(outcome, target) for _, outcome in outcomes]
     best = int(np.argmin(crossfit))
-    resampled = bootstrap_losses(metric, outcomes[:, 1], target, group, seed=seed)  # (R, candidates)
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-    spread = (resampled - resampled[:, [best]]).std(axis=0)
+    shares = [metric.shares(outcome, target) for outcome in outcomes[:, 1]]
     return [
         Score(
             candidate=candidate,
             fits=fits[candidate],
             in_sample=metric.loss(outcomes[i, 0], target),
             crossfit=crossfit[i],
-            interval=(float(low[i]), float(high[i]) or NONE_SEEN / len(target)),
+            interval=metric.interval(outcomes[i, 1], target, group),
             behind=crossfit[i] - crossfit[best],
-            behind_error=float(spread[i]),
+            behind_error=paired_difference(shares[i], shares[best], group).standard_error,
             outcomes=outcomes[i, 1],
         )
         for i, candidate in enumerate(fits)
@@ -110,21 +103,3 @@ def _streamed_outcomes(members: Members, metric: Metric, fits: Sequence[Fits]) -
             made = [metric.outcomes(metric.judged(recipe, scores), target) for recipe, scores in pairs]
             outcomes[:, :, piece] = np.reshape(made, (len(fits), 2, -1))
     return outcomes
-
-
-def bootstrap_losses(
-    metric: Metric, outcomes: np.ndarray, target: np.ndarray, group: np.ndarray, *, seed: int
-) -> np.ndarray:
-    """The losses of all candidates on resampled groups of duplicates, the same for all. (R, candidates) float64."""
-    rng = np.random.default_rng([seed, 2])
-    _, member_of, size = np.unique(group, return_inverse=True, return_counts=True)
-    if metric.name == "macro-f1":
-        draws = (rng.multinomial(len(size), np.full(len(size), 1 / len(size)))[member_of] for _ in range(200))
-        return np.array([[metric.loss(one, target, counts) for one in outcomes] for counts in draws])
-    sums = np.stack([np.bincount(member_of, one) for one in outcomes])  # (candidates, G)
-    # Groups with the same outcomes are one pattern: drawing patterns by their frequency is drawing groups.
-    signs = np.sum(sums * rng.random((len(sums), 1)), axis=0) + size * rng.random()
-    _, first, frequency = np.unique(signs, return_index=True, return_counts=True)
-    n_draws = RESAMPLES if len(first) <= MOST_PATTERNS else RESAMPLES // 5
-    drawn = rng.multinomial(len(size), frequency / frequency.sum(), size=n_draws)  # (R, patterns)
-    return (drawn @ sums[:, first].T) / (drawn @ size[first])[:, None]

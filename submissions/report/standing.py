@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ensemble.record import Blend
+from ensemble.rows import Rows, rows_of
+from folds.assignment import Folds
 from folds.errors import UserError
+from folds.interval import agreeing_images, wilson_interval
 from folds.workspace import read_json
 from models.runs import done_folds
 from submissions.check import check_submission
@@ -123,9 +127,17 @@ def _blend_entry(source: Source) -> Entry:
     assert blend is not None
     kept = next((one for one in blend.scores if one["candidate"] == blend.candidate), None)
     is_top3 = (blend.metric, blend.k) == ("top-k-error", 3) and kept is not None
-    low, high = (kept["low"], kept["high"]) if is_top3 and kept else (blend.oof_top3_error, blend.oof_top3_error)
+    if is_top3 and kept:
+        low, high = kept["low"], kept["high"]
+    else:  # of a blend that was chosen by another metric only the error is stored, not each image's
+        images = blend.images if source.folds is None else agreeing_images(_blend_rows(blend, source.folds).group)
+        low, high = wilson_interval(blend.oof_top3_error, images)
     folds = len(blend.partial["folds"]) if blend.partial else source.folds.n_folds if source.folds else 0
     return Entry("blend", True, folds, blend.images, blend.oof_top3_error, low, high)
+
+
+def _blend_rows(blend: Blend, folds: Folds) -> Rows:
+    return rows_of(folds, blend.partial["folds"] if blend.partial else None)
 
 
 def _gain(source: Source, entries: Sequence[Entry]) -> Gain | None:
