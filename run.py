@@ -477,10 +477,11 @@ def score_(
 ) -> None:
     """The top-1 and top-3 error of a CSV whose true labels you have."""
     from submissions.layout import read_layout
-    from submissions.score import promised_error, score_submission
+    from submissions.score import copies_of_test_images, promised_error, score_submission
 
     workspace = Workspace(top.work)
-    show(score_submission(file, labels, read_layout(workspace)).sentence)
+    copies = copies_of_test_images(workspace)
+    show(score_submission(file, labels, read_layout(workspace), copies=copies).sentence)
     promised = promised_error(file)
     if promised is not None:
         show(f"the blend had promised a top-3 error of {promised:.4f}")

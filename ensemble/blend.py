@@ -72,7 +72,7 @@ def make_blend(
         evidence = gather_evidence(loaded, metric)
         case = _case(workspace, loaded, evidence, settings, seed=seed, track=track)
         fits = _fit_all(case)
-        scores = score_candidates(loaded, metric, evidence.objective, fits, seed=seed)
+        scores = score_candidates(loaded, metric, evidence.objective, fits)
         kept = _keep(scores, settings.keep)
         nested = nested_choice(loaded, metric, scores, kept, is_chosen=settings.keep is None)
         worth = member_worth(loaded, metric, evidence.objective, kept)

@@ -1,7 +1,7 @@
 """This file scores candidates on images that their weights have not seen, and keeps the simplest that is good enough.
 
 A candidate's cross-fitted score blends each fold with weights fitted on the other folds. Candidates are compared on the
-same images, by a bootstrap over groups of duplicates; the first one (they are ordered by simplicity) whose loss lies
+same images, image by image and by groups of duplicates; the first one (they are ordered by simplicity) whose loss lies
 within one standard error of the best is kept. Source: the one-standard-error rule, Breiman et al. 1984, CART.
 The kept candidate's score flatters it, since it was chosen on the images that it is scored on. What is promised is the
 nested score: each fold under the candidate chosen on the other folds. Source: Varma and Simon 2006.
@@ -20,12 +20,6 @@ from ensemble.members import Members
 from ensemble.metric import Metric
 from ensemble.pools import Recipe, stream_scores
 from folds.paired import paired_difference
-
-RESAMPLES = 1000
-NONE_SEEN = (
-    3.0  # no error on n images: up to 3 / n are likely, though no resample shows one (Hanley, Lippman-Hand 1983)
-)
-MOST_PATTERNS = 20_000  # above so many distinct rows of outcomes (log loss) 200 resamples must do
 
 
 @dataclass(frozen=True)
@@ -48,25 +42,23 @@ class Score:
 
 
 def score_candidates(
-    members: Members, metric: Metric, objective: Objective, fits: Mapping[Candidate, Fits], *, seed: int
+    members: Members, metric: Metric, objective: Objective, fits: Mapping[Candidate, Fits]
 ) -> list[Score]:
     """The candidates in their order, each with in-sample and cross-fitted loss, interval and distance to the best."""
     target, group = members.rows.target, members.rows.group
     outcomes = crossfit_outcomes(members, metric, objective, list(fits.values()))  # (candidates, 2, N)
     crossfit = [metric.loss(outcome, target) for _, outcome in outcomes]
     best = int(np.argmin(crossfit))
-    resampled = bootstrap_losses(metric, outcomes[:, 1], target, group, seed=seed)  # (R, candidates)
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-    spread = (resampled - resampled[:, [best]]).std(axis=0)
+    shares = [metric.shares(outcome, target) for outcome in outcomes[:, 1]]
     return [
         Score(
             candidate=candidate,
             fits=fits[candidate],
             in_sample=metric.loss(outcomes[i, 0], target),
             crossfit=crossfit[i],
-            interval=(float(low[i]), float(high[i]) or NONE_SEEN / len(target)),
+            interval=metric.interval(outcomes[i, 1], target, group),
             behind=crossfit[i] - crossfit[best],
-            behind_error=float(spread[i]),
+            behind_error=paired_difference(shares[i], shares[best], group).standard_error,
             outcomes=outcomes[i, 1],
         )
         for i, candidate in enumerate(fits)
@@ -94,28 +86,29 @@ def nested_choice(members: Members, metric: Metric, scores: Sequence[Score], kep
     """The score of the whole procedure, the choice of the candidate included.
 
     is_chosen  whether the figures chose `kept`; a candidate that the user named has its own cross-fitted score
-    Macro-F1, which is no mean over images, keeps the plain score.
     """
     n_folds = members.rows.n_folds
-    if not is_chosen or n_folds == 1 or len(scores) == 1 or metric.name == "macro-f1":
+    if not is_chosen or n_folds == 1 or len(scores) == 1:
         return Nested((kept,) * n_folds, kept.crossfit, kept.interval)
     target, fold, group = members.rows.target, members.rows.fold, members.rows.group
     chosen = tuple(_chosen_on(metric, scores, target, group, fold != k) for k in range(n_folds))
     outcomes = np.stack([one.outcomes for one in chosen])[fold, np.arange(len(fold))]
-    loss = metric.loss(outcomes, target)
-    width = kept.interval[1] - kept.crossfit, kept.crossfit - kept.interval[0]
-    return Nested(chosen, loss, (max(0.0, loss - width[1]), loss + width[0]))
+    return Nested(chosen, metric.loss(outcomes, target), metric.interval(outcomes, target, group))
 
 
 def _chosen_on(
     metric: Metric, scores: Sequence[Score], target: np.ndarray, group: np.ndarray, rows: np.ndarray
 ) -> Score:
-    """The candidate that `simplest_good` would keep if there were these images only. rows (N,) bool"""
-    losses = [metric.loss(score.outcomes[rows], target[rows]) for score in scores]
-    best = scores[int(np.argmin(losses))].outcomes[rows]
-    return next(
-        score for score in scores if not paired_difference(score.outcomes[rows], best, group[rows]).is_above_error
-    )
+    """The candidate that `simplest_good` keeps by these images alone. rows (N,) bool
+
+    The standard error is that of all N images: the kept candidate is chosen with them, and fewer would keep a simpler one.
+    """
+    shares = [metric.shares(score.outcomes[rows], target[rows]) for score in scores]
+    best = min(shares, key=lambda share: float(share.mean()))
+    fewer = float(np.sqrt(rows.mean()))
+    apart = [paired_difference(share, best, group[rows]) for share in shares]
+    within = [one.mean - 1 / len(rows) <= one.standard_error * fewer for one in apart]
+    return scores[within.index(True)]
 
 
 def crossfit_outcomes(members: Members, metric: Metric, objective: Objective, fits: Sequence[Fits]) -> np.ndarray:
@@ -150,21 +143,3 @@ def _streamed_outcomes(members: Members, metric: Metric, fits: Sequence[Fits]) -
             made = [metric.outcomes(metric.judged(recipe, scores), target) for recipe, scores in pairs]
             outcomes[:, :, piece] = np.reshape(made, (len(fits), 2, -1))
     return outcomes
-
-
-def bootstrap_losses(
-    metric: Metric, outcomes: np.ndarray, target: np.ndarray, group: np.ndarray, *, seed: int
-) -> np.ndarray:
-    """The losses of all candidates on resampled groups of duplicates, the same for all. (R, candidates) float64."""
-    rng = np.random.default_rng([seed, 2])
-    _, member_of, size = np.unique(group, return_inverse=True, return_counts=True)
-    if metric.name == "macro-f1":
-        draws = (rng.multinomial(len(size), np.full(len(size), 1 / len(size)))[member_of] for _ in range(200))
-        return np.array([[metric.loss(one, target, counts) for one in outcomes] for counts in draws])
-    sums = np.stack([np.bincount(member_of, one) for one in outcomes])  # (candidates, G)
-    # Groups with the same outcomes are one pattern: drawing patterns by their frequency is drawing groups.
-    signs = np.sum(sums * rng.random((len(sums), 1)), axis=0) + size * rng.random()
-    _, first, frequency = np.unique(signs, return_index=True, return_counts=True)
-    n_draws = RESAMPLES if len(first) <= MOST_PATTERNS else RESAMPLES // 5
-    drawn = rng.multinomial(len(size), frequency / frequency.sum(), size=n_draws)  # (R, patterns)
-    return (drawn @ sums[:, first].T) / (drawn @ size[first])[:, None]

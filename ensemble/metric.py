@@ -8,6 +8,7 @@ import numpy as np
 
 from ensemble.pools import Recipe
 from ensemble.settings import MetricName
+from folds.interval import mean_interval, rate_interval
 from folds.metrics import true_rank
 
 LEAST_PROB = 1e-15  # log loss: a probability of 0 counts as this much, as in folds.metrics
@@ -53,17 +54,34 @@ class Metric:
         true_prob = np.take_along_axis(probs, target[:, None], axis=1)[:, 0]
         return -np.log(np.maximum(true_prob, LEAST_PROB))
 
-    def loss(self, outcomes: np.ndarray, target: np.ndarray, counts: np.ndarray | None = None) -> float:
-        """The loss over all images, each counted as often as `counts` says (once by default)."""
-        if self.name == "macro-f1":
-            return 1.0 - macro_f1(outcomes.astype(np.int64), target, counts)
-        return float(np.average(outcomes, weights=counts))
+    def loss(self, outcomes: np.ndarray, target: np.ndarray) -> float:
+        """The loss over all images."""
+        return 1.0 - macro_f1(outcomes.astype(np.int64), target) if self.name == "macro-f1" else float(outcomes.mean())
+
+    def shares(self, outcomes: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """What each image adds to the loss: numbers whose mean is the loss and whose spread says how sure it is.
+
+        (N,) float64. The outcomes themselves, except for macro-F1, which is no mean over images: there the loss and the
+        image's influence on it. Source: Hampel 1974, The influence curve and its role in robust estimation.
+        """
+        if self.name != "macro-f1":
+            return outcomes
+        predicted = outcomes.astype(np.int64)
+        size = int(max(predicted.max(), target.max())) + 1
+        both = (np.bincount(predicted, minlength=size) + np.bincount(target, minlength=size)).astype(np.float64)
+        f1 = 2 * np.bincount(target[predicted == target], minlength=size) / np.maximum(both, 1)
+        own = (2 * (predicted == target) - f1[target]) / both[target] - f1[predicted] / both[predicted]
+        return 1 - f1[both > 0].mean() - len(target) * own / (both > 0).sum()
+
+    def interval(self, outcomes: np.ndarray, target: np.ndarray, group: np.ndarray) -> tuple[float, float]:
+        """The 95% interval of the loss. group (N,) int: images with one number are copies."""
+        shares = self.shares(outcomes, target)
+        return mean_interval(shares, group) if self.name == "log-loss" else rate_interval(shares, group)
 
 
-def macro_f1(predicted: np.ndarray, target: np.ndarray, counts: np.ndarray | None = None) -> float:
+def macro_f1(predicted: np.ndarray, target: np.ndarray) -> float:
     """The mean over classes of F1; classes that are neither there nor predicted are left out, as in scikit-learn."""
     size = int(max(predicted.max(), target.max())) + 1
-    hit = predicted == target
-    hits = np.bincount(target[hit], None if counts is None else counts[hit], minlength=size)
-    both = np.bincount(predicted, counts, minlength=size) + np.bincount(target, counts, minlength=size)
+    hits = np.bincount(target[predicted == target], minlength=size)
+    both = np.bincount(predicted, minlength=size) + np.bincount(target, minlength=size)
     return float((2 * hits[both > 0] / both[both > 0]).mean())

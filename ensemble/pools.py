@@ -42,7 +42,7 @@ def blend_scores(recipes: Sequence[Recipe], members: Iterable[np.ndarray]) -> li
 
     (n, C) float64 each, summed member by member in the order of the weights: `ensemble.objective` decides close calls
     in the same way. At 15 members x 88,220 images x 103 classes a blend takes 11.4 s of processor time, 10.7 s when
-    this was a float32 product (Xeon, one core).
+    this was a float32 product (AMD EPYC, one core).
     """
     weights = np.stack([recipe.weights for recipe in recipes])  # (recipes, M)
     totals: list[np.ndarray] = []

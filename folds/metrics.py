@@ -54,8 +54,3 @@ def top_classes(scores: np.ndarray, *, k: int = 3) -> np.ndarray:
         assert np.isfinite(piece).all(), "scores hold NaN or infinity"
         best[start : start + PIECE] = np.argsort(-piece, axis=1, kind="stable")[:, :k]
     return best
-
-
-def binomial_standard_error(error: float, n: int) -> float:
-    """The standard error of an error rate measured on n images: how far chance alone moves it."""
-    return float(np.sqrt(error * (1.0 - error) / n))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import numpy as np
 
 from folds.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv
 from folds.errors import UserError, first_few
-from folds.workspace import digest
+from folds.interval import rate_interval
+from folds.manifest import read_manifest, usable_rows
+from folds.workspace import Workspace, digest
 from submissions.layout import Layout
 from submissions.lineage import read_lineage
 
@@ -18,23 +21,31 @@ HINT = "`python run.py score FILE --labels LABELS.csv`"
 
 @dataclass(frozen=True)
 class SubmissionScore:
-    """Errors in [0, 1] over `images` images: the share whose true label is not the first, or not among the three."""
+    """Errors in [0, 1] over `images` images: the share whose true label is not the first, or not among the three.
+
+    low, high: 95% interval of the top-3 error
+    """
 
     images: int
     top1_error: float
     top3_error: float
+    low: float
+    high: float
 
     @property
     def sentence(self) -> str:
-        spread = np.sqrt(self.top3_error * (1 - self.top3_error) / self.images)
         return (
             f"on the true labels of {self.images:,} images: top-1 error {self.top1_error:.4f}, "
-            f"top-3 error {self.top3_error:.4f} +- {spread:.4f}"
+            f"top-3 error {self.top3_error:.4f} ({self.low:.4f} to {self.high:.4f})"
         )
 
 
-def score_submission(path: Path, labels: Path, layout: Layout) -> SubmissionScore:
+def score_submission(
+    path: Path, labels: Path, layout: Layout, *, copies: Mapping[str, int] | None = None
+) -> SubmissionScore:
     """Compare a CSV in this layout with a CSV of ids and true labels; images without a true label do not count.
+
+    copies  the group of each image, as `copies_of_test_images` has it; an image that is not there is nobody's copy
 
     Raises UserError where a file cannot be read or no id has a true label.
     """
@@ -50,7 +61,17 @@ def score_submission(path: Path, labels: Path, layout: Layout) -> SubmissionScor
             f"none of the ids of {path} has a label in {labels}, which has {first_few(list(true_label))}", hint=HINT
         )
     rank = np.array([labels.index(true_label[name]) if true_label[name] in labels else 3 for name, labels in known])
-    return SubmissionScore(len(known), float((rank > 0).mean()), float((rank > 2).mean()))
+    group = np.array([(copies or {}).get(name, -1 - row) for row, (name, _) in enumerate(known)])
+    low, high = rate_interval(rank > 2, group)
+    return SubmissionScore(len(known), float((rank > 0).mean()), float((rank > 2).mean()), low, high)
+
+
+def copies_of_test_images(workspace: Workspace) -> Mapping[str, int]:
+    """The group of copies that each usable test image belongs to; none where there is no manifest."""
+    if not workspace.manifest.is_file():
+        return {}
+    images = usable_rows(read_manifest(workspace), split="test")
+    return dict(zip(images["image_id"], images["group"].tolist(), strict=True))
 
 
 def promised_error(path: Path) -> float | None:

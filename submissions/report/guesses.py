@@ -13,11 +13,9 @@ from ensemble.members import Members, load_members
 from ensemble.pools import Recipe
 from ensemble.rows import Rows
 from ensemble.runs import list_runs
+from folds.interval import rate_interval
 from folds.metrics import top_classes, true_rank
-from folds.paired import Difference, paired_difference
 from submissions.report.source import Source
-
-NONE_SEEN = 3.0  # no error on n images: up to 3 / n are likely (Hanley, Lippman-Hand 1983)
 
 
 @dataclass(frozen=True)
@@ -35,11 +33,7 @@ class Ranks:
     @property
     def interval(self) -> tuple[float, float]:
         """95%, of the top-3 error; copies count as one draw."""
-        apart = self.difference_to(np.zeros(len(self.rank)))
-        return max(apart.low, 0.0), apart.high or NONE_SEEN / len(self.rank)
-
-    def difference_to(self, misses: np.ndarray) -> Difference:
-        return paired_difference(self.rank >= 3, misses, self.rows.group)
+        return rate_interval(self.rank >= 3, self.rows.group)
 
 
 @dataclass(frozen=True)

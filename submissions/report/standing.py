@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ensemble.record import Blend
+from ensemble.rows import Rows, rows_of
+from folds.assignment import Folds
+from folds.interval import agreeing_images, wilson_interval
 from models.runs import done_folds
 from submissions.check import check_submission
 from submissions.lineage import read_lineage
@@ -122,9 +126,17 @@ def _blend_entry(source: Source) -> Entry:
     kept = next((one for one in blend.scores if one["candidate"] == blend.candidate), None)
     is_top3 = (blend.metric, blend.k) == ("top-k-error", 3) and kept is not None
     interval = blend.promised_interval or ((kept["low"], kept["high"]) if kept else None)
-    low, high = interval if is_top3 and interval else (blend.oof_top3_error, blend.oof_top3_error)
+    if is_top3 and interval:
+        low, high = interval
+    else:  # of a blend that was chosen by another metric only the error is stored, not each image's
+        images = blend.images if source.folds is None else agreeing_images(_blend_rows(blend, source.folds).group)
+        low, high = wilson_interval(blend.oof_top3_error, images)
     folds = len(blend.partial["folds"]) if blend.partial else source.folds.n_folds if source.folds else 0
     return Entry("blend", True, folds, blend.images, blend.oof_top3_error, low, high)
+
+
+def _blend_rows(blend: Blend, folds: Folds) -> Rows:
+    return rows_of(folds, blend.partial["folds"] if blend.partial else None)
 
 
 def _gain(source: Source, entries: Sequence[Entry]) -> Gain | None:

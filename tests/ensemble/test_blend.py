@@ -12,7 +12,7 @@ from ensemble.apply import apply_blend, open_members
 from ensemble.blend import make_blend
 from ensemble.candidates import Fits
 from ensemble.evidence import gather_evidence
-from ensemble.honest import bootstrap_losses, crossfit_outcomes, nested_choice
+from ensemble.honest import crossfit_outcomes, nested_choice
 from ensemble.members import load_members
 from ensemble.metric import Metric
 from ensemble.objective import FLOOR
@@ -21,7 +21,9 @@ from ensemble.record import load_blend
 from ensemble.settings import BlendSettings
 from ensemble.tables import blend_sentences, blend_summary
 from folds.errors import UserError
+from folds.interval import wilson_interval
 from folds.metrics import top_classes, topk_error
+from folds.paired import paired_difference
 from folds.workspace import read_json, write_json
 from tests.benchmarks.synthetic import World
 from tests.ensemble.small import SMALL, small_oof, small_test, small_work, write_small
@@ -252,15 +254,25 @@ def test_a_misspelt_candidate_is_answered_with_those_that_there_are(tmp_path):
     )
 
 
-def test_drawing_patterns_is_drawing_groups_of_duplicates():
-    rng = np.random.default_rng(0)
-    outcomes = (rng.random((2, 3000)) < 0.1).astype(float)
-    group = np.repeat(np.arange(1500), 2)  # every picture twice: half as much is known as 3,000 images seem to tell
-    outcomes = outcomes[:, group * 2]
-    drawn = bootstrap_losses(Metric("top-k-error"), outcomes, np.zeros(3000, int), group, seed=0)
-    expected = np.sqrt(outcomes[0].mean() * (1 - outcomes[0].mean()) / 1500)
-    assert drawn.mean(axis=0) == pytest.approx(outcomes.mean(axis=1), abs=0.002)
-    assert drawn[:, 0].std() == pytest.approx(expected, rel=0.1)
+@pytest.mark.parametrize("name", ["top-k-error", "map", "log-loss", "macro-f1"])
+def test_intervals_and_paired_errors_are_those_of_resampled_groups_without_resampling(name):
+    rng, metric = np.random.default_rng(0), Metric(name)
+    target = np.repeat(rng.integers(0, 4, 500), 2)  # every picture twice
+    group = np.repeat(np.arange(500), 2)
+    logits = np.repeat(rng.normal(size=(2, 500, 4)), 2, axis=1) + rng.normal(size=(2, 1000, 4)) / 2
+    logits[:, np.arange(1000), target] += 1
+    probs = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
+    one, other = (metric.outcomes(own, target) for own in probs)
+    drawn = []
+    for _ in range(400):
+        rows = (2 * rng.integers(0, 500, 500)[:, None] + [0, 1]).ravel()
+        drawn.append([metric.loss(outcomes[rows], target[rows]) for outcomes in (one, other)])
+    first, second = np.array(drawn).T
+    shares = [metric.shares(outcomes, target) for outcomes in (one, other)]
+    assert shares[0].mean() == pytest.approx(metric.loss(one, target))
+    low, high = metric.interval(one, target, group)
+    assert (high - low) / (2 * 1.96) == pytest.approx(first.std(), rel=0.12)
+    assert paired_difference(*shares, group).standard_error == pytest.approx((first - second).std(), rel=0.12)
 
 
 def test_fresh_images_show_the_crossfitted_score_and_not_the_in_sample_one(tmp_path):
@@ -315,10 +327,10 @@ def test_the_tables_say_what_is_kept_and_why(tmp_path):
     assert any(sentence.startswith("expected top-3 error") for sentence in blend_sentences(result))
 
 
-def test_no_error_on_n_images_promises_no_more_than_three_in_n(tmp_path):
+def test_no_error_on_n_images_promises_no_more_than_n_images_can(tmp_path):
     world = World(n=300, n_test=10, n_classes=4, n_folds=3, margin=30.0)
     work, _ = small_work(tmp_path, world=world)
     made = make_blend(work, QUICK, seed=0)
     assert made.kept.crossfit == 0
-    assert made.kept.interval == (0.0, 3 / 300)
+    assert made.kept.interval == wilson_interval(0.0, 300)  # 0 to 0.0126; 3 / 300 before
     assert made.blend.candidate == "equal"

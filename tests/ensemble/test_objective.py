@@ -147,10 +147,6 @@ def test_macro_f1_is_scikit_learns():
     rng = np.random.default_rng(1)
     predicted, target = rng.integers(0, 5, 300), rng.integers(0, 6, 300)
     assert macro_f1(predicted, target) == pytest.approx(f1_score(target, predicted, average="macro"))
-    counts = rng.integers(0, 3, 300)
-    assert macro_f1(predicted, target, counts) == pytest.approx(
-        f1_score(target, predicted, average="macro", sample_weight=counts)
-    )
 
 
 def test_the_table_holds_only_what_weights_can_change():

@@ -5,7 +5,7 @@ import pytest
 
 from folds.classes import class_order, natural_key
 from folds.errors import UserError, first_few
-from folds.metrics import binomial_standard_error, log_loss, map_at_k, top_classes, topk_error, true_rank
+from folds.metrics import log_loss, map_at_k, top_classes, topk_error, true_rank
 from folds.track import silently
 from folds.workspace import digest, read_json, replacing, write_bytes, write_json
 
@@ -63,10 +63,6 @@ def test_nan_scores_are_our_own_mistake():
         true_rank(np.array([[np.nan, 1.0]]), np.array([0]))
     with pytest.raises(AssertionError):
         topk_error(np.empty((0, 3)), np.empty(0, dtype=int))
-
-
-def test_the_standard_error_of_a_share():
-    assert binomial_standard_error(0.015, 88_000) == pytest.approx(0.0004, abs=2e-5)
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):

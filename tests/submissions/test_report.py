@@ -1,21 +1,26 @@
 """This file tests the report: after any step there is a page, and its numbers are those of blend and runs."""
 
+import dataclasses
 import json
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import run
+from ensemble.record import load_blend, save_blend
 from folds.assignment import load_folds
 from folds.errors import UserError
+from folds.interval import wilson_interval
 from folds.manifest import csv_bytes, read_manifest
 from folds.workspace import Workspace
 from models.predictions import load_predictions
 from submissions.report.charts import Bars, Lines, Points, Series
 from submissions.report.drawing import draw
+from submissions.report.guesses import Ranks
 from submissions.report.report import MOST_BYTES, make_report
 from submissions.report.suspects import suspected_labels
 from submissions.settings import ReportSettings
@@ -56,6 +61,21 @@ def test_the_report_says_what_blend_and_done_markers_say(work):
         assert entries[run_name]["top3_error"] == pytest.approx(expected)
     assert f"{blend['oof_top3_error']:.4f}" in page
     assert said["charts"]["cv"]["values"][0] == blend["oof_top3_error"]
+
+
+def test_the_blend_of_another_metric_was_shown_as_if_its_top3_error_were_exact(work):
+    blend = load_blend(work.blend)
+    save_blend(work, dataclasses.replace(blend, metric="log-loss"))
+    entry = report(work)[2]["standing"]["entries"][0]
+    group = load_folds(work).group
+    assert (entry["low"], entry["high"]) == pytest.approx(
+        wilson_interval(blend.oof_top3_error, len(group) ** 2 / (np.unique(group, return_counts=True)[1] ** 2).sum())
+    )
+
+
+def test_a_run_without_errors_was_promised_by_its_images_where_its_pictures_count():
+    rows = SimpleNamespace(group=np.repeat(np.arange(100), 3))
+    assert Ranks("a", rows, np.zeros(300, int), 0.1).interval == wilson_interval(0.0, 100)
 
 
 def test_copies_leaks_and_left_out_files_stand_on_the_page_with_their_pictures(work):

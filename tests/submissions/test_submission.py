@@ -11,11 +11,12 @@ import pytest
 from ensemble.blend import make_blend
 from ensemble.settings import BlendSettings
 from folds.errors import UserError
+from folds.interval import wilson_interval
 from folds.manifest import COLUMNS, sample_path, write_manifest
 from submissions.check import _lineage_faults, check_layout
 from submissions.layout import Layout, read_layout
 from submissions.lineage import read_lineage
-from submissions.score import promised_error
+from submissions.score import copies_of_test_images, promised_error, score_submission
 from submissions.settings import SubmitSettings
 from submissions.submission import write_submission
 from tests.benchmarks.synthetic import World
@@ -68,6 +69,28 @@ def test_the_csv_of_a_run_called_blend_replaced_the_blends(tmp_path):
     assert caught.value.message == "the CSV of the run blend would replace the blend's"
     assert (work.submissions / "blend.csv").read_bytes() == before
     assert write_submission(work, SubmitSettings(csv_name="alone"), run="blend").path.name == "alone.csv"
+
+
+def test_two_errors_of_450_were_scored_as_if_0_0106_were_the_worst(tmp_path):
+    names = [f"{number:03d}" for number in range(450)]
+    (tmp_path / "guess.csv").write_text("id,predicted\n" + "".join(f"{name},a b c\n" for name in names))
+    truth = ["d", "d", *["a"] * 448]
+    lines = [f"{name},{label}\n" for name, label in zip(names, truth, strict=True)]
+    (tmp_path / "truth.csv").write_text("id,label\n" + "".join(lines))
+    alone = score_submission(tmp_path / "guess.csv", tmp_path / "truth.csv", LAYOUT)
+    assert alone.sentence == (
+        "on the true labels of 450 images: top-1 error 0.0044, top-3 error 0.0044 (0.0012 to 0.0161)"
+    )
+    twice = {name: number // 2 for number, name in enumerate(names)}  # the two errors are copies of one picture
+    copies = score_submission(tmp_path / "guess.csv", tmp_path / "truth.csv", LAYOUT, copies=twice)
+    assert (copies.low, copies.high) == pytest.approx(wilson_interval(1 / 225, 225), rel=0.01)
+
+
+def test_copies_among_the_test_images_are_those_of_the_manifest(tmp_path):
+    work, folds = small_work(tmp_path)
+    assert copies_of_test_images(work) == {}
+    with_manifest(work, folds)
+    assert copies_of_test_images(work) == {f"{number:07d}": 0 for number in range(40)}
 
 
 def test_a_readable_test_image_without_a_prediction_is_refused(tmp_path):
