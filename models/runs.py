@@ -40,6 +40,11 @@ class RunPlan:
     settings: TrainSettings
     is_named: bool = False
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether its networks start from weights, local or downloaded, and not from scratch."""
+        return self.weights is not None or self.settings.pretrained
+
 
 def plan_runs(
     settings: TrainSettings, tables: Mapping[str, TrainSettings], *, names: Sequence[str] = ()

@@ -50,7 +50,8 @@ def write_submission(
     write_bytes(path, text.encode())
     _refuse_faults(path, layout)
     lineage = path.with_suffix(".json")
-    write_json(lineage, _lineage(path, made_from, run=run, folds=folds, guessed=guessed))
+    is_early = blend == workspace.early_blend
+    write_json(lineage, _lineage(path, made_from, run=run, folds=folds, guessed=guessed, is_early=is_early))
     promised = made_from.oof_top3_error if made_from else None
     partial = made_from.partial if made_from else None
     return SubmissionResult(path, lineage, len(layout.image_id), tuple(guessed), promised, partial)
@@ -93,11 +94,12 @@ def _refuse_faults(path: Path, layout: Layout) -> None:
 
 
 def _lineage(
-    path: Path, blend: Blend | None, *, run: str | None, folds: Folds, guessed: Sequence[str]
+    path: Path, blend: Blend | None, *, run: str | None, folds: Folds, guessed: Sequence[str], is_early: bool
 ) -> Mapping[str, Any]:
-    """Where the CSV comes from, by names and digests; no path of this machine."""
+    """Where the CSV comes from, by names and digests; no path of this machine. is_early: from the probes alone."""
     common = {
         "csv": path.name,
+        **({"is_early": True} if is_early else {}),
         "digest": digest(path.read_bytes()),
         "folds_digest": folds.digest,
         "n_folds": folds.n_folds,
