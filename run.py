@@ -25,7 +25,7 @@ from folds.settings import COMMA_LIST, LimitSettings, PrepareSettings, SplitSett
 from folds.stopping import Stopped, stoppable
 from folds.workspace import Workspace
 from models.recipes import FROM_FAMILY
-from models.settings import PredictSettings, TrackSettings, TrainSettings
+from models.settings import FirstSettings, PredictSettings, TrackSettings, TrainSettings
 from submissions.settings import ReportSettings, SubmitSettings
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Top:
 
 Prepare = Annotated[PrepareSettings, FLAT, Parameter(group="prepare")]
 Split = Annotated[SplitSettings, FLAT, Parameter(group="split")]
+First = Annotated[FirstSettings, FLAT, Parameter(group="first")]
 Train = Annotated[TrainSettings, FLAT, Parameter(group="train")]
 Predict = Annotated[PredictSettings, FLAT, Parameter(group="predict")]
 Follow = Annotated[TrackSettings, FLAT, Parameter(group="follow")]
@@ -71,6 +72,7 @@ class Every:
     top: TopFlags = Top()
     prepare: Prepare = PrepareSettings()
     split: Split = SplitSettings()
+    first: First = FirstSettings()
     train: Train = TrainSettings()
     predict: Predict = PredictSettings()
     follow: Follow = TrackSettings()
@@ -96,7 +98,7 @@ Runs = Annotated[tuple[str, ...], COMMA_LIST, Parameter(help="runs, by name")]
 
 @app.command(name="all", sort_key=0)
 def all_(data: Data, *, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_TOML) -> str:
-    """Prepare, split, train every backbone x fold, blend, submit; goes on where it was stopped."""
+    """Prepare, split, probe, train every backbone x fold, blend, submit; goes on where it was stopped."""
     from folds.ray_cluster import refuse_without_ray
     from models.jobs import refuse_early
     from models.trackers import refuse_absent
@@ -115,19 +117,91 @@ def go_the_way(data: Path, every: Every, *, deadline: float | None) -> str:
 
     prepare_data(data, every.prepare, every.train, engine=every.engine, top=every.top)
     split_(split=every.split, top=every.top)
-    trained = train_folds(
-        every.train, every.predict, every.follow, engine=every.engine, top=every.top, deadline=deadline
+    is_cut = probe_backbones(every, deadline=deadline) if every.first.probe else False
+    trained = (
+        Trained((), is_cut=True)
+        if is_cut
+        else train_folds(
+            every.train, every.predict, every.follow, engine=every.engine, top=every.top, deadline=deadline
+        )
     )
     again = f"`python run.py all {shlex.quote(str(data))}` goes on"
     if trained.failed and not trained.is_cut:
         raise UserError(f"{trained.failures}: nothing was blended", hint=f"{trained.way_out(every.train)}; {again}")
     if trained.is_cut and not list_runs(Workspace(every.top.work)):
         raise UserError("the time was up before any fold was done", hint=again)
-    blend_(blend=replace(every.blend, partial=True) if trained.is_cut else every.blend, top=every.top)
+    blend = without_torn_probes(Workspace(every.top.work), every.blend)
+    blend_(blend=replace(blend, partial=True) if trained.is_cut else blend, top=every.top)
     then = submit_(submit=every.submit, top=every.top)
     if trained.failed:
         raise UserError(f"{trained.failures}: the CSV was made without", hint=again)
     return following(f"all {shlex.quote(str(data))}") if trained.is_cut else then
+
+
+def probe_backbones(every: Every, *, deadline: float | None) -> bool:
+    """Probe what starts from weights, and submit that at once; returns whether the time was up before it was done."""
+    from folds.stopping import TimeUpError, until
+    from folds.track import silently
+    from models.events import FoldFailed, JobEvent
+    from models.first_probes import plans_to_probe, probe_first
+    from models.jobs import refuse_runs
+    from models.picture import Picture
+    from models.runs import as_probe
+    from models.tables import job_lines, probe_lines
+
+    workspace, chosen = Workspace(every.top.work), plans_to_probe(plans(every.train))
+    if not chosen:
+        return False
+    refuse_runs(workspace, plans(every.train), seed=every.top.seed)
+    picture = Picture(screen(), workspace, None, track())
+    tracked = silently if every.engine.is_ray else track()  # processes on Ray say how far they are themselves
+    tracked = tracked if deadline is None else until(deadline, tracked)
+    try:
+        with (
+            alone(workspace, "probe"),
+            closing(probe_first(workspace, chosen, every.predict, engine=every.engine, track=tracked)) as happening,
+        ):
+            for one in happening:
+                picture.take(one)
+                show(*job_lines(one, probe_lines))
+                if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
+                    sys.stderr.write(one.event.trace or "")
+                    refuse(f"{one.event.why}; training goes on without this probe", one.event.hint)
+    except TimeUpError:
+        show("the time is up")
+        return True
+    submit_probes(workspace, [as_probe(plan).name for plan in chosen], every)
+    return False
+
+
+def without_torn_probes(workspace: Workspace, blend: BlendSettings) -> BlendSettings:
+    """The settings of a blend that leaves out probes which failed on the way; runs that are named stay."""
+    from ensemble.runs import list_runs
+    from folds.assignment import load_folds
+    from models.runs import done_folds, is_probe
+
+    names, n_folds = list_runs(workspace), load_folds(workspace).n_folds
+    torn = [name for name in names if is_probe(workspace, name) and len(done_folds(workspace, name)) < n_folds]
+    others = tuple(name for name in names if name not in torn)
+    return replace(blend, members=others) if torn and others and blend.members is None else blend
+
+
+def submit_probes(workspace: Workspace, probes: Sequence[str], every: Every) -> None:
+    """Write the first CSV, from the probes alone; a mistake in that is told, and stops nothing."""
+    from folds.errors import CannotWriteError
+    from submissions.early import submit_early
+    from submissions.tables import early_summary
+
+    try:
+        with alone(workspace, "ensemble"), alone(workspace, "submissions"):
+            early = submit_early(workspace, probes, every.blend, every.submit, seed=every.top.seed, track=track())
+    except CannotWriteError:
+        raise
+    except UserError as err:
+        refuse(f"{err.message}; there is no submission of the probes", err.hint)
+        return
+    if early is not None:
+        show(early_summary(early))
 
 
 @app.command(name="prepare", sort_key=1)
@@ -617,10 +691,14 @@ def demo_(*, top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
 
 def planned_runs(workspace: Workspace, train: TrainSettings) -> list[str]:
     """The runs that the user asks for by name; where nobody asked, those that are there."""
-    from models.runs import runs
+    from models.runs import PROBE, runs
+    from submissions.early import early_probes
 
     is_asked_for = KIT.toml.runs or KIT.origin("backbone") != "default"
-    return [plan.name for plan in plans(train)] if is_asked_for or not runs(workspace) else runs(workspace)
+    there = runs(workspace)
+    if is_asked_for or not there:
+        return [plan.name for plan in plans(train)]
+    return sorted({*there, *(name.removesuffix(f"-{PROBE}") for name in early_probes(workspace))})
 
 
 def plans(train: TrainSettings, *, names: Sequence[str] = ()) -> list[RunPlan]:

@@ -49,9 +49,10 @@ def make_blend(
     *,
     seed: int,
     members: Sequence[str] | None = None,
+    path: Path | None = None,
     track: Track = silently,
 ) -> BlendResult:
-    """Blend the runs (those named, or all that are done) and write `work/ensemble/blend.json`.
+    """Blend the runs (those named, or all that are done) and write `work/ensemble/blend.json`, or `path`.
 
     Raises UserError, naming the member, where one is not fit to be blended.
     """
@@ -81,7 +82,7 @@ def make_blend(
         blend = replace(blend, worth=tuple(map(asdict, worth)), gain=_gain_record(gain))
     return BlendResult(
         blend=blend,
-        path=save_blend(workspace, blend),
+        path=save_blend(path or workspace.blend, blend),
         metric=metric,
         scores=tuple(scores),
         kept=kept,

@@ -101,7 +101,7 @@ def _chosen_on(
 ) -> Score:
     """The candidate that `simplest_good` keeps by these images alone. rows (N,) bool
 
-    The standard error is that of all N images: the kept candidate is chosen with them, and fewer would keep a simpler one.
+    The standard error is that of all N images, with which the kept one is chosen: fewer would keep a simpler one.
     """
     shares = [metric.shares(score.outcomes[rows], target[rows]) for score in scores]
     best = min(shares, key=lambda share: float(share.mean()))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from folds.errors import UserError, first_few
 from folds.workspace import Workspace
-from models.runs import done_folds
+from models.runs import done_folds, is_probe
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ def choose_parts(
 ) -> Choice:
     """The folds of one run, and all runs that have them too: those that keep the most out-of-fold predictions.
 
+    Predictions of probes are counted last: a probe has every fold within minutes, and must not keep a network out that
+    has been trained on some of them.
+
     added     members from other tools, which have every fold
     is_named  the user named the runs: all of them are blended, by the folds that all of them have
     Weights are only fitted on images that every member was asked about, out of fold. Raises UserError where no fold is
@@ -36,7 +39,11 @@ def choose_parts(
         if not common:
             raise UserError(f"{first_few(sorted(names))} have no fold in common", hint="`--members` with fewer of them")
         return Choice(tuple(names), tuple(sorted(common)))
-    folds = max(sorted({*done.values(), common} - {frozenset()}, key=sorted), key=lambda one: _worth(one, done))
+    trained = {name: has for name, has in done.items() if name in added or not is_probe(workspace, name)}
+    folds = max(
+        sorted({*done.values(), common} - {frozenset()}, key=sorted),
+        key=lambda one: (_worth(one, trained), _worth(one, done)),
+    )
     runs = tuple(name for name in names if done[name] >= folds)
     return Choice(runs, tuple(sorted(folds)), tuple(name for name in names if name not in runs))
 

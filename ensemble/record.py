@@ -12,7 +12,7 @@ import numpy as np
 from ensemble.objective import FLOOR, Pool
 from ensemble.pools import Recipe
 from folds.errors import UserError
-from folds.workspace import Workspace, read_json, write_json
+from folds.workspace import read_json, write_json
 
 VERSION = 1
 TIES = "descending score, ties to the lower class"
@@ -64,10 +64,10 @@ class Blend:
         return Recipe(self.pool, np.array([self.weights[name] for name in sorted(self.weights)]), bias)
 
 
-def save_blend(workspace: Workspace, blend: Blend) -> Path:
-    """Write `work/ensemble/blend.json`."""
-    write_json(workspace.blend, {"version": VERSION, "ties": TIES, "floor": FLOOR, **asdict(blend)})
-    return workspace.blend
+def save_blend(path: Path, blend: Blend) -> Path:
+    """Write a blend, such as `work/ensemble/blend.json`."""
+    write_json(path, {"version": VERSION, "ties": TIES, "floor": FLOOR, **asdict(blend)})
+    return path
 
 
 def load_blend(path: Path) -> Blend:

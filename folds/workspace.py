@@ -72,6 +72,11 @@ class Workspace:
         return self.ensemble / "members"
 
     @property
+    def early_blend(self) -> Path:
+        """The blend of the probes alone, which `all` makes before it trains."""
+        return self.ensemble / "probe.json"
+
+    @property
     def submissions(self) -> Path:
         return self.root / "submissions"
 

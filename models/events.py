@@ -99,18 +99,39 @@ class MemoryShort:
 
 
 @dataclass(frozen=True)
+class AgainstProbe:
+    """A fold's network and the run `probe`, a frozen probe of the same weights, on the fold's images under `views`.
+
+    Losses in nats, each at the temperature that suits it best: label smoothing makes a network less sure than it could
+    be, which does not change the order of its guesses.
+    """
+
+    probe: str
+    views: tuple[str, ...]
+    top3_error: float
+    probe_top3_error: float
+    loss: float
+    probe_loss: float
+    is_better: bool
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """Training images seen as the valid ones are; `gained`: relative fall of the valid loss in the last epochs."""
+    """Training images seen as the valid ones are; `gained`: relative fall of the valid loss in the last epochs.
+
+    against_probe  None where there is no probe of the same weights
+    """
 
     run: str
     fold: int
-    kind: Literal["overfitting", "underfitting", "fine"]
+    kind: Literal["no gain", "overfitting", "underfitting", "fine"]
     advice: str
     train_loss: float
     valid_loss: float
     train_top3_error: float
     valid_top3_error: float
     gained: float
+    against_probe: AgainstProbe | None = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +217,7 @@ class JobEvent:
 
     run: str
     fold: int | None
-    event: Event
+    event: Event | ProbeEvent
     place: str = ""
 
 

@@ -8,6 +8,9 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from folds.assignment import Folds
 from folds.pixels import PixelStore
 from folds.stopping import TimeUpError
@@ -18,10 +21,11 @@ from models.checkpoint import Checkpoints, RefusedError, Resumed
 from models.events import CheckpointRefused, EpochRow, Event, FoldDone, FoldResumed, FoldStarted, Verdict
 from models.job import Job, make_trainer
 from models.log import log_line
+from models.own_probe import against_probe
 from models.runs import CHOSEN
 from models.settings import PredictSettings
 from models.train import FoldTrainer
-from models.verdict import judge
+from models.verdict import judge, remedy_for
 
 CHECKPOINT = "checkpoint.safetensors"  # in the fold's folder, until the fold is done
 
@@ -48,14 +52,16 @@ def do_job(
     rows = yield from _train(job, trainer, checkpoints, before, track=track)
     write_network(folder, trainer.trained)
     more: dict[str, Any] = {"lr": lr} | ({"weights_digest": job.weights_digest} if job.weights_digest else {})
+    error = _predict(folder, job, trainer, folds, predict, track=track)
     if job.fold is not None:
-        verdict = _judged(job, trainer, rows)
+        verdict = _judged(workspace, job, trainer, folds, rows)
         more["verdict"] = {
-            key: value for key, value in dataclasses.asdict(verdict).items() if key not in ("run", "fold")
+            key: value
+            for key, value in dataclasses.asdict(verdict).items()
+            if key not in ("run", "fold") and value is not None
         }
         yield verdict
     more["prior_restored"] = job.settings.restore_prior != "no"
-    error = _predict(folder, job, trainer, folds, predict, track=track)
     seconds = before.seconds + time.perf_counter() - began
     write_done(
         folder,
@@ -136,10 +142,36 @@ def _started(job: Job, trainer: FoldTrainer) -> FoldStarted:
     )
 
 
-def _judged(job: Job, trainer: FoldTrainer, rows: Sequence[EpochRow]) -> Verdict:
+def _judged(workspace: Workspace, job: Job, trainer: FoldTrainer, folds: Folds, rows: Sequence[EpochRow]) -> Verdict:
+    """What is to be said of a fold whose `oof.npz` is written."""
     assert job.fold is not None, "a refit keeps nothing out that could be judged"
     train_loss, train_top3_error = trainer.score_training()
-    return judge(job.plan.name, job.fold, rows, train_loss=train_loss, train_top3_error=train_top3_error)
+    against = against_probe(
+        workspace,
+        job.plan.name,
+        folds,
+        fold=job.fold,
+        backbone=job.backbone.tag,
+        weights_digest=job.weights_digest,
+        image_size=trainer.sizes[-1],
+    )
+    network = trainer.trained
+    head = network.get_classifier() if hasattr(network, "get_classifier") else None  # type: ignore[operator]
+    remedy = remedy_for(
+        trainer.settings,
+        lr=trainer.stepper.peak_lr,
+        has_batch_norm=any(isinstance(one, _BatchNorm) for one in network.modules()),
+        takes_head=isinstance(head, nn.Linear),
+    )
+    return judge(
+        job.plan.name,
+        job.fold,
+        rows,
+        train_loss=train_loss,
+        train_top3_error=train_top3_error,
+        against_probe=against,
+        remedy=remedy,
+    )
 
 
 def _predict(

@@ -51,14 +51,27 @@ def train_runs(
     folds, store = load_folds(workspace), open_store(workspace)
     check_views(predict.views)
     wanted = _check_folds(only_folds, folds.n_folds)
-    plans = [sibling(plan, seed=seed, folds_seed=folds.seed) for plan in plans]
-    runs = [plan_run(workspace, plan, folds, wanted, seed=seed) for plan in plans]
+    runs = _plan_all(workspace, plans, folds, wanted, seed=seed)
     if engine.is_ray:
         yield from do_runs_on_ray(Bench(workspace, folds, store, predict, track), runs, engine)
         return
     set_threads(engine)
     store = open_store(cached(workspace, engine.cache, track=track))
     yield from do_runs(Bench(workspace, folds, store, predict, track), runs)
+
+
+def refuse_runs(workspace: Workspace, plans: Sequence[RunPlan], *, seed: int) -> None:
+    """Refuse what `train_runs` would refuse before its first step, where something else comes before it."""
+    folds = load_folds(workspace)
+    _plan_all(workspace, plans, folds, range(folds.n_folds), seed=seed)
+
+
+def _plan_all(
+    workspace: Workspace, plans: Sequence[RunPlan], folds: Folds, wanted: Sequence[Fold], *, seed: int
+) -> list[RunJobs]:
+    """The jobs of all runs, those with another seed than the folds under the names of siblings."""
+    siblings = [sibling(plan, seed=seed, folds_seed=folds.seed) for plan in plans]
+    return [plan_run(workspace, plan, folds, wanted, seed=seed) for plan in siblings]
 
 
 def find_rates(

@@ -13,7 +13,7 @@ from folds.ray_cluster import on_ray
 from folds.track import Track, silently
 from folds.workspace import Workspace
 from models.crew import Crew, Over
-from models.events import FoldPredicted, JobEvent, JobProgress, PriorChoice, ProbeEvent
+from models.events import FoldFailed, FoldPredicted, JobEvent, JobProgress, PriorChoice, ProbeEvent
 from models.hand import Errand
 from models.probe import probe_runs
 from models.repredict import predict_run
@@ -42,15 +42,24 @@ def predict_on_ray(
 
 
 def probe_on_ray(
-    workspace: Workspace, plans: Sequence[RunPlan], predict: PredictSettings, *, engine: EngineSettings
+    workspace: Workspace,
+    plans: Sequence[RunPlan],
+    predict: PredictSettings,
+    *,
+    engine: EngineSettings,
+    track: Track = silently,
+    goes_on: bool = False,
 ) -> Generator[Said, None, None]:
-    """Probe the backbone of every plan, a plan at a time in each process."""
+    """Probe the backbone of every plan, a plan at a time in each process.
+
+    goes_on  a plan that fails is a FoldFailed, and the others are probed; otherwise its mistake is raised
+    """
     workspace, here = Workspace(workspace.root.absolute()), _there(engine)
     errands = [
         Errand(as_probe(plan).name, None, plan.settings.device, partial(_probe_there, workspace, plan, predict, here))
         for plan in plans
     ]
-    yield from _do_all(errands, engine, seconds={})
+    yield from _do_all(errands, engine, seconds={}, track=track, goes_on=goes_on)
 
 
 def _there(engine: EngineSettings) -> EngineSettings:
@@ -58,19 +67,35 @@ def _there(engine: EngineSettings) -> EngineSettings:
     return EngineSettings(cache=engine.cache)
 
 
-def _do_all(errands: Sequence[Errand], engine: EngineSettings, *, seconds: dict[str, float]) -> Iterator[Said]:
-    """Raises the first mistake; the others are stopped then."""
+def _do_all(
+    errands: Sequence[Errand],
+    engine: EngineSettings,
+    *,
+    seconds: dict[str, float],
+    track: Track = silently,
+    goes_on: bool = False,
+) -> Iterator[Said]:
+    """Raises the first mistake, and the others are stopped then; or, where it `goes_on`, yields a FoldFailed for it."""
     with on_ray(engine) as ray:
-        crew = Crew(ray, engine, cost=lambda errand: seconds.get(errand.run, 0.0), track=silently)
+        crew = Crew(ray, engine, cost=lambda errand: seconds.get(errand.run, 0.0), track=track)
         for errand in errands:
             crew.send(errand)
         for said in crew.events():
             if not isinstance(said, Over):
                 yield said
-            elif isinstance(said.value, UserError):
-                raise said.value
-            elif said.error is not None:
-                raise UserError(f"{said.errand.run}: its process died again and again") from said.error
+                continue
+            mistake = _mistake(said)
+            if mistake and not goes_on:
+                raise mistake from said.error
+            if mistake:
+                run = said.errand.run
+                yield JobEvent(run, None, FoldFailed(run, run, mistake.message, mistake.hint, trace=None))
+
+
+def _mistake(over: Over) -> UserError | None:
+    if over.error is not None:
+        return UserError(f"{over.errand.run}: its process died again and again")
+    return over.value if isinstance(over.value, UserError) else None
 
 
 def _predict_there(

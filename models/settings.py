@@ -118,6 +118,14 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
+class FirstSettings:
+    probe: Annotated[
+        bool,
+        Parameter(help="before training, probe each backbone that has weights: a first CSV, and members of the blend"),
+    ] = True
+
+
+@dataclass(frozen=True)
 class PredictSettings:
     views: Annotated[
         tuple[str, ...],

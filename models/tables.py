@@ -11,6 +11,7 @@ from rich.table import Table
 
 from folds.workspace import Workspace
 from models.events import (
+    AgainstProbe,
     CheckpointRefused,
     EpochRow,
     Event,
@@ -60,12 +61,15 @@ def event_lines(event: Event) -> list[str]:
     if isinstance(event, MemoryShort):
         return [f"  memory is short: {event.micro_batch} images at a time from now on, still {event.batch_size} a step"]
     if isinstance(event, Verdict):
+        against = event.against_probe
+        ahead = [_ahead_line(against)] if against is not None and against.is_better else []
         return [
             f"  {event.kind}: {event.advice}",
             f"  (valid and training images alike: loss {event.valid_loss:.4f} and {event.train_loss:.4f}, "
             f"top-3 error {event.valid_top3_error:.4f} and {event.train_top3_error:.4f}; "
             f"the last epochs {'took' if event.gained >= 0 else 'added'} {abs(event.gained):.1%} "
             f"{'off' if event.gained >= 0 else 'to'} the valid loss)",
+            *ahead,
         ]
     if isinstance(event, PriorChoice):
         return [_prior_line(event)]
@@ -146,6 +150,13 @@ def _done_line(event: FoldDone) -> str:
     how = f"done in {clock(event.seconds)}" if event.trained else f"was done before, views {', '.join(event.views)}"
     score = "" if event.top3_error is None else f"OOF top-3 error {event.top3_error:.4f}, "
     return f"{fold_name(event.run, event.fold)}: {score}{how}"
+
+
+def _ahead_line(against: AgainstProbe) -> str:
+    return (
+        f"  (better than its own frozen probe: top-3 error {against.top3_error:.4f} against"
+        f" {against.probe_top3_error:.4f}, log loss {against.loss:.4f} against {against.probe_loss:.4f})"
+    )
 
 
 def _prior_line(choice: PriorChoice) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from folds.assignment import load_folds
+from folds.errors import UserError
 from folds.locks import Holder, holders
-from folds.workspace import Workspace
+from folds.workspace import Workspace, read_json
 from models.runs import done_folds, done_refit, runs
 
 VERSION = 1  # of what `status --json` says
@@ -32,10 +34,27 @@ def what_is_missing(workspace: Workspace, planned: Sequence[str]) -> tuple[list[
         return missing, "train"
     if not workspace.blend.is_file():
         return ["there is no blend"], "blend"
-    if not any(workspace.submissions.glob("*.csv")):
+    csv = newest_csv(workspace)
+    if csv is None:
         return ["there is no submission"], "submit"
-    csv = max(workspace.submissions.glob("*.csv"), key=lambda path: path.stat().st_mtime)
+    if is_early(csv):
+        return [f"there is no submission but {csv}, which is of the probes alone"], "submit"
     return NOTHING, f"check {shlex.quote(str(csv))}"
+
+
+def newest_csv(workspace: Workspace) -> Path | None:
+    """The submission that was written last; the early one of the probes only where there is no other."""
+    paths = workspace.submissions.glob("*.csv")
+    return max(paths, key=lambda path: (not is_early(path), path.stat().st_mtime), default=None)
+
+
+def is_early(csv: Path) -> bool:
+    """Whether a submission was made by the probes alone, before `all` trained; its lineage says so."""
+    try:
+        lineage = read_json(csv.with_suffix(".json"), hint="")
+    except UserError:
+        return False
+    return isinstance(lineage, dict) and lineage.get("is_early") is True
 
 
 def status_json(workspace: Workspace, planned: Sequence[str], *, following: Callable[[str], str]) -> dict[str, Any]:

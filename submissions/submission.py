@@ -52,7 +52,8 @@ def write_submission(
     _refuse_faults(data, layout)
     path = workspace.submissions / f"{settings.csv_name or run or 'blend'}.csv"
     lineage = path.with_suffix(".json")
-    said = _lineage(path.name, data, made_from, run=run, folds=folds, guessed=guessed)
+    is_early = blend == workspace.early_blend
+    said = _lineage(path.name, data, made_from, run=run, folds=folds, guessed=guessed, is_early=is_early)
     write_bytes(path, data)
     write_json(lineage, said)
     promised = made_from.oof_top3_error if made_from else None
@@ -99,11 +100,19 @@ def _refuse_faults(data: bytes, layout: Layout) -> None:
 
 
 def _lineage(
-    name: str, data: bytes, blend: Blend | None, *, run: str | None, folds: Folds, guessed: Sequence[str]
+    name: str,
+    data: bytes,
+    blend: Blend | None,
+    *,
+    run: str | None,
+    folds: Folds,
+    guessed: Sequence[str],
+    is_early: bool,
 ) -> Mapping[str, Any]:
-    """Where the CSV comes from, by names and digests; no path of this machine."""
+    """Where the CSV comes from, by names and digests; no path of this machine. is_early: from the probes alone."""
     common = {
         "csv": name,
+        **({"is_early": True} if is_early else {}),
         "digest": digest(data),
         "folds_digest": folds.digest,
         "n_folds": folds.n_folds,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from folds.errors import first_few
+from submissions.early import Early
 from submissions.report.report import ReportResult
 from submissions.submission import SubmissionResult
 
@@ -22,6 +23,15 @@ def submission_summary(result: SubmissionResult) -> str:
     if result.promised is not None:
         sentences.append(f"expected top-3 error {result.promised:.4f}, cross-fitted on out-of-fold images")
     return "\n".join(sentences)
+
+
+def early_summary(early: Early) -> str:
+    """That a first CSV is there, of the probes alone, and what it promises."""
+    if early.written is None:
+        made = f"{early.path}: was there before\nexpected top-3 error {early.promised:.4f}"
+    else:
+        made = submission_summary(early.written)
+    return f"{made}\nthat is a first submission, of {first_few(early.probes)} alone; training comes next"
 
 
 def report_summary(result: ReportResult, *, same_place: str) -> str:

@@ -16,7 +16,7 @@ from submissions.report.charts import Ranges
 from submissions.report.guesses import Ranks
 from submissions.report.source import Source
 from submissions.score import promised_error
-from submissions.status import what_is_missing
+from submissions.status import is_early, newest_csv, what_is_missing
 
 MOST_LINES = 40  # of a chart; the table has all
 
@@ -57,7 +57,10 @@ class Gain:
 
 @dataclass(frozen=True)
 class Submission:
-    """The newest CSV. promised: the cross-fitted top-3 error; is_of_blend: it was made from the blend that is there."""
+    """The newest CSV. promised: the cross-fitted top-3 error; is_of_blend: it was made from the blend that is there.
+
+    is_early  it was made by the probes alone, before anything was trained
+    """
 
     path: str
     rows: int
@@ -65,6 +68,7 @@ class Submission:
     promised: float | None
     guessed: int
     is_of_blend: bool
+    is_early: bool
 
 
 @dataclass(frozen=True)
@@ -152,10 +156,9 @@ def _gain(source: Source, entries: Sequence[Entry]) -> Gain | None:
 
 
 def _submission(source: Source) -> Submission | None:
-    paths = list(source.workspace.submissions.glob("*.csv"))
-    if not paths:
+    path = newest_csv(source.workspace)
+    if path is None:
         return None
-    path = max(paths, key=lambda one: one.stat().st_mtime)
     checked = check_submission(path, source.workspace)
     lineage = read_lineage(path)
     return Submission(
@@ -164,6 +167,7 @@ def _submission(source: Source) -> Submission | None:
         faults=checked.faults,
         promised=promised_error(path),
         guessed=len(lineage.get("unreadable_test_images", ())),
+        is_early=is_early(path),
         is_of_blend=bool(source.blend) and lineage.get("weights") == dict(source.blend.weights if source.blend else {}),
     )
 

@@ -33,6 +33,7 @@ class FoldRow:
     valid_loss: float | None
     train_top3_error: float | None
     valid_top3_error: float | None
+    probe_top3_error: float | None  # of a frozen probe of the same weights, as the verdict compared it
     verdict: str | None
     advice: str | None
     seconds: float | None
@@ -141,6 +142,7 @@ def _fold_row(fold: int, done: Mapping[str, Any] | None, log: Sequence[EpochRow]
         valid_loss=verdict.get("valid_loss"),
         train_top3_error=verdict.get("train_top3_error"),
         valid_top3_error=verdict.get("valid_top3_error"),
+        probe_top3_error=(verdict.get("against_probe") or {}).get("probe_top3_error"),
         verdict=verdict.get("kind"),
         advice=verdict.get("advice"),
         seconds=done.get("seconds") if done else seconds or None,
