@@ -19,9 +19,14 @@ SIGNATURES = (
     (0, b"BM", "BMP"),
     (0, b"II*\0", "TIFF"),
     (0, b"MM\0*", "TIFF"),
-    (4, b"ftypavif", "AVIF"),
     (0, b"\0\0\0\x0cjP  ", "JPEG2000"),
 )
+# ISO base media files begin with a box `ftyp` of brands, the main one first; the general ones (mif1 ..) tell no codec.
+BRANDS = {
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),  # one picture, a sequence
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "HEIC"),
+}
+GENERAL_BRANDS = frozenset({b"mif1", b"msf1", b"mif2", b"mif3", b"miaf"})
 JPEG_FILL = (127, 128)  # what libjpeg leaves where no data came: no light difference from grey; 127 if inverted (CMYK)
 
 
@@ -30,7 +35,15 @@ def what_it_is(start: bytes) -> str | None:
     for offset, signature, name in SIGNATURES:
         if start[offset : offset + len(signature)] == signature:
             return name
-    return None
+    return _brand(start) if start[4:8] == b"ftyp" else None
+
+
+def _brand(start: bytes) -> str | None:
+    """The format of an ISO base media file that holds pictures: AVIF, HEIC, or HEIF of an unknown codec."""
+    length = int.from_bytes(start[:4], "big")
+    brands = [start[8:12], *(start[at : at + 4] for at in range(16, min(length, len(start) - 3), 4))]
+    named = next((BRANDS[brand] for brand in brands if brand in BRANDS), None)
+    return named or ("HEIF" if GENERAL_BRANDS.intersection(brands) else None)
 
 
 def is_cut_off(stream: IO[bytes], form: str) -> bool:

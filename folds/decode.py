@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 
 from folds.damage import is_cut_off, share_decoded, what_it_is
 from folds.likeness import perceptual_hashes
@@ -35,7 +36,18 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+with suppress(ImportError):  # without it HEIC files are named, with what reads them
+    import pillow_heif
+
+    pillow_heif.options.DECODE_THREADS = 1  # the other cores have files of their own
+    pillow_heif.register_heif_opener()
+# What reads a format, by its name in Pillow and what to install.
+DECODERS = {"AVIF": ("AVIF", "--upgrade pillow"), "HEIC": ("HEIF", "pillow-heif"), "HEIF": ("HEIF", "pillow-heif")}
+NO_DECODER = "no decoder"  # the clause in the manifest's `reason` begins with it
+
 Image.init()
+if not features.check("avif"):
+    Image.OPEN.pop("AVIF", None)
 # The usual ones first: Pillow asks one plugin after the other, and there are forty.
 USUAL = tuple(name for name in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF") if name in Image.OPEN)
 FORMATS = (*USUAL, *sorted(name for name in Image.OPEN if name not in REFUSED_FORMATS and name not in USUAL))
@@ -130,6 +142,9 @@ def _open(stream: IO[bytes]) -> Image.Image:
         known = what_it_is(start)
         if known is None:
             raise _UnreadableError("not an image") from err
+        decoder, package = DECODERS.get(known, (known, ""))
+        if package and decoder not in FORMATS:
+            raise _UnreadableError(f"{NO_DECODER}: {known}, which `pip install {package}` reads") from err
         kind = "truncated" if is_cut_off(stream, known) else "damaged"
         raise _UnreadableError(f"{kind}: 0% decoded, {known} header") from err
     width, height = picture.size
@@ -209,7 +224,9 @@ def _wrong_extension(name: str, form: str) -> str:
 
 
 def _frames(picture: Image.Image, form: str) -> str:
-    """A note on animations; the first frame is what is used."""
+    """A note on animations; the first frame is what is used, and of HEIF the one that the file names as its picture."""
+    if form == "HEIF":
+        return ""
     try:
         animated = form in ANIMATED and getattr(picture, "is_animated", False)
         picture.seek(0)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from folds.dataset import Dataset
-from folds.decode import Facts
+from folds.decode import NO_DECODER, Facts
 from folds.facts import Key, key_of
 from folds.jpegs import CHANNELS, INDEX, JpegPixels, slot_bytes
 from folds.listing import File
@@ -22,7 +22,12 @@ from folds.track import Track
 from folds.workers import Casualty
 from folds.workspace import reserve
 
-PASSING = ("crashed the decoder", "took the decoder", "cannot be read")  # faults that another day may not have
+PASSING = (
+    "crashed the decoder",
+    "took the decoder",
+    "cannot be read",
+    NO_DECODER,
+)  # faults that another day may not have
 Decode: TypeAlias = Callable[[Sequence[RowTask]], Iterator[tuple[int, Row | Casualty]]]
 ROWS_AT_A_TIME = 16  # when rows are moved or copied: 4 MB at 288 pixels
 

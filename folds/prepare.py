@@ -16,7 +16,7 @@ import pandas as pd
 
 from folds.classes import class_order
 from folds.dataset import Dataset, find_dataset
-from folds.decode import Facts
+from folds.decode import FORMATS, Facts
 from folds.engine import SEQUENTIAL, EngineSettings
 from folds.errors import UserError, first_few
 from folds.facts import Key, read_facts, write_facts
@@ -31,6 +31,7 @@ from folds.ray_rows import rows_on_ray
 from folds.relabel import relabel, relabel_note
 from folds.rows import write_row
 from folds.settings import PrepareSettings, StoreForm
+from folds.summary import decoder_notes
 from folds.track import Track, silently
 from folds.workers import in_processes, start_early
 from folds.workspace import Workspace, digest, read_json, replacing, sweep, write_bytes, write_json
@@ -95,7 +96,7 @@ def prepare(
         unchanged = False
         write_json(state_path(workspace), state)
     seconds = time.perf_counter() - start
-    size, form = state["store_size"], state["store"]
+    size, form, notes = state["store_size"], state["store"], (*notes, *decoder_notes(manifest))
     return PrepareResult(manifest, unchanged, decoded, dataset.hidden, notes, seconds, size, form)
 
 
@@ -202,6 +203,7 @@ def _state(dataset: Dataset, settings: PrepareSettings, changes: Mapping[str, st
         "listing": digest(json.dumps(listing).encode()),
         "sample": digest(sample),
         "relabelled": len(changes),
+        **({"decoders": ["HEIF"]} if "HEIF" in FORMATS else {}),  # once it is installed, there is something to do
     }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from folds.classes import natural_key
+from folds.decode import NO_DECODER
 from folds.manifest import LEFT_OUT, UNREADABLE, USABLE
 
 
@@ -56,6 +57,16 @@ def reasons(manifest: pd.DataFrame) -> list[Reason]:
         found.append(Reason(str(kind), str(status), train, len(rows) - train, tuple(rows["path"])))
     rank = {UNREADABLE: 0, LEFT_OUT: 1, USABLE: 2}
     return sorted(found, key=lambda reason: (rank[reason.status], -len(reason.paths), reason.kind))
+
+
+def decoder_notes(manifest: pd.DataFrame) -> list[str]:
+    """A sentence for each format that nothing here reads: how many files have it, and what reads it."""
+    clauses = manifest.loc[manifest["reason"].str.contains(f"{NO_DECODER}: ", regex=False), "reason"]
+    details = clauses.str.extract(rf"{NO_DECODER}: ([^;]+)")[0].value_counts(sort=False)
+    return [
+        f"{count:,} {'file is' if count == 1 else 'files are'} {detail}; then `python run.py prepare DATA` again"
+        for detail, count in details.items()
+    ]
 
 
 def copy_counts(manifest: pd.DataFrame) -> list[CopyCount]:

@@ -20,7 +20,9 @@ EXTREMES = 5  # smallest and largest classes that are shown
 
 def prepare_tables(result: PrepareResult) -> RenderableType:
     """Everything `prepare` has to say: what it did, files by status and reason, copies and leaks, class sizes."""
-    parts: list[RenderableType] = [Text(headline(result)), status_table(result), reason_table(result)]
+    parts: list[RenderableType] = [Text(headline(result)), status_table(result)]
+    if reasons(result.manifest):
+        parts.append(reason_table(result))
     if any(count.total for count in copy_counts(result.manifest)):
         parts.append(copy_table(result))
     if result.hidden:

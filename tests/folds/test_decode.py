@@ -1,3 +1,4 @@
+import base64
 import io
 import struct
 import zlib
@@ -6,10 +7,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import folds.decode
 from folds.decode import decode
 from folds.likeness import thumbnail
 
 SIZE = 32
+# 24 x 16 pixels, red on the left and blue on the right, as pillow-heif 1.8 writes them.
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAXxtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAACJpbG9j"
+    "AAAAAERAAAEAAQAAAAABoAABAAAAAAAAAEoAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRtAAAAAAABAAAA/Glw"
+    "cnAAAADcaXBjbwAAAHVodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQApQgEBA3AA"
+    "AAMAkAAAAwAAAwAeoCCBBZbqrprm4CGgwIAAAAyAAAADAIRiAAEABkQBwXPBiQAAABNjb2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABA"
+    "AAAAQAAAAChjbGFwAAAAGAAAAAEAAAAQAAAAAf///9gAAAAC////0AAAAAIAAAAQcGl4aQAAAAADCAgIAAAAGGlwbWEAAAAAAAAAAQABBYEC"
+    "AwWEAAAAUm1kYXQAAABGKAGvCchqRhojm1H/F/f6F6GvAtGA9Uc9ekrhFCZujSotF0kSKktA+7abgADcKTz9L0Dzld4vcWsy6cv5srFOgOMj"
+    "Va17LA=="
+)
 
 
 def saved(picture, path, **options):
@@ -43,6 +55,43 @@ def test_files_without_a_picture_are_named(tmp_path, content, notes):
     path.write_bytes(content)
     facts, pixels = decode(path, size=SIZE)
     assert (facts.notes, facts.decoded, pixels) == (notes, 0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (HEIC, "HEIC"),
+        (HEIC.replace(b"ftypheic", b"ftypheix"), "HEIC"),
+        (HEIC.replace(b"ftypheic", b"ftyphevc"), "HEIC"),
+        (HEIC.replace(b"ftypheic", b"ftypmif1"), "HEIC"),  # the codec stands among the other brands
+        (b"\0\0\0\x18ftypmsf1\0\0\0\0msf1miaf" + bytes(99), "HEIF"),
+    ],
+)
+def test_a_heic_file_is_named_with_what_reads_it_where_nothing_does(tmp_path, monkeypatch, content, what):
+    """It was `not an image`."""
+    monkeypatch.setattr(folds.decode, "FORMATS", [form for form in folds.decode.FORMATS if form != "HEIF"])
+    (tmp_path / "a.heic").write_bytes(content)
+    facts, pixels = decode(tmp_path / "a.heic", size=SIZE)
+    assert (facts.notes, pixels) == (f"no decoder: {what}, which `pip install pillow-heif` reads", None)
+
+
+def test_a_heic_file_is_read_where_pillow_heif_is_installed(tmp_path):
+    pytest.importorskip("pillow_heif")
+    (tmp_path / "a.jpg").write_bytes(HEIC)
+    facts, pixels = decode(tmp_path / "a.jpg", size=SIZE)
+    assert (facts.format, facts.width, facts.height) == ("HEIF", 24, 16)
+    assert facts.notes == "wrong extension: HEIF named .jpg"
+    assert pixels[4, 4] == pytest.approx([200, 40, 40], abs=8)
+    assert pixels[4, -4] == pytest.approx([40, 40, 200], abs=8)
+
+
+def test_an_avif_sequence_is_read_or_its_damage_named(tmp_path, picture):
+    """A damaged one was `not an image`."""
+    path = saved(picture(1), tmp_path / "a.avif", save_all=True, append_images=[picture(2)])
+    assert path.read_bytes()[4:12] == b"ftypavis"
+    assert decode(path, size=SIZE)[0].notes == "animated: first frame"
+    path.write_bytes(path.read_bytes()[:100])
+    assert decode(path, size=SIZE)[0].notes == "truncated: 0% decoded, AVIF header"
 
 
 def test_a_file_that_is_gone_is_named(tmp_path):

@@ -332,3 +332,14 @@ def test_progress_counts_the_images_that_are_decoded(data, workspace):
 
     prepare(workspace, data, PrepareSettings(store_size=32, workers=1), track=track)
     assert seen == [("decode", 10, "images", 10)]
+
+
+def test_a_file_without_a_decoder_is_looked_at_again_once_there_is_one(data, run_prepare, monkeypatch):
+    (data / "TrainVal" / "cat" / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+    monkeypatch.setattr("folds.prepare.FORMATS", ("PNG",))
+    reasons = run_prepare(data).manifest.set_index("path")["reason"]
+    assert run_prepare(data).unchanged
+    monkeypatch.setattr("folds.prepare.FORMATS", ("PNG", "HEIF"))
+    again = run_prepare(data)
+    has_none = reasons["TrainVal/cat/a.heic"].startswith("no decoder: HEIC")
+    assert (again.unchanged, again.decoded) == (False, int(has_none))

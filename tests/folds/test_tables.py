@@ -2,6 +2,7 @@ import numpy as np
 from rich.console import Console
 
 from folds.assignment import split
+from folds.decode import FORMATS
 from folds.settings import SplitSettings
 from folds.summary import class_sizes, copy_counts, quartiles, reasons, status_counts
 from folds.tables import headline, left_out_line, prepare_tables, small_classes, split_tables
@@ -77,6 +78,26 @@ def test_the_tables_name_what_a_competitor_wants_to_know(data, run_prepare, pict
         "without a usable image, left out",
     ):
         assert words in text, text
+
+
+def test_no_empty_table_of_reasons_is_shown_where_nothing_is_wrong(data, run_prepare):
+    """Its header was, with no row below."""
+    text = text_of(prepare_tables(run_prepare(data)))
+    assert "reason" not in text
+    assert "images per class" in text
+
+
+def test_how_many_files_lack_a_decoder_and_what_to_install_is_noted(data, run_prepare):
+    for name in ("a", "b"):
+        (data / "TrainVal" / "cat" / f"{name}.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+    made = run_prepare(data)
+    if "HEIF" in FORMATS:
+        assert made.notes == ()
+    else:
+        assert made.notes == (
+            "2 files are HEIC, which `pip install pillow-heif` reads; then `python run.py prepare DATA` again",
+        )
+    assert run_prepare(data).notes == made.notes
 
 
 def test_the_headline_says_what_was_done(data, run_prepare, picture):
