@@ -81,6 +81,14 @@ def test_the_same_command_again_trains_nothing_and_changes_nothing(finished, typ
     assert fingerprint(work / "models") == before
 
 
+def test_one_seed_reaches_folds_training_and_blend(typed, tmp_path):
+    data = make_competition(tmp_path / "data")
+    assert typed("all", data, *QUICK, "--seed", "3")[0] == 0
+    work = tmp_path / "work"
+    for place in ("folds/folds.json", "models/test_resnet/fold0/settings.json", "ensemble/blend.json"):
+        assert json.loads((work / place).read_text())["seed"] == 3, place
+
+
 def test_other_settings_under_the_same_name_are_refused_with_two_ways_out(finished, typed):
     _, work, _ = finished
     code, _, err = typed("train", "--work", work, *TRAIN, "--epochs", "2")

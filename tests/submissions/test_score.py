@@ -1,0 +1,43 @@
+"""This file tests the score of a CSV whose true labels are known, and what its lineage promised."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from folds.errors import UserError
+from folds.workspace import digest
+from submissions.layout import Layout
+from submissions.score import promised_error, score_submission
+
+LAYOUT = Layout(("id", "predicted"), ("1", "2", "3", "4"), ("a", "b", "c", "d"), ",", " ")
+GUESSES = "id,predicted\n1,a b c\n2,b a c\n3,b c a\n4,b c d\n9,a b c\n"
+
+
+@pytest.mark.parametrize("truth", ["id,label\n1,a\n2,a\n3,a\n4,a\n", "label,id\na,4\na,3\na,2\na,1\n"])
+def test_ranks_one_two_three_and_none_are_three_first_errors_and_one_of_three(tmp_path, truth):
+    """Image 9 has no true label and does not count; the columns are known by their names, not by their places."""
+    (tmp_path / "guesses.csv").write_text(GUESSES)
+    (tmp_path / "truth.csv").write_text(truth)
+    score = score_submission(tmp_path / "guesses.csv", tmp_path / "truth.csv", LAYOUT)
+    assert (score.images, score.top1_error, score.top3_error) == (4, 3 / 4, 1 / 4)
+    assert "of 4 images: top-1 error 0.7500, top-3 error 0.2500" in score.sentence
+
+
+def test_labels_of_other_images_are_refused(tmp_path):
+    (tmp_path / "guesses.csv").write_text(GUESSES)
+    (tmp_path / "truth.csv").write_text("id,label\n7,a\n")
+    with pytest.raises(UserError, match=r"^none of the ids of .*guesses.csv has a label in .*truth.csv, which has 7$"):
+        score_submission(tmp_path / "guesses.csv", tmp_path / "truth.csv", LAYOUT)
+
+
+def test_a_promise_holds_for_the_bytes_that_it_was_made_for_only(tmp_path):
+    path = tmp_path / "blend.csv"
+    path.write_text(GUESSES)
+    assert promised_error(path) is None
+    said = {"csv": "blend.csv", "digest": digest(path.read_bytes()), "oof_top3_error": 0.25}
+    path.with_suffix(".json").write_text(json.dumps(said))
+    assert promised_error(path) == 0.25
+    path.write_text(GUESSES.replace("1,a b c", "1,b a c"))
+    assert promised_error(path) is None
