@@ -70,7 +70,7 @@ class TrainSettings:
         Literal["train", "frozen"] | None,
         Parameter(help=f"its statistics: trained, or the weights' own; {BY_FAMILY}"),
     ] = None
-    label_smoothing: Annotated[float, at_least(0, below=1, help="share of the target spread over all classes")] = 0.1
+    label_smoothing: Annotated[float, at_least(0, below=1, help="share of the target spread over all classes")] = 0.0
     dropout: Annotated[float, at_least(0, below=1, help="before the head")] = 0.0
     drop_path: Annotated[
         float | None, at_least(0, below=1, help=f"stochastic depth: share of blocks left out; {BY_FAMILY}")
