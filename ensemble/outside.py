@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,14 +155,22 @@ def _store(
     test: np.ndarray,
     record: dict[str, object],
 ) -> Path:
-    """Write the member's files, `done.json` last; what an earlier `add` left is replaced."""
+    """Write the member's files, `done.json` last; what an earlier `add` left is replaced once all of them are there."""
     folder = workspace.members / name
-    (folder / "done.json").unlink(missing_ok=True)
+    new = folder / ".new"
     parts = {f"fold{k}/oof.npz": (folds.image_id[folds.fold == k], oof[folds.fold == k]) for k in range(folds.n_folds)}
-    for file, (image_id, probs) in {**parts, "test.npz": (test_id, test)}.items():
-        save_predictions(folder / file, _predictions(image_id, probs, folds))
-    files = {file: file_digest(folder / file) for file in (*parts, "test.npz")}
-    write_json(folder / "done.json", {"run": name, "folds_digest": folds.digest, **record, "files": files})
+    parts["test.npz"] = (test_id, test)
+    try:
+        for file, (image_id, probs) in parts.items():
+            save_predictions(new / file, _predictions(image_id, probs, folds))
+        files = {file: file_digest(new / file) for file in parts}
+        (folder / "done.json").unlink(missing_ok=True)
+        for file in parts:
+            (folder / file).parent.mkdir(exist_ok=True)
+            os.replace(new / file, folder / file)
+        write_json(folder / "done.json", {"run": name, "folds_digest": folds.digest, **record, "files": files})
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     return folder
 
 

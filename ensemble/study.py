@@ -22,6 +22,7 @@ from folds.errors import CannotWriteError
 from folds.workspace import digest
 
 UNWRITABLE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
+HELD = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)  # by somebody who looks at it: no reason to replace it
 DIGEST = "foldblend:digest"  # the study's attribute that vouches for its trials
 
 
@@ -56,6 +57,9 @@ def append_trials(path: Path, name: str, trials: Sequence[FrozenTrial]) -> None:
             _append(path, name, trials)
             return
         except (sqlite3.DatabaseError, optuna.exceptions.StorageInternalError) as err:
+            if _sqlite_code(err) in HELD:
+                hint = "close what reads it, then `python run.py blend`"
+                raise CannotWriteError(f"cannot write {path}: another program holds it", hint=hint) from err
             if is_last or _sqlite_code(err) in UNWRITABLE:
                 hint = "free some room or choose another folder with `--work DIR`"
                 raise CannotWriteError(f"cannot write {path}: {err}", hint=hint) from err
@@ -145,8 +149,10 @@ def _study_id(path: Path, name: str) -> int:
             rows = base.execute("select study_id from studies where study_name = ?", (name,)).fetchall()
             if rows:
                 return int(rows[0][0])
-    except sqlite3.OperationalError:
-        pass  # no tables yet
+    except sqlite3.OperationalError as err:
+        if _sqlite_code(err) in HELD:
+            raise
+        # else there are no tables yet
     except sqlite3.DatabaseError:
         path.unlink()
     url = f"sqlite:///{path}"

@@ -139,19 +139,13 @@ def _write_fold(
     seconds: float,
 ) -> FoldDone:
     folder, head = workspace.fold(probe.name, fold), heads.heads[fold]
+    own = np.flatnonzero(folds.fold == fold)
+    oof = np.stack([_log_probs(head, seen.train[view], own) for view in views], axis=1)
+    test = np.stack([_log_probs(head, seen.test[view]) for view in views], axis=1)
     (folder / "done.json").unlink(missing_ok=True)  # other views than before: not done until all of it is
     write_json(folder / "settings.json", probe.settings_json)
     write_bytes(folder / "head.safetensors", save({"weight": head.weight.cpu(), "bias": head.bias.cpu()}))
-    own = np.flatnonzero(folds.fold == fold)
-    error = write_predictions(
-        folder,
-        folds,
-        store,
-        fold=fold,
-        views=views,
-        oof=np.stack([_log_probs(head, seen.train[view], own) for view in views], axis=1),
-        test=np.stack([_log_probs(head, seen.test[view]) for view in views], axis=1),
-    )
+    error = write_predictions(folder, folds, store, fold=fold, views=views, oof=oof, test=test)
     strength = heads.strengths[fold]
     weights = {"weights_digest": probe.weights_digest} if probe.weights_digest else {}
     write_bytes(folder / "log.jsonl", (json.dumps({"strength": strength, "valid_top3_error": error}) + "\n").encode())

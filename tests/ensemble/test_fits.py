@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,7 @@ from ensemble.objective import FLOOR
 from ensemble.reduce import build_reduction
 from ensemble.search import Search, half_of_groups, softmax, to_logits
 from ensemble.study import stored_losses
+from folds.errors import UserError
 from tests.ensemble.small import small_oof, small_work, write_small
 
 
@@ -184,6 +187,22 @@ def test_a_study_file_that_is_none_is_replaced(tmp_path):
     path.write_bytes(b"this is no database, whatever its name is" * 100)
     Search(("a", "b", "c", "d", "e"), 16, "cma", 1, 0, study=(path, "blend-x")).weights(case.evidence, 0)
     assert len(optuna.load_study(study_name="blend-x", storage=f"sqlite:///{path}").trials) == 24
+
+
+@pytest.mark.parametrize("lock", ["immediate", "exclusive"])  # others can read, nobody else can
+def test_a_study_that_another_program_holds_is_not_taken_for_a_damaged_one_and_deleted(tmp_path, monkeypatch, lock):
+    case, path = made(6, n=200), tmp_path / "study.db"
+    names = ("a", "b", "c", "d", "e")
+    Search(names, 16, "cma", 1, 0, study=(path, "blend-x")).weights(case.evidence, 0)
+    before = path.read_bytes()
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda name, **options: connect(name, **options | {"timeout": 0.01}))
+    with closing(connect(path)) as other:
+        other.execute(f"begin {lock}")
+        with pytest.raises(UserError, match="another program holds it") as caught:
+            Search(names, 32, "cma", 1, 0, study=(path, "blend-x")).weights(case.evidence, 0)
+    assert caught.value.hint == "close what reads it, then `python run.py blend`"
+    assert path.read_bytes() == before
 
 
 def test_logits_inside_the_bounds_give_their_weights_back():

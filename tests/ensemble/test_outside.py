@@ -15,9 +15,11 @@ from ensemble.members import load_members
 from ensemble.outside import add_member
 from ensemble.settings import AddSettings, BlendSettings
 from ensemble.stored import file_digest
-from folds.errors import UserError
+from folds.errors import CannotWriteError, UserError
 from folds.workspace import read_json, write_json
+from models.predictions import save_predictions
 from tests.benchmarks.synthetic import write_fold
+from tests.competition import fingerprint
 from tests.ensemble.small import small_oof, small_test, small_work
 
 QUICK = BlendSettings(trials=32, half_samples=2)
@@ -102,6 +104,23 @@ def test_an_added_member_blends_like_a_trained_one(house):
     expected = np.exp(small_oof(folds, 2))[np.argsort(folds.fold, kind="stable")]
     assert members.members[2].probs(0, 600) == pytest.approx(expected, abs=1e-6)
     assert "other" in make_blend(work, QUICK, seed=0).blend.weights
+
+
+def test_an_add_that_fails_leaves_the_member_of_that_name_as_it_was(house, monkeypatch):
+    """Its `done.json` was removed and its files overwritten one by one: a full disk cost the member."""
+    work, _, settings = house
+    folder = add_member(work, "other", settings).folder
+    before = fingerprint(folder)
+
+    def fail_at_the_last(path, predictions):
+        if path.name == "test.npz":
+            raise CannotWriteError(f"cannot write {path}: No space left on device")
+        save_predictions(path, predictions)
+
+    monkeypatch.setattr("ensemble.outside.save_predictions", fail_at_the_last)
+    with pytest.raises(UserError, match="No space left"):
+        add_member(work, "other", settings)
+    assert fingerprint(folder) == before
 
 
 def test_rows_and_columns_in_any_order_are_the_same_member(house):
