@@ -9,9 +9,11 @@ import pytest
 from ensemble.apply import apply_blend, member_test_probs
 from ensemble.blend import make_blend
 from ensemble.members import load_members
+from ensemble.partial import choose_parts
 from ensemble.record import load_blend
 from ensemble.settings import BlendSettings
 from folds.errors import UserError
+from folds.workspace import read_json, write_json
 from submissions.settings import SubmitSettings
 from submissions.submission import write_submission
 from tests.ensemble.small import small_work
@@ -99,3 +101,16 @@ def test_a_partial_blend_is_not_applied_once_another_fold_is_done(tmp_path):
     hidden.with_suffix(".away").rename(hidden)
     with pytest.raises(UserError, match=r"^m01 has changed since the blend was made: fold1/oof"):
         apply_blend(work, load_blend(work.blend))
+
+
+def test_probes_do_not_keep_a_network_out_that_lacks_folds(tmp_path):
+    work, _ = small_work(tmp_path)
+    for name in ("m00", "m01"):  # two probes with all folds, one network with two
+        for path in (work.models / name).glob("fold*/settings.json"):
+            write_json(path, {**read_json(path, hint=""), "kind": "probe"})
+    without(work, m02=(0,))
+    chosen = choose_parts(work, ["m00", "m01", "m02"], added=frozenset(), n_folds=3, is_named=False)
+    assert (chosen.runs, chosen.folds, chosen.left_out) == (("m00", "m01", "m02"), (1, 2), ())
+    without(work, m02=(1, 2))
+    chosen = choose_parts(work, ["m00", "m01", "m02"], added=frozenset(), n_folds=3, is_named=False)
+    assert (chosen.runs, chosen.folds, chosen.left_out) == (("m00", "m01"), (0, 1, 2), ("m02",))

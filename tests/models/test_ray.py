@@ -1,5 +1,6 @@
 """This file has jobs done on Ray, on this machine and on a cluster of three nodes whose processes are killed."""
 
+import dataclasses
 import os
 import re
 import shutil
@@ -15,11 +16,15 @@ from folds.engine import EngineSettings
 from folds.errors import UserError
 from folds.processes import is_alive
 from folds.ray_cluster import on_ray
-from models.events import FoldDone, JobEvent
+from folds.track import silently
+from models.events import FoldDone, FoldFailed, JobEvent
+from models.first_probes import probe_first
+from models.probe import probe_runs
+from models.runs import done_folds, plan_runs
 from tests.cluster import JOBS, cluster, make_place, run, start, wait_for, workers
 from tests.competition import fingerprint, make_competition
 from tests.faults.whole import differing, left_over, made_in
-from tests.models.test_trainer import prepared, train
+from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
 
 pytest.importorskip("ray")
 EPOCHS, LONGEST = 30, 40  # a job takes some seconds, so that there is a middle of it
@@ -79,6 +84,23 @@ def test_two_jobs_on_a_ray_of_this_machine_make_the_bytes_of_one_process(tmp_pat
     shutil.rmtree(workspace.models)
     train(workspace, engine=EngineSettings(cpus_per_job=1))
     assert differing(made_in(workspace.root), made) == []
+
+
+def test_probes_on_ray_go_on_where_one_is_refused(tmp_path, threads):
+    workspace, begun = prepared(tmp_path), plan_runs(SETTINGS, {})
+    list(probe_runs(workspace, begun, VIEWS))
+    names = ("test_resnet", "test_convnext")
+    plans = plan_runs(dataclasses.replace(SETTINGS, backbone=names, image_size=48), {})
+    engine = EngineSettings(engine="ray", cpus_per_job=1)
+    said = [
+        one.event
+        for one in probe_first(workspace, plans, VIEWS, engine=engine, track=silently)
+        if isinstance(one, JobEvent)
+    ]
+    failed = [one for one in said if isinstance(one, FoldFailed)]
+    assert [one.name for one in failed] == ["test_resnet-probe"]
+    assert "begun with other settings: image_size 32 -> 48" in failed[0].why
+    assert done_folds(workspace, "test_convnext-probe").keys() == {0, 1}
 
 
 @pytest.mark.ray
