@@ -20,7 +20,7 @@ from models.augment import draw, training_input
 from models.backbones import build_network, resolve_backbone
 from models.device import choose_device, choose_precision
 from models.mixing import Mixer
-from models.recipes import full_settings
+from models.recipes import FullSettings, full_settings
 from models.settings import TrainSettings
 from models.sizes import store_size_for
 from models.stepper import Stepper
@@ -59,7 +59,10 @@ def main(
 def measure(backbone_name: str, size: int, batch: int, *, repeats: int, device: torch.device) -> dict[str, Any]:
     """Seconds per image of both augmentations and of the step, by turns."""
     backbone, precision = resolve_backbone(backbone_name), choose_precision("auto", device)
-    full = full_settings(USUAL, tag=backbone.tag, has_weights=False, n_train=1000)
+
+    def full(settings: TrainSettings) -> FullSettings:
+        return full_settings(settings, tag=backbone.tag, has_weights=False, n_train=1000)
+
     rng, store_size = np.random.default_rng(0), store_size_for(size)
     pixels = torch.from_numpy(rng.integers(0, 256, (batch, store_size, store_size, 3), dtype=np.uint8)).to(device)
     target = torch.from_numpy(rng.integers(0, CLASSES, batch)).to(device)
@@ -67,10 +70,12 @@ def measure(backbone_name: str, size: int, batch: int, *, repeats: int, device: 
     def augment(settings: TrainSettings) -> Tensor:
         draws = draw(rng, settings, width=np.full(batch, 500), height=np.full(batch, 375))
         images = training_input(pixels, draws, size=size, backbone=backbone, precision=precision)
-        return Mixer(settings, n_classes=CLASSES, device=device)(images, target, epoch=0)[0]
+        return Mixer(full(settings), n_classes=CLASSES, device=device)(images, target, epoch=0)[0]
 
     network = build_network(backbone, CLASSES, size=size)
-    stepper = Stepper(network, full, lr=1e-4, epoch_steps=1000, batch_size=batch, device=device, precision=precision)
+    stepper = Stepper(
+        network, full(USUAL), lr=1e-4, epoch_steps=1000, batch_size=batch, device=device, precision=precision
+    )
     stepper.train_mode()
     images = augment(USUAL)
     works = {

@@ -13,6 +13,7 @@ from models.backbones import resolve_backbone
 from models.geometry import resample
 from models.mixing import Mixer, seed_everything
 from models.settings import TrainSettings
+from tests.full import full
 
 PLAIN = TrainSettings(crop_scale=1.0, mirror=False)
 
@@ -97,7 +98,7 @@ def test_a_whole_box_without_chance_is_the_resampled_picture_normalised():
 
 def mixed(settings, *, epoch, seed=0):
     seed_everything(seed)
-    mixer = Mixer(settings, n_classes=4, device=torch.device("cpu"))
+    mixer = Mixer(full(settings), n_classes=4, device=torch.device("cpu"))
     return mixer(torch.arange(8.0).view(8, 1, 1, 1).repeat(1, 3, 8, 8), torch.arange(8) % 4, epoch=epoch)
 
 
@@ -125,7 +126,7 @@ def test_cutmix_pastes_a_rectangle_whose_area_is_the_share():
 def test_a_share_of_the_images_is_erased_in_part():
     settings = dataclasses.replace(PLAIN, erase=0.5)
     seed_everything(1)
-    mixer = Mixer(settings, n_classes=4, device=torch.device("cpu"))
+    mixer = Mixer(full(settings), n_classes=4, device=torch.device("cpu"))
     images, _ = mixer(torch.zeros(400, 3, 16, 16), torch.zeros(400, dtype=torch.long), epoch=0)
     touched = images.ne(0).any(dim=1).flatten(1)
     assert touched.any(dim=1).float().mean() == pytest.approx(0.5, abs=0.08)

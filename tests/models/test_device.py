@@ -13,7 +13,7 @@ from models.device import choose_device
 if sys.argv[1] == "kept":
     choose_device("cpu")
 def work():
-    for _ in range(5):
+    for _ in range(3):
         torch.ones(1 << 24)  # 64 MB: glibc maps a block of more than 32 MB on its own, whatever came before
 work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
