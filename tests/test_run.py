@@ -597,7 +597,7 @@ def test_the_probe_counts_as_time(weighty, typed):
 def test_settings_that_training_would_refuse_are_refused_before_the_probe(weighty, typed):
     data, weights = weighty
     assert typed("all", data, *pretrained(weights), "--no-probe")[0] == 0
-    code, _, err = typed("all", data, *pretrained(weights), "--label-smoothing", "0")
+    code, _, err = typed("all", data, *pretrained(weights), "--label-smoothing", "0.1")
     assert code == 2
-    assert err.startswith("error: the run test_resnet was begun with other settings: label_smoothing 0.1 -> 0.0")
+    assert err.startswith("error: the run test_resnet was begun with other settings: label_smoothing 0.0 -> 0.1")
     assert not Path("work/models/test_resnet-probe").exists()

@@ -65,7 +65,7 @@ def test_the_report_says_what_blend_and_done_markers_say(work):
 
 def test_the_blend_of_another_metric_was_shown_as_if_its_top3_error_were_exact(work):
     blend = load_blend(work.blend)
-    save_blend(work, dataclasses.replace(blend, metric="log-loss"))
+    save_blend(work.blend, dataclasses.replace(blend, metric="log-loss"))
     entry = report(work)[2]["standing"]["entries"][0]
     group = load_folds(work).group
     assert (entry["low"], entry["high"]) == pytest.approx(

@@ -36,7 +36,12 @@ def test_a_promise_holds_for_the_bytes_that_it_was_made_for_only(tmp_path):
     path = tmp_path / "blend.csv"
     path.write_text(GUESSES)
     assert promised_error(path) is None
-    said = {"csv": "blend.csv", "digest": digest(path.read_bytes()), "oof_top3_error": 0.25}
+    said = {
+        "csv": "blend.csv",
+        "digest": digest(path.read_bytes()),
+        "oof_top3_error": 0.25,
+        "unreadable_test_images": [],
+    }
     path.with_suffix(".json").write_text(json.dumps(said))
     assert promised_error(path) == 0.25
     path.write_text(GUESSES.replace("1,a b c", "1,b a c"))
