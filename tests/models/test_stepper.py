@@ -47,9 +47,10 @@ def lets_pass(one, most):
 
 
 @pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("micro_batch", [5, 4, 1])
-def test_a_micro_batch_gives_the_gradient_and_loss_of_the_whole_batch(micro_batch, soft):
-    images, target = batch()
+@pytest.mark.parametrize(("micro_batch", "n"), [(5, 12), (4, 12), (1, 12), (5, 11), (9, 11)])
+def test_a_micro_batch_gives_the_gradient_and_loss_of_the_whole_batch(micro_batch, n, soft):
+    """11 images do not fall into equal parts: 4 + 4 + 3, 6 + 5."""
+    images, target = (one[:n] for one in batch())
     if soft:
         target = torch.nn.functional.one_hot(target, 4) * 0.7 + 0.075
     whole, parts = stepper(), stepper(dataclasses.replace(SETTINGS, micro_batch=micro_batch))
@@ -119,3 +120,15 @@ def test_float16_scales_its_loss_and_leaves_out_a_step_that_overflows():
     one.step(4, images, target)
     assert scale == 2**15  # halved by the step that overflowed
     assert not torch.equal(next(one.network.parameters()), before[0])
+
+
+def test_the_running_average_is_what_predicts_and_not_the_last_network():
+    one = stepper(dataclasses.replace(SETTINGS, ema_share=0.8))
+    one.train_mode()
+    passed = []
+    for number in range(4):
+        one.step(number, *batch())
+        passed.append(one.network.head.weight.detach().clone())
+    averaged = one.trained.head.weight
+    assert not torch.equal(averaged, passed[-1])
+    assert (averaged - passed[-1]).abs().max() < (passed[0] - passed[-1]).abs().max()  # it lies among those passed

@@ -150,6 +150,23 @@ def test_batch_size_at_prediction_makes_no_difference(tmp_path, trained):
     np.testing.assert_allclose(after.log_probs, before.log_probs, atol=1e-4)
 
 
+def test_what_is_stored_predicts_again_what_was_predicted_with_averaging_and_uneven_classes(tmp_path):
+    """The network must be the averaged one, and each fold's correction that of its own training part."""
+    data = make_competition(tmp_path / "data")
+    for number in range(5):
+        (data / "TrainVal" / "0" / f"0-{number}.jpg").unlink()
+    workspace = Workspace(tmp_path / "work")
+    prepare(workspace, data, PrepareSettings(store_size=32, workers=1))
+    split(workspace, SplitSettings(n_folds=2), seed=0)
+    assert len(set(np.bincount(load_folds(workspace).target[load_folds(workspace).fold == 0]))) > 1
+    train(workspace, dataclasses.replace(SETTINGS, ema_share=0.5, sampling_power=1.0, restore_prior="yes"))
+    files = [workspace.fold("test_resnet", fold) / name for fold in (0, 1) for name in ("oof.npz", "test.npz")]
+    before = [load_predictions(path, hint="").log_probs for path in files]
+    list(predict_run(workspace, "test_resnet", VIEWS, device_name="cpu"))
+    for path, log_probs in zip(files, before, strict=True):
+        np.testing.assert_allclose(load_predictions(path, hint="").log_probs, log_probs, atol=1e-4, err_msg=str(path))
+
+
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
     workspace = prepared(tmp_path)
     train(workspace, only_folds=[0])
