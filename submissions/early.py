@@ -13,8 +13,9 @@ from ensemble.settings import BlendSettings
 from folds.assignment import Folds, load_folds
 from folds.errors import UserError
 from folds.track import Track, silently
-from folds.workspace import Workspace, digest, read_json
+from folds.workspace import Workspace, digest
 from models.runs import done_folds
+from submissions.lineage import read_lineage
 from submissions.settings import SubmitSettings
 from submissions.submission import SubmissionResult, write_submission
 
@@ -89,8 +90,8 @@ def _promised(path: Path, probes: Mapping[str, Mapping[int, Mapping[str, Any]]])
         for run, done in probes.items()
     }
     try:
-        lineage = read_json(path.with_suffix(".json"), hint="")
+        lineage = read_lineage(path)
         is_of_them = lineage.get("files") == files and lineage.get("digest") == digest(path.read_bytes())
         return float(lineage["oof_top3_error"]) if is_of_them else None
-    except (UserError, OSError, KeyError, TypeError, AttributeError):
+    except (UserError, OSError, KeyError, TypeError):
         return None

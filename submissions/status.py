@@ -11,8 +11,9 @@ from typing import Any
 from folds.assignment import load_folds
 from folds.errors import UserError
 from folds.locks import Holder, holders
-from folds.workspace import Workspace, read_json
+from folds.workspace import Workspace
 from models.runs import done_folds, done_refit, runs
+from submissions.lineage import read_lineage
 
 VERSION = 1  # of what `status --json` says
 NOTHING = ["nothing is missing"]
@@ -51,10 +52,9 @@ def newest_csv(workspace: Workspace) -> Path | None:
 def is_early(csv: Path) -> bool:
     """Whether a submission was made by the probes alone, before `all` trained; its lineage says so."""
     try:
-        lineage = read_json(csv.with_suffix(".json"), hint="")
+        return read_lineage(csv).get("is_early") is True
     except UserError:
         return False
-    return isinstance(lineage, dict) and lineage.get("is_early") is True
 
 
 def status_json(workspace: Workspace, planned: Sequence[str], *, following: Callable[[str], str]) -> dict[str, Any]:

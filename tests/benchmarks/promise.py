@@ -20,7 +20,7 @@ from ensemble.settings import BlendSettings
 from folds.metrics import topk_error
 from folds.workspace import Workspace
 from tests.benchmarks.measure import finish, show
-from tests.benchmarks.synthetic import World, make_folds, member_log_probs, write_member
+from tests.benchmarks.synthetic import World, make_world
 
 FRESH = 20_000
 SIZES = (400, 1_000, 4_000)
@@ -55,14 +55,13 @@ def one_world(n: int, seed: int) -> tuple[float, float, float]:
     world = World(n=n, n_test=FRESH, n_classes=20, n_folds=5, margin=3.0, seed=1000 * n + seed)
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder))
-        folds = make_folds(workspace, world)
-        target = world.targets(1)
-        for member in range(MEMBERS):
-            oof = member_log_probs(world, folds.target, part=0, member=member)
-            test = member_log_probs(world, target, part=1, member=member)
-            write_member(workspace, world, folds, f"m{member}", oof, test)
+        make_world(workspace, world, members=MEMBERS)
         made = make_blend(workspace, BlendSettings(trials=200), seed=seed)
-        return topk_error(apply_blend(workspace, made.blend).scores, target), made.kept.crossfit, made.nested.loss
+        return (
+            topk_error(apply_blend(workspace, made.blend).scores, world.targets(1)),
+            made.kept.crossfit,
+            made.nested.loss,
+        )
 
 
 if __name__ == "__main__":
