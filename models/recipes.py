@@ -82,7 +82,7 @@ RANDOM_HEAD_LR_SCALE = 10.0  # a random head has to cover the way that a fitted 
 # Epochs by the images that train a fold, between these points in the logarithm of their number. BiT's rule counts steps
 # (Kolesnikov et al. 2020: 500 of 512 images below 20,000, 10,000 below 500,000); ours counts passes over the images,
 # whatever the batch size.
-EPOCHS_BY_IMAGES = ((1_000, 12), (5_500, 6), (90_000, 4))
+EPOCHS_BY_IMAGES = ((1_000, 12), (5_500, 3), (90_000, 4))
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 15
 SCRATCH_TIMES = 3  # times as many from scratch
 

@@ -128,7 +128,7 @@ def test_ctrl_c_takes_the_live_part_away_and_gives_the_cursor_back_without_colou
     terminal = Terminal("RUN train", *TRAIN, "--run stopped --epochs 500", folder=folder, NO_COLOR="1")
     terminal.read_until("epoch 3/500")
     os.killpg(terminal.process.pid, signal.SIGINT)
-    assert terminal.end() == 130
+    assert terminal.end() == 130, terminal.text[-3000:]
     rows = [line for line in lasting(terminal.text) if line.strip()]
     assert rows[-2].startswith("error: stopped by Ctrl-C")
     assert rows[-1] == "hint: the same command goes on where it was stopped"
