@@ -1,4 +1,4 @@
-"""This file is the command line of Foldblend: it parses arguments, calls the four rooms, and prints."""
+"""The command line of Foldblend: it parses arguments, calls the four rooms, and prints."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from ensemble.settings import AddSettings, BlendSettings, FileSettings
+from folds.base.config import FLAT, Kit
+from folds.base.config_file import to_toml
+from folds.base.errors import UserError, visible
+from folds.base.signals import Stopped, stoppable
+from folds.base.workspace import Workspace
 from folds.completion import NAME, Shell, completion_script
 from folds.engine import EngineSettings
-from folds.errors import UserError, visible
-from folds.kit import FLAT, Kit
-from folds.kit_toml import to_toml
 from folds.settings import COMMA_LIST, LimitSettings, PrepareSettings, SplitSettings, at_least
-from folds.stopping import Stopped, stoppable
-from folds.workspace import Workspace
 from models.recipes import FROM_FAMILY
 from models.settings import FirstSettings, PredictSettings, TrackSettings, TrainSettings
 from submissions.settings import ReportSettings, SubmitSettings
@@ -31,10 +31,10 @@ from submissions.settings import ReportSettings, SubmitSettings
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from folds.screen import Screen
-    from folds.track import Track
-    from models.events import FoldFailed, JobEvent, JobProgress
+    from folds.base.progress import Track
+    from folds.base.terminal import Screen
     from models.runs import RunPlan
+    from models.watch.events import FoldFailed, JobEvent, JobProgress
 
 # GNU OpenMP reads it when torch is imported: how long threads spin before they sleep. A small net on two cores trains
 # at 2,080 images/s with this or the default; beside two busy processes at 1,410 to 1,880, by default at 23 to 1,560.
@@ -99,9 +99,9 @@ Runs = Annotated[tuple[str, ...], COMMA_LIST, Parameter(help="runs, by name")]
 @app.command(name="all", sort_key=0)
 def all_(data: Data, *, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_TOML) -> str:
     """Prepare, split, probe, train every backbone x fold, blend, submit; goes on where it was stopped."""
-    from folds.ray_cluster import refuse_without_ray
-    from models.jobs import refuse_early
-    from models.trackers import refuse_absent
+    from models.jobs.plan import refuse_early
+    from models.jobs.ray_cluster import refuse_without_ray
+    from models.watch.curves import refuse_absent
 
     deadline = every.limit.deadline(time.monotonic())
     refuse_absent(every.follow)
@@ -113,7 +113,7 @@ def all_(data: Data, *, every: Annotated[Every, FLAT] = Every(), config: Config 
 
 def go_the_way(data: Path, every: Every, *, deadline: float | None) -> str:
     """All steps; returns the next command."""
-    from ensemble.runs import list_runs
+    from ensemble.members.open_run import list_runs
 
     prepare_data(data, every.prepare, every.train, engine=every.engine, top=every.top)
     split_(split=every.split, top=every.top)
@@ -140,14 +140,14 @@ def go_the_way(data: Path, every: Every, *, deadline: float | None) -> str:
 
 def probe_backbones(every: Every, *, deadline: float | None) -> bool:
     """Probe what starts from weights, and submit that at once; returns whether the time was up before it was done."""
-    from folds.stopping import TimeUpError, until
-    from folds.track import silently
-    from models.events import FoldFailed, JobEvent
-    from models.first_probes import plans_to_probe, probe_first
-    from models.jobs import refuse_runs
-    from models.picture import Picture
+    from folds.base.progress import silently
+    from folds.base.signals import TimeUpError, until
+    from models.jobs.plan import refuse_runs
+    from models.probe.first_probes import plans_to_probe, probe_first
     from models.runs import as_probe
-    from models.tables import job_lines, probe_lines
+    from models.watch.events import FoldFailed, JobEvent
+    from models.watch.picture import Picture
+    from models.watch.tables import job_lines, probe_lines
 
     workspace, chosen = Workspace(every.top.work), plans_to_probe(plans(every.train))
     if not chosen:
@@ -176,8 +176,8 @@ def probe_backbones(every: Every, *, deadline: float | None) -> bool:
 
 def without_torn_probes(workspace: Workspace, blend: BlendSettings) -> BlendSettings:
     """The settings of a blend that leaves out probes which failed on the way; runs that are named stay."""
-    from ensemble.runs import list_runs
-    from folds.assignment import load_folds
+    from ensemble.members.open_run import list_runs
+    from folds.split.assign import load_folds
     from models.runs import done_folds, is_probe
 
     names, n_folds = list_runs(workspace), load_folds(workspace).n_folds
@@ -188,7 +188,7 @@ def without_torn_probes(workspace: Workspace, blend: BlendSettings) -> BlendSett
 
 def submit_probes(workspace: Workspace, probes: Sequence[str], every: Every) -> None:
     """Write the first CSV, from the probes alone; a mistake in that is told, and stops nothing."""
-    from folds.errors import CannotWriteError
+    from folds.base.errors import CannotWriteError
     from submissions.early import submit_early
     from submissions.tables import early_summary
 
@@ -222,8 +222,8 @@ def prepare_data(
     data: Path, prepare: PrepareSettings, train: TrainSettings, *, engine: EngineSettings, top: Top
 ) -> None:
     """`prepare`, with a store as large as the runs need it where its size is not set."""
-    from folds import prepare as room
-    from folds.tables import prepare_tables
+    from folds.manifest import prepare as room
+    from folds.manifest.tables import prepare_tables
 
     workspace, size = Workspace(top.work), prepare.store_size or needed_size(train)
     with alone(workspace, "folds", is_to_write=room.is_apart(workspace, data)):
@@ -240,8 +240,8 @@ def needed_size(train: TrainSettings) -> int:
 @app.command(name="split", sort_key=2)
 def split_(*, split: Split = SplitSettings(), top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
     """Assign every training image to a fold, once."""
-    from folds import assignment
-    from folds.tables import split_tables
+    from folds.manifest.tables import split_tables
+    from folds.split import assign as assignment
 
     workspace = Workspace(top.work)
     with alone(workspace, "folds", is_to_write=workspace.manifest.is_file()):
@@ -288,7 +288,7 @@ class Trained:
 
     @property
     def failures(self) -> str:
-        from folds.errors import first_few
+        from folds.base.errors import first_few
 
         return f"{first_few([one.name for one in self.failed])} failed"
 
@@ -313,13 +313,13 @@ def train_folds(
     deadline: float | None,
 ) -> Trained:
     """Train what is not done and show what happens, until all is done or the time is up."""
-    from folds.stopping import TimeUpError, until
-    from folds.track import silently
-    from models.events import FoldFailed, JobEvent, by_job
-    from models.jobs import train_runs
-    from models.picture import running_picture
-    from models.tables import job_lines
-    from models.trackers import tracking
+    from folds.base.progress import silently
+    from folds.base.signals import TimeUpError, until
+    from models.jobs.plan import train_runs
+    from models.watch.curves import tracking
+    from models.watch.events import FoldFailed, JobEvent, by_job
+    from models.watch.picture import running_picture
+    from models.watch.tables import job_lines
 
     failed: list[FoldFailed] = []
     workspace, runs = Workspace(top.work), plans(train, names=run)
@@ -363,13 +363,13 @@ def probe_(
     config: Config = KIT_TOML,
 ) -> str:
     """Fit the heads of all folds to a frozen backbone's features: a full run after one pass, called NAME-probe."""
-    from models.probe import probe_runs
-    from models.tables import probe_lines
+    from models.probe.probe import probe_runs
+    from models.watch.tables import probe_lines
 
     workspace, chosen = Workspace(top.work), plans(train, names=run)
     with alone(workspace, "probe", is_to_write=workspace.folds_csv.is_file()):
         if engine.is_ray:
-            from models.ray_runs import probe_on_ray
+            from models.jobs.ray_runs import probe_on_ray
 
             show_elsewhere(workspace, probe_on_ray(workspace, chosen, predict, engine=engine), probe_lines)
             return following("blend")
@@ -382,8 +382,8 @@ def show_elsewhere(
     workspace: Workspace, happening: Generator[JobEvent | JobProgress, None, None], lines_of: Callable[[Any], list[str]]
 ) -> None:
     """Show what jobs on Ray say, in lines."""
-    from models.picture import Picture
-    from models.tables import job_lines
+    from models.watch.picture import Picture
+    from models.watch.tables import job_lines
 
     picture = Picture(screen(), workspace, None, track())
     with closing(happening):
@@ -402,7 +402,7 @@ def lr_find_(
     config: Config = KIT_TOML,
 ) -> str:
     """Sweep the learning rate of each run on one fold's training part, and suggest one; nothing else is kept."""
-    from models.jobs import find_rates
+    from models.jobs.plan import find_rates
 
     chosen = plans(train, names=run)
     rate = "find"
@@ -425,16 +425,16 @@ def predict_(
     config: Config = KIT_TOML,
 ) -> str:
     """Predict out-of-fold and test images again from the checkpoints, without training."""
-    from models.repredict import predict_run
+    from models.predict.again import predict_run
     from models.runs import is_probe, runs
-    from models.tables import predicted_lines
+    from models.watch.tables import predicted_lines
 
     workspace = Workspace(top.work)
     names = run or tuple(name for name in runs(workspace) if not is_probe(workspace, name))
     if not names:
         raise UserError(f"{workspace.models} holds no run", hint="`python run.py train`")
     if engine.is_ray:
-        from models.ray_runs import predict_on_ray
+        from models.jobs.ray_runs import predict_on_ray
 
         happening = predict_on_ray(workspace, names, predict, device_name=device, engine=engine)
         show_elsewhere(workspace, happening, partial(predicted_lines, views=predict.views))
@@ -449,8 +449,8 @@ def predict_(
 @app.command(name="views", sort_key=4)
 def views_(*, run: Runs = (), top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
     """What each view of test-time augmentation adds out of fold, and what it costs; proposes the set that pays."""
-    from ensemble.view_tables import view_summary
-    from ensemble.views import report_views
+    from ensemble.analysis.view_tables import view_summary
+    from ensemble.analysis.views import report_views
 
     reports = list(report_views(Workspace(top.work), run, track=track()))
     show(*map(view_summary, reports))
@@ -467,7 +467,7 @@ def add_(
     config: Config = KIT_TOML,
 ) -> str:
     """Take in predictions that other tools made, once they are checked, as one more member."""
-    from ensemble.outside import add_member
+    from ensemble.members.add_member import add_member
 
     workspace = Workspace(top.work)
     with alone(workspace, "ensemble", is_to_write=workspace.folds_csv.is_file()):
@@ -486,8 +486,8 @@ def blend_(
     config: Config = KIT_TOML,
 ) -> str | None:
     """Find the members' weights on their out-of-fold predictions, and say how much of the gain is real."""
-    from ensemble.blend import make_blend
-    from ensemble.tables import blend_summary
+    from ensemble.blend.make_blend import make_blend
+    from ensemble.blend.tables import blend_summary
 
     if files != FileSettings():
         blend_files_(files, blend, seed=top.seed)
@@ -501,7 +501,7 @@ def blend_(
 
 def blend_files_(files: FileSettings, blend: BlendSettings, *, seed: int) -> None:
     """Labels and predictions in, CSV out, without a work folder."""
-    from ensemble.tables import blend_summary
+    from ensemble.blend.tables import blend_summary
     from submissions.from_files import blend_files
     from submissions.tables import submission_summary
 
@@ -570,9 +570,9 @@ def status_(
     config: Config = KIT_TOML,
 ) -> str | None:
     """Runs x folds with their score, what is missing, and the next command."""
-    from folds.assignment import load_folds
-    from folds.locks import holders
-    from models.tables import status_table
+    from folds.base.locks import holders
+    from folds.split.assign import load_folds
+    from models.watch.tables import status_table
     from submissions.status import status_json, what_is_missing
 
     workspace = Workspace(top.work)
@@ -615,10 +615,10 @@ def explain_(
     config: Config = KIT_TOML,
 ) -> None:
     """What every member and the blend say of one image, and where a network looks, as a picture in work/report."""
-    from ensemble.explain import explain_image
-    from ensemble.explain_picture import draw_explained
-    from ensemble.explain_tables import explained_summary
-    from models.cam import first_maps
+    from ensemble.analysis.explain import explain_image
+    from ensemble.analysis.explain_picture import draw_explained
+    from ensemble.analysis.explain_tables import explained_summary
+    from models.predict.gradcam import first_maps
 
     workspace = Workspace(top.work)
     said = explain_image(workspace, image_id, run=run)
@@ -636,8 +636,8 @@ def compare_(
     config: Config = KIT_TOML,
 ) -> None:
     """Which of two runs is better out of fold, on the same images: paired differences, and the images that changed."""
-    from ensemble.compare import compare_runs
-    from ensemble.compare_tables import comparison_summary
+    from ensemble.analysis.compare import compare_runs
+    from ensemble.analysis.compare_tables import comparison_summary
 
     show(comparison_summary(compare_runs(Workspace(top.work), run_a, run_b)))
 
@@ -654,7 +654,7 @@ def settings_(*, every: Annotated[Every, FLAT] = Every(), config: Config = KIT_T
 
 def family_remarks(train: TrainSettings, *, top: Top) -> list[str]:
     """A line for each run that the settings ask for: its family, and what that gives to settings that lack it."""
-    from models.jobs import family_remark
+    from models.jobs.plan import family_remark
 
     try:
         planned = plans(train)
@@ -713,8 +713,8 @@ def alone(workspace: Workspace, what: str, *, is_to_write: bool = True) -> Itera
 
     is_to_write  False where there is nothing to work on: the error to come needs no lock, and leaves no folder behind
     """
-    from folds.locks import POLL_SECONDS, claim
-    from folds.workspace import sweep
+    from folds.base.locks import POLL_SECONDS, claim
+    from folds.base.workspace import sweep
 
     told = None
     while True:
@@ -731,7 +731,7 @@ def alone(workspace: Workspace, what: str, *, is_to_write: bool = True) -> Itera
 
 @cache
 def screen() -> Screen:
-    from folds.screen import Screen
+    from folds.base.terminal import Screen
 
     return Screen()
 

@@ -1,4 +1,4 @@
-"""This file declares the settings of `blend` and `add`: one field, one flag, one TOML key, one check.
+"""Declares the settings of `blend` and `add`: one field, one flag, one TOML key, one check.
 
 It imports neither numpy nor optuna, since `run.py --help` reads it.
 """

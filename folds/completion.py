@@ -1,4 +1,4 @@
-"""This file lets shells complete commands and flags: cyclopts' script, and what it does not know of `python run.py`."""
+"""Lets shells complete commands and flags: cyclopts' script, and what it does not know of `python run.py`."""
 
 from __future__ import annotations
 

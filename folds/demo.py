@@ -1,4 +1,4 @@
-"""This file makes the demo's competition from scikit-learn's digits: a long tail, dirty files, labels kept aside."""
+"""Makes the demo's competition from scikit-learn's digits: a long tail, dirty files, labels kept aside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from folds.workspace import write_bytes
+from folds.base.workspace import write_bytes
 
 SIDE = 40  # pixels of a rendered digit; the originals have 8
 TEST_SHARE = 0.25

@@ -1,4 +1,4 @@
-"""This file declares the settings of the engine that does the jobs: here, or on Ray."""
+"""Declares the settings of the engine that does the jobs: here, or on Ray."""
 
 from __future__ import annotations
 

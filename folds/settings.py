@@ -1,4 +1,4 @@
-"""This file declares the settings of `prepare` and `split`: one field, one flag, one TOML key, one check.
+"""Declares the settings of `prepare` and `split`: one field, one flag, one TOML key, one check.
 
 It imports neither torch nor numpy, since `run.py --help` reads it.
 """
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from folds.stopping import time_for_training
+from folds.base.signals import time_for_training
 
 StoreForm: TypeAlias = Literal["raw", "jpeg"]
 

@@ -1,4 +1,4 @@
-"""This file turns a name into a network: full weight tags, their input facts, local or downloaded weights."""
+"""Turns a name into a network: full weight tags, their input facts, local or downloaded weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from folds.errors import UserError, first_few
+from folds.base.errors import UserError, first_few
 
 # What the short names stand for. The README says why.
 SHORT_NAMES = {

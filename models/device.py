@@ -1,4 +1,4 @@
-"""This file chooses device and precision, and sets a process up for them: threads, cuDNN, memory."""
+"""Chooses device and precision, and sets a process up for them: threads, cuDNN, memory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import cache
 
 import torch
 
+from folds.base.errors import UserError
 from folds.engine import EngineSettings
-from folds.errors import UserError
 
 # Of glibc's malloc.h: parameters of mallopt, which takes 32-bit numbers. -1 as M_TRIM_THRESHOLD stands for never, and
 # M_MMAP_MAX 0 keeps large blocks in the heap where some glibc refuse an M_MMAP_THRESHOLD above 32 MB.

@@ -1,4 +1,4 @@
-"""This file decides what `--precision auto` is on a CPU: float32 or bfloat16, measured once a machine and network."""
+"""Decides what `--precision auto` is on a CPU: float32 or bfloat16, measured once a machine and network."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from folds.errors import CannotWriteError
-from folds.workspace import write_bytes
+from folds.base.errors import CannotWriteError
+from folds.base.workspace import write_bytes
 from models.backbones import Backbone, build_network
 from models.device import autocast, choose_precision, has_bf16
 

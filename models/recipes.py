@@ -1,4 +1,4 @@
-"""This file knows what differs between families of networks when they are fine-tuned; it needs no torch.
+"""Knows what differs between families of networks when they are fine-tuned; it needs no torch.
 
 A setting that is not given comes from the first row of `FAMILIES` that fits the backbone's full tag; a flag or kit.toml
 overrides each of them.
@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any, Literal
 
 from models.settings import TrainSettings
@@ -79,12 +80,11 @@ FAMILIES = (
 )
 RANDOM_HEAD_LR_SCALE = 10.0  # a random head has to cover the way that a fitted one begins at the end of
 
-# Epochs by the images that train a fold, between these points in the logarithm of their number. BiT's rule counts steps
-# (Kolesnikov et al. 2020: 500 of 512 images below 20,000, 10,000 below 500,000); ours counts passes over the images,
-# whatever the batch size.
-EPOCHS_BY_IMAGES = ((1_000, 12), (5_500, 3), (90_000, 4))
-FEWEST_EPOCHS, MOST_EPOCHS = 3, 15
-SCRATCH_TIMES = 3  # times as many from scratch
+# Epochs by the images that train a fold, between these points in the logarithm of their number. BiT's rule keeps the
+# number of steps up to a size (Kolesnikov et al. 2020: 500 of 512 images below 20,000); ours keeps the passes of images,
+# about 16,000, and never shows an image fewer than three times.
+EPOCHS_BY_IMAGES = ((400, 15), (1_000, 12), (5_500, 3), (90_000, 4))
+SCRATCH_EPOCHS_BY_IMAGES = ((400, 45), (1_000, 36), (5_500, 18), (90_000, 12))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +109,12 @@ def find_family(tag: str, *, has_weights: bool) -> Family:
 
 def epochs_for(n_train: int, *, has_weights: bool) -> int:
     """How many epochs a fold trains, by the images in its training part."""
-    points = [(math.log(images), epochs) for images, epochs in EPOCHS_BY_IMAGES]
-    at = math.log(max(n_train, 1))
-    (x0, y0), (x1, y1) = points[:2] if at < points[1][0] else points[1:]  # beyond its ends, a line goes on
-    epochs = round(min(max(y0 + (y1 - y0) * (at - x0) / (x1 - x0), FEWEST_EPOCHS), MOST_EPOCHS))
-    return epochs if has_weights else SCRATCH_TIMES * epochs
+    points = EPOCHS_BY_IMAGES if has_weights else SCRATCH_EPOCHS_BY_IMAGES
+    images = min(max(n_train, points[0][0]), points[-1][0])
+    for (fewer, most), (more, least) in pairwise(points):
+        if images <= more:
+            break
+    return round(most + (least - most) * math.log(images / fewer) / math.log(more / fewer))
 
 
 def full_settings(

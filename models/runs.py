@@ -1,4 +1,4 @@
-"""This file knows runs: what one is to be, what is stored of it, which folds are done. It needs no torch."""
+"""Knows runs: what one is to be, what is stored of it, which folds are done. It needs no torch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from folds.errors import UserError, first_few
-from folds.workspace import Workspace, read_json
+from folds.base.errors import UserError, first_few
+from folds.base.workspace import Workspace, read_json
 from models.recipes import FullSettings
 from models.settings import TrainSettings
 

@@ -1,4 +1,4 @@
-"""This file declares the settings of `train`, `predict` and trackers; no torch, since `run.py --help` reads it."""
+"""Declares the settings of `train`, `predict` and trackers; no torch, since `run.py --help` reads it."""
 
 from __future__ import annotations
 

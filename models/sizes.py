@@ -1,11 +1,11 @@
-"""This file decides sizes in pixels: of each epoch, of prediction, and of the store that serves them."""
+"""Decides sizes in pixels: of each epoch, of prediction, and of the store that serves them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 
-from folds.errors import UserError
+from folds.base.errors import UserError
 from models.backbones import Backbone, resolve_backbone
 from models.recipes import FullSettings
 from models.runs import RunPlan

@@ -1,4 +1,4 @@
-"""This file holds any CSV against what the organiser expects, and names the first offenders."""
+"""Holds any CSV against what the organiser expects, and names the first offenders."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from folds.errors import UserError, first_few
-from folds.workspace import Workspace, digest
+from folds.base.errors import UserError, first_few
+from folds.base.workspace import Workspace, digest
 from submissions.layout import Layout, read_layout
 from submissions.lineage import read_lineage
 

@@ -1,4 +1,4 @@
-"""This file makes the first submission of `all`: a blend of the probes alone, while networks are yet to be trained."""
+"""Makes the first submission of `all`: a blend of the probes alone, while networks are yet to be trained."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ensemble.blend import make_blend
-from ensemble.record import load_blend
+from ensemble.blend.blend_json import load_blend
+from ensemble.blend.make_blend import make_blend
 from ensemble.settings import BlendSettings
-from folds.assignment import Folds, load_folds
-from folds.errors import UserError
-from folds.track import Track, silently
-from folds.workspace import Workspace, digest
+from folds.base.errors import UserError
+from folds.base.progress import Track, silently
+from folds.base.workspace import Workspace, digest
+from folds.split.assign import Folds, load_folds
 from models.runs import done_folds
 from submissions.lineage import read_lineage
 from submissions.settings import SubmitSettings

@@ -1,4 +1,4 @@
-"""This file blends predictions that lie in files, from labels to a checked CSV, and leaves no work folder behind."""
+"""Blends predictions that lie in files, from labels to a checked CSV, and leaves no work folder behind."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from ensemble.blend import BlendResult, make_blend
-from ensemble.files import make_file_workspace
+from ensemble.blend.make_blend import BlendResult, make_blend
+from ensemble.members.from_files import make_file_workspace
 from ensemble.settings import BlendSettings, FileSettings
-from folds.track import Track, silently
-from folds.workspace import Workspace, write_bytes
+from folds.base.progress import Track, silently
+from folds.base.workspace import Workspace, write_bytes
 from submissions.settings import SubmitSettings
 from submissions.submission import SubmissionResult, write_submission
 

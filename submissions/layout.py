@@ -1,4 +1,4 @@
-"""This file knows how a submission is written: header, separators and ids, as the sample submission has them."""
+"""Knows how a submission is written: header, separators and ids, as the sample submission has them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from folds.assignment import load_folds
-from folds.classes import natural_key
-from folds.csvfile import ID_NAMES, pick_column, read_csv
-from folds.errors import UserError, first_few
-from folds.manifest import sample_path, test_ids
-from folds.workspace import Workspace
+from folds.base.csvfile import ID_NAMES, pick_column, read_csv
+from folds.base.errors import UserError, first_few
+from folds.base.workspace import Workspace
+from folds.manifest.manifest import sample_path, test_ids
+from folds.split.assign import load_folds
+from folds.split.classes import natural_key
 
 PREDICTED = 3  # labels per image
 HEADER = ("id", "predicted")

@@ -1,4 +1,4 @@
-"""This file reads the lineage that `submit` writes beside a CSV: where its rows come from, and what they promise."""
+"""Reads the lineage that `submit` writes beside a CSV: where its rows come from, and what they promise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from folds.workspace import read_json
+from folds.base.workspace import read_json
 
 TYPES: Mapping[str, tuple[type, ...]] = {  # of a lineage, and hardly of another JSON that lies there by chance
     "csv": (str,),

@@ -1,4 +1,4 @@
-"""This file scores a submission against true labels, where somebody has them."""
+"""Scores a submission against true labels, where somebody has them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from folds.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv
-from folds.errors import UserError, first_few
-from folds.interval import rate_interval
-from folds.manifest import read_manifest, usable_rows
-from folds.workspace import Workspace, digest
+from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv
+from folds.base.errors import UserError, first_few
+from folds.base.interval import rate_interval
+from folds.base.workspace import Workspace, digest
+from folds.manifest.manifest import read_manifest, usable_rows
 from submissions.layout import Layout
 from submissions.lineage import read_lineage
 

@@ -1,4 +1,4 @@
-"""This file declares the settings of `submit` and `report`; it imports no numpy, since `run.py --help` reads it."""
+"""Declares the settings of `submit` and `report`; it imports no numpy, since `run.py --help` reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This file says how far a work folder is: what is missing, and which command makes it."""
+"""Says how far a work folder is: what is missing, and which command makes it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from folds.assignment import load_folds
-from folds.errors import UserError
-from folds.locks import Holder, holders
-from folds.workspace import Workspace
+from folds.base.errors import UserError
+from folds.base.locks import Holder, holders
+from folds.base.workspace import Workspace
+from folds.split.assign import load_folds
 from models.runs import done_folds, done_refit, runs
 from submissions.lineage import read_lineage
 

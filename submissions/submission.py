@@ -1,4 +1,4 @@
-"""This file writes the submission: three labels for every test id, in the sample's order, checked before it is done."""
+"""Writes the submission: three labels for every test id, in the sample's order, checked before it is done."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.apply import Blended, apply_blend, apply_run
-from ensemble.record import Blend, load_blend
-from folds.assignment import Folds, load_folds
-from folds.errors import UserError, first_few
-from folds.manifest import USABLE, read_manifest
-from folds.metrics import top_classes
-from folds.workspace import Workspace, digest, write_bytes, write_json
+from ensemble.blend.apply import Blended, apply_blend, apply_run
+from ensemble.blend.blend_json import Blend, load_blend
+from folds.base.errors import UserError, first_few
+from folds.base.metrics import top_classes
+from folds.base.workspace import Workspace, digest, write_bytes, write_json
+from folds.manifest.manifest import USABLE, read_manifest
+from folds.split.assign import Folds, load_folds
 from models.runs import is_the_blends
 from submissions.check import faults_of
 from submissions.layout import Layout, read_layout

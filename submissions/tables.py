@@ -1,10 +1,10 @@
-"""This file says what became of a submission or a report, in lines for the terminal."""
+"""Says what became of a submission or a report, in lines for the terminal."""
 
 from __future__ import annotations
 
 import shlex
 
-from folds.errors import first_few
+from folds.base.errors import first_few
 from submissions.early import Early
 from submissions.report.report import ReportResult
 from submissions.submission import SubmissionResult

@@ -1,4 +1,4 @@
-"""This file starts Ray clusters of several nodes on this machine, and drivers that send jobs to them."""
+"""Starts Ray clusters of several nodes on this machine, and drivers that send jobs to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from folds.processes import is_alive
+from folds.base.processes import is_alive
 from tests.competition import make_competition
 
 ROOT = Path(__file__).parents[1]

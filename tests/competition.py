@@ -1,4 +1,4 @@
-"""This file makes a tiny real competition for tests: coloured JPEGs in class folders, a test folder, a sample."""
+"""Makes a tiny real competition for tests: coloured JPEGs in class folders, a test folder, a sample."""
 
 from __future__ import annotations
 

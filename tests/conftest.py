@@ -1,4 +1,4 @@
-"""This file sets up the processes of all tests: one thread for torch, and a cache folder that nothing outlives."""
+"""Sets up the processes of all tests: one thread for torch, and a cache folder that nothing outlives."""
 
 import atexit
 import os

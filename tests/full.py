@@ -1,4 +1,4 @@
-"""This file fills in the settings of tests that train small nets from scratch."""
+"""Fills in the settings of tests that train small nets from scratch."""
 
 from models.recipes import FullSettings, full_settings
 from models.settings import TrainSettings

@@ -1,4 +1,4 @@
-"""This file runs the small pieces of the speed benchmarks on tiny sizes: what they measure is there and adds up."""
+"""Runs the small pieces of the speed benchmarks on tiny sizes: what they measure is there and adds up."""
 
 import dataclasses
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from folds.assignment import load_folds
-from folds.prepare import prepare
+from folds.base.workspace import Workspace
+from folds.manifest.prepare import prepare
 from folds.settings import PrepareSettings
-from folds.workspace import Workspace
+from folds.split.assign import load_folds
 from models.backbones import resolve_backbone
 from models.settings import TrainSettings
 from tests.benchmarks import augment, epoch, input, memory, photos, predict, recipe, scale, step, store
@@ -111,7 +111,11 @@ def test_what_fastai_wrote_is_joined_by_id(tmp_path):
     folds = synthetic_folds(synthetic_store(tmp_path, 40, 8), n_classes=8, n_folds=2)
     probs = np.eye(8)[folds.target][::-1]  # all right, in another order
     np.savez(
-        tmp_path / "s0.npz", image_id=folds.image_id[::-1], classes=np.array(folds.classes), probs=probs, tta=1 - probs
+        tmp_path / "s0.npz",
+        image_id=folds.image_id[::-1],
+        classes=np.array(folds.classes),
+        probs=probs,
+        tta=1 - probs,
     )
     (tmp_path / "s0.json").write_text('{"per_fold": [{"seconds": 60, "tta_seconds": 30}]}')
     assert recipe.read_fastai([str(tmp_path / "s0")], folds, "probs").errors.tolist() == [0.0]

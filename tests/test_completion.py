@@ -1,4 +1,4 @@
-"""This file asks real shells what they would complete; those that are not installed are skipped."""
+"""Asks real shells what they would complete; those that are not installed are skipped."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""This file types the README's console lines in a copy of the checkout, and compares what they print with it."""
+"""Types the README's console lines in a copy of the checkout, and compares what they print with it."""
 
 import re
 import shlex

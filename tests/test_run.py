@@ -1,4 +1,4 @@
-"""This file types commands: the whole way on a tiny competition, where settings come from, what is refused and how."""
+"""Types commands: the whole way on a tiny competition, where settings come from, what is refused and how."""
 
 import csv
 import json
@@ -569,14 +569,14 @@ def test_an_early_csv_that_is_there_is_not_made_again_but_named(weighty, typed, 
 
 
 def test_a_probe_that_fails_is_told_and_training_goes_on(weighty, typed, monkeypatch):
-    import models.probe
+    import models.probe.probe
 
     data, weights = weighty
 
     def fail(*args, **kwargs):
         raise AttributeError("'Net' object has no attribute 'forward_head'")
 
-    monkeypatch.setattr(models.probe, "image_features", fail)
+    monkeypatch.setattr(models.probe.probe, "image_features", fail)
     code, out, err = typed("all", data, *pretrained(weights), "--head", "random")
     assert code == 0
     assert "test_resnet-probe: failed" in out

@@ -1,4 +1,4 @@
-"""This file trains under a real terminal of changing size: what stays is there, and the cursor comes back."""
+"""Trains under a real terminal of changing size: what stays is there, and the cursor comes back."""
 
 import fcntl
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import run
-from folds.screen import can_be_live
+from folds.base.terminal import can_be_live
 from tests.competition import make_competition
 
 ROOT = Path(run.__file__).parent

@@ -1,4 +1,4 @@
-"""This file makes the report's small pictures, as long as they fit into the page."""
+"""Makes the report's small pictures, as long as they fit into the page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from folds.pixels import PixelStore
+from folds.pixels.store import PixelStore
 from submissions.report.source import Picture, Source
 
 TAG = 200  # bytes of a picture's element beside its content

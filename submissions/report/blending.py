@@ -1,4 +1,4 @@
-"""This file shows the blend: its rivals, weights, how alike members err, and what each is worth."""
+"""Shows the blend: its rivals, weights, how alike members err, and what each is worth."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from ensemble.metric import Metric
-from ensemble.record import Blend
+from ensemble.blend.blend_json import Blend
+from ensemble.blend.member_value import correlation
 from ensemble.settings import MetricName
-from ensemble.worth import correlation
+from ensemble.weights.metric import Metric
 from submissions.report.calibration import Calibration, calibration_chart, calibrations
 from submissions.report.charts import Chart, Heat, Ranges, numbers
 from submissions.report.guesses import Guesses, member_misses
@@ -35,7 +35,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class MemberWorth:
-    """As `ensemble.worth` says it; adds: the cross-fitted loss without it minus the one with it."""
+    """As `ensemble.blend.member_value` says it; adds: the cross-fitted loss without it minus the one with it."""
 
     name: str
     alone: float

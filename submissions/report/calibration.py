@@ -1,4 +1,4 @@
-"""This file says how honest probabilities are: how often the first guess is right, over how sure it is."""
+"""Says how honest probabilities are: how often the first guess is right, over how sure it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This file says what a chart shows: plain numbers and words, which stand in report.json as they are drawn."""
+"""Says what a chart shows: plain numbers and words, which stand in report.json as they are drawn."""
 
 from __future__ import annotations
 

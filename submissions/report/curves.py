@@ -1,4 +1,4 @@
-"""This file makes the curves of a run: losses, errors and rate over epochs, and the sweep of the rate finder."""
+"""Makes the curves of a run: losses, errors and rate over epochs, and the sweep of the rate finder."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from folds.workspace import read_json
-from models.events import EpochRow
+from folds.base.workspace import read_json
+from models.watch.events import EpochRow
 from submissions.report.charts import Lines, Series
 
 Figure = Callable[[EpochRow], float]

@@ -1,4 +1,4 @@
-"""This file shows the data: classes by size, a contact sheet of each, what was left out, copies and leaks."""
+"""Shows the data: classes by size, a contact sheet of each, what was left out, copies and leaks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from folds.manifest import LEFT_OUT, UNREADABLE, USABLE
-from folds.summary import class_sizes, copy_counts, quartiles, reasons, status_counts
+from folds.manifest.manifest import LEFT_OUT, UNREADABLE, USABLE
+from folds.manifest.summary import class_sizes, copy_counts, quartiles, reasons, status_counts
 from submissions.report.charts import Bars, numbers
 from submissions.report.source import Picture, Source
 from submissions.settings import ReportSettings

@@ -1,4 +1,4 @@
-"""This file draws charts as SVG: text stays text, and colours are the page's own, in light and in dark."""
+"""Draws charts as SVG: text stays text, and colours are the page's own, in light and in dark."""
 
 from __future__ import annotations
 

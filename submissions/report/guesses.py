@@ -1,4 +1,4 @@
-"""This file gathers what runs and the blend say of the training images that they have not trained on."""
+"""Gathers what runs and the blend say of the training images that they have not trained on."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from functools import partial
 
 import numpy as np
 
-from ensemble.apply import open_members
-from ensemble.members import Members, load_members
-from ensemble.pools import Recipe
-from ensemble.rows import Rows
-from ensemble.runs import list_runs
-from folds.interval import rate_interval
-from folds.metrics import top_classes, true_rank
+from ensemble.blend.apply import open_members
+from ensemble.blend.recipe import Recipe
+from ensemble.members.members import Members, load_members
+from ensemble.members.open_run import list_runs
+from ensemble.members.training_rows import Rows
+from folds.base.interval import rate_interval
+from folds.base.metrics import top_classes, true_rank
 from submissions.report.source import Source
 
 

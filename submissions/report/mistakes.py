@@ -1,4 +1,4 @@
-"""This file shows what goes wrong: errors by class, confused pairs, the hardest images, labels that may be wrong."""
+"""Shows what goes wrong: errors by class, confused pairs, the hardest images, labels that may be wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This file renders a report: templates, charts and pictures become one page that needs nothing beside itself."""
+"""Renders a report: templates, charts and pictures become one page that needs nothing beside itself."""
 
 # ruff: noqa: RUF001  # dashes and minus signs are what a page is set with
 

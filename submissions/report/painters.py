@@ -1,4 +1,4 @@
-"""This file paints each kind of chart on matplotlib's axes; what shows a number is named, so that tests find it."""
+"""Paints each kind of chart on matplotlib's axes; what shows a number is named, so that tests find it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This file writes `relabel.csv`: suspected labels, to be edited and fed back; what was decided before stays in it."""
+"""Writes `relabel.csv`: suspected labels, to be edited and fed back; what was decided before stays in it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from folds.manifest import csv_bytes
-from folds.relabel import KIND
-from folds.workspace import digest, write_bytes
+from folds.base.workspace import digest, write_bytes
+from folds.find.relabel import KIND
+from folds.manifest.manifest import csv_bytes
 from submissions.report.mistakes import Guessed
 from submissions.report.source import Source
 

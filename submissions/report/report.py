@@ -1,4 +1,4 @@
-"""This file makes the report: it gathers each section, writes `relabel.csv`, `report.json` and `index.html`."""
+"""Makes the report: it gathers each section, writes `relabel.csv`, `report.json` and `index.html`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from folds.errors import UserError
-from folds.workspace import Workspace, read_json, write_bytes, write_json
+from folds.base.errors import UserError
+from folds.base.workspace import Workspace, read_json, write_bytes, write_json
 from submissions.report.album import Album
 from submissions.report.blending import gather_blending
 from submissions.report.charts import Chart

@@ -1,4 +1,4 @@
-"""This file opens all that a report may show; what is absent or damaged is named, and the rest is shown."""
+"""Opens all that a report may show; what is absent or damaged is named, and the rest is shown."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from ensemble.record import Blend, load_blend
-from ensemble.runs import list_runs
-from folds.assignment import SPLIT_HINT, Folds, load_folds
-from folds.errors import UserError, first_few
-from folds.left_out import read_left_out
-from folds.manifest import USABLE, read_manifest, usable_rows
-from folds.pixels import PixelStore, open_store
-from folds.workspace import Workspace
+from ensemble.blend.blend_json import Blend, load_blend
+from ensemble.members.open_run import list_runs
+from folds.base.errors import UserError, first_few
+from folds.base.workspace import Workspace
+from folds.manifest.left_out import read_left_out
+from folds.manifest.manifest import USABLE, read_manifest, usable_rows
+from folds.pixels.store import PixelStore, open_store
+from folds.split.assign import SPLIT_HINT, Folds, load_folds
 from models.runs import runs
 
 T = TypeVar("T")

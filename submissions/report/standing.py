@@ -1,14 +1,14 @@
-"""This file answers where the work folder stands: scores with intervals, what the blend bought, what is missing."""
+"""Answers where the work folder stands: scores with intervals, what the blend bought, what is missing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ensemble.record import Blend
-from ensemble.rows import Rows, rows_of
-from folds.assignment import Folds
-from folds.interval import agreeing_images, wilson_interval
+from ensemble.blend.blend_json import Blend
+from ensemble.members.training_rows import Rows, rows_of
+from folds.base.interval import agreeing_images, wilson_interval
+from folds.split.assign import Folds
 from models.runs import done_folds
 from submissions.check import check_submission
 from submissions.lineage import read_lineage

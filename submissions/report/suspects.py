@@ -1,4 +1,4 @@
-"""This file finds labels that are probably wrong: cleanlab's confident learning on out-of-fold probabilities."""
+"""Finds labels that are probably wrong: cleanlab's confident learning on out-of-fold probabilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This file shows the test set: predicted shares of classes, the least certain images, copies of training images."""
+"""Shows the test set: predicted shares of classes, the least certain images, copies of training images."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ensemble.apply import Blended, apply_blend, apply_run
-from folds.manifest import USABLE
-from folds.metrics import top_classes
+from ensemble.blend.apply import Blended, apply_blend, apply_run
+from folds.base.metrics import top_classes
+from folds.manifest.manifest import USABLE
 from submissions.report.charts import Points, numbers
 from submissions.report.data import UNEVEN, CopySets
 from submissions.report.guesses import Guesses

@@ -1,4 +1,4 @@
-"""This file shows how training went: curves of every fold, the rate finder's sweep, the verdict, the time."""
+"""Shows how training went: curves of every fold, the rate finder's sweep, the verdict, the time."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from folds.errors import UserError
-from folds.workspace import read_json
-from models.events import EpochRow
-from models.log import read_log_line
+from folds.base.errors import UserError
+from folds.base.workspace import read_json
 from models.runs import done_folds
+from models.train.log import read_log_line
+from models.watch.events import EpochRow
 from submissions.report.charts import Chart
 from submissions.report.curves import curves, sweep
 from submissions.report.source import Source

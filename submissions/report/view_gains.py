@@ -1,12 +1,12 @@
-"""This file shows what each view of test-time augmentation adds to a run, as `ensemble.views` measures it."""
+"""Shows what each view of test-time augmentation adds to a run, as `ensemble.analysis.views` measures it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ensemble.views import ViewReport, report_views
-from folds.errors import UserError
+from ensemble.analysis.views import ViewReport, report_views
+from folds.base.errors import UserError
 from submissions.report.charts import Ranges
 from submissions.report.source import Source
 

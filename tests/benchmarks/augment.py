@@ -1,4 +1,4 @@
-"""This file measures augmentation on the training device: `python -m tests.benchmarks.augment`.
+"""Measures augmentation on the training device: `python -m tests.benchmarks.augment`.
 
 Per image of a batch that lies on the device as uint8: crop, mirror and scaling with the default settings, and with
 everything on (turns, colours, erasing, Mixup and CutMix); beside a resnet18's training step at the same size and batch,
@@ -16,14 +16,14 @@ import torch
 from cyclopts import Parameter
 from torch import Tensor
 
-from models.augment import draw, training_input
 from models.backbones import build_network, resolve_backbone
 from models.device import choose_device, choose_precision
-from models.mixing import Mixer
+from models.input.augment import draw, training_input
+from models.input.mixing import Mixer
 from models.recipes import FullSettings, full_settings
 from models.settings import TrainSettings
 from models.sizes import store_size_for
-from models.stepper import Stepper
+from models.train.stepper import Stepper
 from tests.benchmarks.measure import by_turns, finish, ranged, ratios, show, spread
 
 CLASSES, GOAL = 103, 0.1

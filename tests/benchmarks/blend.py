@@ -1,4 +1,4 @@
-"""This file measures the blender on made-up members: `python -m tests.benchmarks.blend`.
+"""Measures the blender on made-up members: `python -m tests.benchmarks.blend`.
 
 88,220 images x 103 classes, members of 85 to 90% top-1 with correlated errors (`tests.benchmarks.synthetic`), read from
 disk. Every figure is taken several times; the least and the median stand side by side, since neighbours only add time.
@@ -26,14 +26,14 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from ensemble.blend import make_blend
-from ensemble.evidence import Evidence, gather_evidence
-from ensemble.members import Members, load_members
-from ensemble.metric import Metric
-from ensemble.objective import Reduction
-from ensemble.search import Search
+from ensemble.blend.evidence import Evidence, gather_evidence
+from ensemble.blend.make_blend import make_blend
+from ensemble.members.members import Members, load_members
 from ensemble.settings import BlendSettings
-from folds.workspace import Workspace
+from ensemble.weights.metric import Metric
+from ensemble.weights.objective import Reduction
+from ensemble.weights.search import Search
+from folds.base.workspace import Workspace
 from tests.benchmarks.record import peak_mb, record
 from tests.benchmarks.synthetic import World, make_world
 

@@ -1,4 +1,4 @@
-"""This file measures the pause between two epochs: `python -m tests.benchmarks.epoch`.
+"""Measures the pause between two epochs: `python -m tests.benchmarks.epoch`.
 
 The seconds from the end of an epoch's last step to the start of the next one's first, evaluation aside, at 88,220
 images: the old epoch's thread ends, the next epoch is drawn, its targets go to the device, the first batch is gathered
@@ -17,9 +17,9 @@ import torch
 from cyclopts import Parameter
 
 from models.device import choose_device
-from models.fold_data import FoldData
+from models.input.fold_data import FoldData
 from models.settings import TrainSettings
-from models.train import FoldTrainer
+from models.train.trainer import FoldTrainer
 from tests.benchmarks.measure import finish, ranged, show, spread, synthetic_store, wait_for
 from tests.benchmarks.step import make_trainer
 

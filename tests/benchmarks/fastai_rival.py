@@ -1,4 +1,4 @@
-"""This file trains fastai's `vision_learner(...).fine_tune(...)` with its own defaults on the folds of a work folder.
+"""Trains fastai's `vision_learner(...).fine_tune(...)` with its own defaults on the folds of a work folder.
 
 It is a script for another Python, one that has fastai, since fastai is no dependency here:
 `PYTHON fastai_rival.py WORK --data DATA --weights FILE --seed 0 --epochs 5 --fold 0,1,2 --out OUT`. It reads folds.csv

@@ -1,4 +1,4 @@
-"""This file measures the way of a picture to the device: `python -m tests.benchmarks.input`.
+"""Measures the way of a picture to the device: `python -m tests.benchmarks.input`.
 
 Host time per image from the pixel store to a uint8 batch on the device, rows in random order, page cache warm; and of
 the same pictures from their JPEG files through timm's `create_loader` and through torchvision's `ImageFolder` in a
@@ -23,13 +23,13 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from folds.manifest import read_manifest, usable_rows
-from folds.pixels import open_store
-from folds.prepare import prepare
+from folds.base.workspace import Workspace
+from folds.manifest.manifest import read_manifest, usable_rows
+from folds.manifest.prepare import prepare
+from folds.pixels.store import open_store
 from folds.settings import PrepareSettings
-from folds.workspace import Workspace
-from models.batches import gather_batches
 from models.device import choose_device
+from models.input.batches import gather_batches
 from tests.benchmarks.measure import Cost, cost_of, finish, make_pictures, ranged, show, spread
 
 EPOCHS_OF_OURS = 16  # in one go: an epoch of a few hundred images would measure the start of the thread

@@ -1,4 +1,4 @@
-"""This file holds what the speed benchmarks share: costs taken by turns, made-up stores and pictures, the table."""
+"""Holds what the speed benchmarks share: costs taken by turns, made-up stores and pictures, the table."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from folds.assignment import Folds
-from folds.pixels import CHANNELS, PixelStore, map_pixels
+from folds.pixels.store import CHANNELS, PixelStore, map_pixels
+from folds.split.assign import Folds
 from tests.benchmarks.record import machine, machine_line, record
 
 PIECE = 64  # rows written at a time

@@ -1,4 +1,4 @@
-"""This file measures memory against the number of images: `python -m tests.benchmarks.memory`.
+"""Measures memory against the number of images: `python -m tests.benchmarks.memory`.
 
 A fold is planned and an epoch of batches streamed from a sparse made-up store (zeros, no room on the disk) of 10,000
 and of 1,000,000 rows, each in a process of its own. Resident memory that is a file's (the mapped store in the page
@@ -24,9 +24,9 @@ import cyclopts
 import numpy as np
 from cyclopts import Parameter
 
-from models.batches import gather_batches
 from models.device import choose_device
-from models.fold_data import FoldData
+from models.input.batches import gather_batches
+from models.input.fold_data import FoldData
 from models.recipes import full_settings
 from models.settings import TrainSettings
 from tests.benchmarks.measure import finish, show, synthetic_folds, synthetic_store

@@ -1,4 +1,4 @@
-"""This file makes up a work folder for a million images: a manifest, a sparse pixel store, members of a blend.
+"""Makes up a work folder for a million images: a manifest, a sparse pixel store, members of a blend.
 
 What is read by its name or its shape is real (manifest, folds, predictions, all checks and digests); the pixels are
 zeros that take no room on the disk. A fiftieth of the training images has a near duplicate: 20,000 groups of two in a
@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ensemble.stored import file_digest
-from folds.assignment import Folds, load_folds
-from folds.manifest import COLUMNS, USABLE, write_manifest
-from folds.pixels import CHANNELS, store_path, write_head
-from folds.workspace import Workspace, write_json
-from models.predictions import Predictions, save_predictions
+from ensemble.members.oof_file import file_digest
+from folds.base.workspace import Workspace, write_json
+from folds.manifest.manifest import COLUMNS, USABLE, write_manifest
+from folds.pixels.store import CHANNELS, store_path, write_head
+from folds.split.assign import Folds, load_folds
+from models.predict.predictions import Predictions, save_predictions
 from tests.benchmarks.synthetic import World, member_log_probs
 
 SIZE = 288

@@ -1,4 +1,4 @@
-"""This file measures `prepare` on many real JPEG files: `python -m tests.benchmarks.photos [--data DATA]`.
+"""Measures `prepare` on many real JPEG files: `python -m tests.benchmarks.photos [--data DATA]`.
 
 The files are made first: each is two photographs of DATA, cropped, mirrored and laid over each other, so that no two
 show the same picture. Every size is prepared in a process of its own, once; memory is that of this process and of the
@@ -116,9 +116,9 @@ def in_own_process(folder: Path, size: int, store: str) -> dict[str, float]:
 
 def one(folder: Path, size: int, store: StoreForm) -> dict[str, float]:
     """`prepare` from nothing: seconds, those of decoding among them, memory, and what it took for copies."""
-    from folds.prepare import prepare
+    from folds.base.workspace import Workspace
+    from folds.manifest.prepare import prepare
     from folds.settings import PrepareSettings
-    from folds.workspace import Workspace
     from tests.benchmarks.record import peak_mb
     from tests.faults.watch import watching_memory
 

@@ -1,4 +1,4 @@
-"""This file measures prediction under several views: `python -m tests.benchmarks.predict`.
+"""Measures prediction under several views: `python -m tests.benchmarks.predict`.
 
 Test images per second with 1, 2, 5 and 8 views, from a made-up store through `predict_views`, by turns. The views share
 the gathering and the upload, so V of them must not cost more than V times one. Beside it stands the forward pass alone,
@@ -17,12 +17,12 @@ import torch
 from cyclopts import Parameter
 from torch import nn
 
-from folds.pixels import PixelStore
+from folds.pixels.store import PixelStore
 from models.backbones import Backbone, build_network, resolve_backbone
 from models.device import autocast, choose_device, choose_precision
-from models.predict import predict_views
+from models.input.views import VIEWS
+from models.predict.model import predict_views
 from models.sizes import store_size_for
-from models.views import VIEWS
 from tests.benchmarks.measure import by_turns, finish, ranged, ratios, show, spread, synthetic_store
 
 CLASSES = 103

@@ -1,4 +1,4 @@
-"""This file measures `prepare`: `python -m tests.benchmarks.prepare [--data DATA] [--size 288]`.
+"""Measures `prepare`: `python -m tests.benchmarks.prepare [--data DATA] [--size 288]`.
 
 Images a second of the whole command beside decoding and resizing alone in as many processes as there are cores, by
 turns, each in a process of its own that pays for its start; and the seconds that the search for copies takes among
@@ -95,9 +95,9 @@ def decode_alone(task: tuple[list[str], int]) -> int:
 
 def whole(data: Path, size: int) -> dict[str, float]:
     """The whole `prepare`: files found, decoded, compared, manifest and store written and synced."""
-    from folds.prepare import prepare
+    from folds.base.workspace import Workspace
+    from folds.manifest.prepare import prepare
     from folds.settings import PrepareSettings
-    from folds.workspace import Workspace
 
     before = cpu_seconds()
     with tempfile.TemporaryDirectory() as work:
@@ -129,7 +129,7 @@ def seconds_of_copies(n: int = COPIES) -> dict[str, float]:
     """The search for copies among made-up hashes and thumbnails: at random, and thousands with one hash."""
     import numpy as np
 
-    from folds.duplicates import find_copies
+    from folds.manifest.duplicates import find_copies
 
     rng = np.random.default_rng(0)
     thumbs = rng.integers(0, 256, size=(n, 32, 32, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""This file measures how far promised scores lie from fresh ones: `python -m tests.benchmarks.promise`.
+"""Measures how far promised scores lie from fresh ones: `python -m tests.benchmarks.promise`.
 
 Made-up competitions: members of unequal strength with correlated errors, N training images in five folds, and 20,000
 fresh images as a test set whose labels are known. `plain` is the kept candidate's own cross-fitted error, `nested` the
@@ -14,11 +14,11 @@ from typing import Any
 import cyclopts
 import numpy as np
 
-from ensemble.apply import apply_blend
-from ensemble.blend import make_blend
+from ensemble.blend.apply import apply_blend
+from ensemble.blend.make_blend import make_blend
 from ensemble.settings import BlendSettings
-from folds.metrics import topk_error
-from folds.workspace import Workspace
+from folds.base.metrics import topk_error
+from folds.base.workspace import Workspace
 from tests.benchmarks.measure import finish, show
 from tests.benchmarks.synthetic import World, make_world
 

@@ -1,4 +1,4 @@
-"""This file measures how jobs on Ray scale with its nodes: `python -m tests.benchmarks.ray`.
+"""Measures how jobs on Ray scale with its nodes: `python -m tests.benchmarks.ray`.
 
 Twelve small jobs of a core each, by one process without Ray, and on clusters of one node, two nodes and so on, each
 with one core of this machine. Seconds of the whole command, and from its first epoch to its last. A machine that is

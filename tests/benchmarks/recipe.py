@@ -1,4 +1,4 @@
-"""This file compares the recipe with its rivals on the same folds: `python -m tests.benchmarks.recipe WORK --ours A,B`.
+"""Compares the recipe with its rivals on the same folds: `python -m tests.benchmarks.recipe WORK --ours A,B`.
 
 `--ours` and `--plain` name finished runs of the work folder WORK, one for each seed; `--fastai` names the OUT of each
 `fastai_rival.py`, without its ending. Prints the OOF top-3 error of each way, mean and standard deviation over seeds,
@@ -18,12 +18,12 @@ import cyclopts
 import numpy as np
 from cyclopts import Parameter
 
-from ensemble.members import load_members
-from folds.assignment import Folds, load_folds
-from folds.metrics import true_rank
-from folds.paired import paired_difference
+from ensemble.members.members import load_members
+from folds.base.metrics import true_rank
+from folds.base.paired import paired_difference
+from folds.base.workspace import Workspace
 from folds.settings import COMMA_LIST
-from folds.workspace import Workspace
+from folds.split.assign import Folds, load_folds
 from tests.benchmarks.measure import finish, show
 
 Names = Annotated[tuple[str, ...], COMMA_LIST]

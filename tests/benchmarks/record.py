@@ -1,4 +1,4 @@
-"""This file writes down what a benchmark measured, and on what: nothing measured counts without its machine."""
+"""Writes down what a benchmark measured, and on what: nothing measured counts without its machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This file runs AutoGluon's EnsembleSelection and hillclimbers on the same folds, each if it can be imported.
+"""Runs AutoGluon's EnsembleSelection and hillclimbers on the same folds, each if it can be imported.
 
 It is started as a script of its own, perhaps by another Python (`--rivals PYTHON`), since neither is a dependency here:
 `python rivals.py NAME FOLDER`, where FOLDER holds probs.npy (M, N, C), target.npy and fold.npy. Prints one JSON line.

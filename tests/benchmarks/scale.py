@@ -1,4 +1,4 @@
-"""This file measures how the whole way grows: `python -m tests.benchmarks.scale [--rows 10000,100000,1000000]`.
+"""Measures how the whole way grows: `python -m tests.benchmarks.scale [--rows 10000,100000,1000000]`.
 
 Every step runs in a process of its own on the same made-up work folder (`tests.benchmarks.million`), once, with its
 seconds by the clock (without imports) and of the processor, what it read from the disk and not from the page cache,
@@ -25,8 +25,8 @@ import cyclopts
 import numpy as np
 from cyclopts import Parameter
 
+from folds.base.workspace import Workspace
 from folds.settings import COMMA_LIST
-from folds.workspace import Workspace
 from tests.benchmarks.record import peak_mb
 from tests.benchmarks.synthetic import World
 
@@ -122,8 +122,8 @@ def make_images(workspace: Workspace, world: World, members: int, *, is_rehearsa
 
 
 def split_(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> None:
-    from folds.assignment import split
     from folds.settings import SplitSettings
+    from folds.split.assign import split
 
     if not is_rehearsal:
         split(workspace, SplitSettings(), seed=0)
@@ -131,7 +131,7 @@ def split_(workspace: Workspace, world: World, members: int, *, is_rehearsal: bo
 
 def sampler(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> dict[str, float] | None:
     """The draw of ten epochs of all images, against the imbalance; making the targets up does not count."""
-    from models.sampling import draw_epoch, expected_repeats
+    from models.input.sampling import draw_epoch, expected_repeats
 
     if is_rehearsal:
         return None
@@ -147,10 +147,10 @@ def epoch_start(workspace: Workspace, world: World, members: int, *, is_rehearsa
     """From the files to the first batch of an epoch; `plan_seconds` are those of every later epoch."""
     import torch
 
-    from folds.assignment import load_folds
-    from folds.pixels import open_store
-    from models.batches import gather_batches
-    from models.fold_data import FoldData
+    from folds.pixels.store import open_store
+    from folds.split.assign import load_folds
+    from models.input.batches import gather_batches
+    from models.input.fold_data import FoldData
     from models.recipes import full_settings
     from models.settings import TrainSettings
 
@@ -185,7 +185,7 @@ def blend(workspace: Workspace, world: World, members: int, *, is_rehearsal: boo
     """`blend` with all candidates and five-fold cross-fitting, from disk."""
     import optuna  # noqa: F401
 
-    from ensemble.blend import make_blend
+    from ensemble.blend.make_blend import make_blend
     from ensemble.settings import BlendSettings
 
     if is_rehearsal:

@@ -1,4 +1,4 @@
-"""This file measures training steps: `python -m tests.benchmarks.step [--compile]`.
+"""Measures training steps: `python -m tests.benchmarks.step [--compile]`.
 
 Images per second of whole optimiser steps, by turns: with real data (store, gathering, upload, augmentation, as `train`
 does it) and with one augmented batch that stays on the device. The ratio is what the way of the data leaves of the
@@ -19,14 +19,14 @@ import torch
 from cyclopts import Parameter
 from torch import Tensor
 
-from folds.pixels import PixelStore
+from folds.pixels.store import PixelStore
 from folds.settings import COMMA_LIST
 from models.backbones import build_network, resolve_backbone
 from models.device import choose_device, choose_precision
 from models.recipes import full_settings
 from models.settings import TrainSettings
 from models.sizes import store_size_for, train_size
-from models.train import FoldTrainer
+from models.train.trainer import FoldTrainer
 from tests.benchmarks.measure import (
     by_turns,
     finish,

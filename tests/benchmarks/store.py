@@ -1,4 +1,4 @@
-"""This file compares the forms of the pixel store: `python -m tests.benchmarks.store [--data DATA] [--sizes 224,288]`.
+"""Compares the forms of the pixel store: `python -m tests.benchmarks.store [--data DATA] [--sizes 224,288]`.
 
 Bytes and images a second of both, by turns: `prepare` as a whole, and batches in random order on the device, with one
 and with two threads. Beside it what other qualities of JPEG would cost, with the ratio of signal to noise (PSNR, the
@@ -53,8 +53,8 @@ def main(
 
 def measure(data: Path, folder: Path, size: int, *, batch: int, repeats: int) -> dict[str, Any]:
     """What each form costs at one size, and what each quality would."""
-    from folds.pixels import open_store
-    from folds.workspace import Workspace
+    from folds.base.workspace import Workspace
+    from folds.pixels.store import open_store
     from tests.benchmarks.measure import by_turns, spread
 
     works = {form: Workspace(folder / form) for form in FORMS}
@@ -80,7 +80,7 @@ def prepared(work: Any, data: Path, form: str, size: int) -> float:
     """Seconds of `prepare` from nothing."""
     import shutil
 
-    from folds.prepare import prepare
+    from folds.manifest.prepare import prepare
     from folds.settings import PrepareSettings
 
     shutil.rmtree(work.root, ignore_errors=True)
@@ -91,7 +91,7 @@ def stream(pixels: Any, batches: np.ndarray, *, threads: int) -> None:
     """All batches, brought to the device; raw pixels are gathered in one thread whatever is said here."""
     import torch
 
-    from models.batches import gather_batches
+    from models.input.batches import gather_batches
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

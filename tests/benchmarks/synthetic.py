@@ -1,4 +1,4 @@
-"""This file makes up competitions for the blender: a work folder with members whose errors are correlated.
+"""Makes up competitions for the blender: a work folder with members whose errors are correlated.
 
 An image's logits are a margin for its true class, noise that all members share (hard images are hard for everybody),
 and noise of each member's own. With the default numbers 103 classes give members of 85 to 90% top-1, as fine-tuned
@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ensemble.stored import file_digest
-from folds.assignment import Folds, load_folds, store_folds
-from folds.classes import class_order
+from ensemble.members.oof_file import file_digest
+from folds.base.workspace import Workspace, write_json
 from folds.settings import SplitSettings
-from folds.workspace import Workspace, write_json
-from models.predictions import Predictions, save_predictions
+from folds.split.assign import Folds, load_folds, store_folds
+from folds.split.classes import class_order
+from models.predict.predictions import Predictions, save_predictions
 
 PIECE = 4096
 RIVALS = 3  # classes that look like an image's own

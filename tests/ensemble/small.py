@@ -1,4 +1,4 @@
-"""This file makes the small work folders that the tests of the blender work in."""
+"""Makes the small work folders that the tests of the blender work in."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from folds.assignment import Folds
-from folds.workspace import Workspace
+from folds.base.workspace import Workspace
+from folds.split.assign import Folds
 from tests.benchmarks.synthetic import World, make_folds, member_log_probs, write_member
 
 SMALL = World(n=600, n_test=40, n_classes=8, n_folds=3, margin=4.0)

@@ -1,4 +1,4 @@
-"""This file tests the choice of a blend, what is written of it, and that it is the same again when it is applied."""
+"""Tests the choice of a blend, what is written of it, and that it is the same again when it is applied."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ensemble.apply import apply_blend, open_members
-from ensemble.blend import make_blend
-from ensemble.candidates import Fits
-from ensemble.evidence import gather_evidence
-from ensemble.honest import crossfit_outcomes, nested_choice
-from ensemble.members import load_members
-from ensemble.metric import Metric
-from ensemble.objective import FLOOR
-from ensemble.pools import Recipe, stream_scores
-from ensemble.record import load_blend
+from ensemble.blend.apply import apply_blend, open_members
+from ensemble.blend.blend_json import load_blend
+from ensemble.blend.candidates import Fits
+from ensemble.blend.cross_fit import crossfit_outcomes, nested_choice
+from ensemble.blend.evidence import gather_evidence
+from ensemble.blend.make_blend import make_blend
+from ensemble.blend.recipe import Recipe, stream_scores
+from ensemble.blend.tables import blend_sentences, blend_summary
+from ensemble.members.members import load_members
 from ensemble.settings import BlendSettings
-from ensemble.tables import blend_sentences, blend_summary
-from folds.errors import UserError
-from folds.interval import wilson_interval
-from folds.metrics import top_classes, topk_error
-from folds.paired import paired_difference
-from folds.workspace import read_json, write_json
+from ensemble.weights.metric import Metric
+from ensemble.weights.objective import FLOOR
+from folds.base.errors import UserError
+from folds.base.interval import wilson_interval
+from folds.base.metrics import top_classes, topk_error
+from folds.base.paired import paired_difference
+from folds.base.workspace import read_json, write_json
 from tests.benchmarks.synthetic import World
 from tests.ensemble.small import SMALL, small_oof, small_test, small_work, write_small
 

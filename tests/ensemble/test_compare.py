@@ -1,4 +1,4 @@
-"""This file tests the comparison of two runs: figures that can be counted by hand, and what cannot be compared."""
+"""Tests the comparison of two runs: figures that can be counted by hand, and what cannot be compared."""
 
 import csv
 import io
@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 from scipy.stats import binom
 
-from ensemble.compare import compare_runs, sign_test
-from ensemble.compare_tables import comparison_summary
-from folds.errors import UserError
-from folds.metrics import log_loss, topk_error
+from ensemble.analysis.compare import compare_runs, sign_test
+from ensemble.analysis.compare_tables import comparison_summary
+from folds.base.errors import UserError
+from folds.base.metrics import log_loss, topk_error
 from tests.ensemble.small import small_oof, small_work, write_small
 
 

@@ -1,4 +1,4 @@
-"""This file tests what is said of one image: the numbers in the files, from no network that has seen it."""
+"""Tests what is said of one image: the numbers in the files, from no network that has seen it."""
 
 import dataclasses
 
@@ -7,17 +7,17 @@ import pytest
 from PIL import Image
 
 import run
-from ensemble.apply import apply_blend
-from ensemble.blend import make_blend
-from ensemble.explain import explain_image, nearest
-from ensemble.explain_picture import draw_explained
-from ensemble.record import load_blend
+from ensemble.analysis.explain import explain_image, nearest
+from ensemble.analysis.explain_picture import draw_explained
+from ensemble.blend.apply import apply_blend
+from ensemble.blend.blend_json import load_blend
+from ensemble.blend.make_blend import make_blend
 from ensemble.settings import BlendSettings
-from folds.assignment import load_folds
-from folds.errors import UserError
-from folds.metrics import top_classes
-from models.cam import first_maps
-from models.predictions import load_predictions
+from folds.base.errors import UserError
+from folds.base.metrics import top_classes
+from folds.split.assign import load_folds
+from models.predict.gradcam import first_maps
+from models.predict.predictions import load_predictions
 from tests.models.test_trainer import SETTINGS, prepared, train
 
 

@@ -1,4 +1,4 @@
-"""This file holds the fits of weights against slow, general optimisers and against what was planted."""
+"""Holds the fits of weights against slow, general optimisers and against what was planted."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import optuna
 import pytest
 from scipy.optimize import minimize
 
-from ensemble.cma import CMA
-from ensemble.convex import log_loss_weights
-from ensemble.evidence import Evidence, LogLoss
-from ensemble.greedy import greedy_weights
-from ensemble.line import best_on_line, descend
-from ensemble.logpool import BIAS_SD, WEIGHT_SHRINKAGE, fit_log_pools
-from ensemble.members import load_members
-from ensemble.metric import Metric
-from ensemble.objective import FLOOR
-from ensemble.reduce import build_reduction
-from ensemble.search import Search, half_of_groups, softmax, to_logits
-from ensemble.study import stored_losses
-from folds.errors import UserError
+from ensemble.blend.evidence import Evidence, LogLoss
+from ensemble.members.members import load_members
+from ensemble.weights.cma import CMA
+from ensemble.weights.convex import log_loss_weights
+from ensemble.weights.greedy import greedy_weights
+from ensemble.weights.line_search import best_on_line, descend
+from ensemble.weights.log_pool import BIAS_SD, WEIGHT_SHRINKAGE, fit_log_pools
+from ensemble.weights.metric import Metric
+from ensemble.weights.objective import FLOOR
+from ensemble.weights.reduction import build_reduction
+from ensemble.weights.search import Search, half_of_groups, softmax, to_logits
+from ensemble.weights.study import stored_losses
+from folds.base.errors import UserError
 from tests.ensemble.small import small_oof, small_work, write_small
 
 

@@ -1,4 +1,4 @@
-"""This file tests what may enter a blend, and what is refused by name."""
+"""Tests what may enter a blend, and what is refused by name."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ensemble.blend import make_blend
-from ensemble.members import load_members
+from ensemble.blend.make_blend import make_blend
+from ensemble.members.members import load_members
+from ensemble.members.oof_file import file_digest
 from ensemble.settings import BlendSettings
-from ensemble.stored import file_digest
-from folds.errors import UserError
-from folds.workspace import read_json, write_json
-from models.predictions import load_predictions
+from folds.base.errors import UserError
+from folds.base.workspace import read_json, write_json
+from models.predict.predictions import load_predictions
 from tests.benchmarks.synthetic import World, make_folds, write_fold
 from tests.ensemble.small import SMALL, small_oof, small_test, small_work, write_small
 

@@ -1,4 +1,4 @@
-"""This file holds the reduced objective against a stable sort of the whole blended matrix."""
+"""Holds the reduced objective against a stable sort of the whole blended matrix."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from ensemble.argmax import build_argmax
-from ensemble.metric import Metric, macro_f1
-from ensemble.objective import Reduction, pool_scores
-from ensemble.pools import Recipe
-from ensemble.reduce import build_reduction
+from ensemble.blend.recipe import Recipe
+from ensemble.weights.argmax import build_argmax
+from ensemble.weights.metric import Metric, macro_f1
+from ensemble.weights.objective import Reduction, pool_scores
+from ensemble.weights.reduction import build_reduction
 
 
 def random_case(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""This file tests members that other tools made."""
+"""Tests members that other tools made."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ensemble.apply import apply_run
-from ensemble.blend import make_blend
-from ensemble.members import load_members
-from ensemble.outside import add_member
+from ensemble.blend.apply import apply_run
+from ensemble.blend.make_blend import make_blend
+from ensemble.members.add_member import add_member
+from ensemble.members.members import load_members
+from ensemble.members.oof_file import file_digest
 from ensemble.settings import AddSettings, BlendSettings
-from ensemble.stored import file_digest
-from folds.errors import CannotWriteError, UserError
-from folds.workspace import read_json, write_json
-from models.predictions import save_predictions
+from folds.base.errors import CannotWriteError, UserError
+from folds.base.workspace import read_json, write_json
+from models.predict.predictions import save_predictions
 from tests.benchmarks.synthetic import write_fold
 from tests.competition import fingerprint
 from tests.ensemble.small import small_oof, small_test, small_work
@@ -117,7 +117,7 @@ def test_an_add_that_fails_leaves_the_member_of_that_name_as_it_was(house, monke
             raise CannotWriteError(f"cannot write {path}: No space left on device")
         save_predictions(path, predictions)
 
-    monkeypatch.setattr("ensemble.outside.save_predictions", fail_at_the_last)
+    monkeypatch.setattr("ensemble.members.add_member.save_predictions", fail_at_the_last)
     with pytest.raises(UserError, match="No space left"):
         add_member(work, "other", settings)
     assert fingerprint(folder) == before

@@ -1,4 +1,4 @@
-"""This file blends runs that lack folds: only if asked, only by folds that all have, and everybody is told."""
+"""Blends runs that lack folds: only if asked, only by folds that all have, and everybody is told."""
 
 import json
 import shutil
@@ -6,14 +6,14 @@ import shutil
 import numpy as np
 import pytest
 
-from ensemble.apply import apply_blend, member_test_probs
-from ensemble.blend import make_blend
-from ensemble.members import load_members
-from ensemble.partial import choose_parts
-from ensemble.record import load_blend
+from ensemble.blend.apply import apply_blend, member_test_probs
+from ensemble.blend.blend_json import load_blend
+from ensemble.blend.make_blend import make_blend
+from ensemble.members.choose_folds import choose_parts
+from ensemble.members.members import load_members
 from ensemble.settings import BlendSettings
-from folds.errors import UserError
-from folds.workspace import read_json, write_json
+from folds.base.errors import UserError
+from folds.base.workspace import read_json, write_json
 from submissions.settings import SubmitSettings
 from submissions.submission import write_submission
 from tests.ensemble.small import small_work

@@ -1,19 +1,19 @@
-"""This file tests how a refit on all images enters a submission: as one more network beside those of the folds."""
+"""Tests how a refit on all images enters a submission: as one more network beside those of the folds."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from ensemble.apply import apply_blend, apply_run
-from ensemble.blend import make_blend
-from ensemble.explain import explain_image
-from ensemble.members import load_members
+from ensemble.analysis.explain import explain_image
+from ensemble.blend.apply import apply_blend, apply_run
+from ensemble.blend.make_blend import make_blend
+from ensemble.members.members import load_members
+from ensemble.members.oof_file import file_digest
 from ensemble.settings import BlendSettings
-from ensemble.stored import file_digest
-from folds.errors import UserError
-from folds.workspace import read_json, write_json
-from models.predictions import Predictions, save_predictions
+from folds.base.errors import UserError
+from folds.base.workspace import read_json, write_json
+from models.predict.predictions import Predictions, save_predictions
 from tests.benchmarks.synthetic import write_fold
 from tests.ensemble.small import SMALL, small_oof, small_test, small_work
 from tests.submissions.test_submission import with_manifest

@@ -1,4 +1,4 @@
-"""This file tests what is said of views, against the plain way: average the views' probabilities, count the misses."""
+"""Tests what is said of views, against the plain way: average the views' probabilities, count the misses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 import run as command_line
-from ensemble.rows import rows_of
-from ensemble.view_tables import view_sentences, view_summary
-from ensemble.views import report_views
-from folds.errors import UserError
-from folds.metrics import topk_error, true_rank
-from folds.paired import Difference
+from ensemble.analysis.view_tables import view_sentences, view_summary
+from ensemble.analysis.views import report_views
+from ensemble.members.training_rows import rows_of
+from folds.base.errors import UserError
+from folds.base.metrics import topk_error, true_rank
+from folds.base.paired import Difference
 from tests.benchmarks.synthetic import write_fold
 from tests.ensemble.small import SMALL, small_oof, small_work
 

@@ -1,4 +1,4 @@
-"""This file prints how many faults of each kind were tried."""
+"""Prints how many faults of each kind were tried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This file makes pictures of a few hundred kilobytes whose decoding takes all the memory or time that there is."""
+"""Makes pictures of a few hundred kilobytes whose decoding takes all the memory or time that there is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This file makes broken pictures: real files of every format that Pillow reads, changed at random from a seed."""
+"""Makes broken pictures: real files of every format that Pillow reads, changed at random from a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This file runs `run.py` in processes forked from one that has its imports behind it, and kills them when told to.
+"""Runs `run.py` in processes forked from one that has its imports behind it, and kills them when told to.
 
 `python -m tests.faults.nursery` reads one JSON line a command and answers one: `{"code": 0}`, or minus the signal.
 A command may name a moment to die at: before the n-th audit event of a kind whose first argument ends in some name
@@ -82,7 +82,14 @@ def serve() -> None:
 
 
 def _import_all() -> None:
-    for name in ("optuna", "ensemble.blend", "folds.assignment", "folds.prepare", "models.jobs", "models.repredict"):
+    for name in (
+        "optuna",
+        "ensemble.blend.make_blend",
+        "folds.split.assign",
+        "folds.manifest.prepare",
+        "models.jobs.plan",
+        "models.predict.again",
+    ):
         importlib.import_module(name)
     importlib.import_module("torch").set_num_threads(1)
 

@@ -1,4 +1,4 @@
-"""This file counts what the tests of faults tried; pytest prints the sums at its end."""
+"""Counts what the tests of faults tried; pytest prints the sums at its end."""
 
 from __future__ import annotations
 

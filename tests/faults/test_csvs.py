@@ -1,4 +1,4 @@
-"""This file tests CSVs as people save them: whatever stands in them is read as text, or refused in one sentence."""
+"""Tests CSVs as people save them: whatever stands in them is read as text, or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import run
-from folds.assignment import load_folds
-from folds.csvfile import CsvTable, read_csv
-from folds.dataset import find_dataset
-from folds.errors import UserError
-from folds.manifest import read_manifest
+from folds.base.csvfile import CsvTable, read_csv
+from folds.base.errors import UserError
+from folds.base.workspace import Workspace
+from folds.find.dataset import find_dataset
+from folds.manifest.manifest import read_manifest
 from folds.settings import PrepareSettings
-from folds.workspace import Workspace
+from folds.split.assign import load_folds
 from submissions.check import check_layout
 from submissions.layout import Layout
 from submissions.score import score_submission

@@ -1,4 +1,4 @@
-"""This file damages what lies in models/, ensemble/ and submissions/ in every way: named or made anew, never used."""
+"""Damages what lies in models/, ensemble/ and submissions/ in every way: named or made anew, never used."""
 
 import shutil
 

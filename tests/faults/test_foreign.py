@@ -1,4 +1,4 @@
-"""This file hands odd predictions of other tools to `add` and to `blend --labels`: each is used right or refused."""
+"""Hands odd predictions of other tools to `add` and to `blend --labels`: each is used right or refused."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ensemble.foreign import read_foreign
-from ensemble.members import load_members
-from ensemble.outside import add_member
+from ensemble.members.add_member import add_member
+from ensemble.members.members import load_members
+from ensemble.members.outside_predictions import read_foreign
 from ensemble.settings import AddSettings, BlendSettings, FileSettings
-from folds.assignment import Folds
-from folds.errors import UserError
-from folds.workspace import Workspace
+from folds.base.errors import UserError
+from folds.base.workspace import Workspace
+from folds.split.assign import Folds
 from submissions.from_files import blend_files
 from tests.ensemble.small import small_oof, small_test, small_work
 from tests.faults.tally import count

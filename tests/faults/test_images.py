@@ -1,4 +1,4 @@
-"""This file feeds broken pictures to the real `prepare`, with its real processes."""
+"""Feeds broken pictures to the real `prepare`, with its real processes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from folds import manifest
-from folds import prepare as room
-from folds.decode import Facts, decode
-from folds.prepare import PrepareResult, prepare
-from folds.rows import RowTask, write_row
+from folds.base.workspace import Workspace
+from folds.manifest import manifest
+from folds.manifest import prepare as room
+from folds.manifest.prepare import PrepareResult, prepare
+from folds.pixels.decode import Facts, decode
+from folds.pixels.worker import RowTask, write_row
 from folds.settings import PrepareSettings
-from folds.workspace import Workspace
 from tests.competition import fingerprint, make_competition
 from tests.faults.huge import NAMES, bombs, hundred_megapixels, many_scans
 from tests.faults.mutate import by_hand, mutants

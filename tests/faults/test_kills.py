@@ -1,4 +1,4 @@
-"""This file kills processes over the whole way: the same command then makes the bytes of an undisturbed one."""
+"""Kills processes over the whole way: the same command then makes the bytes of an undisturbed one."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""This file tests odd names of files and folders: each is used or refused by name; links are followed, ids are not."""
+"""Tests odd names of files and folders: each is used or refused by name; links are followed, ids are not."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 import run
-from folds.assignment import load_folds, split
-from folds.dataset import find_dataset
-from folds.errors import UserError
-from folds.manifest import read_manifest, usable_rows
-from folds.pixels import open_store
-from folds.prepare import prepare
+from folds.base.errors import UserError
+from folds.base.workspace import Workspace
+from folds.find.dataset import find_dataset
+from folds.manifest.manifest import read_manifest, usable_rows
+from folds.manifest.prepare import prepare
+from folds.pixels.store import open_store
 from folds.settings import PrepareSettings, SplitSettings
-from folds.workspace import Workspace
+from folds.split.assign import load_folds, split
 from tests.competition import fingerprint, jpeg
 from tests.faults.tally import count
 

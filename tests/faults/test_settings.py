@@ -1,4 +1,4 @@
-"""This file writes anything into kit.toml and types any flags: the answer is settings, or one sentence."""
+"""Writes anything into kit.toml and types any flags: the answer is settings, or one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This file stops commands by signals and by the clock, and lets jobs fail: what is done stays, the way on is said."""
+"""Stops commands by signals and by the clock, and lets jobs fail: what is done stays, the way on is said."""
 
 import csv
 import json
@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from models.events import FoldDone, FoldFailed
-from models.jobs import train_runs
+from models.jobs.plan import train_runs
 from models.runs import plan_runs
 from models.settings import PredictSettings
+from models.watch.events import FoldDone, FoldFailed
 from tests.faults.tally import count
 from tests.faults.whole import again_in, differing, left_over, made_in
 from tests.models.test_trainer import SETTINGS, prepared
@@ -69,7 +69,7 @@ def test_a_signal_inside_an_epoch_says_where_the_fold_goes_on(tmp_path, nursery,
 @pytest.mark.faults
 def test_a_call_that_knows_no_interruption_does_not_delay_the_end_beyond_ten_seconds(tmp_path):
     code = (
-        "import hashlib, sys; from folds.stopping import stoppable\n"
+        "import hashlib, sys; from folds.base.signals import stoppable\n"
         "with stoppable(lambda stop: print(stop.sentence, flush=True)):\n"
         "    print('begun', flush=True); hashlib.pbkdf2_hmac('sha256', b'x', b'y', 2 * 10**9)\n"
     )
@@ -125,7 +125,7 @@ def test_a_run_that_fails_stops_no_other_and_nothing_is_submitted_without_a_word
 
 def test_an_exception_that_nobody_expected_costs_one_fold_and_shows_its_traceback(tmp_path, monkeypatch):
     workspace = prepared(tmp_path)
-    from models.train import FoldTrainer
+    from models.train.trainer import FoldTrainer
 
     train_epoch = FoldTrainer._train_epoch
 

@@ -1,4 +1,4 @@
-"""This file tests what is promised of trust: nothing stored names the machine or a secret, no code in data is run."""
+"""Tests what is promised of trust: nothing stored names the machine or a secret, no code in data is run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from safetensors.torch import save_file
 
 import run
-from folds.errors import UserError
-from folds.workspace import Workspace, digest
+from folds.base.errors import UserError
+from folds.base.workspace import Workspace, digest
 from models.backbones import build_network, read_weights, resolve_backbone
 from tests.competition import make_competition
 

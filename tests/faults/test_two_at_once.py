@@ -1,4 +1,4 @@
-"""This file starts two processes on one work folder, and lets owners of locks die: each fold is trained once."""
+"""Starts two processes on one work folder, and lets owners of locks die: each fold is trained once."""
 
 import json
 import os
@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from folds.errors import UserError
-from folds.locks import STALE_SECONDS, Holder, claim
-from folds.processes import started, this_host
+from folds.base.errors import UserError
+from folds.base.locks import STALE_SECONDS, Holder, claim
+from folds.base.processes import started, this_host
 from tests.faults.tally import count
 from tests.faults.whole import again_in, differing, left_over, made_in
 
@@ -94,7 +94,7 @@ def test_a_lock_that_was_taken_over_is_not_removed_by_its_first_owner(tmp_path):
 
 def test_many_processes_at_one_lock_never_hold_it_together(tmp_path):
     code = (
-        "import os, sys, time; from pathlib import Path; from folds.locks import claim\n"
+        "import os, sys, time; from pathlib import Path; from folds.base.locks import claim\n"
         "lock, inside, n = Path(sys.argv[1]), Path(sys.argv[2]), 0\n"
         "while n < 20:\n"
         "    with claim(lock) as holder:\n"

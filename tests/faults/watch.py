@@ -1,4 +1,4 @@
-"""This file watches the memory of decoding processes from outside, through /proc: no hook in the product is needed."""
+"""Watches the memory of decoding processes from outside, through /proc: no hook in the product is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This file knows a whole competition with two runs that takes seconds, and which of its files no kill may change."""
+"""Knows a whole competition with two runs that takes seconds, and which of its files no kill may change."""
 
 from __future__ import annotations
 

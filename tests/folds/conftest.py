@@ -1,4 +1,4 @@
-"""This file makes pictures and small competitions for the tests of the `folds` room."""
+"""Makes pictures and small competitions for the tests of the `folds` room."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from folds.prepare import prepare
+from folds.base.workspace import Workspace
+from folds.manifest.prepare import prepare
 from folds.settings import PrepareSettings
-from folds.workspace import Workspace
 
 
 def make_picture(seed: int, *, width: int = 64, height: int = 48) -> Image.Image:

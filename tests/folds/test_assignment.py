@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from folds.assignment import assign_folds, load_folds, split
-from folds.classes import class_order
-from folds.errors import UserError
-from folds.manifest import COLUMNS, write_manifest
+from folds.base.errors import UserError
+from folds.base.workspace import read_json, write_bytes, write_json
+from folds.manifest.manifest import COLUMNS, write_manifest
 from folds.settings import SplitSettings
-from folds.workspace import read_json, write_bytes, write_json
+from folds.split.assign import assign_folds, load_folds, split
+from folds.split.classes import class_order
 
 
 def images(counts, *, groups=None):
@@ -108,8 +108,8 @@ def test_folds_json_comes_after_the_folds_that_it_describes(workspace, monkeypat
         written.append(path)
         write_bytes(path, data)
 
-    monkeypatch.setattr("folds.workspace.write_bytes", noted)
-    monkeypatch.setattr("folds.assignment.write_bytes", noted)
+    monkeypatch.setattr("folds.base.workspace.write_bytes", noted)
+    monkeypatch.setattr("folds.split.assign.write_bytes", noted)
     split(workspace, SplitSettings(n_folds=3), seed=0)
     assert written == [workspace.folds_csv, workspace.folds_json]
 

@@ -1,4 +1,4 @@
-"""This file copies pixel stores to another folder: once, whole, and only pixels that are what was written."""
+"""Copies pixel stores to another folder: once, whole, and only pixels that are what was written."""
 
 import os
 import subprocess
@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from folds.cache import MARK, cached
-from folds.errors import UserError
-from folds.pixels import open_store
-from folds.prepare import prepare
+from folds.base.errors import UserError
+from folds.base.workspace import Workspace
+from folds.manifest.prepare import prepare
+from folds.pixels.cache import MARK, cached
+from folds.pixels.store import open_store
 from folds.settings import PrepareSettings
-from folds.workspace import Workspace
 from tests.competition import make_competition
 
 
@@ -76,7 +76,8 @@ def test_a_folder_that_cannot_be_written_is_named(workspace, tmp_path):
 
 def test_of_processes_that_come_at_once_one_copies(workspace, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from folds.cache import cached; from folds.workspace import Workspace\n"
+        "import sys; from pathlib import Path; from folds.pixels.cache import cached\n"
+        "from folds.base.workspace import Workspace\n"
         "copied = []\n"
         "def track(items, *, what, **_):\n"
         "    copied.append(what.startswith('copy'))\n"

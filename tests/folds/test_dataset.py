@@ -2,9 +2,9 @@ import os
 
 import pytest
 
-from folds.csvfile import read_csv
-from folds.dataset import find_dataset
-from folds.errors import UserError
+from folds.base.csvfile import read_csv
+from folds.base.errors import UserError
+from folds.find.dataset import find_dataset
 from folds.settings import PrepareSettings
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import folds.decode
-from folds.decode import decode
-from folds.likeness import thumbnail
+import folds.pixels.decode
+from folds.manifest.likeness import thumbnail
+from folds.pixels.decode import decode
 
 SIZE = 32
 # 24 x 16 pixels, red on the left and blue on the right, as pillow-heif 1.8 writes them.
@@ -69,7 +69,9 @@ def test_files_without_a_picture_are_named(tmp_path, content, notes):
 )
 def test_a_heic_file_is_named_with_what_reads_it_where_nothing_does(tmp_path, monkeypatch, content, what):
     """It was `not an image`."""
-    monkeypatch.setattr(folds.decode, "FORMATS", [form for form in folds.decode.FORMATS if form != "HEIF"])
+    monkeypatch.setattr(
+        folds.pixels.decode, "FORMATS", [form for form in folds.pixels.decode.FORMATS if form != "HEIF"]
+    )
     (tmp_path / "a.heic").write_bytes(content)
     facts, pixels = decode(tmp_path / "a.heic", size=SIZE)
     assert (facts.notes, pixels) == (f"no decoder: {what}, which `pip install pillow-heif` reads", None)

@@ -3,11 +3,11 @@ import os
 import numpy as np
 import pytest
 
-from folds.classes import class_order, natural_key
-from folds.errors import UserError, first_few
-from folds.metrics import log_loss, map_at_k, top_classes, topk_error, true_rank
-from folds.track import silently
-from folds.workspace import digest, read_json, replacing, write_bytes, write_json
+from folds.base.errors import UserError, first_few
+from folds.base.metrics import log_loss, map_at_k, top_classes, topk_error, true_rank
+from folds.base.progress import silently
+from folds.base.workspace import digest, read_json, replacing, write_bytes, write_json
+from folds.split.classes import class_order, natural_key
 
 
 def test_first_few_names_three_and_counts_the_rest():

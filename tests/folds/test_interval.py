@@ -1,4 +1,4 @@
-"""This file tests the interval of a measured loss: with many errors, few and none, and where images are copies."""
+"""Tests the interval of a measured loss: with many errors, few and none, and where images are copies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from folds.interval import agreeing_images, effective_images, mean_interval, rate_interval, wilson_interval
+from folds.base.interval import agreeing_images, effective_images, mean_interval, rate_interval, wilson_interval
 
 
 def misses(n: int, errors: int) -> np.ndarray:

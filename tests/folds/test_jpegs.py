@@ -1,4 +1,4 @@
-"""This file prepares stores of JPEGs and damages them: what holds for raw pixels holds for them too."""
+"""Prepares stores of JPEGs and damages them: what holds for raw pixels holds for them too."""
 
 import errno
 import os
@@ -9,10 +9,10 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from folds.errors import UserError
-from folds.jpegs import encode, slot_bytes
-from folds.pixels import damaged_rows, open_store
-from folds.rows import RowTask, write_row
+from folds.base.errors import UserError
+from folds.pixels.jpeg import encode, slot_bytes
+from folds.pixels.store import damaged_rows, open_store
+from folds.pixels.worker import RowTask, write_row
 from tests.folds.test_prepare import make_dirty
 
 needs_decoder = pytest.mark.skipif(find_spec("torchcodec") is None, reason="torchcodec is not installed")

@@ -1,4 +1,4 @@
-"""This file tests the live part of a terminal and the bars in it, on a console that writes into memory."""
+"""Tests the live part of a terminal and the bars in it, on a console that writes into memory."""
 
 import io
 
@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from folds.live import LivePart, bar_line, bar_text, duration
-from folds.pace import Pace
+from folds.base.live import LivePart, bar_line, bar_text, duration
+from folds.base.pace import Pace
 
 
 class Ascii(io.StringIO):

@@ -1,9 +1,9 @@
-"""This file tests the comparison of two ways of predicting on the same images."""
+"""Tests the comparison of two ways of predicting on the same images."""
 
 import numpy as np
 import pytest
 
-from folds.paired import paired_difference
+from folds.base.paired import paired_difference
 
 ONE = np.array([1, 1, 1, 0, 0, 0, 0, 0, 1, 0])
 OTHER = np.array([0, 0, 0, 1, 0, 0, 0, 0, 1, 0])

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from folds import manifest
-from folds.errors import UserError
-from folds.pixels import damaged_rows, open_store
-from folds.processes import this_host
-from folds.workspace import Workspace
+from folds.base.errors import UserError
+from folds.base.processes import this_host
+from folds.base.workspace import Workspace
+from folds.manifest import manifest
+from folds.pixels.store import damaged_rows, open_store
 
 
 def tree(folder):
@@ -220,7 +220,7 @@ def test_a_work_folder_made_from_other_data_is_refused(data, run_prepare, worksp
 
 
 def test_a_work_folder_inside_the_data_is_refused(data, monkeypatch):
-    from folds.prepare import prepare
+    from folds.manifest.prepare import prepare
     from folds.settings import PrepareSettings
 
     with pytest.raises(UserError) as caught:
@@ -321,7 +321,7 @@ def test_rows_are_found_by_id_and_split(data, run_prepare, workspace):
 
 
 def test_progress_counts_the_images_that_are_decoded(data, workspace):
-    from folds.prepare import prepare
+    from folds.manifest.prepare import prepare
     from folds.settings import PrepareSettings
 
     seen = []
@@ -336,10 +336,10 @@ def test_progress_counts_the_images_that_are_decoded(data, workspace):
 
 def test_a_file_without_a_decoder_is_looked_at_again_once_there_is_one(data, run_prepare, monkeypatch):
     (data / "TrainVal" / "cat" / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
-    monkeypatch.setattr("folds.prepare.FORMATS", ("PNG",))
+    monkeypatch.setattr("folds.manifest.prepare.FORMATS", ("PNG",))
     reasons = run_prepare(data).manifest.set_index("path")["reason"]
     assert run_prepare(data).unchanged
-    monkeypatch.setattr("folds.prepare.FORMATS", ("PNG", "HEIF"))
+    monkeypatch.setattr("folds.manifest.prepare.FORMATS", ("PNG", "HEIF"))
     again = run_prepare(data)
     has_none = reasons["TrainVal/cat/a.heic"].startswith("no decoder: HEIC")
     assert (again.unchanged, again.decoded) == (False, int(has_none))

@@ -1,13 +1,13 @@
-"""This file tests other labels than DATA has: what a CSV changes, what it cannot, and what everybody is told."""
+"""Tests other labels than DATA has: what a CSV changes, what it cannot, and what everybody is told."""
 
 import json
 
 import pytest
 
-from folds.assignment import split
-from folds.errors import UserError
+from folds.base.errors import UserError
+from folds.base.workspace import Workspace
 from folds.settings import SplitSettings
-from folds.workspace import Workspace
+from folds.split.assign import split
 from tests.folds.test_prepare import tree
 
 
@@ -125,7 +125,7 @@ def test_folds_that_know_other_labels_are_refused_with_the_way_out(data, run_pre
 
 
 def test_what_is_left_out_keeps_a_small_picture(data, run_prepare, labels, workspace):
-    from folds.left_out import read_left_out
+    from folds.manifest.left_out import read_left_out
 
     run_prepare(data, relabel=labels("cat/cat_1.png,\n"))
     kept = read_left_out(workspace)

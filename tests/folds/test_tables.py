@@ -1,11 +1,11 @@
 import numpy as np
 from rich.console import Console
 
-from folds.assignment import split
-from folds.decode import FORMATS
+from folds.manifest.summary import class_sizes, copy_counts, quartiles, reasons, status_counts
+from folds.manifest.tables import headline, left_out_line, prepare_tables, small_classes, split_tables
+from folds.pixels.decode import FORMATS
 from folds.settings import SplitSettings
-from folds.summary import class_sizes, copy_counts, quartiles, reasons, status_counts
-from folds.tables import headline, left_out_line, prepare_tables, small_classes, split_tables
+from folds.split.assign import split
 
 
 def text_of(renderable):

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from folds import workers
-from folds.workers import Casualty, in_processes
+from folds.pixels import pool as workers
+from folds.pixels.pool import Casualty, in_processes
 
 
 def act(item):

@@ -1,4 +1,4 @@
-"""This file checks what chance does to a batch: colours, turns, mixing, erasing, and that a seed decides all of it."""
+"""Checks what chance does to a batch: colours, turns, mixing, erasing, and that a seed decides all of it."""
 
 import dataclasses
 import math
@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from models.augment import draw, jitter, random_boxes, training_input, turn
 from models.backbones import resolve_backbone
-from models.geometry import resample
-from models.mixing import Mixer, seed_everything
+from models.input.augment import draw, jitter, random_boxes, training_input, turn
+from models.input.mixing import Mixer, seed_everything
+from models.input.resample import resample
 from models.settings import TrainSettings
 from tests.full import full
 

@@ -1,4 +1,4 @@
-"""This file checks names, weights files and the refusals of backbones; small timm nets, no download."""
+"""Checks names, weights files and the refusals of backbones; small timm nets, no download."""
 
 import time
 from functools import partial
@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from folds.errors import UserError
+from folds.base.errors import UserError
 from models import backbones
 from models.backbones import SHORT_NAMES, build_network, find_weights, head_parameters, read_weights, resolve_backbone
 

@@ -1,12 +1,12 @@
-"""This file tests the board of all jobs: what events make of it, what it expects, and how it looks at any size."""
+"""Tests the board of all jobs: what events make of it, what it expects, and how it looks at any size."""
 
 import math
 
 import pytest
 
-from models.board import Board, JobState, board_track
-from models.board_view import board_lines
-from models.events import (
+from models.watch.board import Board, JobState, board_track
+from models.watch.board_view import board_lines
+from models.watch.events import (
     EpochRow,
     FoldDone,
     FoldFailed,

@@ -1,4 +1,4 @@
-"""This file tests class maps: Grad-CAM against a net whose answer is known, and nets that have no map."""
+"""Tests class maps: Grad-CAM against a net whose answer is known, and nets that have no map."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import nn
 
-from models.cam import grad_cam
+from models.predict.gradcam import grad_cam
 
 
 class Known(nn.Module):

@@ -1,4 +1,4 @@
-"""This file stops folds after an epoch and goes on: the bytes are those of a fold that was never stopped."""
+"""Stops folds after an epoch and goes on: the bytes are those of a fold that was never stopped."""
 
 import dataclasses
 import json
@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 
-from models.checkpoint import Checkpoints, RefusedError
-from models.events import CheckpointRefused, EpochRow, FoldResumed
-from models.log import log_line, read_log_line
-from models.stepper import Stepper
-from models.train import FoldTrainer
+from models.train.checkpoint import Checkpoints, RefusedError
+from models.train.log import log_line, read_log_line
+from models.train.stepper import Stepper
+from models.train.trainer import FoldTrainer
+from models.watch.events import CheckpointRefused, EpochRow, FoldResumed
 from tests.full import full
 from tests.models.test_trainer import SETTINGS, prepared, train
 
@@ -38,7 +38,7 @@ def run_of(settings, name):
 
 
 def trained_files(workspace, settings, name, events=None):
-    from models.jobs import train_runs
+    from models.jobs.plan import train_runs
     from models.settings import PredictSettings
 
     for event in train_runs(workspace, run_of(settings, name), PredictSettings(), seed=0, only_folds=[0]):
@@ -85,7 +85,7 @@ def test_a_fold_that_was_stopped_between_its_files_ends_in_the_same_bytes(worksp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"models.fold_job.{before}", stop)
+        patch.setattr(f"models.train.fold.{before}", stop)
         with pytest.raises(KeyboardInterrupt):
             trained_files(workspace, LIVELY, before)
     events = []

@@ -1,13 +1,13 @@
-"""This file estimates how long jobs take: by the epochs that were seen, else by what their networks cost."""
+"""Estimates how long jobs take: by the epochs that were seen, else by what their networks cost."""
 
 import dataclasses
 
-from folds.assignment import load_folds
-from models.costs import Costs
-from models.events import EpochRow
-from models.jobs import plan_run
-from models.log import log_line
+from folds.split.assign import load_folds
+from models.jobs.costs import Costs
+from models.jobs.plan import plan_run
 from models.runs import RunPlan
+from models.train.log import log_line
+from models.watch.events import EpochRow
 from tests.models.test_trainer import SETTINGS, prepared
 
 

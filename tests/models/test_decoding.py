@@ -1,4 +1,4 @@
-"""This file reads, trains and predicts from a store of JPEGs: as from raw pixels, but for what JPEG loses."""
+"""Reads, trains and predicts from a store of JPEGs: as from raw pixels, but for what JPEG loses."""
 
 import dataclasses
 
@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from folds.assignment import load_folds
-from folds.errors import UserError
-from folds.pixels import open_store
-from folds.prepare import prepare
+from folds.base.errors import UserError
+from folds.base.workspace import Workspace
+from folds.manifest.prepare import prepare
+from folds.pixels.store import open_store
 from folds.settings import PrepareSettings
-from folds.workspace import Workspace
+from folds.split.assign import load_folds
 from models.backbones import build_network, resolve_backbone
-from models.batches import gather_batches
-from models.decoding import decoded_by
-from models.predict import predict_views
+from models.input.batches import gather_batches
+from models.input.decoding import decoded_by
+from models.predict.model import predict_views
 from tests.competition import make_competition
 from tests.models.test_trainer import SETTINGS, prepared, train
 

@@ -1,4 +1,4 @@
-"""This file checks how a process is set up for its device: on a CPU, malloc keeps what it was given."""
+"""Checks how a process is set up for its device: on a CPU, malloc keeps what it was given."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""This file makes features of tiny networks once, damages what lies on disk, and looks at what is made anew."""
+"""Makes features of tiny networks once, damages what lies on disk, and looks at what is made anew."""
 
 import dataclasses
 import json
@@ -8,15 +8,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from folds.assignment import load_folds
-from folds.pixels import open_store
-from models.artefacts import test_rows as rows_of_test_images
+from folds.pixels.store import open_store
+from folds.split.assign import load_folds
 from models.backbones import build_network, resolve_backbone
-from models.features import image_features
-from models.frozen import FrozenBody
-from models.head_files import set_head, start_head
-from models.inputs import network_input
-from models.views import view_boxes
+from models.input.inputs import network_input
+from models.input.views import view_boxes
+from models.predict.results import test_rows as rows_of_test_images
+from models.probe.features import image_features
+from models.probe.frozen import FrozenBody
+from models.probe.head_files import set_head, start_head
 from tests.models.test_trainer import prepared
 
 CPU = torch.device("cpu")

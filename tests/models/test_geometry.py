@@ -1,11 +1,11 @@
-"""This file checks the batch resampling against Pillow."""
+"""Checks the batch resampling against Pillow."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from models.geometry import resample
+from models.input.resample import resample
 
 
 def smooth_picture(rng, size=96):

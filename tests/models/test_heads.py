@@ -1,4 +1,4 @@
-"""This file holds the heads against scikit-learn, and shows that a fold's own images have no say in its head."""
+"""Holds the heads against scikit-learn, and shows that a fold's own images have no say in its head."""
 
 import dataclasses
 
@@ -7,9 +7,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from folds.assignment import Folds
-from models.heads import STRENGTHS, fit_heads, inner_splits, lowest_strength
-from models.logistic import Logistic
+from folds.split.assign import Folds
+from models.probe.heads import STRENGTHS, fit_heads, inner_splits, lowest_strength
+from models.probe.logistic import Logistic
 
 
 def small_problem(n=200, n_features=12, n_classes=4, *, seed=0):

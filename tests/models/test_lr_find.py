@@ -1,4 +1,4 @@
-"""This file checks the learning-rate finder: what it suggests, what it leaves behind, and that `--lr find` uses it."""
+"""Checks the learning-rate finder: what it suggests, what it leaves behind, and that `--lr find` uses it."""
 
 import dataclasses
 import json
@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from folds.assignment import load_folds
-from folds.errors import UserError
-from folds.pixels import open_store
-from models.job import make_trainer
-from models.jobs import find_rates, plan_job
-from models.lr_find import judge_sweep, smoothed, sweep
+from folds.base.errors import UserError
+from folds.pixels.store import open_store
+from folds.split.assign import load_folds
+from models.jobs.plan import find_rates, plan_job
 from models.runs import done_folds, plan_runs
+from models.train.job import make_trainer
+from models.train.lr_find import judge_sweep, smoothed, sweep
 from tests.models.test_trainer import SETTINGS, prepared, train
 
 LONG = dataclasses.replace(SETTINGS, epochs=1, batch_size=4)

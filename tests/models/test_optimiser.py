@@ -1,11 +1,11 @@
-"""This file checks what moves the parameters: the rates of layers, the shape of the schedule."""
+"""Checks what moves the parameters: the rates of layers, the shape of the schedule."""
 
 import dataclasses
 
 import pytest
 import timm
 
-from models.optimiser import LOWEST_SHARE, make_average, make_optimiser, make_schedule
+from models.train.optimiser import LOWEST_SHARE, make_average, make_optimiser, make_schedule
 from tests.full import full
 
 SETTINGS = full(epochs=10, warmup_epochs=1, head_lr_scale=10, weight_decay=0.05, ema_share=0.1)

@@ -1,4 +1,4 @@
-"""This file checks what `--precision auto` is on a CPU: measured once, kept by the machine, and by each run."""
+"""Checks what `--precision auto` is on a CPU: measured once, kept by the machine, and by each run."""
 
 import dataclasses
 import json
@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import models.precision as precision
-from folds.errors import UserError
+from folds.base.errors import UserError
 from models.backbones import resolve_backbone
 from models.precision import faster, run_precision
-from models.probe import probe_runs
-from models.repredict import _load_run, load_folds
+from models.predict.again import _load_run, load_folds
+from models.probe.probe import probe_runs
 from models.runs import chosen_precision, plan_runs
 from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
 

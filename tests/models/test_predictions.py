@@ -1,12 +1,12 @@
-"""This file checks the predictions format: a round trip, views averaged as probabilities, and every fault by name."""
+"""Checks the predictions format: a round trip, views averaged as probabilities, and every fault by name."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from folds.errors import UserError
-from models.predictions import Predictions, load_predictions, save_predictions
+from folds.base.errors import UserError
+from models.predict.predictions import Predictions, load_predictions, save_predictions
 
 
 def predictions(n=3, seed=0):

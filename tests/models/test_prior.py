@@ -1,4 +1,4 @@
-"""This file tests the choice between the restored and the shifted class prior, and that a kill never spoils a file."""
+"""Tests the choice between the restored and the shifted class prior, and that a kill never spoils a file."""
 
 import os
 import sys
@@ -7,14 +7,14 @@ from signal import SIGKILL
 import numpy as np
 import pytest
 
-from folds.assignment import Folds
-from folds.errors import UserError
-from folds.workspace import Workspace, digest, read_json, write_json
-from models.predictions import Predictions, load_predictions, save_predictions
-from models.prior import choose_prior
-from models.sampling import sampling_correction
+from folds.base.errors import UserError
+from folds.base.workspace import Workspace, digest, read_json, write_json
+from folds.split.assign import Folds
+from models.input.sampling import sampling_correction
+from models.predict.predictions import Predictions, load_predictions, save_predictions
+from models.predict.prior import choose_prior
 from models.settings import TrainSettings
-from models.tables import event_lines
+from models.watch.tables import event_lines
 
 C = 10
 SHARE = 0.6 ** np.arange(C) / (0.6 ** np.arange(C)).sum()

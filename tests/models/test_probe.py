@@ -1,4 +1,4 @@
-"""This file probes tiny networks, from the command line too: a full run that blends, resumes and refuses."""
+"""Probes tiny networks, from the command line too: a full run that blends, resumes and refuses."""
 
 import csv
 import dataclasses
@@ -10,18 +10,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import run
-from ensemble.record import load_blend
-from folds.assignment import load_folds
-from folds.errors import UserError
-from folds.metrics import topk_error
-from folds.workspace import digest
+from ensemble.blend.blend_json import load_blend
+from folds.base.errors import UserError
+from folds.base.metrics import topk_error
+from folds.base.workspace import digest
+from folds.split.assign import load_folds
 from models.backbones import build_network, resolve_backbone
-from models.events import FoldDone, ProbeFitted
-from models.predictions import load_predictions
-from models.probe import probe_runs
-from models.repredict import predict_run
+from models.predict.again import predict_run
+from models.predict.predictions import load_predictions
+from models.probe.probe import probe_runs
 from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings
+from models.watch.events import FoldDone, ProbeFitted
 from tests.competition import fingerprint
 from tests.models.test_trainer import SETTINGS, VIEWS, prepared
 

@@ -1,4 +1,4 @@
-"""This file has jobs done on Ray, on this machine and on a cluster of three nodes whose processes are killed."""
+"""Has jobs done on Ray, on this machine and on a cluster of three nodes whose processes are killed."""
 
 import dataclasses
 import os
@@ -12,15 +12,15 @@ import time
 import pytest
 import torch
 
+from folds.base.errors import UserError
+from folds.base.processes import is_alive
+from folds.base.progress import silently
 from folds.engine import EngineSettings
-from folds.errors import UserError
-from folds.processes import is_alive
-from folds.ray_cluster import on_ray
-from folds.track import silently
-from models.events import FoldDone, FoldFailed, JobEvent
-from models.first_probes import probe_first
-from models.probe import probe_runs
+from models.jobs.ray_cluster import on_ray
+from models.probe.first_probes import probe_first
+from models.probe.probe import probe_runs
 from models.runs import done_folds, plan_runs
+from models.watch.events import FoldDone, FoldFailed, JobEvent
 from tests.cluster import JOBS, cluster, make_place, run, start, wait_for, workers
 from tests.competition import fingerprint, make_competition
 from tests.faults.whole import differing, left_over, made_in

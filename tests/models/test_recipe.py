@@ -1,4 +1,4 @@
-"""This file trains tiny runs with each part of the recipe: all at once, refits, siblings, sizes, batch norm."""
+"""Trains tiny runs with each part of the recipe: all at once, refits, siblings, sizes, batch norm."""
 
 import dataclasses
 import json
@@ -8,20 +8,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from folds.assignment import load_folds
-from folds.errors import UserError
-from folds.pixels import open_store
-from models.artefacts import FILES
+from folds.base.errors import UserError
+from folds.pixels.store import open_store
+from folds.split.assign import load_folds
 from models.backbones import build_network, resolve_backbone
-from models.events import FoldStarted, MemoryShort, Verdict
-from models.head_files import start_head
-from models.job import make_trainer
-from models.jobs import plan_job
-from models.predictions import load_predictions
-from models.repredict import predict_run
+from models.input.sampling import sampling_shift
+from models.jobs.plan import plan_job
+from models.predict.again import predict_run
+from models.predict.predictions import load_predictions
+from models.predict.results import FILES
+from models.probe.head_files import start_head
 from models.runs import done_folds, done_refit, plan_runs
-from models.sampling import sampling_shift
 from models.settings import PredictSettings
+from models.train.job import make_trainer
+from models.watch.events import FoldStarted, MemoryShort, Verdict
 from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
 
 EVERYTHING = dataclasses.replace(

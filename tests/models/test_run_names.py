@@ -1,11 +1,11 @@
-"""This file tests the names of runs: what a name would overwrite is refused wherever a run can be named."""
+"""Tests the names of runs: what a name would overwrite is refused wherever a run can be named."""
 
 from __future__ import annotations
 
 import pytest
 
-from folds.errors import UserError
-from folds.workspace import Workspace
+from folds.base.errors import UserError
+from folds.base.workspace import Workspace
 from models.runs import plan_runs, refuse_other_settings
 from models.settings import TrainSettings
 

@@ -1,9 +1,9 @@
-"""This file checks the tempered sampling and how its prior is undone."""
+"""Checks the tempered sampling and how its prior is undone."""
 
 import numpy as np
 import pytest
 
-from models.sampling import draw_epoch, expected_repeats, prior_correction, sampling_correction
+from models.input.sampling import draw_epoch, expected_repeats, prior_correction, sampling_correction
 from models.settings import TrainSettings
 
 TARGET = np.repeat([0, 1, 2], [900, 90, 10])

@@ -1,10 +1,10 @@
-"""This file checks sizes in pixels: they grow, end where they should, and the store serves them."""
+"""Checks sizes in pixels: they grow, end where they should, and the store serves them."""
 
 import dataclasses
 
 import pytest
 
-from folds.errors import UserError
+from folds.base.errors import UserError
 from models.backbones import resolve_backbone
 from models.runs import plan_runs
 from models.settings import TrainSettings

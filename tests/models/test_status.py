@@ -1,11 +1,11 @@
-"""This file tests the table of runs x folds."""
+"""Tests the table of runs x folds."""
 
 import io
 
 from rich.console import Console
 
-from folds.workspace import Workspace, write_json
-from models.tables import status_table
+from folds.base.workspace import Workspace, write_json
+from models.watch.tables import status_table
 
 
 def shown(workspace) -> list[str]:

@@ -1,4 +1,4 @@
-"""This file checks one optimiser step: micro-batches change nothing, and short memory only makes them smaller."""
+"""Checks one optimiser step: micro-batches change nothing, and short memory only makes them smaller."""
 
 import dataclasses
 
@@ -6,8 +6,8 @@ import pytest
 import timm
 import torch
 
-from folds.errors import UserError
-from models.stepper import Stepper
+from folds.base.errors import UserError
+from models.train.stepper import Stepper
 from tests.full import full
 
 SETTINGS = full(batch_size=12, epochs=2, label_smoothing=0.1, ema_share=0)

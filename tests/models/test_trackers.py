@@ -1,4 +1,4 @@
-"""This file tests the trackers: curves in their own formats, read back; a fold that goes on has no epoch twice."""
+"""Tests the trackers: curves in their own formats, read back; a fold that goes on has no epoch twice."""
 
 import dataclasses
 import importlib.util
@@ -7,13 +7,13 @@ import math
 import pytest
 
 import run
-from folds.workspace import Workspace, write_bytes, write_json
-from models.events import EpochRow, FoldDone, FoldFailed, FoldResumed, FoldStarted, by_job
-from models.jobs import train_runs
-from models.log import log_line
+from folds.base.workspace import Workspace, write_bytes, write_json
+from models.jobs.plan import train_runs
 from models.runs import plan_runs
 from models.settings import PredictSettings, TrackSettings
-from models.trackers import PACKAGES, row_figures, tracking
+from models.train.log import log_line
+from models.watch.curves import PACKAGES, row_figures, tracking
+from models.watch.events import EpochRow, FoldDone, FoldFailed, FoldResumed, FoldStarted, by_job
 from tests.models.test_trainer import SETTINGS, prepared
 
 STARTED = FoldStarted("a", "tag", 0, 60, 30, 32, 32, "cpu", "float32", 1e-3, False)

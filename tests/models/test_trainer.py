@@ -1,4 +1,4 @@
-"""This file trains small nets on a tiny work folder: what a batch may hold, and that a seed decides every byte."""
+"""Trains small nets on a tiny work folder: what a batch may hold, and that a seed decides every byte."""
 
 import dataclasses
 import json
@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from folds.assignment import load_folds, split
-from folds.errors import UserError
-from folds.metrics import topk_error
-from folds.pixels import open_store
-from folds.prepare import prepare
+from folds.base.errors import UserError
+from folds.base.metrics import topk_error
+from folds.base.workspace import Workspace, digest
+from folds.manifest.prepare import prepare
+from folds.pixels.store import open_store
 from folds.settings import PrepareSettings, SplitSettings
-from folds.workspace import Workspace, digest
-from models.batches import gather_batches
-from models.job import make_trainer
-from models.jobs import plan_job, train_runs
-from models.predictions import load_predictions
-from models.repredict import predict_run
+from folds.split.assign import load_folds, split
+from models.input.batches import gather_batches
+from models.jobs.plan import plan_job, train_runs
+from models.predict.again import predict_run
+from models.predict.predictions import load_predictions
 from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
+from models.train.job import make_trainer
 from tests.competition import fingerprint, make_competition
 
 SETTINGS = TrainSettings(
@@ -103,7 +103,7 @@ def test_no_image_of_the_fold_is_ever_in_a_training_batch(trained, monkeypatch):
         seen.extend(np.concatenate(batches).tolist())
         return gather_batches(pixels, batches, device)
 
-    monkeypatch.setattr("models.train.gather_batches", spy)  # predict has a name of its own for it
+    monkeypatch.setattr("models.train.trainer.gather_batches", spy)  # predict has a name of its own for it
     train(trained, dataclasses.replace(SETTINGS, backbone=("test_vit2",)), only_folds=[1])
     own = store.rows(folds.image_id[folds.fold == 1], split="train")
     others = store.rows(folds.image_id[folds.fold == 0], split="train")

@@ -1,4 +1,4 @@
-"""This file checks the sentence on a fold: no gain over its frozen probe, overfitting, underfitting or fine."""
+"""Checks the sentence on a fold: no gain over its frozen probe, overfitting, underfitting or fine."""
 
 import dataclasses
 import json
@@ -8,16 +8,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from folds.assignment import load_folds
+from folds.split.assign import load_folds
 from models.backbones import build_network, resolve_backbone
-from models.events import AgainstProbe, EpochRow, Verdict
-from models.own_probe import against_probe
-from models.predictions import load_predictions
-from models.probe import probe_runs
+from models.predict.predictions import load_predictions
+from models.probe.probe import probe_runs
 from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
-from models.tables import event_lines
-from models.verdict import judge, remedy_for
+from models.train.own_probe import against_probe
+from models.train.verdict import judge, remedy_for
+from models.watch.events import AgainstProbe, EpochRow, Verdict
+from models.watch.tables import event_lines
 from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
 
 

@@ -1,11 +1,11 @@
-"""This file checks views and random crops: boxes as shares of the picture."""
+"""Checks views and random crops: boxes as shares of the picture."""
 
 import numpy as np
 import pytest
 
-from folds.errors import UserError
-from models.augment import random_boxes
-from models.views import VIEWS, check_views, view_boxes
+from folds.base.errors import UserError
+from models.input.augment import random_boxes
+from models.input.views import VIEWS, check_views, view_boxes
 
 WIDTH, HEIGHT = np.array([200, 100]), np.array([100, 100])
 

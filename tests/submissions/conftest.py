@@ -1,4 +1,4 @@
-"""This file makes, once for all tests of this folder, a competition that has gone the whole way."""
+"""Makes, once for all tests of this folder, a competition that has gone the whole way."""
 
 import pytest
 

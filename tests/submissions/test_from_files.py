@@ -1,4 +1,4 @@
-"""This file tests the blend of nothing but files: labels, OOF and test predictions in, CSV out."""
+"""Tests the blend of nothing but files: labels, OOF and test predictions in, CSV out."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ensemble.files import make_file_workspace
+from ensemble.members.from_files import make_file_workspace
 from ensemble.settings import BlendSettings, FileSettings
-from folds.assignment import load_folds
-from folds.errors import UserError
-from folds.workspace import Workspace
+from folds.base.errors import UserError
+from folds.base.workspace import Workspace
+from folds.split.assign import load_folds
 from submissions.from_files import blend_files
 from tests.benchmarks.synthetic import World, member_log_probs
 

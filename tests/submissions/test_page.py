@@ -1,4 +1,4 @@
-"""This file opens the report in a real browser: in two widths, light and dark, with scripts off too."""
+"""Opens the report in a real browser: in two widths, light and dark, with scripts off too."""
 
 import base64
 import json
@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from folds.workspace import Workspace
+from folds.base.workspace import Workspace
 from submissions.report.report import make_report
 from submissions.settings import ReportSettings
 

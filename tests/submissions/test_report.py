@@ -1,4 +1,4 @@
-"""This file tests the report: after any step there is a page, and its numbers are those of blend and runs."""
+"""Tests the report: after any step there is a page, and its numbers are those of blend and runs."""
 
 import dataclasses
 import json
@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 
 import run
-from ensemble.record import load_blend, save_blend
-from folds.assignment import load_folds
-from folds.errors import UserError
-from folds.interval import wilson_interval
-from folds.manifest import csv_bytes, read_manifest
-from folds.workspace import Workspace
-from models.predictions import load_predictions
+from ensemble.blend.blend_json import load_blend, save_blend
+from folds.base.errors import UserError
+from folds.base.interval import wilson_interval
+from folds.base.workspace import Workspace
+from folds.manifest.manifest import csv_bytes, read_manifest
+from folds.split.assign import load_folds
+from models.predict.predictions import load_predictions
 from submissions.report.charts import Bars, Lines, Points, Series
 from submissions.report.drawing import draw
 from submissions.report.guesses import Ranks

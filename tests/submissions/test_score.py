@@ -1,4 +1,4 @@
-"""This file tests the score of a CSV whose true labels are known, and what its lineage promised."""
+"""Tests the score of a CSV whose true labels are known, and what its lineage promised."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from folds.errors import UserError
-from folds.workspace import digest
+from folds.base.errors import UserError
+from folds.base.workspace import digest
 from submissions.layout import Layout
 from submissions.score import promised_error, score_submission
 

@@ -1,4 +1,4 @@
-"""This file tests the CSV: what is in it, where it comes from, and what is wrong with other people's."""
+"""Tests the CSV: what is in it, where it comes from, and what is wrong with other people's."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ensemble.blend import make_blend
+from ensemble.blend.make_blend import make_blend
 from ensemble.settings import BlendSettings
-from folds.errors import UserError
-from folds.interval import wilson_interval
-from folds.manifest import COLUMNS, sample_path, write_manifest
+from folds.base.errors import UserError
+from folds.base.interval import wilson_interval
+from folds.manifest.manifest import COLUMNS, sample_path, write_manifest
 from submissions.check import _lineage_faults, check_layout
 from submissions.layout import Layout, read_layout
 from submissions.lineage import read_lineage

@@ -1,4 +1,4 @@
-"""This file makes a tiny competition with all that a report shows, and takes it the whole way with two runs."""
+"""Makes a tiny competition with all that a report shows, and takes it the whole way with two runs."""
 
 from __future__ import annotations
 

@@ -1,0 +1,154 @@
+"""Applies a blend to the test images: every member's networks averaged as probabilities, then pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ensemble.blend.blend_json import Blend
+from ensemble.blend.recipe import Recipe
+from ensemble.members.members import Member, Members, check_members
+from ensemble.members.oof_file import CHUNK_ROWS, file_digest, open_predictions
+from ensemble.members.open_run import Run, open_run
+from ensemble.members.training_rows import Rows, rows_of
+from folds.base.errors import UserError, first_few
+from folds.base.workspace import Workspace
+from folds.split.assign import load_folds
+from models.predict.predictions import ROW_SUM_TOLERANCE
+
+BLEND_HINT = "`python run.py blend`"
+
+
+@dataclass(frozen=True)
+class Blended:
+    """Scores of images that a blend, or one run, was applied to.
+
+    image_id (n,) str, sorted    scores (n, C) float64, finite, higher is better    classes: C labels
+    """
+
+    image_id: np.ndarray
+    scores: np.ndarray
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A blend whose members are opened: those that have weight, in the order of the recipe's weights."""
+
+    recipe: Recipe
+    members: tuple[Member, ...]
+
+
+def apply_blend(workspace: Workspace, blend: Blend) -> Blended:
+    """The blend's scores of all test images that its members predicted.
+
+    Raises UserError where a member is gone or not as it was when the blend was made.
+    """
+    made = open_blend(workspace, blend)
+    image_id = _test_ids(made.members[0].runs[0])
+    scores = made.recipe.scores(member_test_probs(member.runs, image_id) for member in made.members)
+    return Blended(image_id, scores, blend.classes)
+
+
+def open_blend(workspace: Workspace, blend: Blend) -> Applied:
+    """The blend with the members that it needs. Raises UserError as `apply_blend`."""
+    rows, recipe = _same_rows(workspace, blend), blend.recipe()
+    used = [name for name in sorted(blend.weights) if blend.weights[name] > 0]
+    weights = recipe.weights[recipe.weights > 0]
+    members = (_same_member(workspace, blend, name, rows=rows) for name in used)
+    return Applied(Recipe(recipe.pool, weights, recipe.bias), tuple(members))
+
+
+def apply_run(workspace: Workspace, name: str) -> Blended:
+    """One run's probabilities of all test images that it predicted."""
+    rows = rows_of(load_folds(workspace))
+    run = open_run(workspace, name, rows=rows)
+    image_id = _test_ids(run)
+    return Blended(image_id, member_test_probs([run], image_id).astype(np.float64), rows.classes)
+
+
+def open_members(workspace: Workspace, blend: Blend) -> Members:
+    """The members that a blend was made of, with their out-of-fold predictions, in the order of its weights.
+
+    Raises UserError where one is gone or not as it was when the blend was made.
+    """
+    rows = _same_rows(workspace, blend)
+    return check_members(rows, [_same_member(workspace, blend, name, rows=rows) for name in sorted(blend.weights)])
+
+
+def member_test_probs(runs: Sequence[Run], image_id: np.ndarray, *, some: bool = False) -> np.ndarray:
+    """Test probabilities averaged over networks and views. image_id (T,) sorted -> (T, C) float32.
+
+    A run has a network per fold, and one more where it was refitted on all images; each counts alike, also where
+    siblings have unequal numbers of them.
+
+    some  the ids are a few of those predicted: only their rows are read, and the files' digests are not taken
+
+    Raises UserError where a file was changed, is unfit, or predicts other images.
+    """
+    total: np.ndarray | None = None
+    for run in runs:
+        for path in run.tests:
+            for piece, probs in _checked_probs(run, path, image_id, some=some):
+                total = np.zeros((len(image_id), probs.shape[1]), np.float32) if total is None else total
+                total[piece] += probs
+    assert total is not None, "a member has no test predictions"
+    total /= np.float32(sum(len(run.tests) for run in runs))
+    return total
+
+
+def _checked_probs(run: Run, path: Path, image_id: np.ndarray, *, some: bool) -> Iterator[tuple[slice, np.ndarray]]:
+    """One file's probabilities in the order of the ids, piece by piece: (rows, (n, C) float32)."""
+    hint, place = run.mend, _place(run, path)
+    stored = open_predictions(path, hint=hint)
+    if not some and file_digest(path) != run.digests.get(place):
+        raise UserError(f"{run.name}: {place} is damaged, its bytes are not those that were written", hint=hint)
+    order = np.argsort(stored.image_id, kind="stable")
+    if some:
+        order = order[np.isin(stored.image_id[order], image_id)]
+    if not np.array_equal(stored.image_id[order], image_id):
+        odd = first_few(list(np.setxor1d(stored.image_id[order], image_id)))
+        fault = "has no prediction for" if some else "predicts other test images than the other files do:"
+        raise UserError(f"{run.name}: {place} {fault} {odd}", hint=hint)
+    in_order = np.array_equal(order, np.arange(len(stored.image_id)))
+    for start in range(0, len(order), CHUNK_ROWS):
+        stop = min(start + CHUNK_ROWS, len(order))
+        probs = run.averaged(stored.rows(start, stop) if in_order else stored.scattered_rows(order[start:stop]))
+        if not (np.abs(probs.sum(axis=1) - 1) <= ROW_SUM_TOLERANCE).all():
+            raise UserError(f"{run.name}: {place} holds NaN, or rows that do not sum to 1", hint=hint)
+        yield slice(start, stop), probs
+
+
+def _test_ids(run: Run) -> np.ndarray:
+    """The ids of a run's test predictions, sorted."""
+    stored = open_predictions(run.tests[0], hint=run.mend)
+    return np.sort(stored.image_id)
+
+
+def _same_rows(workspace: Workspace, blend: Blend) -> Rows:
+    """The training images that a blend was made with."""
+    rows = rows_of(load_folds(workspace), blend.partial["folds"] if blend.partial else None)
+    if (rows.digest, rows.classes) != (blend.folds_digest, blend.classes):
+        raise UserError("the blend was made with other folds than those of this work folder", hint=BLEND_HINT)
+    return rows
+
+
+def _place(run: Run, path: Path) -> str:
+    return path.relative_to(run.root).as_posix()
+
+
+def _same_member(workspace: Workspace, blend: Blend, name: str, *, rows: Rows) -> Member:
+    return Member(name, tuple(_same_run(workspace, run, blend, name, rows=rows) for run in blend.runs[name]))
+
+
+def _same_run(workspace: Workspace, name: str, blend: Blend, member: str, *, rows: Rows) -> Run:
+    """The run as it was when the blend was made, with the views that the member uses."""
+    run = open_run(workspace, name, rows=rows, views=tuple(blend.views[member]))
+    known = blend.files[name]
+    changed = [place for place in sorted({*known, *run.digests}) if run.digests.get(place) != known.get(place)]
+    if changed:
+        raise UserError(f"{name} has changed since the blend was made: {first_few(changed)}", hint=BLEND_HINT)
+    return run

@@ -1,0 +1,75 @@
+"""Says what a blend is: how members are pooled, with which weights, and how that is applied to images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ensemble.weights.objective import Pool, pool_scores
+
+PIECE_ROWS = 512  # x 103 classes x float64 = 0.4 MB: a piece's scores stay in the cache while all recipes use them
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to turn M members' probabilities into one score per class.
+
+    mean  score_c = sum_m w_m p_m(c), weights that sum to 1
+    log   score_c = sum_m w_m log(p_m(c) + 1e-6) + b_c, weights of any sum >= 0: the sum sharpens or flattens.
+          Source: the logarithmic opinion pool; Genest and Zidek 1986, Combining probability distributions.
+    """
+
+    pool: Pool
+    weights: np.ndarray  # (M,) float64 >= 0
+    bias: np.ndarray | None = None  # (C,) float64, log pool only
+
+    def scores(self, members: Iterable[np.ndarray]) -> np.ndarray:
+        """The blended scores of n images; members one by one, each (n, C). (n, C) float64."""
+        return blend_scores([self], members)[0]
+
+    def probs(self, scores: np.ndarray) -> np.ndarray:
+        """Scores as probabilities. (n, C) float64, rows sum to 1."""
+        odds = scores if self.pool == "mean" else np.exp(scores - scores.max(axis=1, keepdims=True))
+        return odds / odds.sum(axis=1, keepdims=True)
+
+
+def blend_scores(recipes: Sequence[Recipe], members: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Each recipe's blended scores of the same n images: the one place where probabilities are blended.
+
+    members  one by one, each (n, C); read once for all recipes
+
+    (n, C) float64 each, summed member by member in the order of the weights: `ensemble.weights.objective` decides
+    close calls in the same way. At 15 members x 88,220 images x 103 classes a blend takes 11.4 s of processor time, 10.7 s when
+    this was a float32 product (AMD EPYC, one core).
+    """
+    weights = np.stack([recipe.weights for recipe in recipes])  # (recipes, M)
+    totals: list[np.ndarray] = []
+    for own, probs in zip(weights.T, members, strict=True):
+        totals = totals or [np.zeros(probs.shape) for _ in recipes]
+        for start in range(0, len(probs), PIECE_ROWS):  # a copy of all would be gigabytes for a million images
+            piece = slice(start, start + PIECE_ROWS)
+            _add(recipes, own, probs[piece], [total[piece] for total in totals])
+    assert (weights > 0).any(axis=1).all(), "no member has weight"
+    return [
+        total if recipe.bias is None else total + recipe.bias for recipe, total in zip(recipes, totals, strict=True)
+    ]
+
+
+def _add(recipes: Sequence[Recipe], weights: np.ndarray, probs: np.ndarray, totals: Sequence[np.ndarray]) -> None:
+    """Add one member's part to every recipe's scores; what a pool makes of the probabilities is made once."""
+    used = {recipe.pool for recipe, weight in zip(recipes, weights, strict=True) if weight > 0}
+    scores = {pool: pool_scores(probs, pool) for pool in sorted(used)}
+    product = np.empty(probs.shape)
+    for recipe, weight, total in zip(recipes, weights, totals, strict=True):
+        if weight > 0:
+            total += np.multiply(weight, scores[recipe.pool], out=product)
+
+
+def stream_scores(
+    recipes: Sequence[Recipe], chunks: Iterable[tuple[slice, np.ndarray]]
+) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    """Each recipe's blended scores, piece by piece, from one reading of the members: (n, C) float64 each."""
+    for piece, members in chunks:  # (M, n, C)
+        yield piece, blend_scores(recipes, members)

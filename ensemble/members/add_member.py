@@ -1,0 +1,184 @@
+"""Takes predictions from other tools into the work folder, once they are checked, as one more member."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ensemble.members.oof_file import file_digest
+from ensemble.members.outside_predictions import Foreign, read_foreign
+from ensemble.settings import AddSettings
+from folds.base.errors import UserError, first_few
+from folds.base.workspace import Workspace, write_json
+from folds.manifest.manifest import read_manifest, usable_rows
+from folds.split.assign import Folds, load_folds
+from models.predict.predictions import ROW_SUM_TOLERANCE, Predictions, save_predictions
+from models.runs import refuse_name
+
+RENORMALISED = 1e-2  # rows whose sum is off by more than 0.001 and less than this are divided by it, and counted
+LEAST_PROB = 1e-37  # the logarithm of 0 is not finite; all zeros of a row still tie
+
+
+@dataclass(frozen=True)
+class AddResult:
+    """A member that was added."""
+
+    name: str
+    folder: Path
+    images: int
+    test_images: int
+    warnings: tuple[str, ...]
+
+
+def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddResult:
+    """Check predictions made elsewhere and store them as member `name` in `work/ensemble/members/`.
+
+    Raises UserError naming the first ids, classes or rows that are missing, strange, not finite or no probabilities.
+    """
+    hint = "`python run.py add NAME --oof FILE --test FILE`"
+    refuse_name(name, what="member", hint=hint)
+    if (workspace.models / name).exists():
+        raise UserError(f"`{name}` is a trained run", hint=hint)
+    if not settings.oof or not settings.test:
+        raise UserError(f"{name} needs both files", hint=f"`python run.py add {name} --oof FILE --test FILE`")
+    folds = load_folds(workspace)
+    oof = _read(settings.oof, settings.oof_ids, settings, folds)
+    test = _read(settings.test, settings.test_ids, settings, folds)
+    warnings = [*_check_folds(name, oof, folds, trust=settings.trust_folds)]
+    oof_rows, notes = _joined(oof, folds.image_id)
+    test_id = _test_ids(workspace, test)
+    test_rows, test_notes = _joined(test, test_id)
+    oof_probs, oof_sums = _as_probs(oof, folds, logits=settings.logits)
+    test_probs, test_sums = _as_probs(test, folds, logits=settings.logits)
+    warnings += [*notes, *test_notes, *oof_sums, *test_sums]
+    folder = _store(
+        workspace,
+        name,
+        folds,
+        oof=oof_probs[oof_rows],
+        test_id=test_id,
+        test=test_probs[test_rows],
+        record={"trust_folds": settings.trust_folds, "warnings": warnings},
+    )
+    return AddResult(name, folder, len(folds.image_id), len(test_id), tuple(warnings))
+
+
+def _read(file: str, ids: str | None, settings: AddSettings, folds: Folds) -> Foreign:
+    """A file with exactly the classes of the folds, in any order, and distinct ids."""
+    foreign = read_foreign(
+        Path(file),
+        ids=Path(ids) if ids else None,
+        class_names=Path(settings.class_names) if settings.class_names else None,
+        known_classes=folds.classes,
+    )
+    odd = sorted(set(foreign.classes) ^ set(folds.classes))
+    if odd or len(foreign.classes) != len(folds.classes):
+        raise UserError(f"{foreign.path.name} and the folds do not have the same classes: {first_few(odd)}")
+    names, count = np.unique(foreign.image_id, return_counts=True)
+    if (count > 1).any():
+        raise UserError(f"{foreign.path.name} has the id {first_few(list(names[count > 1]))} more than once")
+    return foreign
+
+
+def _joined(foreign: Foreign, image_id: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The row of each id, and a note where the file knows more. Refuses gaps."""
+    if not len(foreign.image_id):
+        raise UserError(f"{foreign.path.name} has no rows")
+    order = np.argsort(foreign.image_id)
+    found = np.minimum(np.searchsorted(foreign.image_id[order], image_id), len(order) - 1)
+    rows = order[found]
+    gaps = image_id[foreign.image_id[rows] != image_id]
+    if len(gaps):
+        raise UserError(
+            f"{foreign.path.name} has no row for {len(gaps):,} of {len(image_id):,} images: {first_few(list(gaps))}",
+            hint=f"its own ids look like {foreign.image_id[0]}",
+        )
+    extra = len(foreign.image_id) - len(image_id)
+    return rows, [f"{foreign.path.name} has {extra:,} rows of images that are not used here"] if extra else []
+
+
+def _as_probs(foreign: Foreign, folds: Folds, *, logits: bool) -> tuple[np.ndarray, list[str]]:
+    """Probabilities in target order, (n, C) float64, and a note where rows were divided by their sum."""
+    values = foreign.values[:, [foreign.classes.index(label) for label in folds.classes]]
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        raise UserError(f"{foreign.path.name} has NaN or infinity for {_names(foreign, bad)}")
+    if logits:
+        odds = np.exp(values - values.max(axis=1, keepdims=True))
+        return odds / odds.sum(axis=1, keepdims=True), []
+    off = np.abs(values.sum(axis=1) - 1)
+    bad = (values < 0).any(axis=1) | (off > RENORMALISED)
+    if bad.any():
+        raise UserError(
+            f"{foreign.path.name} holds no probabilities for {_names(foreign, bad)}: negative, or a sum far from 1",
+            hint="`--logits` if these are logits",
+        )
+    uneven = int((off > ROW_SUM_TOLERANCE).sum())
+    notes = [f"{uneven:,} rows of {foreign.path.name} had a sum up to {off.max():.4f} from 1 and were divided by it"]
+    return values / values.sum(axis=1, keepdims=True), notes if uneven else []
+
+
+def _check_folds(name: str, oof: Foreign, folds: Folds, *, trust: bool) -> list[str]:
+    """Refuse predictions of which nobody says that they were made out of these folds; a note where that is trusted."""
+    if oof.fold is not None:
+        rows, _ = _joined(oof, folds.image_id)
+        pairs = len({*zip(oof.fold[rows].tolist(), folds.fold.tolist(), strict=True)})
+        if pairs == folds.n_folds == len(np.unique(oof.fold[rows])):
+            return []
+    if trust:
+        return ["its folds are trusted, not known to be those of this work folder"]
+    fault = "does not say on which folds it was made" if oof.fold is None else "was made on other folds"
+    raise UserError(
+        f"{name} {fault}", hint="`--trust-folds` if every row was predicted by a model that had not seen its image"
+    )
+
+
+def _test_ids(workspace: Workspace, test: Foreign) -> np.ndarray:
+    """The usable test images of the work folder, sorted; without a manifest, the file's own."""
+    if not workspace.manifest.is_file():
+        return np.sort(test.image_id)
+    return np.sort(usable_rows(read_manifest(workspace), split="test")["image_id"].to_numpy(str))
+
+
+def _store(
+    workspace: Workspace,
+    name: str,
+    folds: Folds,
+    *,
+    oof: np.ndarray,
+    test_id: np.ndarray,
+    test: np.ndarray,
+    record: dict[str, object],
+) -> Path:
+    """Write the member's files, `done.json` last; what an earlier `add` left is replaced once all of them are there."""
+    folder = workspace.members / name
+    new = folder / ".new"
+    parts = {f"fold{k}/oof.npz": (folds.image_id[folds.fold == k], oof[folds.fold == k]) for k in range(folds.n_folds)}
+    parts["test.npz"] = (test_id, test)
+    try:
+        for file, (image_id, probs) in parts.items():
+            save_predictions(new / file, _predictions(image_id, probs, folds))
+        files = {file: file_digest(new / file) for file in parts}
+        (folder / "done.json").unlink(missing_ok=True)
+        for file in parts:
+            (folder / file).parent.mkdir(exist_ok=True)
+            os.replace(new / file, folder / file)
+        write_json(folder / "done.json", {"run": name, "folds_digest": folds.digest, **record, "files": files})
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return folder
+
+
+def _predictions(image_id: np.ndarray, probs: np.ndarray, folds: Folds) -> Predictions:
+    log_probs = np.log(np.maximum(probs, LEAST_PROB)).astype(np.float32)[:, None]  # (n, 1, C)
+    return Predictions(image_id, np.array(folds.classes), np.array(["as-given"]), log_probs, folds.digest)
+
+
+def _names(foreign: Foreign, rows: np.ndarray) -> str:
+    names: Sequence[str] = foreign.image_id[rows].tolist()
+    return first_few(names)

@@ -1,0 +1,147 @@
+"""Makes a work folder out of files alone: labels and members, without images, torch or `prepare`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ensemble.members.add_member import add_member
+from ensemble.members.oof_file import open_predictions
+from ensemble.settings import AddSettings, FileSettings
+from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv
+from folds.base.errors import UserError, first_few
+from folds.base.workspace import Workspace, write_bytes
+from folds.manifest.manifest import sample_path
+from folds.settings import SplitSettings
+from folds.split.assign import COLUMNS, store_folds
+from folds.split.classes import class_order
+from folds.split.stratify import stratified_group_folds
+from models.runs import refuse_name
+
+LABELS_HINT = "`--labels labels.csv`: an id column and a label column, one row per training image"
+
+
+def make_file_workspace(workspace: Workspace, files: FileSettings, *, seed: int) -> tuple[str, ...]:
+    """Folds from `labels.csv`, and the members, in an empty work folder. Returns what the labels warn of.
+
+    The members' rows are trusted to be out of fold; the folds here only keep the blend's own score honest. They are the
+    `fold` column of the labels, or else drawn class by class. A `group` column names images of one picture: they share
+    a drawn fold, and count as one draw in the intervals; an image whose cell is empty is a group of its own.
+    """
+    if not files.labels or not files.member:
+        raise UserError("a blend of files needs labels and members", hint="`--labels FILE --member OOF:TEST`")
+    members = [_member(text) for text in files.member]
+    names = [name for name, _, _ in members]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"two members are called {first_few(twice)}", hint="`--member NAME=OOF:TEST`")
+    warnings = _make_folds(workspace, Path(files.labels), n_folds=files.blend_folds, seed=seed)
+    wanted = _copy_sample(workspace, Path(files.sample_csv)) if files.sample_csv else []
+    for name, oof, test in members:
+        settings = AddSettings(oof=oof, test=test, logits=files.logits, trust_folds=True)
+        added = add_member(workspace, name, settings)
+        _refuse_unpredicted(wanted, added.folder / "test.npz", test=test, sample=files.sample_csv or "")
+    return tuple(warnings)
+
+
+def _copy_sample(workspace: Workspace, path: Path) -> list[str]:
+    """Take a sample submission into the work folder; returns its ids."""
+    data = _read(path)
+    write_bytes(sample_path(workspace), data)
+    table = read_csv(data, name=path.name)
+    return table.column(pick_column(table, ID_NAMES, what="id", given=None, flag="--sample-csv", position=0))
+
+
+def _refuse_unpredicted(wanted: Sequence[str], stored: Path, *, test: str, sample: str) -> None:
+    """Refuse a member that lacks ids of the sample, before a search that would end without a CSV."""
+    predicted = set(open_predictions(stored, hint="").image_id.tolist())
+    lacking = [name for name in wanted if name not in predicted]
+    if lacking:
+        raise UserError(
+            f"{test} has no prediction for {len(lacking):,} of the {len(wanted):,} ids of {sample}: "
+            f"{first_few(lacking)}",
+            hint="add their rows, or take them out of the sample",
+        )
+
+
+def _member(text: str) -> tuple[str, str, str]:
+    """`NAME=OOF:TEST`, or `OOF:TEST`, and then the OOF file's name is the member's."""
+    name, _, files = text.rpartition("=")
+    oof, colon, test = files.partition(":")
+    if not colon or not oof or not test:
+        raise UserError(f"the member `{text}` names no two files", hint="`--member OOF:TEST`")
+    name = name or Path(oof).stem
+    refuse_name(name, what="member", hint=f"`--member NAME={files}`")
+    return name, oof, test
+
+
+def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) -> list[str]:
+    """Write `folds.csv` from ids and labels. Returns warnings."""
+    table = read_csv(_read(path), name=path.name)
+    id_column = pick_column(table, ID_NAMES, what="id", given=None, flag="--labels", position=0)
+    label_column = pick_column(table, LABEL_NAMES, what="label", given=None, flag="--labels", position=1)
+    ids, labels = np.array(table.column(id_column)), np.array(table.column(label_column))
+    distinct, count = np.unique(ids, return_counts=True)
+    if (count > 1).any():
+        raise UserError(
+            f"{path.name} has the id {first_few(list(distinct[count > 1]))} more than once", hint=LABELS_HINT
+        )
+    for cells, what in ((ids, "id"), (labels, "label")):
+        if (cells == "").any():
+            raise UserError(f"row {int(np.argmax(cells == '')) + 2} of {path.name} has no {what}", hint=LABELS_HINT)
+    classes = class_order(labels.tolist())
+    if len(classes) < 2:
+        raise UserError(f"{path.name} has {len(classes)} classes, and a blend needs two", hint=LABELS_HINT)
+    place = {label: number for number, label in enumerate(classes)}
+    target = np.array([place[label] for label in labels.tolist()])
+    fold, group = _given(table.header, table.rows, "fold"), _given_groups(table.header, table.rows)
+    if fold is None:
+        fold = _drawn_folds(target, group, n_folds=n_folds, seed=seed)
+    elif fold.max() < 1:
+        raise UserError(f"{path.name} has one fold, and a blend's own score needs two", hint=LABELS_HINT)
+    columns = (ids, ids, labels, target, fold, group)
+    made = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True))).sort_values(
+        "image_id", kind="stable", ignore_index=True
+    )
+    store_folds(workspace, made, settings=SplitSettings(n_folds=int(fold.max()) + 1), seed=seed)
+    cut = int((made.groupby("group")["fold"].nunique() > 1).sum())
+    return [f"the folds of {path.name} cut {cut:,} of its groups: the scores may be too good"] if cut else []
+
+
+def _given(header: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> np.ndarray | None:
+    """A column of the labels as numbers 0, 1, .., whatever stands in it; None if there is none."""
+    if name not in header:
+        return None
+    return np.unique([row[header.index(name)] for row in rows], return_inverse=True)[1]
+
+
+def _given_groups(header: Sequence[str], rows: Sequence[Sequence[str]]) -> np.ndarray:
+    """The `group` column as numbers; an image without a group has one of its own. (N,) int64"""
+    alone = np.arange(len(rows))
+    given = _given(header, rows, "group")
+    if given is None:
+        return alone
+    is_empty = np.array([not row[header.index("group")].strip() for row in rows])
+    return np.where(is_empty, len(rows) + alone, given)
+
+
+def _drawn_folds(target: np.ndarray, group: np.ndarray, *, n_folds: int, seed: int) -> np.ndarray:
+    """Folds that each have their share of every class and cut no group, as `split` deals them. (N,) int64"""
+    n_groups = len(np.unique(group))
+    if n_groups < n_folds:
+        what = f"{len(target)} labelled images" + (f" in {n_groups} groups" if n_groups < len(target) else "")
+        hint = "`--blend-folds 2`" if n_groups > 1 else LABELS_HINT
+        raise UserError(f"{what} do not fill {n_folds} folds", hint=hint)
+    fold = stratified_group_folds(target, group, n_folds=n_folds, seed=seed)
+    assert (np.unique(fold) == np.arange(n_folds)).all(), f"folds {np.unique(fold)}, not 0 to {n_folds - 1}"
+    return fold
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise UserError(f"cannot read {path}: {err.strerror}") from err

@@ -1,0 +1,102 @@
+"""Reads the log-probabilities of an `oof.npz` piece by piece, so that no member is ever whole in memory."""
+
+from __future__ import annotations
+
+import mmap
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from folds.base.errors import UserError
+from folds.base.workspace import digest
+
+CHUNK_ROWS = 2048  # rows x 103 classes x float32 = 0.8 MB: a piece and its working copies stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class StoredPredictions:
+    """An npz of `models.predict.predictions` whose small arrays are read and whose large one stays on disk.
+
+    image_id (n,) str    classes (C,) str    views (V,) str    folds_digest of the folds that it belongs to
+    offset: where the (n, V, C) float32 values of log_probs begin in the file
+    values: these values, where the file holds them in a way that cannot be read in part (compressed, or transposed)
+    """
+
+    path: Path
+    image_id: np.ndarray
+    classes: tuple[str, ...]
+    views: tuple[str, ...]
+    folds_digest: str
+    offset: int
+    values: np.ndarray | None = None
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Log-probabilities of rows start to stop. (stop - start, V, C) float32."""
+        if self.values is not None:
+            return self.values[start:stop]
+        shape = (stop - start, len(self.views), len(self.classes))
+        row_size = shape[1] * shape[2]
+        # A plain read, not a memory map: mapped pages would count as memory of this process.
+        values = np.fromfile(
+            self.path, np.float32, count=shape[0] * row_size, offset=self.offset + 4 * start * row_size
+        )
+        return values.reshape(shape)
+
+    def scattered_rows(self, index: np.ndarray) -> np.ndarray:
+        """Log-probabilities of rows in any order. (len(index), V, C) float32."""
+        if self.values is not None:
+            return self.values[index]
+        shape = (len(self.image_id), len(self.views), len(self.classes))
+        return np.asarray(np.memmap(self.path, np.float32, "r", offset=self.offset, shape=shape)[index])
+
+
+def open_predictions(path: Path, *, hint: str) -> StoredPredictions:
+    """Open a predictions file without reading its values. Raises UserError, with `hint`, where it is absent or torn."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            image_id, classes, views = arrays["image_id"], arrays["classes"], arrays["views"]
+            folds_digest = str(arrays["folds_digest"])
+            offset, shape = _find_values(path)
+            values = None if offset else np.ascontiguousarray(arrays["log_probs"], np.float32)
+    except FileNotFoundError as err:
+        raise UserError(f"{path} does not exist", hint=hint) from err
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as err:
+        raise UserError(f"{path} is damaged: {err}", hint=hint) from err
+    expected = (len(image_id), len(views), len(classes))
+    if shape != expected or 0 in expected[1:]:
+        raise UserError(f"{path} is damaged: log_probs has shape {shape}, not {expected}", hint=hint)
+    names = tuple(map(str, classes)), tuple(map(str, views))
+    return StoredPredictions(path, image_id, *names, folds_digest, offset, values)
+
+
+def file_digest(path: Path) -> str:
+    """The digest of a file's bytes, read through a map and not copied."""
+    with open(path, "rb") as file:
+        if not path.stat().st_size:
+            return digest(b"")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view, memoryview(view) as data:
+            return digest(data)
+
+
+def _find_values(path: Path) -> tuple[int, tuple[int, ...]]:
+    """Where the values of log_probs.npy begin in the file (0: not as they are in memory), and their shape."""
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        entry = archive.getinfo("log_probs.npy")
+        with archive.open(entry) as array:
+            version = np.lib.format.read_magic(array)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, fortran, dtype = read_header(array)
+            header_size = array.tell()
+        if entry.compress_type != zipfile.ZIP_STORED or fortran or dtype != np.float32:
+            return 0, shape
+        file.seek(entry.header_offset)
+        header = file.read(30)  # the fixed part of a local file header; bytes 26 to 30: lengths of name and extra field
+        file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
+        start = file.tell() + header_size
+        if path.stat().st_size < start + 4 * int(np.prod(shape)):
+            raise ValueError("log_probs is cut off")
+        return start, shape

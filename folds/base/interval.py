@@ -1,0 +1,59 @@
+"""Says how far chance alone moves a measured loss: the one 95% interval that is shown anywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from folds.base.paired import WITHIN_95, paired_difference
+
+
+def wilson_interval(rate: float, n: float) -> tuple[float, float]:
+    """The 95% interval of a rate in [0, 1] that was measured on n independent images; n need not be whole.
+
+    Right also where few or no errors were seen. Source: Wilson 1927, Probable inference, the law of succession, and
+    statistical inference.
+    """
+    assert n > 0, f"{n} images"
+    assert 0 <= rate <= 1, f"a rate of {rate}"
+    z2 = WITHIN_95**2
+    centre, reach = rate + z2 / (2 * n), WITHIN_95 * np.sqrt(rate * (1 - rate) / n + z2 / (4 * n**2))
+    low, high = ((centre + side * reach) / (1 + z2 / n) for side in (-1, 1))
+    return (0.0 if rate == 0 else float(low)), (1.0 if rate == 1 else float(high))
+
+
+def rate_interval(outcomes: np.ndarray, group: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of a mean of outcomes in [0, 1]: an error rate, a loss made of ranks.
+
+    outcomes  (N,) a number for each image    group  (N,) int: images with one number are copies
+    """
+    rate = min(max(float(np.mean(outcomes, dtype=np.float64)), 0.0), 1.0)
+    return wilson_interval(rate, effective_images(outcomes, group))
+
+
+def mean_interval(outcomes: np.ndarray, group: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of a mean of outcomes that have no upper limit, such as log loss: normal, cut off at 0."""
+    apart = paired_difference(outcomes, np.zeros(len(outcomes)), group)
+    return max(apart.low, 0.0), apart.high
+
+
+def effective_images(outcomes: np.ndarray, group: np.ndarray) -> float:
+    """How many independent images would tell a rate as well as these, of which some are copies of each other.
+
+    It is the n at which a rate has the variance that the sums over the groups have, or that of the single images where
+    this is larger: by copies nothing is known better. Where no outcome differs there is no variance, and copies are
+    taken to agree: N^2 / sum of squared group sizes, which is the number of groups where all are equally large.
+    Source of both: Kish 1965, Survey sampling (design effect).
+    """
+    values = np.asarray(outcomes, np.float64)
+    rate, zeros = float(values.mean()), np.zeros(len(values))
+    variance = float(values.var()) / len(values)
+    if not 0 < rate < 1 or variance <= 0:
+        return agreeing_images(group)
+    by_group, alone = (paired_difference(values, zeros, one).standard_error for one in (group, np.arange(len(values))))
+    return rate * (1 - rate) / variance / max((by_group / alone) ** 2, 1.0)
+
+
+def agreeing_images(group: np.ndarray) -> float:
+    """How many independent images these amount to where copies agree. group (N,) int, as in `effective_images`."""
+    size = np.unique(group, return_counts=True)[1].astype(np.float64)
+    return float(size.sum() ** 2 / (size**2).sum())

@@ -1,0 +1,179 @@
+"""Knows where everything lies in the work folder, and how a file is written: whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from folds.base.errors import CannotWriteError, UserError
+from folds.base.processes import is_alive, this_host
+
+SEAL = "seal"  # the last key of each JSON object that is written: the digest of all before it
+ABANDONED_SECONDS = 3600  # a temporary file of another host that was not written to for so long has no writer any more
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The paths of one work folder. Each room writes only below its own folder."""
+
+    root: Path
+
+    @property
+    def folds(self) -> Path:
+        return self.root / "folds"
+
+    @property
+    def manifest(self) -> Path:
+        return self.folds / "manifest.csv"
+
+    @property
+    def folds_csv(self) -> Path:
+        return self.folds / "folds.csv"
+
+    @property
+    def folds_json(self) -> Path:
+        return self.folds / "folds.json"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    def fold(self, run: str, fold: int | str) -> Path:
+        return self.models / run / f"fold{fold}"
+
+    def refit(self, run: str) -> Path:
+        """Where the network lies that was trained on every image."""
+        return self.models / run / "all"
+
+    @property
+    def features(self) -> Path:
+        """What frozen backbones saw of the images, and the heads fitted to it: kept for speed, and safe to remove."""
+        return self.models / "_features"
+
+    @property
+    def ensemble(self) -> Path:
+        return self.root / "ensemble"
+
+    @property
+    def blend(self) -> Path:
+        return self.ensemble / "blend.json"
+
+    @property
+    def members(self) -> Path:
+        """Where members lie that were made by other tools."""
+        return self.ensemble / "members"
+
+    @property
+    def early_blend(self) -> Path:
+        """The blend of the probes alone, which `all` makes before it trains."""
+        return self.ensemble / "probe.json"
+
+    @property
+    def submissions(self) -> Path:
+        return self.root / "submissions"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    def lock(self, what: str) -> Path:
+        """The file that says who is at work on something; there as long as somebody is."""
+        return self.root / "locks" / f"{what}.json"
+
+
+def digest(data: bytes | memoryview) -> str:
+    """16 hexadecimal digits (64 bits of BLAKE2b) that stand for the bytes."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary neighbour to write to; on leaving it is synced and takes the name of `path`, on an error it is gone.
+
+    Raises CannotWriteError where the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{this_host()}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as err:
+        hint = "free some room or choose another folder with `--work DIR`"
+        raise CannotWriteError(f"cannot write {path}: {err.strerror or err}", hint=hint) from err
+    finally:
+        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder: temporary files whose writer is no more."""
+    for temporary in folder.glob(".*.tmp"):
+        *_, host, pid, _ = temporary.name.split(".")
+        try:
+            if host != this_host():
+                is_left = time.time() - temporary.stat().st_mtime > ABANDONED_SECONDS
+            else:
+                is_left = pid.isdigit() and not is_alive(int(pid))
+            if is_left:
+                temporary.unlink(missing_ok=True)
+        except OSError:
+            continue  # another process was faster, or the folder is read-only: it is not needed to go on
+
+
+def reserve(path: Path, size: int) -> None:
+    """Give a file its bytes on the disk now: writing to a map of a sparse file ends in a crash once the disk is full.
+
+    Raises OSError where there is no room; a file system that cannot promise room is believed to have it.
+    """
+    if not size or not hasattr(os, "posix_fallocate"):
+        return
+    with open(path, "rb+") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as err:
+            if err.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+
+
+def write_bytes(path: Path, data: bytes | bytearray) -> None:
+    """Write the whole file or leave what was there."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that a person can read, keys in the order given; an object ends with the seal of its content."""
+    if isinstance(value, dict):
+        value = {**value, SEAL: _seal(value)}
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path, *, hint: str) -> Any:
+    """The value in a JSON file, without its seal.
+
+    Raises UserError, with `hint`, where it is absent or damaged, or not what was sealed: a byte changed in any value.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as err:
+        raise UserError(f"{path} does not exist", hint=hint) from err
+    except (ValueError, OSError, RecursionError) as err:
+        raise UserError(f"{path} is damaged: {err}", hint=hint) from err
+    if isinstance(value, dict) and SEAL in value:
+        seal = value.pop(SEAL)
+        if seal != _seal(value):
+            raise UserError(f"{path} is damaged: its content is not what was written", hint=hint)
+    return value
+
+
+def _seal(value: dict[str, Any]) -> str:
+    return digest(json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass"))

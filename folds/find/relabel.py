@@ -1,0 +1,91 @@
+"""Gives images other labels than DATA has: a CSV of ids and labels, which changes no file of DATA."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv
+from folds.base.errors import UserError, first_few
+from folds.find.dataset import Dataset, Item
+
+FLAG = "`--relabel FILE`"
+KIND = "relabelled"  # the clause in the manifest's `reason` begins with it
+
+
+def relabel(dataset: Dataset, path: Path) -> tuple[Dataset, Mapping[str, str]]:
+    """The dataset with the labels of a CSV, and what that changed: the new label by image_id, empty for left out.
+
+    path  columns image_id and label, others are ignored; images that it does not name keep their label, an empty label
+          leaves an image out, and so does nothing to one that has none
+    Raises UserError where the file cannot be read, or names images or labels that DATA does not have.
+    """
+    wanted = _read(path)
+    train = {item.image_id: item for item in dataset.items if item.split == "train"}
+    _refuse_strangers(path, wanted, train)
+    changes = {image_id: label for image_id, label in wanted.items() if train[image_id].label != label}
+    items = tuple(
+        _relabelled(item, changes[item.image_id]) if item.split == "train" and item.image_id in changes else item
+        for item in dataset.items
+    )
+    return replace(dataset, items=items), changes
+
+
+def relabel_note(path: Path, changes: Mapping[str, str]) -> str:
+    """What the relabelling changed, and how the next command knows of it."""
+    left_out = sum(not label for label in changes.values())
+    if not changes:
+        return f"{path} changes nothing: all its labels are those of DATA"
+    return (
+        f"{path} gives {_images(len(changes) - left_out)} another label and leaves {_images(left_out)} out; "
+        f'pass it to every `prepare` and `all`, or write `relabel = "{path}"` into [prepare] of kit.toml'
+    )
+
+
+def _relabelled(item: Item, label: str) -> Item:
+    was = f"{KIND}: was {item.label or 'without label'}".replace(";", ",")  # `; ` ends a clause
+    if not label:
+        return replace(item, left_out="; ".join(filter(None, [item.left_out, f"{was}, left out"])))
+    return replace(item, label=label, left_out="", note=was)
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        table = read_csv(path.read_bytes(), name=str(path))
+    except OSError as err:
+        raise UserError(
+            f"cannot read {path}: {err.strerror}", hint=f"`python run.py report` writes one for {FLAG}"
+        ) from err
+    ids = table.column(pick_column(table, ID_NAMES, what="id", given=None, flag=FLAG, position=0))
+    if len(table.header) < 2:
+        raise UserError(f"{path} has one column, not image_id and label")
+    labels = table.column(pick_column(table, LABEL_NAMES, what="label", given=None, flag=FLAG, position=1))
+    wanted: dict[str, str] = {}
+    for image_id, label in zip(ids, labels, strict=True):
+        if wanted.setdefault(image_id, label) != label:
+            raise UserError(f"{path} gives {image_id} two labels: {wanted[image_id]} and {label}")
+    return wanted
+
+
+def _refuse_strangers(path: Path, wanted: Mapping[str, str], train: Mapping[str, Item]) -> None:
+    strange = [image_id for image_id in wanted if image_id not in train]
+    if strange:
+        images = "image" if len(strange) == 1 else "images"
+        raise UserError(
+            f"{path} names {len(strange):,} training {images} that DATA does not have: {first_few(strange)}",
+            hint="an id is the image's path below the training folder, as in manifest.csv",
+        )
+    known = sorted({item.label for item in train.values() if item.label})
+    odd = sorted(set(wanted.values()) - set(known) - {""})
+    if odd:
+        near = difflib.get_close_matches(odd[0], known, n=1)
+        raise UserError(
+            f"{path} gives labels that are no class of DATA: {first_few(odd)}",
+            hint=f"did you mean `{near[0]}`?" if near else "an empty label leaves an image out",
+        )
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image" if count == 1 else f"{count:,} images"

@@ -1,0 +1,105 @@
+"""Reads and writes `manifest.csv`: one row per file of the data, with its status and the reasons.
+
+Order of the rows: training images before test images, each by `image_id` in code point order (numpy's and Python's
+order of text), so that row i of the pixel store, the i-th usable row, never depends on how a disk lists its files.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pandas as pd
+
+from folds.base.csvfile import ID_NAMES, pick_column, read_csv
+from folds.base.errors import UserError, first_few
+from folds.base.workspace import Workspace, digest, write_bytes
+from folds.split.classes import natural_key
+
+TEXT_COLUMNS = ("image_id", "path", "split", "label", "status", "reason", "format", "mode", "digest")
+NUMBER_COLUMNS = ("width", "height", "bytes", "group")
+COLUMNS = (
+    *("image_id", "path", "split", "label", "status", "reason"),
+    *("format", "mode", "width", "height", "bytes", "digest", "group"),
+)
+USABLE, LEFT_OUT, UNREADABLE = "usable", "left out", "unreadable"
+PREPARE_HINT = "`python run.py prepare DATA`"
+
+
+def manifest_bytes(manifest: pd.DataFrame) -> bytes:
+    """The manifest as CSV: UTF-8, `\\n`, quotes where a name needs them."""
+    assert tuple(manifest.columns) == COLUMNS, f"{tuple(manifest.columns)}, not {COLUMNS}"
+    return csv_bytes(manifest)
+
+
+def csv_bytes(table: pd.DataFrame) -> bytes:
+    """A table as CSV: UTF-8, `\\n`, no index."""
+    data = table.to_csv(index=False, lineterminator="\n").encode()
+    if b"\r" in data:  # Python 3.11 leaves a lone carriage return in a name without quotes
+        data = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL).encode()
+    return data
+
+
+def write_manifest(workspace: Workspace, manifest: pd.DataFrame) -> str:
+    """Write `manifest.csv` and return the digest of its bytes, which the pixel store carries."""
+    data = manifest_bytes(manifest)
+    write_bytes(workspace.manifest, data)
+    return digest(data)
+
+
+def read_manifest(workspace: Workspace) -> pd.DataFrame:
+    """The manifest with its columns: text as str, `width`, `height`, `bytes`, `group` as int64.
+
+    Raises UserError where it is absent or damaged.
+    """
+    return parse_manifest(read_manifest_bytes(workspace), name=str(workspace.manifest))
+
+
+def read_manifest_bytes(workspace: Workspace) -> bytes:
+    """The bytes of `manifest.csv`. Raises UserError where there is none."""
+    try:
+        return workspace.manifest.read_bytes()
+    except FileNotFoundError as err:
+        raise UserError(f"{workspace.manifest} does not exist", hint=PREPARE_HINT) from err
+
+
+def parse_manifest(data: bytes, *, name: str) -> pd.DataFrame:
+    """The table in the bytes of a manifest; `name` stands in the error."""
+    try:
+        table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
+        if tuple(table.columns) != COLUMNS:
+            raise ValueError(f"its columns are {', '.join(table.columns)}")
+        return table.astype(dict.fromkeys(NUMBER_COLUMNS, "int64"))
+    except ValueError as err:  # pandas' ParserError is one too
+        raise UserError(f"{name} is damaged: {err}", hint=PREPARE_HINT) from err
+
+
+def usable_rows(manifest: pd.DataFrame, *, split: str | None = None) -> pd.DataFrame:
+    """The rows whose pixels are in the store, of one split or of both, in the order of the manifest."""
+    rows = manifest["status"] == USABLE
+    if split is not None:
+        rows &= manifest["split"] == split
+    return manifest[rows].reset_index(drop=True)
+
+
+def sample_path(workspace: Workspace) -> Path:
+    """Where the copy of the sample submission lies, bytes as they came, if the data has one."""
+    return workspace.folds / "sample_submission.csv"
+
+
+def test_ids(workspace: Workspace) -> list[str]:
+    """Every test id in order, unreadable images included: the sample submission's order, or natural order without one.
+
+    Raises UserError where the manifest is absent or does not know an id of the sample.
+    """
+    manifest = read_manifest(workspace)
+    known = manifest.loc[manifest["split"] == "test", "image_id"].tolist()
+    if not sample_path(workspace).exists():
+        return sorted(known, key=natural_key)
+    table = read_csv(sample_path(workspace).read_bytes(), name=str(sample_path(workspace)))
+    ids = table.column(pick_column(table, ID_NAMES, what="id", given=None, flag="--id-column", position=0))
+    strange = sorted(set(ids) - set(known))
+    if strange:
+        raise UserError(f"{workspace.manifest} does not know {first_few(strange)} of the sample", hint=PREPARE_HINT)
+    return ids

@@ -1,0 +1,87 @@
+"""Copies the pixel store to a machine's own disk, once for all jobs on it, and checks every row of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from folds.base.errors import CannotWriteError, UserError, first_few
+from folds.base.locks import claim, pause
+from folds.base.progress import Track, silently
+from folds.base.workspace import Workspace, digest, read_json, replacing, write_json
+from folds.manifest.manifest import PREPARE_HINT, read_manifest_bytes
+from folds.pixels.store import damaged_rows
+
+PIECE = 1 << 24  # bytes
+MARK = "copied.json"  # written last: sizes and times of the files, as they were when every pixel had been checked
+
+
+def cached(workspace: Workspace, cache: Path | None, *, track: Track = silently) -> Workspace:
+    """A workspace that `open_store` may read instead, whose manifest and store lie in the cache; itself without one.
+
+    Every row of a new copy is held against its sum in the manifest. Later a file counts as unchanged as long as its
+    size and time are: reading 20 GB again would cost each job half a minute. Of two that come at once, one copies.
+    Raises UserError where the copy cannot be made, or the store is damaged.
+    """
+    if cache is None:
+        return workspace
+    owner = digest(str(workspace.root.resolve()).encode())
+    store = digest(b"".join([read_manifest_bytes(workspace), *(path.read_bytes() for path in _heads(workspace))]))
+    place = Workspace(cache.absolute() / f"foldblend-{owner}-{store}")
+    try:
+        while not _is_whole(place):
+            with claim(cache / f"foldblend-{owner}.json") as holder:
+                if holder is None and not _is_whole(place):
+                    _remove_others(place, owner=owner)
+                    _copy(workspace, place, track=track)
+            if holder is not None:
+                pause(track)
+    except CannotWriteError as err:
+        raise UserError(f"the pixels cannot be copied: {err.message}", hint="`--cache DIR` with more room") from err
+    return place
+
+
+def _heads(workspace: Workspace) -> list[Path]:
+    return sorted(workspace.folds.glob("pixels-*.json"))
+
+
+def _is_whole(place: Workspace) -> bool:
+    try:
+        return bool(read_json(place.root / MARK, hint="")["files"] == _facts(place))
+    except (UserError, KeyError, TypeError):
+        return False
+
+
+def _facts(place: Workspace) -> dict[str, list[int]]:
+    files = sorted(place.folds.glob("[!.]*"))
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+
+
+def _remove_others(place: Workspace, *, owner: str) -> None:
+    """Remove what is left of a copy, and the copies of stores that this work folder had before."""
+    for other in place.root.parent.glob(f"foldblend-{owner}-*"):
+        shutil.rmtree(other, ignore_errors=True)
+
+
+def _copy(workspace: Workspace, place: Workspace, *, track: Track) -> None:
+    files = [workspace.manifest, *sorted(workspace.folds.glob("pixels-*"))]
+    total = sum(path.stat().st_size for path in files)
+    pieces = (piece for path in files for piece in _copied(path, place.folds / path.name))
+    for _ in track(pieces, what=f"copy the pixels to {place.root.parent}", total=total, unit="bytes", each=PIECE):
+        pass
+    damaged = damaged_rows(place)
+    if len(damaged):
+        shutil.rmtree(place.root, ignore_errors=True)
+        raise UserError(
+            f"{workspace.folds} holds other pixels than were written, of {first_few(list(damaged))}", hint=PREPARE_HINT
+        )
+    write_json(place.root / MARK, {"files": _facts(place)})
+
+
+def _copied(source: Path, target: Path) -> Iterator[int]:
+    """Copy a file whole or not at all; yields after each piece."""
+    with replacing(target) as temporary, open(source, "rb") as old, open(temporary, "wb") as new:
+        while data := old.read(PIECE):
+            new.write(data)
+            yield len(data)

@@ -1,0 +1,174 @@
+"""Assigns every usable training image to a fold, once, and stores it: the only truth about folds."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from folds.base.errors import UserError, first_few
+from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
+from folds.manifest.manifest import csv_bytes, read_manifest, usable_rows
+from folds.settings import SplitSettings
+from folds.split.classes import class_order
+from folds.split.stratify import stratified_group_folds
+
+SPLIT_HINT = "`python run.py split`"
+COLUMNS = ("image_id", "path", "label", "target", "fold", "group")
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Who is in which fold, sorted by image_id.
+
+    image_id, path, label  (N,) str     target  (N,) int64 in [0, C)     fold  (N,) int64 in [0, K)
+    group    (N,) int64: images with one number are copies of one picture and share a fold
+    classes  C labels in target order     digest  of folds.csv, carried by everything that is made with these folds
+    """
+
+    image_id: np.ndarray
+    path: np.ndarray
+    label: np.ndarray
+    target: np.ndarray
+    fold: np.ndarray
+    group: np.ndarray
+    classes: tuple[str, ...]
+    n_folds: int
+    seed: int
+    digest: str
+
+
+def split(workspace: Workspace, settings: SplitSettings, *, seed: int) -> Folds:
+    """The folds of the work folder: assigned and stored at the first call, loaded and checked at every later one.
+
+    Raises UserError where the stored folds were assigned with another number or seed, or for other training images.
+    """
+    images = usable_rows(read_manifest(workspace), split="train")
+    if workspace.folds_json.exists():  # it is written last: without it `split` was killed, and nothing knows its folds
+        folds = load_folds(workspace)
+        _refuse_other_settings(workspace, folds, n_folds=settings.n_folds, seed=seed)
+        _refuse_other_images(workspace, folds, images=images)
+        return folds
+    return store_folds(
+        workspace, assign_folds(images, n_folds=settings.n_folds, seed=seed), settings=settings, seed=seed
+    )
+
+
+def assign_folds(images: pd.DataFrame, *, n_folds: int, seed: int) -> pd.DataFrame:
+    """The table of `folds.csv`, sorted by image_id; the order of the rows of `images` makes no difference.
+
+    images  (N rows) image_id, path, label (str), group (int64): a group is never cut
+    Raises UserError where no class has as many images as there are folds, or a fold would stay empty.
+    """
+    table = images[["image_id", "path", "label", "group"]].sort_values("image_id", kind="stable", ignore_index=True)
+    classes = class_order(table["label"])
+    table["target"] = pd.Categorical(table["label"], categories=list(classes)).codes.astype(np.int64)
+    _refuse_too_many_folds(table, n_folds=n_folds)
+    target, group = table["target"].to_numpy(), table["group"].to_numpy()
+    fold = stratified_group_folds(target, group, n_folds=n_folds, seed=seed)
+    assert (np.unique(fold) == np.arange(n_folds)).all(), f"folds {np.unique(fold)}, not 0 to {n_folds - 1}"
+    return table.assign(fold=fold)[list(COLUMNS)]
+
+
+def load_folds(workspace: Workspace) -> Folds:
+    """The stored folds. Raises UserError where they are absent or were changed since `split` wrote them."""
+    head = read_json(workspace.folds_json, hint=SPLIT_HINT)
+    try:
+        data = workspace.folds_csv.read_bytes()
+    except FileNotFoundError as err:
+        raise UserError(f"{workspace.folds_csv} does not exist", hint=_remove_hint(workspace)) from err
+    if not isinstance(head, dict) or digest(data) != head.get("digest"):
+        raise UserError(
+            f"{workspace.folds_csv} is not the file that {workspace.folds_json.name} describes",
+            hint=_remove_hint(workspace),
+        )
+    table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
+    folds = _folds(table.astype({"target": "int64", "fold": "int64", "group": "int64"}), head=head)
+    if folds.classes != class_order(folds.label) or (np.array(folds.classes)[folds.target] != folds.label).any():
+        raise UserError(f"{workspace.folds_json} holds other classes than {workspace.folds_csv.name}")
+    return folds
+
+
+def store_folds(workspace: Workspace, table: pd.DataFrame, *, settings: SplitSettings, seed: int) -> Folds:
+    """Write `folds.csv` and then `folds.json`, which names it by digest. table: as `assign_folds` makes it."""
+    data = csv_bytes(table)
+    classes = class_order(table["label"])
+    head = {
+        "seed": seed,
+        "n_folds": settings.n_folds,
+        "images": len(table),
+        "images_per_fold": np.bincount(table["fold"], minlength=settings.n_folds).tolist(),
+        "images_per_class": np.bincount(table["target"], minlength=len(classes)).tolist(),
+        "classes": list(classes),
+        "digest": digest(data),
+    }
+    write_bytes(workspace.folds_csv, data)
+    write_json(workspace.folds_json, head)
+    return _folds(table, head=head)
+
+
+def _folds(table: pd.DataFrame, *, head: dict) -> Folds:
+    return Folds(
+        image_id=table["image_id"].to_numpy(dtype=str),
+        path=table["path"].to_numpy(dtype=str),
+        label=table["label"].to_numpy(dtype=str),
+        target=table["target"].to_numpy(dtype=np.int64),
+        fold=table["fold"].to_numpy(dtype=np.int64),
+        group=table["group"].to_numpy(dtype=np.int64),
+        classes=tuple(head["classes"]),
+        n_folds=int(head["n_folds"]),
+        seed=int(head["seed"]),
+        digest=str(head["digest"]),
+    )
+
+
+def _refuse_too_many_folds(table: pd.DataFrame, *, n_folds: int) -> None:
+    if table.empty:
+        raise UserError("there is no usable training image to split", hint="`python run.py prepare DATA`")
+    largest = int(table["label"].value_counts().max())
+    if largest < n_folds:
+        raise UserError(
+            f"{n_folds} folds need a class with {n_folds} images, and the largest has {largest}",
+            hint=f"`python run.py split --n-folds {max(largest, 2)}`",
+        )
+    pictures = table["group"].nunique()
+    if pictures < n_folds:
+        raise UserError(
+            f"{n_folds} folds cannot all be filled from {pictures} different pictures",
+            hint=f"`python run.py split --n-folds {max(pictures, 2)}`",
+        )
+
+
+def _refuse_other_settings(workspace: Workspace, folds: Folds, *, n_folds: int, seed: int) -> None:
+    if (folds.n_folds, folds.seed) != (n_folds, seed):
+        raise UserError(
+            f"the folds in {workspace.folds_csv} were assigned with {folds.n_folds} folds and seed {folds.seed}, "
+            f"not {n_folds} folds and seed {seed}",
+            hint=_remove_hint(workspace),
+        )
+
+
+def _refuse_other_images(workspace: Workspace, folds: Folds, *, images: pd.DataFrame) -> None:
+    """Other images or labels than the folds know, or a pair of copies that the folds have cut."""
+    stored = set(zip(folds.image_id.tolist(), folds.label.tolist(), strict=True))
+    now = set(zip(images["image_id"].tolist(), images["label"].tolist(), strict=True))
+    changed = sorted({image_id for image_id, _ in stored ^ now})
+    if not changed:
+        group = images.set_index("image_id")["group"].reindex(folds.image_id).to_numpy()
+        fold_count = pd.Series(folds.fold).groupby(group).transform("nunique").to_numpy()
+        changed = folds.image_id[fold_count > 1].tolist()
+    if changed:
+        raise UserError(
+            f"{len(changed):,} training images changed since the folds in {workspace.folds_csv} were assigned: "
+            f"{first_few(changed)}",
+            hint=_remove_hint(workspace),
+        )
+
+
+def _remove_hint(workspace: Workspace) -> str:
+    return (
+        f"keep both with another `--work DIR`, or start the folds again: "
+        f"`rm -r {workspace.folds_csv} {workspace.folds_json} {workspace.models}`, then {SPLIT_HINT}"
+    )

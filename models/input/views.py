@@ -1,0 +1,74 @@
+"""Defines the views of test-time augmentation: each is a box per image, as is every augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from folds.base.errors import UserError
+
+Boxes = np.ndarray  # (n, 4) float32: left, top, right, bottom as shares of the picture; right < left mirrors
+
+
+def view_boxes(view: str, *, width: np.ndarray, height: np.ndarray, crop_share: float) -> Boxes:
+    """The boxes of one view. (n, 4) float32 in shares of the picture's true width and height.
+
+    width, height  (n,) true size in pixels, upright
+    crop_share     the weights' own share of the short side that the centre crop takes (timm's crop_pct), in (0, 1]
+    """
+    mirrored = view == "mirror" or view.endswith("-mirror")
+    plain = VIEWS["centre" if view == "mirror" else view.removesuffix("-mirror")]
+    boxes = plain(width.astype(np.float64), height.astype(np.float64), crop_share)
+    return (boxes[:, [2, 1, 0, 3]] if mirrored else boxes).astype(np.float32)
+
+
+def known_views() -> tuple[str, ...]:
+    """The names of all views, plain ones first."""
+    return (*VIEWS, "mirror", *(f"{view}-mirror" for view in VIEWS if view != "centre"))
+
+
+def check_views(views: Sequence[str]) -> None:
+    """Refuse unknown and repeated views, by name."""
+    unknown = [view for view in views if view not in known_views()]
+    if unknown or not views:
+        raise UserError(
+            f"there is no view `{', '.join(unknown)}`; there are {', '.join(known_views())}",
+            hint="`--views centre,mirror`",
+        )
+    if len(set(views)) < len(views):
+        raise UserError(f"a view stands twice in `--views {','.join(views)}`", hint="name each view once")
+
+
+def _square(side: np.ndarray, *, across: float, down: float, width: np.ndarray, height: np.ndarray) -> Boxes:
+    """Squares of `side` pixels; across and down place them, 0 at the left or top edge, 1 at the right or bottom."""
+    left, top = (width - side) * across, (height - side) * down
+    return np.stack([left / width, top / height, (left + side) / width, (top + side) / height], axis=1)
+
+
+def _crop(share: float | None, *, across: float = 0.5, down: float = 0.5) -> Callable[..., Boxes]:
+    """A square of `share` of the short side (None: the weights' own share)."""
+
+    def boxes(width: np.ndarray, height: np.ndarray, crop_share: float) -> Boxes:
+        side = np.minimum(width, height) * (crop_share if share is None else share)
+        return _square(side, across=across, down=down, width=width, height=height)
+
+    return boxes
+
+
+def _whole(width: np.ndarray, height: np.ndarray, crop_share: float) -> Boxes:
+    """The whole picture, squashed into the square."""
+    return np.tile([0.0, 0.0, 1.0, 1.0], (len(width), 1))
+
+
+# A new view is one line here; its mirror image comes by itself as NAME-mirror.
+VIEWS: dict[str, Callable[[np.ndarray, np.ndarray, float], Boxes]] = {
+    "centre": _crop(None),
+    "whole": _whole,
+    "wide": _crop(1.0),
+    "zoom": _crop(0.75),
+    "top-left": _crop(0.8, across=0.0, down=0.0),
+    "top-right": _crop(0.8, across=1.0, down=0.0),
+    "bottom-left": _crop(0.8, across=0.0, down=1.0),
+    "bottom-right": _crop(0.8, across=1.0, down=1.0),
+}

@@ -1,0 +1,89 @@
+"""Shows where a network looks: Grad-CAM, the part of its last feature map that speaks for a class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from folds.base.errors import UserError
+from folds.base.workspace import Workspace
+from folds.pixels.store import open_store
+from folds.split.assign import load_folds
+from models.input.inputs import network_input
+from models.input.views import view_boxes
+from models.predict.again import load_fold
+from models.predict.class_maps import ClassMaps
+from models.runs import done_folds, is_probe
+
+VIEW = "centre"
+
+
+def class_maps(workspace: Workspace, run: str, image_id: str, *, fold: int, labels: Sequence[str]) -> ClassMaps:
+    """Maps of the network that was trained without `fold`, under the centre view.
+
+    Raises UserError, saying why, where the run has no network of its own or the network keeps no map of the picture.
+    """
+    if is_probe(workspace, run):
+        raise UserError(f"{run} is a probe: heads on a frozen backbone, with no network of its own to look into")
+    if fold not in done_folds(workspace, run):
+        raise UserError(f"{run} has no network of fold {fold}", hint=f"`python run.py train --run {run}`")
+    folds, store = load_folds(workspace), open_store(workspace)
+    loaded = load_fold(workspace, run, fold, folds)
+    split = "train" if image_id in folds.image_id else "test"
+    row = store.rows(np.array([image_id]), split=split)
+    boxes = view_boxes(
+        VIEW, width=store.width[row], height=store.height[row], crop_share=loaded.backbone.crop_share
+    )  # (1, 4)
+    pixels = torch.from_numpy(np.array(store.pixels[int(row[0])]))[None]  # (1, S, S, 3)
+    seen = network_input(pixels, boxes, size=loaded.size, backbone=loaded.backbone)
+    heat = grad_cam(loaded.network, seen, [folds.classes.index(label) for label in labels])
+    if heat is None:
+        size = f"{loaded.size} x {loaded.size} pixels"
+        raise UserError(f"{run}: {loaded.backbone.tag} keeps no map of the picture behind its last layer at {size}")
+    left, top, right, bottom = (float(edge) for edge in boxes[0])
+    return ClassMaps(run, fold, tuple(labels), heat, (left, top, right, bottom))
+
+
+def first_maps(
+    workspace: Workspace, labels: Mapping[str, Sequence[str]], image_id: str, *, fold: int
+) -> tuple[ClassMaps | None, str]:
+    """The maps of the first of some runs that has any, and why those before it have none. labels: of each run."""
+    refused: list[str] = []
+    for run, classes in labels.items():
+        try:
+            return class_maps(workspace, run, image_id, fold=fold, labels=classes), "; ".join(refused)
+        except UserError as err:
+            refused.append(err.message)
+    return None, "; ".join(refused)
+
+
+def grad_cam(network: nn.Module, seen: Tensor, targets: Sequence[int]) -> np.ndarray | None:
+    """A map for each target class, (classes, h, w) float32 in [0, 1]; None where the features have no two dimensions.
+
+    seen  (1, 3, size, size), what the network gets
+    The channels of the last feature map are weighted with the mean gradient of the class's logit, and what is positive
+    is kept. Source: Selvaraju et al. 2017, Grad-CAM.
+    """
+    network.eval()
+    features = network.forward_features(seen)  # type: ignore[operator]
+    if not isinstance(features, Tensor) or features.ndim != 4 or min(features.shape[1:]) < 2:
+        return None
+    features = features.detach().requires_grad_(True)
+    logits = network.forward_head(features)  # type: ignore[operator]
+    channels = 3 if _is_channels_last(network, features) else 1
+    maps = []
+    for target in targets:
+        (gradient,) = torch.autograd.grad(logits[0, target], features, retain_graph=True)
+        places = [axis for axis in (1, 2, 3) if axis != channels]
+        weight = gradient.mean(dim=places, keepdim=True)
+        maps.append((weight * features).sum(dim=channels).clamp(min=0)[0].detach())  # (h, w)
+    return np.stack([(one / one.max() if one.max() > 0 else one).float().numpy() for one in maps])
+
+
+def _is_channels_last(network: nn.Module, features: Tensor) -> bool:
+    """Whether the map is (1, h, w, C), as Swin and its kin keep it."""
+    count = getattr(network, "num_features", None)
+    return features.shape[3] == count and features.shape[1] != count

@@ -1,0 +1,121 @@
+"""Makes one optimiser step: micro-batches that fit into memory, clipping, schedule, running average."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from folds.base.errors import UserError
+from models.device import autocast
+from models.recipes import FullSettings
+from models.train.optimiser import make_average, make_optimiser, make_schedule
+
+SMALLEST_MICRO_BATCH = 2  # batch norm cannot train on one image
+
+
+class Stepper:
+    """A network with all that moves it. `micro_batch` is halved, for good, where memory does not suffice."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: FullSettings,
+        *,
+        lr: float,
+        epoch_steps: int,
+        batch_size: int,
+        device: torch.device,
+        precision: torch.dtype,
+    ) -> None:
+        self.settings, self.device, self.precision = settings, device, precision
+        self.peak_lr = lr
+        self.micro_batch = min(settings.micro_batch or batch_size, batch_size)
+        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimiser = make_optimiser(self.network, settings, lr=lr)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+        self.schedule = make_schedule(self.optimiser, settings, epoch_steps=epoch_steps)
+        self.average = make_average(self.network, settings, epoch_steps=epoch_steps)
+        if settings.compile:
+            self.network.compile(dynamic=False)  # in place: names in checkpoints stay as they are
+
+    @property
+    def lr(self) -> float:
+        """The rate that the schedule has set, before the groups' own scales."""
+        group = self.optimiser.param_groups[0]
+        return float(group["lr"] / group.get("lr_scale", 1.0))
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network to predict with: the running average, or the network itself where that is off."""
+        return (self.network if self.average is None else self.average.module).eval()
+
+    def train_mode(self) -> None:
+        """Training mode; the statistics of batch norm keep still where the settings say so."""
+        self.network.train()
+        if self.settings.batch_norm == "frozen":
+            for module in self.network.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+
+    def step(self, number: int, images: Tensor, target: Tensor) -> Tensor:
+        """One optimiser step at the schedule's rate; returns the loss (nats), still on the device.
+
+        images  (B, 3, size, size)    target  (B,) int, or (B, C) shares
+        """
+        self.schedule.step_update(number)
+        loss = self.accumulate(images, target)
+        self.move()
+        if self.average is not None:
+            self.average.update(self.network, step=number)
+        return loss
+
+    def move(self) -> None:
+        """Follow the gradient that `accumulate` left, clipped; float16 steps whose gradient overflows are left out."""
+        self.scaler.unscale_(self.optimiser)
+        if self.settings.clip_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+
+    def accumulate(self, images: Tensor, target: Tensor) -> Tensor:
+        """Leave the gradient of the batch's mean loss, whatever the micro-batch; returns that loss."""
+        while True:
+            try:
+                return self._backward(images, target)
+            except RuntimeError as err:  # torch.OutOfMemoryError is one, and so is the CPU's own
+                if not _is_out_of_memory(err):
+                    raise
+            self._halve(len(images), size=images.shape[-1])  # outside of `except`, which holds on to the tensors
+
+    def _backward(self, images: Tensor, target: Tensor) -> Tensor:
+        self.optimiser.zero_grad(set_to_none=True)
+        parts = math.ceil(len(images) / self.micro_batch)
+        total = torch.zeros((), device=self.device)
+        for seen, wanted in zip(images.tensor_split(parts), target.tensor_split(parts), strict=True):
+            with autocast(self.device, self.precision):
+                logits = self.network(seen)
+            # Mixed targets, (B, C), come smoothed from timm's Mixup.
+            smoothing = self.settings.label_smoothing if wanted.ndim == 1 else 0.0
+            loss = nn.functional.cross_entropy(logits.float(), wanted, label_smoothing=smoothing)
+            loss = loss * (len(seen) / len(images))
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
+
+    def _halve(self, batch: int, *, size: int) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.micro_batch // 2 < SMALLEST_MICRO_BATCH:
+            raise UserError(
+                f"there is not memory enough for {self.micro_batch} images of {size} pixels at a time",
+                hint="a smaller `--image-size` or `--backbone`, or free the device's memory",
+            )
+        self.micro_batch = min(self.micro_batch, batch) // 2
+
+
+def _is_out_of_memory(err: RuntimeError) -> bool:
+    return isinstance(err, torch.OutOfMemoryError) or "can't allocate memory" in str(err)

@@ -1,0 +1,176 @@
+"""Trains one network on all folds but one, or on all: the epoch loop, and a row of figures for each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from folds.base.errors import UserError
+from folds.base.metrics import log_loss, topk_error
+from folds.base.progress import Track, silently
+from folds.pixels.store import PixelStore
+from folds.split.assign import Folds
+from models.backbones import Backbone
+from models.input.augment import training_input
+from models.input.batches import gather_batches
+from models.input.fold_data import Epoch, FoldData
+from models.input.mixing import Mixer, seed_everything
+from models.input.sampling import sampling_correction
+from models.predict.model import predict_views
+from models.recipes import FullSettings
+from models.sizes import epoch_sizes, predict_size, train_size
+from models.train.stepper import Stepper
+from models.watch.events import EpochRow, MemoryShort
+
+CHECK_STEPS = 50  # the loss is looked at this often; each look waits for the device
+VIEW = ("centre",)  # under which each epoch is scored
+
+
+class FoldTrainer:
+    """Trains on every fold but `fold` and watches `fold`; afterwards `trained` is the network to predict with."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        folds: Folds,
+        store: PixelStore,
+        *,
+        fold: int | None,
+        backbone: Backbone,
+        settings: FullSettings,
+        lr: float,
+        seed: int,
+        device: torch.device,
+        precision: torch.dtype,
+        is_probed: bool = False,
+        chosen_precision: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.chosen_precision = dict(chosen_precision)  # what `--precision auto` is for this run, by what it is for
+        self.is_probed = is_probed  # whether the network's head comes fitted to its frozen features
+        self.settings, self.fold, self.backbone, self.store = settings, fold, backbone, store
+        self.device, self.precision = device, precision
+        self.data = FoldData(folds, store, fold=fold, settings=settings, seed=seed)
+        self.sizes = epoch_sizes(settings, size=train_size(settings, backbone))
+        self.correction = sampling_correction(self.data.train_target, settings, n_classes=len(folds.classes))
+        self.mixer = Mixer(settings, n_classes=len(folds.classes), device=device)
+        self.stepper = Stepper(
+            network,
+            settings,
+            lr=lr,
+            epoch_steps=self.data.epoch_steps,
+            batch_size=self.data.batch_size,
+            device=device,
+            precision=precision,
+        )
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.stepper.trained
+
+    @property
+    def n_epochs(self) -> int:
+        return self.settings.epochs
+
+    def epochs(self, *, first: int = 0, track: Track = silently) -> Iterator[EpochRow | MemoryShort]:
+        """Train epoch after epoch, from the first that is not done, and yield a row after each."""
+        for epoch in range(first, self.settings.epochs):
+            began, fitted = time.perf_counter(), self.stepper.micro_batch
+            train_loss = self._train_epoch(epoch, track)
+            trained_seconds = time.perf_counter() - began
+            if self.stepper.micro_batch < fitted:
+                yield MemoryShort(self.stepper.micro_batch, self.data.batch_size)
+            valid_loss, valid_top1_error, valid_top3_error = self._valid_figures(epoch)
+            yield EpochRow(
+                epoch=epoch + 1,
+                lr=self.stepper.lr,
+                image_size=self.sizes[epoch],
+                train_loss=train_loss,
+                valid_loss=valid_loss,
+                valid_top1_error=valid_top1_error,
+                valid_top3_error=valid_top3_error,
+                images_per_second=self.data.epoch_steps * self.data.batch_size / trained_seconds,
+                seconds=time.perf_counter() - began,
+            )
+
+    def score_training(self) -> tuple[float, float]:
+        """Loss (nats) and top-3 error of training images, as many as the fold has, seen as the fold's own are."""
+        rows, target = self.data.some_training(len(self.data.valid_rows))
+        probs = np.exp(self.predict(rows, VIEW)[:, 0])
+        return log_loss(probs, target), topk_error(probs, target)
+
+    def predict(
+        self,
+        rows: np.ndarray,
+        views: tuple[str, ...],
+        *,
+        batch_size: int = 128,
+        what: str = "",
+        track: Track = silently,
+    ) -> np.ndarray:
+        """(n, V, C) float32 log-probabilities of store rows under the views."""
+        return predict_views(
+            [self.trained],
+            self.store,
+            rows,
+            backbone=self.backbone,
+            size=predict_size(self.settings, self.backbone),
+            views=views,
+            batch_size=batch_size,
+            device=self.device,
+            precision=self.precision,
+            corrections=[self.correction],
+            what=what,
+            track=track,
+        )[0]
+
+    def batches(self, epoch: int, *, track: Track = silently) -> Iterator[tuple[Tensor, Tensor]]:
+        """An epoch's augmented images (B, 3, size, size) and targets, (B,) int or (B, C) shares, on the device."""
+        seed_everything(*self.data.seeds, epoch)
+        shown = self.data.epoch(epoch)
+        targets = torch.from_numpy(shown.target).to(self.device).split(self.data.batch_size)
+        inputs = self._inputs(shown, self.sizes[epoch], what=f"epoch {epoch + 1}/{self.settings.epochs}", track=track)
+        for images, target in zip(inputs, targets, strict=True):
+            yield self.mixer(images, target, epoch=epoch)
+
+    def _inputs(self, shown: Epoch, size: int, *, what: str = "", track: Track = silently) -> Iterator[Tensor]:
+        batch = self.data.batch_size
+        starts = range(0, len(shown.rows), batch)
+        rows = [shown.rows[start : start + batch] for start in starts]
+        gathered = gather_batches(self.store.pixels, rows, self.device)
+        tracked = track(gathered, what=what, total=len(shown.rows), each=batch)
+        for start, pixels in zip(starts, tracked, strict=True):
+            draws = shown.draws[start : start + batch]
+            yield training_input(pixels, draws, size=size, backbone=self.backbone, precision=self.precision)
+
+    def _train_epoch(self, epoch: int, track: Track) -> float:
+        """One pass; returns the mean training loss in nats."""
+        self.stepper.train_mode()
+        loss_sum = torch.zeros((), device=self.device)
+        for i, (images, target) in enumerate(self.batches(epoch, track=track)):
+            step = epoch * self.data.epoch_steps + i
+            loss_sum += self.stepper.step(step, images, target)
+            if (i + 1) % CHECK_STEPS == 0 or i + 1 == self.data.epoch_steps:
+                self._refuse_divergence(bool(torch.isfinite(loss_sum)), step=step)
+        return float(loss_sum) / self.data.epoch_steps
+
+    def _valid_figures(self, epoch: int) -> tuple[float, float, float]:
+        """Loss, top-1 and top-3 error of the images that are kept out; NaN where there are none."""
+        target = self.data.valid_target
+        if not len(target):
+            return (float("nan"),) * 3
+        probs = np.exp(self.predict(self.data.valid_rows, VIEW)[:, 0])
+        self._refuse_divergence(bool(np.isfinite(probs).all()), step=(epoch + 1) * self.data.epoch_steps - 1)
+        return log_loss(probs, target), topk_error(probs, target, k=1), topk_error(probs, target)
+
+    def _refuse_divergence(self, is_finite: bool, *, step: int) -> None:
+        if not is_finite:
+            where = "the refit on all images" if self.fold is None else f"fold {self.fold}"
+            raise UserError(
+                f"the loss of {where} is no longer finite at step {step + 1:,}, at a rate of {self.stepper.lr:.2g}",
+                hint=f"`--lr {self.stepper.peak_lr / 3:.1g}`, or `--precision fp32`",
+            )

@@ -1,0 +1,252 @@
+"""Names what happens while folds are trained; whoever trains yields it, and `run.py` shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One line of `log.jsonl` and of the screen. Losses in nats, errors in [0, 1], rate in images per second.
+
+    Where all images train, nothing is kept out, and the valid figures are NaN.
+    """
+
+    epoch: int
+    lr: float
+    image_size: int
+    train_loss: float
+    valid_loss: float
+    valid_top1_error: float
+    valid_top3_error: float
+    images_per_second: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FoldStarted:
+    """fold is None where all images train; lr is the peak rate; is_probed: the head starts from its probe."""
+
+    run: str
+    tag: str
+    fold: int | None
+    n_train: int
+    n_valid: int
+    image_size: int
+    store_size: int
+    device: str
+    precision: str
+    lr: float
+    is_probed: bool
+
+
+@dataclass(frozen=True)
+class FoldResumed:
+    """The fold goes on after an epoch that an earlier process had finished, of so many."""
+
+    run: str
+    fold: int | None
+    epoch: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class CheckpointRefused:
+    """A checkpoint lies there that is damaged or belongs to something else (`why`, a clause): the fold starts anew."""
+
+    path: Path
+    why: str
+
+
+@dataclass(frozen=True)
+class FoldHeld:
+    """Another process is at work on the fold (`holder`: which, where, since when), and this one waits for it."""
+
+    run: str
+    fold: int | None
+    holder: str
+
+
+@dataclass(frozen=True)
+class FoldMoved:
+    """The process that was at work on the fold is gone, or its machine (`why`, a clause): it goes on elsewhere."""
+
+    run: str
+    fold: int | None
+    why: str
+
+
+@dataclass(frozen=True)
+class FoldFailed:
+    """A fold, or the end of a run, failed, and the others go on. trace: None for a mistake that `hint` mends."""
+
+    run: str
+    name: str
+    why: str
+    hint: str | None
+    trace: str | None
+
+
+@dataclass(frozen=True)
+class MemoryShort:
+    """The device's memory did not suffice: from now on so many images pass at once; the step stays the same."""
+
+    micro_batch: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class AgainstProbe:
+    """A fold's network and the run `probe`, a frozen probe of the same weights, on the fold's images under `views`.
+
+    Losses in nats, each at the temperature that suits it best: label smoothing makes a network less sure than it could
+    be, which does not change the order of its guesses.
+    """
+
+    probe: str
+    views: tuple[str, ...]
+    top3_error: float
+    probe_top3_error: float
+    loss: float
+    probe_loss: float
+    is_better: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Training images seen as the valid ones are; `gained`: relative fall of the valid loss in the last epochs.
+
+    against_probe  None where there is no probe of the same weights
+    """
+
+    run: str
+    fold: int
+    kind: Literal["no gain", "overfitting", "underfitting", "fine"]
+    advice: str
+    train_loss: float
+    valid_loss: float
+    train_top3_error: float
+    valid_top3_error: float
+    gained: float
+    against_probe: AgainstProbe | None = None
+
+
+@dataclass(frozen=True)
+class FoldDone:
+    """trained is False where the fold had been done before; `views` are those that it was predicted under.
+
+    Where all images trained, fold and top3_error are None: nothing was kept out.
+    """
+
+    run: str
+    fold: int | None
+    top3_error: float | None
+    seconds: float
+    trained: bool
+    views: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FoldPredicted:
+    """fold is None for the refit on all images, which has no error of its own."""
+
+    run: str
+    fold: int | None
+    top3_error: float | None
+
+
+@dataclass(frozen=True)
+class PriorChoice:
+    """Which class prior a run's predictions have, by their OOF top-3 errors. difference: restored - shifted; 95%."""
+
+    run: str
+    restored_error: float
+    shifted_error: float
+    difference: float
+    low: float
+    high: float
+    kept: Literal["restored", "shifted"]
+
+
+@dataclass(frozen=True)
+class ProbeStarted:
+    """One pass of a frozen backbone is to come, for the heads of all folds."""
+
+    run: str
+    tag: str
+    n_train: int
+    n_test: int
+    image_size: int
+    store_size: int
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class ProbeFitted:
+    """The heads of all folds are fitted; `strengths`: of each fold's L2 penalty."""
+
+    run: str
+    strengths: tuple[float, ...]
+    features_seconds: float
+    heads_seconds: float
+
+
+Event = (
+    FoldStarted
+    | FoldResumed
+    | CheckpointRefused
+    | EpochRow
+    | MemoryShort
+    | Verdict
+    | FoldDone
+    | PriorChoice
+    | FoldHeld
+    | FoldMoved
+    | FoldFailed
+)
+ProbeEvent = ProbeStarted | ProbeFitted | FoldDone
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """An event, and the job that it belongs to: a fold of a run, None for the refit. place: where, empty for here."""
+
+    run: str
+    fold: int | None
+    event: Event | ProbeEvent
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class JobProgress:
+    """How far a job is in what it does now (`what`: words for people), in units such as images."""
+
+    run: str
+    fold: int | None
+    what: str
+    done: int
+    total: int
+    unit: str = "images"
+    per_second: float | None = None
+    place: str = ""
+
+
+def by_job(events: Iterable[Event | JobEvent | JobProgress]) -> Generator[JobEvent | JobProgress, None, None]:
+    """Name the job of each event. Where jobs run one after another, an event is of the job that was started last."""
+    run, fold = "", None
+    for event in events:
+        if isinstance(event, JobEvent | JobProgress):
+            yield event
+            continue
+        if not isinstance(event, EpochRow | MemoryShort | CheckpointRefused):
+            run, fold = event.run, getattr(event, "fold", None)
+        yield JobEvent(run, fold, event)
+
+
+def fold_name(run: str, fold: int | None) -> str:
+    """What a job is called: `resnet50 fold 2`, or the refit on all images."""
+    return f"{run} on all images" if fold is None else f"{run} fold {fold}"
