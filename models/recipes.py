@@ -81,8 +81,8 @@ FAMILIES = (
 RANDOM_HEAD_LR_SCALE = 10.0  # a random head has to cover the way that a fitted one begins at the end of
 
 # Epochs by the images that train a fold, between these points in the logarithm of their number. BiT's rule keeps the
-# number of steps up to a size (Kolesnikov et al. 2020: 500 of 512 images below 20,000); ours keeps the passes of images,
-# about 16,000, and never shows an image fewer than three times.
+# number of steps up to a size (Kolesnikov et al. 2020: 500 of 512 images below 20,000); ours keeps the passes
+# of images, about 16,000, and never shows an image fewer than three times.
 EPOCHS_BY_IMAGES = ((400, 15), (1_000, 12), (5_500, 3), (90_000, 4))
 SCRATCH_EPOCHS_BY_IMAGES = ((400, 45), (1_000, 36), (5_500, 18), (90_000, 12))
 
@@ -111,9 +111,7 @@ def epochs_for(n_train: int, *, has_weights: bool) -> int:
     """How many epochs a fold trains, by the images in its training part."""
     points = EPOCHS_BY_IMAGES if has_weights else SCRATCH_EPOCHS_BY_IMAGES
     images = min(max(n_train, points[0][0]), points[-1][0])
-    for (fewer, most), (more, least) in pairwise(points):
-        if images <= more:
-            break
+    fewer, most, more, least = next((*a, *b) for a, b in pairwise(points) if images <= b[0])
     return round(most + (least - most) * math.log(images / fewer) / math.log(more / fewer))
 
 
