@@ -1,4 +1,4 @@
-"""Types the README's console lines in a copy of the checkout, and compares what they print with it."""
+"""Types the console lines of the README and of docs/ in a copy of the checkout, and compares what they print with it."""
 
 import re
 import shlex
@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```console\n(.*?)```", README, flags=re.DOTALL)
+PAGES = [README, *(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md")))]
+BLOCKS = re.findall(r"```console\n(.*?)```", "\n".join(PAGES), flags=re.DOTALL)
 LEFT_BEHIND = shutil.ignore_patterns(".git", ".venv", "work", ".*cache*", "__pycache__", "results.jsonl")
 
 
@@ -22,7 +23,7 @@ def without_numbers(line: str) -> str:
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):
-    """What every console line printed, by command, typed in the README's order."""
+    """What every console line printed, by command, typed in the order of the pages."""
     copy = tmp_path_factory.mktemp("readme") / "foldblend"
     shutil.copytree(ROOT, copy, ignore=LEFT_BEHIND)
     output = {}
@@ -55,3 +56,9 @@ def test_the_demo_names_every_kind_of_dirt(printed):
 def test_the_readme_has_the_two_commands_of_a_newcomer():
     assert "python -m venv .venv && . .venv/bin/activate && pip install -e . && python run.py demo\n" in README
     assert "python -m venv .venv && . .venv/bin/activate && pip install -e '.[dev]' && pytest\n" in README
+
+
+def test_the_readme_is_short_and_every_page_that_it_names_is_there():
+    assert len(README.splitlines()) < 200
+    pages = set(re.findall(r"\]\((docs/[a-z-]+\.md)\)", README))
+    assert pages == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
