@@ -1,4 +1,4 @@
-"""Types the console lines of the README and of docs/ in a copy of the checkout, and compares what they print with it."""
+"""Types the console lines of the README and of docs/ in a copy of the checkout, and compares what they print."""
 
 import re
 import shlex
