@@ -43,7 +43,7 @@ def files(data: Path, *paths: str) -> Path:
 
 def labelled(data: Path) -> dict[str, str]:
     """Labels by id of the files that are used or lack."""
-    return {i.image_id: i.label for i in find_dataset(data, PrepareSettings()).items if not i.left_out}
+    return {i.image_id: i.label for i in find_dataset(data, PrepareSettings()).items if not i.is_left_out}
 
 
 @pytest.mark.parametrize(

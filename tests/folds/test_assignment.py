@@ -29,7 +29,7 @@ def store(workspace, table):
     test = {"image_id": "t", "path": "test/t.jpg", "label": "", "group": 10**6, "split": "test"}
     full = pd.concat([table.assign(split="train"), pd.DataFrame([test])], ignore_index=True)
     full = full.assign(
-        status="usable", reason="", format="JPEG", mode="RGB", width=4, height=3, bytes=9, digest="0" * 16
+        status="usable", reasons="", format="JPEG", mode="RGB", width=4, height=3, bytes=9, digest="0" * 16
     )
     write_manifest(workspace, full[list(COLUMNS)])
 

@@ -5,6 +5,7 @@ import pytest
 from folds.base.csvfile import read_csv
 from folds.base.errors import UserError
 from folds.find.dataset import find_dataset
+from folds.find.reasons import reason_text
 from folds.settings import PrepareSettings
 
 
@@ -20,7 +21,7 @@ def write_text(data, path, text):
 
 def found(data, **settings):
     items = find_dataset(data, PrepareSettings(**settings)).items
-    return [(item.split, item.image_id, item.label) for item in items if not item.left_out and not item.file.fault]
+    return [(item.split, item.image_id, item.label) for item in items if not item.is_left_out and not item.file.fault]
 
 
 def refusal(data, **settings):
@@ -61,7 +62,7 @@ def test_hidden_and_system_files_are_left_out_and_counted(tmp_path):
 def test_a_file_beside_the_class_folders_is_left_out(tmp_path):
     write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "train/3.jpg")
     item = find_dataset(tmp_path, PrepareSettings()).items[0]
-    assert (item.image_id, item.left_out) == ("3.jpg", "no label: it lies beside the class folders")
+    assert (item.image_id, reason_text(item.reasons)) == ("3.jpg", "no label: it lies beside the class folders")
 
 
 @pytest.mark.parametrize("ids", [("7", "8"), ("7.jpg", "8.png"), ("Public/7.jpg", "Public/8.png"), ("./7.jpg", "8")])
@@ -91,7 +92,7 @@ def test_a_test_file_that_the_sample_does_not_ask_for_is_left_out(tmp_path):
     write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg", "test/b.jpg")
     write_text(tmp_path, "sample_submission.csv", "id\na\n")
     item = find_dataset(tmp_path, PrepareSettings()).items[-1]
-    assert (item.image_id, item.left_out) == ("b.jpg", "not in sample_submission.csv")
+    assert (item.image_id, item.reasons) == ("b.jpg", (("not listed", "sample_submission.csv"),))
 
 
 def test_the_sample_tells_public_from_private(tmp_path):
@@ -108,7 +109,7 @@ def test_labels_come_from_a_csv_and_stay_text(tmp_path):
     write_text(tmp_path, "train.csv", "image_id,label\n0,NA\n1.jpg,null\n2,1e5\ntrain/3.jpg,007\n4,nan\n")
     assert [label for _, _, label in found(tmp_path)] == ["NA", "null", "1e5", "007", "nan"]
     last = find_dataset(tmp_path, PrepareSettings()).items[-1]
-    assert (last.image_id, last.left_out) == ("5.jpg", "not in train.csv")
+    assert (last.image_id, last.reasons) == ("5.jpg", (("not listed", "train.csv"),))
 
 
 def test_train_and_test_images_may_lie_together(tmp_path):
@@ -122,14 +123,14 @@ def test_an_id_of_the_csv_without_a_file_is_a_row_of_its_own(tmp_path):
     write(tmp_path, "train/1.jpg", "train/2.jpg")
     write_text(tmp_path, "train.csv", "id,label\n1,a\n2,b\n3,b\n")
     items = find_dataset(tmp_path, PrepareSettings()).items
-    assert [(item.image_id, item.file.fault) for item in items][-1] == ("3", "no file of this name")
+    assert [(item.image_id, str(item.file.fault)) for item in items][-1] == ("3", "no file of this name")
 
 
 def test_an_id_with_two_labels_in_the_csv_is_left_out(tmp_path):
     write(tmp_path, "train/1.jpg", "train/2.jpg")
     write_text(tmp_path, "train.csv", "id,label\n1,a\n2,b\n1,b\n2,b\n")
     items = find_dataset(tmp_path, PrepareSettings()).items
-    assert [item.left_out for item in items] == ["two labels: a and b in train.csv", ""]
+    assert [reason_text(item.reasons) for item in items] == ["two labels: a and b in train.csv", ""]
 
 
 def test_a_csv_without_the_columns_is_refused_with_those_it_has(tmp_path):
@@ -309,7 +310,7 @@ def test_data_whose_folders_are_links_to_another_disk_is_read(tmp_path):
     (disk / "TrainVal" / "dog" / "one.jpg").symlink_to("../../4.jpg")
     dataset = find_dataset(data, PrepareSettings())
     expected = ["cat/1.jpg", "cow/3.jpg", "dog/2.jpg", "dog/one.jpg", "a"]
-    assert [(item.image_id, item.file.fault) for item in dataset.items] == [(name, "") for name in expected]
+    assert [(item.image_id, item.file.fault) for item in dataset.items] == [(name, None) for name in expected]
     assert dataset.notes == ()
     assert found(data, train_folder="TrainVal") == found(data)
 
@@ -344,14 +345,14 @@ def test_broken_links_are_named_and_not_read(tmp_path):
     (tmp_path / "train/cat/self.jpg").symlink_to("self.jpg")
     (tmp_path / "train/cat/through.jpg").symlink_to("1.jpg/no-folder")
     items = find_dataset(tmp_path, PrepareSettings()).items
-    faults = {item.image_id: item.file.fault for item in items if item.file.fault}
+    faults = {item.image_id: str(item.file.fault) for item in items if item.file.fault}
     assert faults == dict.fromkeys(("cat/gone.jpg", "cat/self.jpg", "cat/through.jpg"), "a broken link")
 
 
 def test_a_pipe_is_named_and_never_opened(tmp_path):
     write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg")
     os.mkfifo(tmp_path / "train/cat/pipe.jpg")
-    assert find_dataset(tmp_path, PrepareSettings()).items[1].file.fault == "not a regular file"
+    assert find_dataset(tmp_path, PrepareSettings()).items[1].file.fault == ("not a regular file", "")
 
 
 def test_a_name_that_is_no_utf8_is_named_with_its_bytes(tmp_path):
@@ -359,7 +360,7 @@ def test_a_name_that_is_no_utf8_is_named_with_its_bytes(tmp_path):
     with open(os.fsencode(tmp_path / "train/cat") + b"/\xff.jpg", "wb"):
         pass
     item = find_dataset(tmp_path, PrepareSettings()).items[1]
-    assert (item.image_id, item.file.fault) == ("cat/\\xff.jpg", "its name is not UTF-8")
+    assert (item.image_id, str(item.file.fault)) == ("cat/\\xff.jpg", "its name is not UTF-8")
 
 
 def test_composed_and_decomposed_names_are_one(tmp_path):
