@@ -1,8 +1,8 @@
 """Keeps pictures as JPEGs, for disks that are too small: one after the other in a file, and an index at its end.
 
-Measured on pictures of Caltech-101 (`python -m tests.benchmarks.store`): quality 95 with full colours costs a sixth of
-the raw bytes. Colours at half the resolution would save a seventh of that and cost 1.5 to 3 dB; to win these back by
-quality costs more bytes than were saved. Pillow lets other threads run while it decodes.
+Measured on pictures of Caltech-101 (tests/benchmarks/results.jsonl, "store"): quality 95 with full colours costs a
+sixth of the raw bytes. Colours at half the resolution would save a seventh of that and cost 1.5 to 3 dB; to win these
+back by quality costs more bytes than were saved. Pillow lets other threads run while it decodes.
 """
 
 from __future__ import annotations

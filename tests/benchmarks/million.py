@@ -99,8 +99,3 @@ def write_run(workspace: Workspace, folds: Folds, name: str, oof: np.ndarray, te
 def _save(path: Path, image_id: np.ndarray, log_probs: np.ndarray, folds: Folds) -> None:
     views, classes = np.array(["centre"]), np.array(folds.classes)
     save_predictions(path, Predictions(image_id, classes, views, log_probs[:, None], folds.digest))
-
-
-def bytes_needed(world: World, *, members: int) -> int:
-    """On the disk, for predictions in float32 and for everything with a row per image."""
-    return members * (world.n + world.n_test) * world.n_classes * 4 + 1000 * (world.n + world.n_test)
