@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ from folds.settings import PrepareSettings, StoreForm
 FACT_NAMES = tuple(field.name for field in fields(Facts))
 FACT_COLUMNS = ("path", "bytes", "mtime_ns", *FACT_NAMES)  # of `files.csv`
 FACT_NUMBERS = {**dict.fromkeys(("bytes", "mtime_ns", "width", "height"), "int64"), "decoded": "float64"}
+STATE = "prepare.json"
 KNOWN_SHARE = 0.5  # of the files that the work folder was made from must still be there, else it is other data
 
 
@@ -88,9 +90,15 @@ def prepare(
     before = _read_state(workspace)
     if not before:
         start_early(write_row)  # there will be something to decode: its processes import while files are listed
-    found = find_dataset(data, settings)
-    _refuse_inside(workspace, found.targets)
-    dataset, changes, notes = _relabelled(found, settings, before=before)
+    dataset = find_dataset(data, settings)
+    _refuse_inside(workspace, dataset.targets)
+    changes: Mapping[str, str] = {}
+    notes = list(dataset.notes)
+    if settings.relabel is not None:
+        dataset, changes = relabel(dataset, settings.relabel)
+        notes.append(relabel_note(settings.relabel, changes))
+    elif before.get("relabelled"):
+        notes.append("labels are those of DATA again, since `--relabel` was not given this time")
     size = settings.store_size or max(needed_size, before.get("store_size", 0))
     form: StoreForm = settings.store or before.get("store", "raw")
     state = _state(dataset, settings, size=size, form=form, relabelled=len(changes))
@@ -100,23 +108,10 @@ def prepare(
     else:
         is_same_store = all(before.get(key) == state[key] for key in ("version", "store_size", "store"))
         manifest, decoded = _make(workspace, dataset, settings, size, form, has_old=is_same_store, track=track)
-        write_json(_state_path(workspace), {**state, "manifest": digest(read_manifest_bytes(workspace))})
+        write_json(workspace.folds / STATE, {**state, "manifest": digest(read_manifest_bytes(workspace))})
     seconds = time.perf_counter() - start
-    notes = (*notes, *decoder_notes(manifest))
-    return PrepareResult(manifest, unchanged, decoded, dataset.hidden, notes, seconds, size, form)
-
-
-def _relabelled(
-    dataset: Dataset, settings: PrepareSettings, *, before: Mapping[str, Any]
-) -> tuple[Dataset, Mapping[str, str], tuple[str, ...]]:
-    """The dataset with the labels of `--relabel`, what that changed, and all notes."""
-    if settings.relabel is not None:
-        dataset, changes = relabel(dataset, settings.relabel)
-        return dataset, changes, (*dataset.notes, relabel_note(settings.relabel, changes))
-    if before.get("relabelled"):
-        note = "labels are those of DATA again, since `--relabel` was not given this time"
-        return dataset, {}, (*dataset.notes, note)
-    return dataset, {}, dataset.notes
+    notes += decoder_notes(manifest)
+    return PrepareResult(manifest, unchanged, decoded, dataset.hidden, tuple(notes), seconds, size, form)
 
 
 def _make(
@@ -130,17 +125,17 @@ def _make(
     track: Track,
 ) -> tuple[pd.DataFrame, int]:
     """Make everything and write it in an order that a kill leaves either whole or known to be unfinished."""
-    facts_before, files = _read_facts(workspace), [item.file for item in dataset.items]
-    _refuse_other_data(workspace, dataset, facts_before)
-    known = _known(workspace, facts_before) if has_old else Known({}, None)
+    known, files = Known(_read_facts(workspace), None), [item.file for item in dataset.items]
+    _refuse_other_data(workspace, dataset, known.facts)
+    with suppress(UserError):  # a store that is absent or damaged: everything that decodes is decoded again
+        known = Known(known.facts, open_store(workspace).pixels) if has_old else Known({}, None)
     sweep(workspace.folds)
     path = store_path(workspace, size, form)
     if known.pixels is not None and known.is_all_of(files):  # other labels or settings: no pixel is touched
         facts = [one[1] for one in map(known.of, files) if one is not None]
         manifest, decoded = make_manifest(dataset.items, facts, known.pixels, settings), 0
         _refuse_unusable(manifest)
-        _copy_sample(workspace, dataset)
-        write_manifest(workspace, manifest)
+        _write_manifest(workspace, dataset, manifest)
         return manifest, decoded
     with replacing(path) as temporary:
         pixels = FORMS[form].create(temporary, n=len(files), size=size)
@@ -151,8 +146,7 @@ def _make(
         more = pixels.finish()
         remove_heads(workspace)  # from here to `write_head` there is no store
     _write_facts(workspace, files, facts)
-    _copy_sample(workspace, dataset)
-    write_manifest(workspace, manifest)
+    _write_manifest(workspace, dataset, manifest)
     write_head(workspace, manifest, size=size, form=form, more=more)
     remove_other_stores(workspace, path)
     return manifest, decoded
@@ -181,14 +175,6 @@ def _read_facts(workspace: Workspace) -> dict[Key, tuple[int, Facts]]:
     return {key: (row, fact) for row, (key, fact) in enumerate(zip(keys, facts, strict=True))}
 
 
-def _known(workspace: Workspace, facts: dict[Key, tuple[int, Facts]]) -> Known:
-    """What needs no decoding: the facts, and the store that is there, if it fits its manifest."""
-    try:
-        return Known(facts, open_store(workspace).pixels)
-    except UserError:
-        return Known(facts, None)  # absent or damaged: everything that decodes is decoded again
-
-
 def _state(
     dataset: Dataset, settings: PrepareSettings, *, size: int, form: StoreForm, relabelled: int
 ) -> dict[str, Any]:
@@ -212,13 +198,9 @@ def _state(
     }
 
 
-def _state_path(workspace: Workspace) -> Path:
-    return workspace.folds / "prepare.json"
-
-
 def _read_state(workspace: Workspace) -> dict[str, Any]:
     try:
-        state = read_json(_state_path(workspace), hint="")
+        state = read_json(workspace.folds / STATE, hint="")
     except UserError:
         return {}  # absent or damaged: everything is looked at again
     return state if isinstance(state, dict) else {}
@@ -233,11 +215,13 @@ def _is_whole(workspace: Workspace, before: Mapping[str, Any]) -> bool:
         return False
 
 
-def _copy_sample(workspace: Workspace, dataset: Dataset) -> None:
+def _write_manifest(workspace: Workspace, dataset: Dataset, manifest: pd.DataFrame) -> None:
+    """Write the manifest and the copy of the sample submission."""
     if dataset.sample:
         write_bytes(sample_path(workspace), (dataset.root / dataset.sample).read_bytes())
     else:
         sample_path(workspace).unlink(missing_ok=True)
+    write_manifest(workspace, manifest)
 
 
 def is_apart(workspace: Workspace, data: Path) -> bool:

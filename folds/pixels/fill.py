@@ -47,8 +47,10 @@ class Known:
         """Whether the old store has these files in this order, none of which is to be decoded."""
         if self.pixels is None or len(self.pixels) != len(files):
             return False
-        found = map(self.of, files)
-        return all(one is not None and one[0] in (row, -1) for row, one in enumerate(found))
+        found = zip(map(self.of, files), files, strict=True)
+        return all(
+            one is not None and self.facts.get(file.key) == (row, one[1]) for row, (one, file) in enumerate(found)
+        )
 
 
 def fill(
@@ -96,9 +98,9 @@ def _copy(pixels: Pixels, old: Pixels, rows: Sequence[tuple[int, int]]) -> None:
 
 @dataclass(frozen=True)
 class RowTask:
-    """What a process needs to decode the file `source` and write it into the file `store`, from byte `place` on."""
+    """What a process needs to decode the file `path` and write it into the file `store`, from byte `place` on."""
 
-    source: str
+    path: str
     store: str
     place: int
     size: int
@@ -117,7 +119,7 @@ class Row:
 
 def write_row(task: RowTask) -> Row:
     """Decode one file and write its pixels, or their JPEG, into the store. Runs in a worker process."""
-    facts, pixels = decode(Path(task.source), size=task.size)
+    facts, pixels = decode(Path(task.path), size=task.size)
     if pixels is None:
         return Row(facts)
     data = encode(pixels) if task.is_jpeg else pixels.tobytes()

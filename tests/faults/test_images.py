@@ -115,8 +115,8 @@ def test_a_decoder_that_kills_its_process_costs_that_file_only(tmp_path, monkeyp
 def write_row_or_die(task: RowTask) -> Row:
     """What a worker does, with a decoder that some files bring down."""
     signals = {"segv.jpg": signal.SIGSEGV, "kill.jpg": signal.SIGKILL}
-    if Path(task.source).name in signals:
-        os.kill(os.getpid(), signals[Path(task.source).name])
+    if Path(task.path).name in signals:
+        os.kill(os.getpid(), signals[Path(task.path).name])
     return write_row(task)
 
 

@@ -133,16 +133,6 @@ def test_an_id_with_two_labels_in_the_csv_is_left_out(tmp_path):
     assert [reason_text(item.reasons) for item in items] == ["two labels: a and b in train.csv", ""]
 
 
-def test_a_csv_without_the_columns_is_refused_with_those_it_has(tmp_path):
-    write(tmp_path, "train/1.jpg")
-    write_text(tmp_path, "train.csv", "picture,sort,source\n1,a,web\n")
-    error = refusal(tmp_path)
-    assert str(error) == "train.csv has no id column; it has picture, sort, source"
-    assert error.hint == "name it with `--id-column COLUMN`"
-    assert str(refusal(tmp_path, id_column="picture")) == "train.csv has no label column; it has picture, sort, source"
-    assert str(refusal(tmp_path, id_column="x")) == "train.csv has no column x; it has picture, sort, source"
-
-
 @pytest.mark.parametrize("bad", ["../secret", "/etc/passwd", "a/../../b", "C:\\x", "..\\x"])
 def test_ids_that_lead_outside_are_refused(tmp_path, bad):
     write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg")
@@ -152,57 +142,43 @@ def test_ids_that_lead_outside_are_refused(tmp_path, bad):
     )
 
 
-def test_a_folder_setting_that_leads_outside_is_refused(tmp_path):
-    write(tmp_path, "train/cat/1.jpg")
-    assert str(refusal(tmp_path, train_folder="../x")) == (
-        "`--train-folder` names ../x, which may lead outside the data folder: it is not read"
-    )
+TRAIN = "train/cat/1.jpg train/dog/2.jpg"
+NO_DATA = "give the folder that holds the training images: `python run.py prepare DATA`"
+SORTS = "train/1.jpg train.csv=picture,sort,source\n1,a,web\n"
 
 
-def test_no_such_folder_is_refused(tmp_path):
-    error = refusal(tmp_path / "nowhere")
-    assert str(error) == f"there is no folder {tmp_path / 'nowhere'}"
-    assert error.hint == "give the folder that holds the training images: `python run.py prepare DATA`"
-
-
-def test_a_file_is_no_folder(tmp_path):
-    write(tmp_path, "x.zip")
-    assert str(refusal(tmp_path / "x.zip")) == f"{tmp_path / 'x.zip'} is not a folder"
-
-
-def test_an_empty_folder_is_refused(tmp_path):
-    assert str(refusal(tmp_path)) == f"{tmp_path} holds no file"
-
-
-def test_an_empty_training_folder_is_refused(tmp_path):
-    (tmp_path / "train").mkdir()
-    write(tmp_path, "test/1.jpg")
-    assert str(refusal(tmp_path)) == f"{tmp_path / 'train'} holds no file"
-
-
-def test_a_folder_without_training_images_is_refused_with_what_it_holds(tmp_path):
-    write(tmp_path, "photos/1.jpg", "classes.csv")
-    error = refusal(tmp_path)
-    assert str(error) == f"{tmp_path} has no folder of training images; it holds classes.csv, photos"
-    assert error.hint == "name it with `--train-folder NAME`, or the CSV with `--train-csv NAME`"
-
-
-def test_one_class_only_is_refused(tmp_path):
-    write(tmp_path, "train/cat/1.jpg", "train/cat/2.jpg")
-    assert str(refusal(tmp_path)) == "all training images of train have the label cat: two classes or more are needed"
-
-
-def test_training_images_without_class_folders_are_refused(tmp_path):
-    write(tmp_path, "train/1.jpg", "train/2.jpg")
-    assert str(refusal(tmp_path)) == "train holds no class folder"
-
-
-def test_sample_ids_without_a_file_are_refused(tmp_path):
-    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg")
-    write_text(tmp_path, "sample_submission.csv", "id\na\nb\nc\nd\ne\n")
-    error = refusal(tmp_path)
-    assert str(error) == "4 ids of sample_submission.csv have no file in test: b, c, d and 1 more"
-    assert error.hint == "put the files there, or name the folder with `--test-folder NAME`"
+@pytest.mark.parametrize(
+    ("files", "settings", "message", "hint"),
+    [
+        ("x", {"data": "none"}, "there is no folder DATA/none", NO_DATA),
+        ("x.zip", {"data": "x.zip"}, "DATA/x.zip is not a folder", NO_DATA),
+        ("", {}, "DATA holds no file", "`python run.py prepare DATA` with the folder of the images"),
+        ("train/ test/1.jpg", {}, "DATA/train holds no file", "name another folder with `--train-folder NAME`"),
+        ("photos/1.jpg classes.csv", {}, "DATA has no folder of training images; it holds classes.csv, photos",
+         "name it with `--train-folder NAME`, or the CSV with `--train-csv NAME`"),
+        (TRAIN, {"train_folder": "../x"},
+         "`--train-folder` names ../x, which may lead outside the data folder: it is not read", None),
+        ("train/cat/1.jpg train/cat/2.jpg", {},
+         "all training images of train have the label cat: two classes or more are needed", None),
+        ("train/1.jpg train/2.jpg", {}, "train holds no class folder",
+         "put the images of each class into a folder of its name"),
+        (f"{TRAIN} test/a.jpg sample_submission.csv=id\na\nb\nc\nd\ne\n", {},
+         "4 ids of sample_submission.csv have no file in test: b, c, d and 1 more",
+         "put the files there, or name the folder with `--test-folder NAME`"),
+        (SORTS, {}, "train.csv has no id column; it has picture, sort, source", "name it with `--id-column COLUMN`"),
+        (SORTS, {"id_column": "picture"}, "train.csv has no label column; it has picture, sort, source",
+         "name it with `--label-column COLUMN`"),
+        (SORTS, {"id_column": "x"}, "train.csv has no column x; it has picture, sort, source", None),
+        ("train/1.jpg train/2.jpg train.csv=id,image\n7,1\n8,2\n", {},
+         "train.csv has no label column; it has id, image", "name it with `--label-column COLUMN`"),
+    ],
+)  # fmt: skip
+def test_what_is_no_competition_is_refused_in_one_sentence(tmp_path, files, settings, message, hint):
+    for entry in files.split(" ") if files else []:
+        path, _, text = entry.partition("=")
+        (tmp_path / path).mkdir() if path.endswith("/") else write_text(tmp_path, path, text)
+    error = refusal(tmp_path / settings.pop("data", ""), **settings)
+    assert (str(error), error.hint) == (message.replace("DATA", str(tmp_path)), hint)
 
 
 def test_two_test_files_with_one_stem_are_refused_unless_a_sample_tells_them_apart(tmp_path):
@@ -258,12 +234,6 @@ def test_a_column_that_is_named_beats_what_the_sample_shares(tmp_path):
     write_text(tmp_path, "train.csv", "image,species,genus\n1,x,p\n2,y,q\n")
     write_text(tmp_path, "sample_submission.csv", "image,species\na,x\n")
     assert [label for _, _, label in found(tmp_path, label_column="genus")] == ["p", "q", ""]
-
-
-def test_two_columns_of_ids_are_not_taken_for_an_id_and_a_label(tmp_path):
-    write(tmp_path, "train/1.jpg", "train/2.jpg")
-    write_text(tmp_path, "train.csv", "id,image\n7,1\n8,2\n")
-    assert str(refusal(tmp_path)) == "train.csv has no label column; it has id, image"
 
 
 def test_a_csv_that_is_no_utf8_is_refused():

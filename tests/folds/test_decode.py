@@ -172,22 +172,19 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
     assert pixels[32, [4, 24, 40, 60], 0].tolist() == [0, 1, 128, 255]
 
 
-@pytest.mark.parametrize(("high", "level"), [(200, 200), (65535, 255), (1_000_000, 255)])
-def test_32_bit_levels_fit_their_range(tmp_path, high, level):
-    values = np.zeros((40, 40), dtype=np.int32)
+@pytest.mark.parametrize(
+    ("kind", "high", "level"),
+    [
+        *(("32-bit", high, level) for high, level in ((200, 200), (65535, 255), (1_000_000, 255))),
+        *(("float", high, level) for high, level in ((1.0, 255), (200.0, 200), (5000.0, 255))),
+    ],
+)
+def test_deep_levels_fit_their_range_and_nan_is_black(tmp_path, kind, high, level):
+    values = np.zeros((40, 40), dtype=np.int32 if kind == "32-bit" else np.float32)
     values[:, 20:] = high
+    values[0, 0] = np.nan if kind == "float" else 0
     facts, pixels = decode(saved(Image.fromarray(values), tmp_path / "a.tif"), size=40)
-    assert reason_text(facts.reasons) == "32-bit"
-    assert pixels[20, [5, 35], 0].tolist() == [0, level]
-
-
-@pytest.mark.parametrize(("high", "level"), [(1.0, 255), (200.0, 200), (5000.0, 255)])
-def test_float_levels_fit_their_range_and_nan_is_black(tmp_path, high, level):
-    values = np.zeros((40, 40), dtype=np.float32)
-    values[:, 20:] = high
-    values[0, 0] = np.nan
-    facts, pixels = decode(saved(Image.fromarray(values), tmp_path / "a.tif"), size=40)
-    assert reason_text(facts.reasons) == "float"
+    assert reason_text(facts.reasons) == kind
     assert pixels[20, [5, 35], 0].tolist() == [0, level]
 
 

@@ -179,6 +179,15 @@ def test_after_a_change_of_few_files_those_are_decoded_and_the_rest_is_as_from_s
     }
 
 
+def test_a_file_that_cannot_be_read_may_change_its_name(data, run_prepare, workspace):
+    link = data / "TrainVal" / "cat" / "gone.png"
+    for name in (link, link.with_name("lost.png")):
+        link.unlink(missing_ok=True)
+        name.symlink_to("nowhere")
+        assert reasons(run_prepare(data))[str(name.relative_to(data))] == "a broken link"
+        assert open_store(workspace).image_id[4] == f"cat/{name.name}"
+
+
 def test_a_fault_that_may_pass_is_looked_at_again(data, run_prepare, workspace, picture):
     (data / "TrainVal" / "cat" / "empty.jpg").write_bytes(b"")
     run_prepare(data)
