@@ -112,43 +112,36 @@ def pick_train_columns(
     Raises UserError, naming the columns that there are, where that decides nothing.
     """
     id_column, label_column = settings.id_column, settings.label_column
-    if len(table.header) == 2 and id_column in table.header and label_column is None:
-        label_column = _other(table.header, id_column)
-    elif len(table.header) == 2 and label_column in table.header and id_column is None:
-        id_column = _other(table.header, label_column)
-    shared = _shared(table, sample) or _of_two(table, lookup)
-    if shared is not None:
-        id_column = id_column or shared[0]
-        label_column = label_column or (shared[1] if shared[1] != id_column else None)
+    if len(table.header) == 2 and id_column in table.header:
+        label_column = label_column or _other(table.header, id_column)
+    elif len(table.header) == 2 and label_column in table.header:
+        id_column = id_column or _other(table.header, label_column)
+    pair = _pair(table, sample, lookup)
+    if pair is not None:
+        id_column = id_column or pair[0]
+        label_column = label_column or (pair[1] if pair[1] != id_column else None)
     return (
         pick_column(table, ID_NAMES, what="id", given=id_column, flag="--id-column"),
         pick_column(table, LABEL_NAMES, what="label", given=label_column, flag="--label-column"),
     )
 
 
-def _shared(table: CsvTable, sample: CsvTable | None) -> tuple[str, str] | None:
-    """The id and the label column of a sample submission that has these two only, where the table has both."""
-    if sample is None or len(set(sample.header)) != 2 or not set(sample.header) <= set(table.header):
+def _pair(table: CsvTable, sample: CsvTable | None, lookup: Lookup) -> tuple[str, str] | None:
+    """The columns of ids and labels: both of the sample where the table has them, else both of a table of two."""
+    header = table.header
+    if sample is not None and len(set(sample.header)) == 2 and set(sample.header) <= set(header):
+        id_column = pick_column(sample, ID_NAMES, what="id", given=None, flag="--id-column", position=0)
+        return id_column, _other(sample.header, id_column)
+    if len(header) != 2 or len(set(header)) != 2:
         return None
-    id_column = pick_column(sample, ID_NAMES, what="id", given=None, flag="--id-column", position=0)
-    return id_column, _other(sample.header, id_column)
-
-
-def _of_two(table: CsvTable, lookup: Lookup) -> tuple[str, str] | None:
-    """The id and the label column of a table of two, by their usual names or by which of them names files."""
-    if len(set(table.header)) != 2 or len(table.header) != 2:
-        return None
-    id_column, label_column = usual_column(table.header, ID_NAMES), usual_column(table.header, LABEL_NAMES)
-    if id_column and label_column:
-        return id_column, label_column
-    of_files = [name for name in table.header if _names_files(table.column(name), lookup)]
-    if len(of_files) == 1:
-        id_column = of_files[0]
-    elif label_column:
-        id_column = _other(table.header, label_column)
-    if id_column is None or usual_column((_other(table.header, id_column),), ID_NAMES):
+    usual_id, usual_label = usual_column(header, ID_NAMES), usual_column(header, LABEL_NAMES)
+    if usual_id and usual_label:
+        return usual_id, usual_label
+    of_files = [name for name in header if _names_files(table.column(name), lookup)]
+    found = of_files[0] if len(of_files) == 1 else _other(header, usual_label) if usual_label else usual_id
+    if found is None or usual_column((_other(header, found),), ID_NAMES):
         return None  # two columns of ids, and none of labels
-    return id_column, _other(table.header, id_column)
+    return found, _other(header, found)
 
 
 def _other(header: Sequence[str], name: str | None) -> str:

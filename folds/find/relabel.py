@@ -34,7 +34,7 @@ def relabel(dataset: Dataset, path: Path) -> tuple[Dataset, Mapping[str, str]]:
 
 
 def relabel_note(path: Path, changes: Mapping[str, str]) -> str:
-    """What the relabelling changed, and how the next command comes to know it."""
+    """What the relabelling changed, and how to keep it."""
     left_out = sum(not label for label in changes.values())
     if not changes:
         return f"{path} changes nothing: all its labels are those of DATA"

@@ -103,7 +103,7 @@ class _Thumbnails:
         self.pairs: list[np.ndarray] = []  # (2, p) of the same picture
 
     def join(self, candidates: Candidates, *, is_mirrored: bool) -> None:
-        """Take down all pairs that show the same picture, one of them mirrored if so asked."""
+        """Record all pairs that show the same picture, one of them mirrored if so asked."""
         for ones, others in candidates:
             at = np.searchsorted(self.rows, others)
             for one in np.searchsorted(self.rows, ones).tolist():

@@ -39,7 +39,6 @@ from folds.pixels.store import (
     FORMS,
     VERSION,
     open_store,
-    remove_heads,
     remove_other_stores,
     store_path,
     write_head,
@@ -124,7 +123,7 @@ def _make(
     has_old: bool,
     track: Track,
 ) -> tuple[pd.DataFrame, int]:
-    """Make everything and write it in an order that a kill leaves either whole or known to be unfinished."""
+    """Make everything, and write it in an order that leaves no store with another manifest where it is killed."""
     known, files = Known(_read_facts(workspace), None), [item.file for item in dataset.items]
     _refuse_other_data(workspace, dataset, known.facts)
     with suppress(UserError):  # a store that is absent or damaged: everything that decodes is decoded again
@@ -144,7 +143,8 @@ def _make(
         manifest = make_manifest(dataset.items, facts, pixels, settings)
         _refuse_unusable(manifest)
         more = pixels.finish()
-        remove_heads(workspace)  # from here to `write_head` there is no store
+        for head in workspace.folds.glob("pixels-*.json"):
+            head.unlink()  # from here to `write_head` there is no store
     _write_facts(workspace, files, facts)
     _write_manifest(workspace, dataset, manifest)
     write_head(workspace, manifest, size=size, form=form, more=more)

@@ -18,7 +18,7 @@ MARK = "copied.json"  # written last: sizes and times of the files, as they were
 
 
 def cached(workspace: Workspace, cache: Path | None, *, track: Track = silently) -> Workspace:
-    """A workspace that `open_store` may read instead, whose manifest and store lie in the cache; itself without one.
+    """The workspace to read pixels from: a checked copy of manifest and store below `cache`; `workspace` without one.
 
     Every row of a new copy is held against its sum in the manifest. Later a file counts as unchanged as long as its
     size and time are: reading 20 GB again would cost each job half a minute. Of two that come at once, one copies.

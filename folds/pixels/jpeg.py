@@ -109,7 +109,7 @@ class JpegPixels:
         return self._file[start : start + n_bytes]
 
     def note(self, row: int, *, n_bytes: int, crc: int) -> None:
-        """Take down what was written at a row."""
+        """Record the length and the CRC-32 of what was written at a row."""
         self.index[["bytes", "crc"]][row] = (n_bytes, crc)
 
     def finish(self) -> dict[str, Any]:

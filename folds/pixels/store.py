@@ -103,7 +103,7 @@ def _find_pixels(workspace: Workspace, *, rows: str) -> Pixels | None:
 
 
 def rows_digest(manifest: pd.DataFrame) -> str:
-    """Stands for which file lies in which row of the store, and for its pixels; labels may change."""
+    """A digest of which file lies in which row of the store, and of its pixels; labels do not count."""
     cells = zip(manifest["path"].tolist(), manifest["digest"].tolist(), strict=True)
     return digest("\n".join(f"{path}\t{pixels}" for path, pixels in cells).encode())
 
@@ -112,13 +112,8 @@ def store_path(workspace: Workspace, size: int, form: StoreForm) -> Path:
     return workspace.folds / f"pixels-{size}.{ENDINGS[form]}"
 
 
-def remove_heads(workspace: Workspace) -> None:
-    """Let no store count as there."""
-    for head in workspace.folds.glob("pixels-*.json"):
-        head.unlink()
-
-
 def remove_other_stores(workspace: Workspace, kept: Path) -> None:
+    """Remove the pixels of other sizes and forms."""
     for ending in ENDINGS.values():
         for path in workspace.folds.glob(f"pixels-*.{ending}"):
             if path != kept:
@@ -128,7 +123,7 @@ def remove_other_stores(workspace: Workspace, kept: Path) -> None:
 def write_head(
     workspace: Workspace, manifest: pd.DataFrame, *, size: int, form: StoreForm, more: dict[str, Any]
 ) -> None:
-    """Describe the store, last of all its files: without this one it does not count as there."""
+    """Describe the store, after its other files are written: a store without this one is not used."""
     n = len(manifest)
     head: dict[str, Any] = {"version": VERSION, "form": form, "n": n, "size": size, "shape": [n, size, size, CHANNELS]}
     head |= {"filter": FILTER, "rows": rows_digest(manifest), **more}

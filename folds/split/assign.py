@@ -1,4 +1,4 @@
-"""Assigns every usable training image to a fold, once, and stores it: the only truth about folds."""
+"""Assigns every usable training image to a fold, once, and stores it; all later steps read what is stored."""
 
 from __future__ import annotations
 

@@ -139,23 +139,19 @@ def test_any_extension_or_none_is_read_by_content(tmp_path, name):
 
 
 def test_links_that_lead_to_each_other_or_to_themselves_end(tmp_path):
-    count("names", 6)
+    count("names", 8)
     data = lay_out(tmp_path / "data", names=("1.jpg", "2.jpg"))
-    for name, target in (("self", "self"), ("ping", "pong"), ("pong", "ping"), ("up", ".."), ("top", "../..")):
+    broken = (("self", "self"), ("ping", "pong"), ("pong", "ping"), ("gone", "nothing"), ("through", "1.jpg/no-folder"))
+    for name, target in (*broken, ("up", ".."), ("top", "../..")):
         (data / "train" / "a" / name).symlink_to(target)
     (data / "train" / "again").symlink_to("a")
     items = find_dataset(data, SETTINGS).items
     faults = {item.image_id: item.file.fault for item in items}
     assert {name: str(fault) for name, fault in faults.items() if fault} == dict.fromkeys(
-        ("a/ping", "a/pong", "a/self"), "a broken link"
+        [f"a/{name}" for name, _ in broken], "a broken link"
     )
-    assert sorted(name for name, fault in faults.items() if not fault) == [
-        "a/1.jpg",
-        "a/2.jpg",
-        "b/0.jpg",
-        "b/1.jpg",
-        "b/2.jpg",
-    ]
+    whole = ["a/1.jpg", "a/2.jpg", "b/0.jpg", "b/1.jpg", "b/2.jpg"]
+    assert sorted(name for name, fault in faults.items() if not fault) == whole
 
 
 def test_ids_in_a_linked_csv_do_not_lead_out_of_the_data(tmp_path):

@@ -287,25 +287,6 @@ def test_classes_without_a_usable_image_leave_too_few(tmp_path, run_prepare, pic
     )
 
 
-def test_odd_names_survive_the_manifest(data, run_prepare, workspace, picture):
-    names = [
-        "has space, comma.png",
-        'quo"te.png',
-        "new\nline.png",
-        "re\rturn.png",
-        "NA",
-        "00012",
-        "é.png",
-        "e\u0301.png",
-    ]
-    for seed, name in enumerate(names):
-        picture(90 + seed).save(data / "TrainVal" / "cat" / name, format="PNG")
-    result = run_prepare(data)
-    assert manifest.read_manifest(workspace).equals(result.manifest)
-    assert {f"cat/{name}" for name in names} <= set(result.manifest["image_id"])
-    assert run_prepare(data).unchanged
-
-
 def test_test_ids_come_in_the_samples_order_with_unreadable_ones(data, run_prepare, workspace):
     (data / "Public" / "a.png").write_bytes(b"")
     (data / "sample_submission.csv").write_text("id,predicted\nt1,x\na,x\nt0,x\n")

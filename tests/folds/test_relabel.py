@@ -1,7 +1,5 @@
 """Tests other labels than DATA has: what a CSV changes, what it cannot, and what everybody is told."""
 
-import json
-
 import pytest
 
 from folds.base.errors import UserError
@@ -58,11 +56,6 @@ def test_the_second_prepare_with_the_same_file_has_nothing_to_do(data, run_prepa
     result = run_prepare(data, relabel=path)
     assert (result.unchanged, result.decoded) == (True, 0)
     assert tree(workspace.root) == before
-
-
-def test_another_label_decodes_nothing_anew(data, run_prepare, labels):
-    run_prepare(data)
-    assert run_prepare(data, relabel=labels("cat/cat_1.png,dog\n")).decoded == 0
 
 
 def test_without_the_file_the_labels_are_those_of_data_again_and_one_is_told(data, run_prepare, labels):
@@ -134,8 +127,3 @@ def test_a_relabelling_touches_no_pixel(data, run_prepare, labels, workspace):
     store = open_store(workspace)
     assert store.split.tolist() == ["train", "", *["train"] * 6, "test", "test"]
     assert store.pixels[1].any()  # what is left out keeps its picture, for people to look at
-
-
-def test_the_state_knows_how_many_images_were_relabelled(data, run_prepare, labels, workspace):
-    run_prepare(data, relabel=labels("cat/cat_1.png,dog\n"))
-    assert json.loads((workspace.folds / "prepare.json").read_text())["relabelled"] == 1
