@@ -97,16 +97,6 @@ def list_files(root: Path) -> Listing:
     )
 
 
-def linked_folders(root: Path) -> tuple[str, ...]:
-    """The true paths of the folders that links below `root` lead to; none where it cannot be listed."""
-    walk = _Walk(root)
-    try:
-        walk.run()
-    except OSError:
-        return ()  # `list_files` says why
-    return tuple(walk.targets)
-
-
 class _Walk:
     """Enters all folders, real ones first, so that a link to a folder of the data never names its files."""
 

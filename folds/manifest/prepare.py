@@ -17,7 +17,7 @@ from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, read_json, replacing, sweep, write_bytes, write_json
 from folds.find.dataset import Dataset, find_dataset
-from folds.find.listing import File, Key, linked_folders
+from folds.find.listing import File, Key, list_files
 from folds.find.reasons import from_cell, reason_text, to_cell
 from folds.find.relabel import relabel, relabel_note
 from folds.manifest.manifest import (
@@ -130,12 +130,12 @@ def _make(
         known = Known(known.facts, open_store(workspace).pixels) if has_old else Known({}, None)
     sweep(workspace.folds)
     path = store_path(workspace, size, form)
-    if known.pixels is not None and known.is_all_of(files):  # other labels or settings: no pixel is touched
-        facts = [one[1] for one in map(known.of, files) if one is not None]
-        manifest, decoded = make_manifest(dataset.items, facts, known.pixels, settings), 0
+    all_known = known.all_of(files)
+    if known.pixels is not None and all_known is not None:  # other labels or settings: no pixel is touched
+        manifest = make_manifest(dataset.items, all_known, known.pixels, settings)
         _refuse_unusable(manifest)
         _write_manifest(workspace, dataset, manifest)
-        return manifest, decoded
+        return manifest, 0
     with replacing(path) as temporary:
         pixels = FORMS[form].create(temporary, n=len(files), size=size)
         workers = settings.workers or os.cpu_count() or 1
@@ -230,7 +230,10 @@ def is_apart(workspace: Workspace, data: Path) -> bool:
         return False
     if workspace.manifest.is_file():
         return True  # an earlier `prepare` has looked at the links
-    return not any(_is_inside(workspace, target) for target in linked_folders(data))
+    try:
+        return not any(_is_inside(workspace, target) for target in list_files(data).targets)
+    except UserError:
+        return False  # `prepare` says why
 
 
 def _is_inside(workspace: Workspace, data: Path | str) -> bool:

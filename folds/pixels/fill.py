@@ -34,23 +34,22 @@ class Known:
     facts: Mapping[Key, tuple[int, Facts]]
     pixels: Pixels | None
 
-    def of(self, file: File) -> tuple[int, Facts] | None:
-        """The row and the facts of a file that need no decoding; a fault that may pass is looked at again."""
+    def of(self, file: File) -> Facts | None:
+        """The facts of a file that needs no decoding, else None; a fault that may pass is looked at again."""
         if file.fault is not None:
-            return -1, Facts(reasons=(file.fault,))
-        row, facts = self.facts.get(file.key, (-1, None))
+            return Facts(reasons=(file.fault,))
+        _, facts = self.facts.get(file.key, (0, None))
         if facts is None or any(reason.code in PASSING for reason in facts.reasons):
             return None
-        return (row, facts) if facts.decoded == 0 or self.pixels is not None else None
+        return facts if facts.decoded == 0 or self.pixels is not None else None
 
-    def is_all_of(self, files: Sequence[File]) -> bool:
-        """Whether the old store has these files in this order, none of which is to be decoded."""
-        if self.pixels is None or len(self.pixels) != len(files):
-            return False
-        found = zip(map(self.of, files), files, strict=True)
-        return all(
-            one is not None and self.facts.get(file.key) == (row, one[1]) for row, (one, file) in enumerate(found)
-        )
+    def all_of(self, files: Sequence[File]) -> list[Facts] | None:
+        """The facts of all files, if the old store has these files in this order and none is to be decoded."""
+        found = [fact for fact in map(self.of, files) if fact is not None]
+        if self.pixels is None or not len(self.pixels) == len(files) == len(found):
+            return None
+        rows = enumerate(zip(files, found, strict=True))
+        return found if all(self.facts.get(file.key) == (row, fact) for row, (file, fact) in rows) else None
 
 
 def fill(
@@ -58,15 +57,12 @@ def fill(
 ) -> tuple[list[Facts], int]:
     """Write the picture of file i to row i; returns the facts of all files, and how many were decoded now.
 
-    Rows of unreadable files stay empty.
-
-    Raises OSError where the disk has no room.
+    Rows of unreadable files stay empty. Raises OSError where the disk has no room.
     """
-    found = [known.of(file) for file in files]
-    kept = [(row, one[0]) for row, one in enumerate(found) if one is not None and one[1].decoded > 0]
+    facts = [known.of(file) for file in files]
+    kept = [(row, known.facts[files[row].key][0]) for row, fact in enumerate(facts) if fact and fact.decoded > 0]
     if known.pixels is not None:
         _copy(pixels, known.pixels, kept)
-    facts = [one[1] if one is not None else None for one in found]
     todo = [row for row, fact in enumerate(facts) if fact is None]
     is_jpeg = isinstance(pixels, JpegPixels)
     folder, store, size = str(root), str(pixels.path), pixels.shape[1]  # joined as text: pathlib takes 10 us for each
