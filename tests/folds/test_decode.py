@@ -25,6 +25,10 @@ HEIC = base64.b64decode(
 )
 
 
+def notes(path):
+    return reason_text(decode(path, size=SIZE)[0].reasons)
+
+
 def saved(picture, path, **options):
     picture.save(path, **options)
     return path
@@ -97,15 +101,13 @@ def test_an_avif_sequence_is_read_or_its_damage_named(tmp_path, picture):
     """A damaged one was `not an image`."""
     path = saved(picture(1), tmp_path / "a.avif", save_all=True, append_images=[picture(2)])
     assert path.read_bytes()[4:12] == b"ftypavis"
-    assert reason_text(decode(path, size=SIZE)[0].reasons) == "animated: first frame"
+    assert notes(path) == "animated: first frame"
     path.write_bytes(path.read_bytes()[:100])
-    assert reason_text(decode(path, size=SIZE)[0].reasons) == "truncated: 0% decoded, AVIF header"
+    assert notes(path) == "truncated: 0% decoded, AVIF header"
 
 
 def test_a_file_that_is_gone_is_named(tmp_path):
-    assert (
-        reason_text(decode(tmp_path / "gone.jpg", size=SIZE)[0].reasons) == "cannot be read: No such file or directory"
-    )
+    assert notes(tmp_path / "gone.jpg") == "cannot be read: No such file or directory"
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "TIFF", "GIF"])
@@ -125,13 +127,13 @@ def test_a_truncated_picture_tells_how_much_decoded(tmp_path, picture, form):
 def test_a_picture_that_lacks_its_last_bytes_is_never_whole(tmp_path, picture):
     path = saved(picture(1, width=300, height=200), tmp_path / "a.jpg")
     path.write_bytes(path.read_bytes()[:-20])
-    assert reason_text(decode(path, size=SIZE)[0].reasons) == "truncated: 99% decoded"
+    assert notes(path) == "truncated: 99% decoded"
 
 
 def test_a_cut_progressive_jpeg_is_coarse_everywhere(tmp_path, picture):
     path = saved(picture(1, width=300, height=200), tmp_path / "a.jpg", progressive=True)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    assert reason_text(decode(path, size=SIZE)[0].reasons) == "truncated: 100% of the rows decoded, coarsely"
+    assert notes(path) == "truncated: 100% of the rows decoded, coarsely"
 
 
 def test_broken_bytes_inside_are_damage_and_not_truncation(tmp_path, picture):
@@ -154,7 +156,7 @@ def test_a_wrong_extension_is_kept(tmp_path, picture, form):
 
 @pytest.mark.parametrize("name", ["a.JPG", "a.jpeg", "a.jfif", "a"])
 def test_other_spellings_of_an_extension_are_right(tmp_path, picture, name):
-    assert reason_text(decode(saved(picture(1), tmp_path / name, format="JPEG"), size=SIZE)[0].reasons) == ""
+    assert notes(saved(picture(1), tmp_path / name, format="JPEG")) == ""
 
 
 def test_cmyk_becomes_rgb(tmp_path):
