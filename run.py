@@ -115,7 +115,7 @@ def go_the_way(data: Path, every: Every, *, deadline: float | None) -> str:
     """All steps; returns the next command."""
     from ensemble.members.open_run import list_runs
 
-    prepare_data(data, every.prepare, every.train, engine=every.engine, top=every.top)
+    prepare_data(data, every.prepare, every.train, top=every.top)
     split_(split=every.split, top=every.top)
     is_cut = probe_backbones(every, deadline=deadline) if every.first.probe else False
     trained = (
@@ -209,25 +209,22 @@ def prepare_(
     data: Data,
     *,
     prepare: Prepare = PrepareSettings(),
-    engine: Engine = EngineSettings(),
     top: TopFlags = Top(),
     config: Config = KIT_TOML,
 ) -> str:
     """Scan and decode every file, find duplicates, write the manifest and the pixel store."""
-    prepare_data(data, prepare, KIT.in_file().train, engine=engine, top=top)
+    prepare_data(data, prepare, KIT.in_file().train, top=top)
     return following("split")
 
 
-def prepare_data(
-    data: Path, prepare: PrepareSettings, train: TrainSettings, *, engine: EngineSettings, top: Top
-) -> None:
+def prepare_data(data: Path, prepare: PrepareSettings, train: TrainSettings, *, top: Top) -> None:
     """`prepare`, with a store as large as the runs need it where its size is not set."""
     from folds.manifest import prepare as room
     from folds.manifest.tables import prepare_tables
 
     workspace, size = Workspace(top.work), prepare.store_size or needed_size(train)
     with alone(workspace, "folds", is_to_write=room.is_apart(workspace, data)):
-        made = room.prepare(workspace, data, prepare, needed_size=size, engine=engine, track=track())
+        made = room.prepare(workspace, data, prepare, needed_size=size, track=track())
     show(prepare_tables(made))
 
 
@@ -240,8 +237,8 @@ def needed_size(train: TrainSettings) -> int:
 @app.command(name="split", sort_key=2)
 def split_(*, split: Split = SplitSettings(), top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
     """Assign every training image to a fold, once."""
-    from folds.manifest.tables import split_tables
     from folds.split import assign as assignment
+    from folds.split.tables import split_tables
 
     workspace = Workspace(top.work)
     with alone(workspace, "folds", is_to_write=workspace.manifest.is_file()):

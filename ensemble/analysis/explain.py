@@ -17,6 +17,7 @@ from ensemble.members.training_rows import Rows, rows_of
 from folds.base.errors import UserError, first_few
 from folds.base.metrics import top_classes
 from folds.base.workspace import Workspace
+from folds.find.reasons import reason_text
 from folds.manifest.manifest import USABLE, read_manifest
 from folds.split.assign import Folds, load_folds
 
@@ -161,8 +162,9 @@ def _find(workspace: Workspace, folds: Folds, image_id: str) -> Literal["train",
     if len(usable):
         return "train" if (usable["split"] == "train").any() else "test"
     if len(found):
+        status, why = found["status"].iloc[0], reason_text(found["reasons"].iloc[0])
         raise UserError(
-            f"{image_id} is {found['status'].iloc[0]} ({found['reason'].iloc[0]}): nothing is predicted of it",
+            f"{image_id} is {status} ({why}): nothing is predicted of it",
             hint=f"{workspace.manifest} names the images that are usable",
         )
     near = nearest(image_id, manifest.loc[manifest["status"] == USABLE, "image_id"].tolist())

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from folds.base.csvfile import ID_NAMES, CsvTable, pick_column, read_csv
 from folds.base.errors import UserError, first_few
-from folds.find.columns import pick_train_columns
-from folds.find.layout import SAMPLES, TRAIN_CSVS, below, pick_file, pick_test_folder, pick_train_folder
-from folds.find.listing import File, Listing, list_files
+from folds.find.layout import SAMPLES, TRAIN_CSVS, pick_file, pick_test_folder, pick_train_columns, pick_train_folder
+from folds.find.listing import File, list_files
 from folds.find.lookup import Lookup, refuse_outside, relative, stem
+from folds.find.reasons import NO_FILE, NOT_LISTED, TWO_LABELS, Reason
 from folds.settings import PrepareSettings
 
 
 @dataclass(frozen=True)
 class Item:
-    """One file of the competition. label: empty for test images; left_out: why, where decoding need not tell.
+    """One file of the competition. label: empty for test images.
 
-    note: what else there is to say of it, a clause of its `reason`
+    reasons      what is known of it without decoding     is_left_out  whether that keeps it from being used
     """
 
     image_id: str
     file: File
     split: str
     label: str = ""
-    left_out: str = ""
-    note: str = ""
+    reasons: tuple[Reason, ...] = ()
+    is_left_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,36 +54,38 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
     listing = list_files(data)
     sample = pick_file(listing, settings.sample, SAMPLES, flag="--sample")
     train_csv = pick_file(listing, settings.train_csv, TRAIN_CSVS, flag="--train-csv")
-    sample_table = _read(listing, sample) if sample else None
-    sample_ids = _sample_ids(sample_table) if sample_table else None
+    tables = {path: read_csv((data / path).read_bytes(), name=path) for path in (sample, train_csv) if path}
+    sample_ids = _sample_ids(tables[sample]) if sample else None
     test_folder = pick_test_folder(listing, settings.test_folder, sample_ids)
     train_folder = pick_train_folder(listing, settings.train_folder, train_csv, test_folder)
-    lists = [path for path in (sample, train_csv) if path]
-    test_files = below(listing, test_folder, but=lists) if test_folder else []
-    taken = {*lists, *(file.path for file in test_files)}
-    train_files = [file for file in below(listing, train_folder) if file.path not in taken]
+    test_files = [file for file in listing.below(test_folder) if file.path not in tables] if test_folder else []
+    taken = {*tables, *(file.path for file in test_files)}
+    train_files = [file for file in listing.below(train_folder) if file.path not in taken]
     if train_csv:
         lookup = Lookup(train_files, train_folder)
-        table = _read(listing, train_csv)
-        columns = pick_train_columns(table, sample_table, lookup, settings)
-        train = _items_of_csv(table, columns, lookup, root=data)
+        columns = pick_train_columns(tables[train_csv], tables.get(sample or ""), lookup, settings)
+        train = _items_of_csv(tables[train_csv], columns, train_files, lookup, root=data)
     else:
         train = _items_of_folders(train_files, train_folder)
     if test_folder is None and sample_ids is not None:  # training and test images lie together
-        train = [item for item in train if not train_csv or item.left_out != f"not in {train_csv}"]
+        train = [item for item in train if not any(reason.code == NOT_LISTED for reason in item.reasons)]
         train_paths = {item.file.path for item in train}
-        test_files = [file for file in below(listing, "", but=lists) if file.path not in train_paths]
+        test_files = [file for file in listing.files if file.path not in train_paths and file.path not in tables]
     test = _test_items(test_files, test_folder or "", sample_ids, sample=sample or "")
     _refuse_one_class(train, name=train_csv or train_folder or str(data))
     _refuse_twice(train, what="training")
     return Dataset(
         root=data,
-        items=(*_by_id(train), *_by_id(test)),
+        items=tuple(item for items in (train, test) for item in sorted(items, key=lambda item: item.image_id)),
         sample=sample,
         hidden=listing.hidden,
         notes=(*listing.notes, *(() if test else ("there is no folder of test images: nothing can be predicted",))),
         targets=listing.targets,
     )
+
+
+def _left_out(image_id: str, file: File, split: str, reason: Reason) -> Item:
+    return Item(image_id, file, split, reasons=(reason,), is_left_out=True)
 
 
 def _items_of_folders(files: Sequence[File], folder: str) -> list[Item]:
@@ -93,40 +95,41 @@ def _items_of_folders(files: Sequence[File], folder: str) -> list[Item]:
     """
     items = []
     for file in files:
-        if not folder and "/" not in file.path:
-            continue
         image_id = relative(file.path, folder)
-        label = image_id.partition("/")[0] if "/" in image_id else ""
-        items.append(
-            Item(image_id, file, "train", label, "" if label else "no label: it lies beside the class folders")
-        )
+        label, slash, _ = image_id.partition("/")
+        if slash:
+            items.append(Item(image_id, file, "train", label))
+        elif folder:
+            items.append(_left_out(image_id, file, "train", Reason("no label", "it lies beside the class folders")))
     return items
 
 
-def _items_of_csv(table: CsvTable, columns: tuple[str, str], lookup: Lookup, *, root: Path) -> list[Item]:
+def _items_of_csv(
+    table: CsvTable, columns: tuple[str, str], files: Sequence[File], lookup: Lookup, *, root: Path
+) -> list[Item]:
     """The images that a CSV names, with their labels, and those of the folder that it does not name."""
     path, (ids, labels) = table.name, map(table.column, columns)
     refuse_outside(ids, name=path)
-    if "" in ids:
-        raise UserError(f"row {ids.index('') + 2} of {path} has no id")
+    _refuse_no_id(ids, name=path)
     items: dict[str, Item] = {}
     for image_id, label in zip(ids, labels, strict=True):
-        file = lookup.find(image_id) or File(image_id, fault="no file of this name")
-        item = Item(relative(file.path, lookup.folder), file, "train", label, "" if label else f"no label in {path}")
+        file = lookup.find(image_id) or File(image_id, fault=Reason(NO_FILE))
+        item = Item(relative(file.path, lookup.folder), file, "train", label)
+        if not label:
+            item = _left_out(item.image_id, file, "train", Reason("no label", f"in {path}"))
         before = items.setdefault(file.path, item)
         if before.label != label:
-            items[file.path] = replace(before, left_out=f"two labels: {before.label} and {label} in {path}")
-    lacking = [item.image_id for item in items.values() if item.file.fault == "no file of this name"]
+            reason = Reason(TWO_LABELS, f"{before.label} and {label} in {path}")
+            items[file.path] = replace(before, reasons=(reason,), is_left_out=True)
+    lacking = [item.image_id for item in items.values() if item.file.fault == Reason(NO_FILE)]
     if len(lacking) == len(items):
         raise UserError(
             f"none of the {len(items):,} ids of {path} has a file below {lookup.folder or root}: {first_few(lacking)}",
             hint="name the folder of the images with `--train-folder NAME`",
         )
-    strangers = {file.path: file for level in lookup.levels[:1] for files in level.values() for file in files}
-    for file_path, file in strangers.items():
-        if file_path not in items:
-            items[file_path] = Item(relative(file_path, lookup.folder), file, "train", "", f"not in {path}")
-    return list(items.values())
+    others = [file for file in files if file.path not in items]
+    strangers = [_left_out(relative(f.path, lookup.folder), f, "train", Reason(NOT_LISTED, path)) for f in others]
+    return [*items.values(), *strangers]
 
 
 def _sample_ids(table: CsvTable) -> list[str]:
@@ -136,8 +139,7 @@ def _sample_ids(table: CsvTable) -> list[str]:
     twice = [image_id for image_id, count in Counter(ids).items() if count > 1]
     if twice:
         raise UserError(f"{path} has the id {first_few(twice)} twice")
-    if "" in ids:
-        raise UserError(f"row {ids.index('') + 2} of {path} has no id")
+    _refuse_no_id(ids, name=path)
     if not ids:
         raise UserError(f"{path} has no ids")
     return ids
@@ -157,24 +159,19 @@ def _test_items(files: Sequence[File], folder: str, sample_ids: list[str] | None
             f"{len(lacking):,} ids of {sample} have no file in {folder or 'DATA'}: {first_few(lacking)}",
             hint="put the files there, or name the folder with `--test-folder NAME`",
         )
-    items = []
+    items = [Item(image_id, file, "test") for image_id, file in found.items() if file is not None]
     owner: dict[str, str] = {}
-    for image_id, file in found.items():
-        assert file is not None, image_id
-        if file.path in owner:
-            raise UserError(f"the ids {owner[file.path]} and {image_id} of {sample} both mean {file.path}")
-        owner[file.path] = image_id
-        items.append(Item(image_id, file, "test"))
+    for item in items:
+        if owner.setdefault(item.file.path, item.image_id) != item.image_id:
+            ids = f"{owner[item.file.path]} and {item.image_id}"
+            raise UserError(f"the ids {ids} of {sample} both mean {item.file.path}")
     extra = [file for file in files if file.path not in owner] if folder else []
-    return items + [Item(relative(f.path, folder), f, "test", "", f"not in {sample}") for f in extra]
+    return items + [_left_out(relative(f.path, folder), f, "test", Reason(NOT_LISTED, sample)) for f in extra]
 
 
-def _read(listing: Listing, path: str) -> CsvTable:
-    return read_csv((listing.root / path).read_bytes(), name=path)
-
-
-def _by_id(items: Iterable[Item]) -> list[Item]:
-    return sorted(items, key=lambda item: item.image_id)
+def _refuse_no_id(ids: Sequence[str], *, name: str) -> None:
+    if "" in ids:
+        raise UserError(f"row {ids.index('') + 2} of {name} has no id")
 
 
 def _refuse_one_class(items: Sequence[Item], *, name: str) -> None:

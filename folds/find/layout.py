@@ -1,12 +1,14 @@
-"""Tells training from test by the names of folders and CSVs, unless the settings name them."""
+"""Finds the parts of a competition by their usual names, unless the settings name them: folders, CSVs, columns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, usual_column
 from folds.base.errors import UserError, first_few
-from folds.find.listing import File, Listing
-from folds.find.lookup import Lookup, has_all, plain, refuse_outside, relative
+from folds.find.listing import Listing
+from folds.find.lookup import Lookup, plain, refuse_outside, relative
+from folds.settings import PrepareSettings
 
 TRAIN_FOLDERS = frozenset(
     {"train", "training", "trainval", "trainset", "trainingset", "trainimages", "trainingimages", "traindata"}
@@ -18,6 +20,7 @@ TEST_FOLDERS = frozenset(
 )
 TRAIN_CSVS = frozenset({"train", "training", "trainlabels", "traininglabels", "labels", "trainval"})
 SAMPLES = frozenset({"samplesubmission", "samplesubmissions", "samplesubmit", "submissionsample", "submissionformat"})
+LOOKED_AT = 100  # cells of a column that are looked for among the files
 
 
 def pick_file(listing: Listing, given: str | None, names: frozenset[str], *, flag: str) -> str | None:
@@ -38,68 +41,116 @@ def pick_file(listing: Listing, given: str | None, names: frozenset[str], *, fla
 
 
 def pick_test_folder(listing: Listing, given: str | None, sample_ids: list[str] | None) -> str | None:
+    """The folder of the test images, None if there is none; of several the one that has all ids of the sample."""
     fit = _pick_folders(listing, given, TEST_FOLDERS, flag="--test-folder")
-    if len(fit) > 1 and sample_ids is not None:  # Public and Private: the sample tells which one is asked for
-        fitting = [folder for folder in fit if has_all(Lookup(below(listing, folder), folder), sample_ids)]
+    if len(fit) > 1 and sample_ids is not None:
+        lookups = {folder: Lookup(listing.below(folder), folder) for folder in fit}
+        fitting = [folder for folder in fit if all(lookups[folder].find(image_id) for image_id in sample_ids)]
         fit = fitting if len(fitting) == 1 else fit
-    if len(fit) > 1:
-        raise UserError(
-            f"{listing.root} has {len(fit)} folders of test images: {first_few(fit)}",
-            hint=f"choose one with `--test-folder {fit[0]}`",
-        )
-    return fit[0] if fit else None
+    return _only(listing, fit, "test", flag="--test-folder")
 
 
 def pick_train_folder(listing: Listing, given: str | None, csv: str | None, test_folder: str | None) -> str:
-    fit = _pick_folders(listing, given, TRAIN_FOLDERS, flag="--train-folder")
-    if len(fit) > 1:
-        raise UserError(
-            f"{listing.root} has {len(fit)} folders of training images: {first_few(fit)}",
-            hint=f"choose one with `--train-folder {fit[0]}`",
-        )
-    if fit:
-        return fit[0]
+    """The folder of the training images; '' for DATA itself."""
+    fit = _only(
+        listing, _pick_folders(listing, given, TRAIN_FOLDERS, flag="--train-folder"), "training", flag="--train-folder"
+    )
+    if fit is not None:
+        return fit
     folders = [name for name in listing.folders if name != (test_folder or "").partition("/")[0]]
     if csv or len(folders) > 1:
         return ""  # ids anywhere in DATA, or class folders right below it
+    there = sorted({file.path.partition("/")[0] for file in listing.files} | set(listing.folders))
     raise UserError(
-        f"{listing.root} has no folder of training images; it holds {first_few(_top(listing), most=6)}",
+        f"{listing.root} has no folder of training images; it holds {first_few(there, most=6)}",
         hint="name it with `--train-folder NAME`, or the CSV with `--train-csv NAME`",
     )
 
 
+def _only(listing: Listing, fit: list[str], what: str, *, flag: str) -> str | None:
+    if len(fit) > 1:
+        raise UserError(
+            f"{listing.root} has {len(fit)} folders of {what} images: {first_few(fit)}",
+            hint=f"choose one with `{flag} {fit[0]}`",
+        )
+    return fit[0] if fit else None
+
+
 def _pick_folders(listing: Listing, given: str | None, names: frozenset[str], *, flag: str) -> list[str]:
     """The folder given, or all with a usual name; `train/train` is a folder that was packed twice."""
-    if given is not None:
-        path = _inside(given, flag=flag)
-        if path and not (listing.root / path).is_dir():
+    if given is None:
+        fit = [name for name in listing.folders if plain(name) in names]
+    else:
+        fit = [_inside(given, flag=flag)]
+        if fit[0] and not (listing.root / fit[0]).is_dir():
             raise UserError(f"`{flag} {given}`: there is no such folder in {listing.root}")
-        path = listing.place_of(path)
-        if path and not below(listing, path):
-            raise UserError(f"{listing.root / path} holds no file", hint=f"name another folder with `{flag} NAME`")
-        return [path]
-    fit = list(dict.fromkeys(listing.place_of(name) for name in listing.folders if plain(name) in names))
+    fit = list(dict.fromkeys(listing.same.get(folder, folder) for folder in fit))
     for folder in fit:
-        if not below(listing, folder):
+        if folder and not listing.below(folder):
             raise UserError(f"{listing.root / folder} holds no file", hint=f"name another folder with `{flag} NAME`")
-    return [_unpacked(listing, folder, names) for folder in fit]
+    return fit if given is not None else [_unpacked(listing, folder, names) for folder in fit]
 
 
 def _unpacked(listing: Listing, folder: str, names: frozenset[str]) -> str:
-    inner = {relative(file.path, folder).partition("/")[0] for file in below(listing, folder)}
-    only = next(iter(inner)) if len(inner) == 1 else ""
+    inner = {relative(file.path, folder).partition("/")[0] for file in listing.below(folder)}
+    only = inner.pop() if len(inner) == 1 else ""
     return f"{folder}/{only}" if plain(only) in names and (listing.root / folder / only).is_dir() else folder
-
-
-def below(listing: Listing, folder: str, *, but: Sequence[str] = ()) -> list[File]:
-    prefix = f"{folder}/" if folder else ""
-    return [file for file in listing.files if file.path.startswith(prefix) and file.path not in but]
-
-
-def _top(listing: Listing) -> list[str]:
-    return sorted({file.path.partition("/")[0] for file in listing.files} | set(listing.folders))
 
 
 def _inside(given: str, *, flag: str) -> str:
     refuse_outside([given], name=f"`{flag}`")
     return "/".join(part for part in given.split("/") if part not in ("", "."))
+
+
+def pick_train_columns(
+    table: CsvTable, sample: CsvTable | None, lookup: Lookup, settings: PrepareSettings
+) -> tuple[str, str]:
+    """The columns of the ids and of the labels.
+
+    Those that the settings name; else both columns of the sample submission, where the table has them too; else those
+    with usual names; else, of two columns, the one whose cells name files is that of the ids.
+    Raises UserError, naming the columns that there are, where that decides nothing.
+    """
+    id_column, label_column = settings.id_column, settings.label_column
+    if len(table.header) == 2 and id_column in table.header:
+        label_column = label_column or _other(table.header, id_column)
+    elif len(table.header) == 2 and label_column in table.header:
+        id_column = id_column or _other(table.header, label_column)
+    pair = _pair(table, sample, lookup)
+    if pair is not None:
+        id_column = id_column or pair[0]
+        label_column = label_column or (pair[1] if pair[1] != id_column else None)
+    return (
+        pick_column(table, ID_NAMES, what="id", given=id_column, flag="--id-column"),
+        pick_column(table, LABEL_NAMES, what="label", given=label_column, flag="--label-column"),
+    )
+
+
+def _pair(table: CsvTable, sample: CsvTable | None, lookup: Lookup) -> tuple[str, str] | None:
+    """The columns of ids and labels: both of the sample where the table has them, else both of a table of two."""
+    header = table.header
+    if sample is not None and len(set(sample.header)) == 2 and set(sample.header) <= set(header):
+        id_column = pick_column(sample, ID_NAMES, what="id", given=None, flag="--id-column", position=0)
+        return id_column, _other(sample.header, id_column)
+    if len(header) != 2 or len(set(header)) != 2:
+        return None
+    usual_id, usual_label = usual_column(header, ID_NAMES), usual_column(header, LABEL_NAMES)
+    if usual_id and usual_label:
+        return usual_id, usual_label
+    of_files = [name for name in header if _names_files(table.column(name), lookup)]
+    found = of_files[0] if len(of_files) == 1 else _other(header, usual_label) if usual_label else usual_id
+    if found is None or usual_column((_other(header, found),), ID_NAMES):
+        return None  # two columns of ids, and none of labels
+    return found, _other(header, found)
+
+
+def _other(header: Sequence[str], name: str | None) -> str:
+    """Of two columns the other one."""
+    return header[1] if header[0] == name else header[0]
+
+
+def _names_files(cells: Sequence[str], lookup: Lookup) -> bool:
+    try:
+        return any(lookup.find(cell) is not None for cell in cells[:LOOKED_AT] if cell)
+    except UserError:
+        return True  # a cell fits several files

@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 import errno
+import heapq
 import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from folds.base.errors import UserError, first_few
+from folds.find.reasons import Reason
 
 SYSTEM_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"})
+Key: TypeAlias = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
 class File:
-    """One file. path: below the data folder, with `/`; fault: why it cannot be read, empty if nothing is known."""
+    """One file. path: below the data folder, with `/`; fault: why it cannot be read, None if nothing is known."""
 
     path: str
     bytes: int = 0
     mtime_ns: int = 0
-    fault: str = ""
+    fault: Reason | None = None
 
     @property
     def name(self) -> str:
         return self.path.rpartition("/")[2]
+
+    @property
+    def key(self) -> Key:
+        """What tells an unchanged file: its path, its length in bytes, its time of change."""
+        return self.path, self.bytes, self.mtime_ns
 
 
 @dataclass(frozen=True)
 class Listing:
     """files: sorted by path; hidden: hidden and system files and folders, left out; folders: those right below root.
 
-    same     the path under which a folder is read, by the link that leads to it a second time
+    same     links to a folder that is read under another path, with that path
     loops    links to a folder that they lie in, or that DATA lies in: they are not followed
-    targets  the true paths of the folders that links lead to, wherever they are: part of the data, not to be written to
+    targets  the true paths of the folders that links lead to: part of the data, not to be written to
     """
 
     root: Path
@@ -47,20 +56,19 @@ class Listing:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of links that were not followed, a sentence for each kind."""
-        notes = []
-        if self.loops:
-            what = "link leads" if len(self.loops) == 1 else "links lead"
-            notes.append(f"{len(self.loops):,} {what} to a folder around it, not followed: {first_few(self.loops)}")
-        if self.same:
-            pairs = [f"{link} is {path or 'DATA'}" for link, path in self.same.items()]
-            what = "link leads" if len(pairs) == 1 else "links lead"
-            notes.append(f"{len(pairs):,} {what} to a folder that is read already: {first_few(pairs)}")
-        return tuple(notes)
+        """A sentence for each kind of links that are not followed."""
+        pairs = [f"{link} is {path or 'DATA'}" for link, path in self.same.items()]
+        kinds = [("to a folder around it, not followed", self.loops), ("to a folder that is read already", pairs)]
+        return tuple(
+            f"{len(links):,} {'link leads' if len(links) == 1 else 'links lead'} {where}: {first_few(links)}"
+            for where, links in kinds
+            if links
+        )
 
-    def place_of(self, folder: str) -> str:
-        """Where the files of a folder are listed: elsewhere for a link to a folder that is read already."""
-        return self.same.get(folder, folder)
+    def below(self, folder: str) -> list[File]:
+        """The files in a folder and its subfolders; all files for ''."""
+        prefix = f"{folder}/" if folder else ""
+        return [file for file in self.files if file.path.startswith(prefix)]
 
 
 def list_files(root: Path) -> Listing:
@@ -73,7 +81,7 @@ def list_files(root: Path) -> Listing:
         raise UserError(what, hint="give the folder that holds the training images: `python run.py prepare DATA`")
     walk = _Walk(root)
     try:
-        walk.go()
+        walk.run()
     except OSError as err:  # not permitted, or a path that is too long
         raise UserError(f"cannot read the folder {err.filename}: {err.strerror}") from err
     if not walk.files:
@@ -89,18 +97,8 @@ def list_files(root: Path) -> Listing:
     )
 
 
-def linked_folders(root: Path) -> tuple[str, ...]:
-    """The true paths of the folders that links below `root` lead to, of a folder that can be listed."""
-    walk = _Walk(root)
-    try:
-        walk.go()
-    except OSError:
-        return ()  # `list_files` says why
-    return tuple(walk.targets)
-
-
 class _Walk:
-    """A way through all folders: real ones first, so that a link to a folder of the data never names its files."""
+    """Enters all folders, real ones first, so that a link to a folder of the data never names its files."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -110,84 +108,68 @@ class _Walk:
         self.same: dict[str, str] = {}
         self.loops: list[str] = []
         self.targets: list[str] = []
-        self.read_as: dict[tuple[int, int], str] = {_identity(os.stat(root)): ""}
+        self.waiting, self.links = [""], list[str]()  # prefixes to enter, and a heap of links to folders
+        self.read_as = {_identity(os.stat(root)): ""}
 
-    def go(self) -> None:
-        waiting, links = [""], list[str]()
-        while waiting or links:
-            if waiting:
-                folders, more_links = self._enter(waiting.pop())
-                waiting += folders
-                links += more_links
+    def run(self) -> None:
+        while self.waiting or self.links:
+            if self.waiting:
+                self._enter(self.waiting.pop())
             else:
-                links.sort(reverse=True)
-                link = links.pop()
-                if self._is_to_follow(link):
-                    waiting.append(link + "/")
+                self._follow(heapq.heappop(self.links))
 
-    def _enter(self, prefix: str) -> tuple[list[str], list[str]]:
-        """Take in one folder; returns the folders and the links to folders in it, which are still to be entered."""
-        folders: list[str] = []
-        links: list[str] = []
+    def _enter(self, prefix: str) -> None:
         with os.scandir(os.path.join(self.root, prefix)) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                path = prefix + entry.name
+                path, name = prefix + entry.name, _as_text(prefix + entry.name)
                 if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
-                    self.hidden.append(_as_text(path))
+                    self.hidden.append(name)
                 elif entry.is_symlink() and (fault := _link_fault(entry)):
-                    self.files.append(File(_as_text(path), fault=fault))
-                elif entry.is_dir():
-                    if not prefix:
-                        self.folders.append(_as_text(path))
-                    if entry.is_symlink():
-                        links.append(path)
-                    elif self._is_first_visit(entry, path):
-                        folders.append(path + "/")
+                    self.files.append(File(name, fault=fault))
+                elif not entry.is_dir():
+                    self.files.append(_file(path, name, entry.stat()))
                 else:
-                    self.files.append(_file(path, entry))
-        return folders, links
+                    if not prefix:
+                        self.folders.append(name)
+                    if entry.is_symlink():
+                        heapq.heappush(self.links, path)
+                    elif self._is_first_visit(entry, path):
+                        self.waiting.append(path + "/")
 
-    def _is_to_follow(self, link: str) -> bool:
+    def _follow(self, link: str) -> None:
         path = os.path.join(self.root, link)
         target = os.path.realpath(path)
-        if any(_is_in(os.path.realpath(inner), target) for inner in (os.path.dirname(path), self.root)):
+        around = (os.path.realpath(inner) for inner in (os.path.dirname(path), self.root))
+        if any((inner + os.sep).startswith(target.rstrip(os.sep) + os.sep) for inner in around):
             self.loops.append(_as_text(link))
-            return False
-        if not self._is_first_visit(path, link):
+        elif not self._is_first_visit(path, link):
             self.same[_as_text(link)] = _as_text(self.read_as[_identity(os.stat(path))])
-            return False
-        self.targets.append(target)
-        return True
+        else:
+            self.targets.append(target)
+            self.waiting.append(link + "/")
 
     def _is_first_visit(self, folder: os.DirEntry[str] | str, path: str) -> bool:
         return self.read_as.setdefault(_identity(os.stat(folder)), path) == path
 
 
-def _file(path: str, entry: os.DirEntry[str]) -> File:
-    facts = entry.stat()
-    if not stat.S_ISREG(facts.st_mode):
-        return File(path, fault="not a regular file")  # a pipe or a device: opening it might never end
-    fault = "" if _as_text(path) == path else "its name is not UTF-8"
-    return File(_as_text(path), bytes=facts.st_size, mtime_ns=facts.st_mtime_ns, fault=fault)
+def _file(path: str, name: str, found: os.stat_result) -> File:
+    if not stat.S_ISREG(found.st_mode):
+        return File(name, fault=Reason("not a regular file"))  # a pipe or a device: opening it might never end
+    return File(name, found.st_size, found.st_mtime_ns, Reason("its name is not UTF-8") if name != path else None)
 
 
-def _identity(facts: os.stat_result) -> tuple[int, int]:
-    return facts.st_dev, facts.st_ino
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
-def _is_in(path: str, folder: str) -> bool:
-    """Whether a path is a folder or lies in it, both without links."""
-    return (path + os.sep).startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def _link_fault(entry: os.DirEntry[str]) -> str:
-    """Why a link cannot be followed; empty if it can."""
+def _link_fault(entry: os.DirEntry[str]) -> Reason | None:
+    """Why a link cannot be followed; None if it can."""
     try:
         entry.stat()
     except OSError as err:
         is_broken = err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-        return "a broken link" if is_broken else f"a link that cannot be followed: {err.strerror}"
-    return ""
+        return Reason("a broken link") if is_broken else Reason("a link that cannot be followed", str(err.strerror))
+    return None
 
 
 def _as_text(path: str) -> str:

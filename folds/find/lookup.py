@@ -40,10 +40,6 @@ class Lookup:
         return None
 
 
-def has_all(lookup: Lookup, ids: Iterable[str]) -> bool:
-    return all(lookup.find(image_id) is not None for image_id in ids)
-
-
 def relative(path: str, folder: str) -> str:
     return path.removeprefix(f"{folder}/") if folder else path
 
@@ -58,12 +54,13 @@ def plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def _composed(text: str) -> str:
-    """One spelling for names that a Mac wrote decomposed and a CSV has composed."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
-
-
 def refuse_outside(ids: Iterable[str], *, name: str) -> None:
+    """Refuse ids of the file `name` that are absolute paths or hold `..`."""
     outside = [text for text in ids if re.match(r"[/\\]|[A-Za-z]:[/\\]", text) or ".." in re.split(r"[/\\]", text)]
     if outside:
         raise UserError(f"{name} names {first_few(outside)}, which may lead outside the data folder: it is not read")
+
+
+def _composed(text: str) -> str:
+    """One spelling for names that a Mac wrote decomposed and a CSV has composed."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)

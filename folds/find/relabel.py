@@ -10,16 +10,16 @@ from pathlib import Path
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv
 from folds.base.errors import UserError, first_few
 from folds.find.dataset import Dataset, Item
+from folds.find.reasons import RELABELLED, UNLABELLED, Reason
 
 FLAG = "`--relabel FILE`"
-KIND = "relabelled"  # the clause in the manifest's `reason` begins with it
 
 
 def relabel(dataset: Dataset, path: Path) -> tuple[Dataset, Mapping[str, str]]:
     """The dataset with the labels of a CSV, and what that changed: the new label by image_id, empty for left out.
 
     path  columns image_id and label, others are ignored; images that it does not name keep their label, an empty label
-          leaves an image out, and so does nothing to one that has none
+          leaves an image out, and changes nothing for one that has none
     Raises UserError where the file cannot be read, or names images or labels that DATA does not have.
     """
     wanted = _read(path)
@@ -34,21 +34,22 @@ def relabel(dataset: Dataset, path: Path) -> tuple[Dataset, Mapping[str, str]]:
 
 
 def relabel_note(path: Path, changes: Mapping[str, str]) -> str:
-    """What the relabelling changed, and how the next command knows of it."""
+    """What the relabelling changed, and how to keep it."""
     left_out = sum(not label for label in changes.values())
     if not changes:
         return f"{path} changes nothing: all its labels are those of DATA"
+    given, lost = (f"{n:,} image" if n == 1 else f"{n:,} images" for n in (len(changes) - left_out, left_out))
     return (
-        f"{path} gives {_images(len(changes) - left_out)} another label and leaves {_images(left_out)} out; "
+        f"{path} gives {given} another label and leaves {lost} out; "
         f'pass it to every `prepare` and `all`, or write `relabel = "{path}"` into [prepare] of kit.toml'
     )
 
 
 def _relabelled(item: Item, label: str) -> Item:
-    was = f"{KIND}: was {item.label or 'without label'}".replace(";", ",")  # `; ` ends a clause
+    was = f"was {item.label or 'without label'}"
     if not label:
-        return replace(item, left_out="; ".join(filter(None, [item.left_out, f"{was}, left out"])))
-    return replace(item, label=label, left_out="", note=was)
+        return replace(item, reasons=(*item.reasons, Reason(UNLABELLED, was)), is_left_out=True)
+    return replace(item, label=label, reasons=(Reason(RELABELLED, was),), is_left_out=False)
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -85,7 +86,3 @@ def _refuse_strangers(path: Path, wanted: Mapping[str, str], train: Mapping[str,
             f"{path} gives labels that are no class of DATA: {first_few(odd)}",
             hint=f"did you mean `{near[0]}`?" if near else "an empty label leaves an image out",
         )
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image" if count == 1 else f"{count:,} images"

@@ -1,22 +1,28 @@
 """Finds copies of one picture: exact ones by their pixels, near and mirrored ones by hash and thumbnail.
 
-A hash only proposes: two photographs on white can share 60 of 64 bits. The thumbnails decide (`likeness`).
+A hash only proposes: two photographs on white can share 60 of 64 bits. The thumbnails decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from folds.manifest.likeness import MOST_DIFFERENCE, THUMBNAIL, difference
-from folds.manifest.near import close_hashes
+from folds.manifest.hashes import THUMBNAIL, close_hashes, difference
 
+# Share of their contrast by which thumbnails of copies may differ. Pictures saved again at quality 30, or shrunk to
+# 90% and saved at 70, stay below 0.11; the nearest different pictures of Caltech-101 (one motorcycle in two colours,
+# each on black) begin at 0.136, photographs of one person in one room at 0.19.
+MOST_DIFFERENCE = 0.13
 COARSE = 4  # pixels a side of the means that are compared first
 BLOCK = 4096  # thumbnails compared at a time: 50 MB
 
 Thumbnails = Callable[[np.ndarray], np.ndarray]
+Candidates = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -44,16 +50,16 @@ def find_copies(
     """
     _, first, exact = np.unique(digests, return_index=True, return_inverse=True)
     leaders = np.sort(first)  # one image stands for all that have its pixels
+    leader_of = np.searchsorted(leaders, first[exact])  # (n,) position among the leaders
     h, m = hashes[leaders], mirror_hashes[leaders]
     near = list(_candidates(h, h, near_bits=near_bits))
     mirrored = list(_candidates(m, h, near_bits=near_bits))
     rows = np.unique(np.concatenate([np.empty(0, np.int64), *(part for pair in near + mirrored for part in pair)]))
-    gallery = _Gallery(rows, thumbnails(leaders[rows]) if len(rows) else np.empty((0, THUMBNAIL, THUMBNAIL, 3)))
-    gallery.join(near, mirror=False)
-    upright = gallery.first_of_group(len(leaders))
-    gallery.join(mirrored, mirror=True)
-    both = gallery.first_of_group(len(leaders))
-    leader_of = np.searchsorted(leaders, first[exact])  # (n,) position among the leaders
+    compared = _Thumbnails(rows, thumbnails(leaders[rows]) if len(rows) else np.empty((0, THUMBNAIL, THUMBNAIL, 3)))
+    compared.join(near, is_mirrored=False)
+    upright = compared.first_of_group(len(leaders))
+    compared.join(mirrored, is_mirrored=True)
+    both = compared.first_of_group(len(leaders))
     return Copies(leaders[upright][leader_of], leaders[both][leader_of])
 
 
@@ -64,34 +70,22 @@ def _candidates(
 
     Equal hashes are met as one: thousands of blank pictures cost one search.
     """
-    asking_hash, ask = np.unique(asking, return_inverse=True)
-    answering_hash, answer = np.unique(answering, return_inverse=True)
+    asking_hash, ask, n_asking = np.unique(asking, return_inverse=True, return_counts=True)
+    answering_hash, answer, n_answering = np.unique(answering, return_inverse=True, return_counts=True)
     i, j = close_hashes(asking_hash, answering_hash, near_bits=near_bits)  # sorted by i
-    askers, answerers = _Members(ask, len(asking_hash)), _Members(answer, len(answering_hash))
+    askers, answerers = np.argsort(ask, kind="stable"), np.argsort(answer, kind="stable")
+    ask_edge, answer_edge = np.append(0, np.cumsum(n_asking)), np.append(0, np.cumsum(n_answering))
     starts = np.flatnonzero(np.diff(i, prepend=-1))
     stops = np.append(starts[1:], len(i))
-    alone = (
-        (stops - starts == 1) & (askers.only[i[starts]] == answerers.only[j[starts]]) & (askers.only[i[starts]] >= 0)
-    )
+    itself = askers[ask_edge[i[starts]]] == answerers[answer_edge[j[starts]]]
+    alone = itself & (stops - starts == 1) & (n_asking[i[starts]] == 1) & (n_answering[j[starts]] == 1)
     for start, stop in zip(starts[~alone].tolist(), stops[~alone].tolist(), strict=True):
-        yield askers[i[start]], np.concatenate([answerers[v] for v in j[start:stop]])
+        found = [answerers[answer_edge[v] : answer_edge[v + 1]] for v in j[start:stop]]
+        yield askers[ask_edge[i[start]] : ask_edge[i[start] + 1]], np.concatenate(found)
 
 
-class _Members:
-    """The positions of each of n values, each of which occurs; cut out when asked for, since few of a million are."""
-
-    def __init__(self, which: np.ndarray, n: int) -> None:
-        self.order = np.argsort(which, kind="stable")
-        count = np.bincount(which, minlength=n)
-        self.edges = np.append(0, np.cumsum(count))
-        self.only = np.where(count == 1, self.order[self.edges[:-1]], -1)  # (n,): the one position, -1 for several
-
-    def __getitem__(self, value: int) -> np.ndarray:
-        return self.order[self.edges[value] : self.edges[value + 1]]
-
-
-class _Gallery:
-    """Thumbnails of the images that have candidates, and the growing groups of those that are copies."""
+class _Thumbnails:
+    """Thumbnails of the images that have candidates, and which of them show the same picture."""
 
     def __init__(self, rows: np.ndarray, thumbs: np.ndarray) -> None:
         """rows: (m,) int64 positions, ascending; thumbs: (m, 32, 32, 3) uint8."""
@@ -105,32 +99,34 @@ class _Gallery:
             block = self.thumbs[part].astype(np.float32)
             self.coarse[part] = block.reshape(-1, COARSE, cell, COARSE, cell, 3).mean(axis=(2, 4))
             self.contrast[part] = block.var(axis=(1, 2, 3))
-        self.group = np.arange(len(rows))
+        self.joined_to = np.arange(len(rows))  # equal for two of which it is known that they are in one group
+        self.pairs: list[np.ndarray] = []  # (2, p) of the same picture
 
-    def join(self, candidates: list[tuple[np.ndarray, np.ndarray]], *, mirror: bool) -> None:
-        """Give all pairs that show the same picture (one of them mirrored, if so asked) one group."""
+    def join(self, candidates: Candidates, *, is_mirrored: bool) -> None:
+        """Record all pairs that show the same picture, one of them mirrored if so asked."""
         for ones, others in candidates:
             at = np.searchsorted(self.rows, others)
-            for one in np.searchsorted(self.rows, ones):
-                self._join(int(one), at, mirror=mirror)
+            for one in np.searchsorted(self.rows, ones).tolist():
+                same = self._same(one, at[self.joined_to[at] != self.joined_to[one]], is_mirrored=is_mirrored)
+                self.pairs.append(np.stack([np.full(len(same), one), same]))
+                self.joined_to[same] = self.joined_to[one]
 
-    def first_of_group(self, n: int) -> np.ndarray:
-        """(n,) int64: the first position of each position's group."""
-        first = np.arange(n, dtype=np.int64)
-        first[self.rows] = self.rows[self.group]
-        return first
-
-    def _join(self, one: int, others: np.ndarray, *, mirror: bool) -> None:
-        flip = slice(None, None, -1) if mirror else slice(None)
-        others = others[self.group[others] != self.group[one]]
+    def _same(self, one: int, others: np.ndarray, *, is_mirrored: bool) -> np.ndarray:
+        flip = slice(None, None, -1) if is_mirrored else slice(None)
         # Averaging brings pictures closer, so those that differ too much as 4 x 4 means differ too much.
         coarse = ((self.coarse[one][:, flip] - self.coarse[others]) ** 2).mean(axis=(1, 2, 3))
         limit = MOST_DIFFERENCE**2 * np.maximum((self.contrast[one] + self.contrast[others]) / 2, 1.0)
         others = others[coarse <= limit + 1e-3]
         thumb = self.thumbs[one][:, flip].reshape(-1)
-        for start in range(0, len(others), BLOCK):
-            part = others[start : start + BLOCK]
-            same = part[difference(thumb, self.thumbs[part].reshape(len(part), -1)) <= MOST_DIFFERENCE]
-            joined = np.unique(self.group[np.append(same, one)])
-            if len(joined) > 1:
-                self.group[np.isin(self.group, joined)] = joined[0]
+        parts = [others[start : start + BLOCK] for start in range(0, len(others), BLOCK)]
+        near = [difference(thumb, self.thumbs[part].reshape(len(part), -1)) <= MOST_DIFFERENCE for part in parts]
+        return others[np.concatenate(near)] if parts else others
+
+    def first_of_group(self, n: int) -> np.ndarray:
+        """(n,) int64: the first position of each position's group."""
+        m = len(self.rows)
+        i, j = np.concatenate([np.empty((2, 0), np.int64), *self.pairs], axis=1)
+        group = connected_components(coo_array((np.ones(len(i), bool), (i, j)), shape=(m, m)), directed=False)[1]
+        first = np.arange(n, dtype=np.int64)
+        first[self.rows] = self.rows[np.unique(group, return_index=True)[1][group]]
+        return first

@@ -1,7 +1,7 @@
 """Reads and writes `manifest.csv`: one row per file of the data, with its status and the reasons.
 
 Order of the rows: training images before test images, each by `image_id` in code point order (numpy's and Python's
-order of text), so that row i of the pixel store, the i-th usable row, never depends on how a disk lists its files.
+order of text), so that row i, which is row i of the pixel store, never depends on how a disk lists its files.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, digest, write_bytes
 from folds.split.classes import natural_key
 
-TEXT_COLUMNS = ("image_id", "path", "split", "label", "status", "reason", "format", "mode", "digest")
-NUMBER_COLUMNS = ("width", "height", "bytes", "group")
 COLUMNS = (
-    *("image_id", "path", "split", "label", "status", "reason"),
+    *("image_id", "path", "split", "label", "status", "reasons"),
     *("format", "mode", "width", "height", "bytes", "digest", "group"),
 )
+NUMBERS = dict.fromkeys(("width", "height", "bytes", "group"), "int64")
 USABLE, LEFT_OUT, UNREADABLE = "usable", "left out", "unreadable"
 PREPARE_HINT = "`python run.py prepare DATA`"
 
 
-def manifest_bytes(manifest: pd.DataFrame) -> bytes:
-    """The manifest as CSV: UTF-8, `\\n`, quotes where a name needs them."""
-    assert tuple(manifest.columns) == COLUMNS, f"{tuple(manifest.columns)}, not {COLUMNS}"
-    return csv_bytes(manifest)
-
-
 def csv_bytes(table: pd.DataFrame) -> bytes:
-    """A table as CSV: UTF-8, `\\n`, no index."""
+    """A table as CSV: UTF-8, `\\n`, no index, quotes where a cell needs them."""
     data = table.to_csv(index=False, lineterminator="\n").encode()
     if b"\r" in data:  # Python 3.11 leaves a lone carriage return in a name without quotes
         data = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL).encode()
     return data
 
 
+def parse_table(data: bytes, numbers: dict[str, str]) -> pd.DataFrame:
+    """The table in a CSV of ours: text as str, `numbers` (column: type) as such. Raises ValueError where it is none."""
+    table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
+    return table.astype({name: kind for name, kind in numbers.items() if name in table.columns})
+
+
 def write_manifest(workspace: Workspace, manifest: pd.DataFrame) -> str:
-    """Write `manifest.csv` and return the digest of its bytes, which the pixel store carries."""
-    data = manifest_bytes(manifest)
+    """Write `manifest.csv` and return the digest of its bytes."""
+    assert tuple(manifest.columns) == COLUMNS, f"{tuple(manifest.columns)}, not {COLUMNS}"
+    data = csv_bytes(manifest)
     write_bytes(workspace.manifest, data)
     return digest(data)
 
@@ -51,9 +51,16 @@ def write_manifest(workspace: Workspace, manifest: pd.DataFrame) -> str:
 def read_manifest(workspace: Workspace) -> pd.DataFrame:
     """The manifest with its columns: text as str, `width`, `height`, `bytes`, `group` as int64.
 
-    Raises UserError where it is absent or damaged.
+    Raises UserError where it is absent, damaged, or of another version.
     """
-    return parse_manifest(read_manifest_bytes(workspace), name=str(workspace.manifest))
+    data = read_manifest_bytes(workspace)
+    try:
+        table = parse_table(data, NUMBERS)
+    except ValueError as err:  # pandas' ParserError is one too
+        raise UserError(f"{workspace.manifest} is damaged: {err}", hint=PREPARE_HINT) from err
+    if tuple(table.columns) != COLUMNS:
+        raise UserError(f"{workspace.manifest} was written by another version", hint=PREPARE_HINT)
+    return table
 
 
 def read_manifest_bytes(workspace: Workspace) -> bytes:
@@ -64,19 +71,8 @@ def read_manifest_bytes(workspace: Workspace) -> bytes:
         raise UserError(f"{workspace.manifest} does not exist", hint=PREPARE_HINT) from err
 
 
-def parse_manifest(data: bytes, *, name: str) -> pd.DataFrame:
-    """The table in the bytes of a manifest; `name` stands in the error."""
-    try:
-        table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
-        if tuple(table.columns) != COLUMNS:
-            raise ValueError(f"its columns are {', '.join(table.columns)}")
-        return table.astype(dict.fromkeys(NUMBER_COLUMNS, "int64"))
-    except ValueError as err:  # pandas' ParserError is one too
-        raise UserError(f"{name} is damaged: {err}", hint=PREPARE_HINT) from err
-
-
 def usable_rows(manifest: pd.DataFrame, *, split: str | None = None) -> pd.DataFrame:
-    """The rows whose pixels are in the store, of one split or of both, in the order of the manifest."""
+    """The rows whose images are used, of one split or of both, in the order of the manifest, numbered anew."""
     rows = manifest["status"] == USABLE
     if split is not None:
         rows &= manifest["split"] == split

@@ -5,37 +5,50 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, read_json, replacing, sweep, write_bytes, write_json
-from folds.engine import SEQUENTIAL, EngineSettings
 from folds.find.dataset import Dataset, find_dataset
-from folds.find.listing import linked_folders
+from folds.find.listing import File, Key, list_files
+from folds.find.reasons import from_cell, reason_text, to_cell
 from folds.find.relabel import relabel, relabel_note
-from folds.manifest.facts import Key, read_facts, write_facts
-from folds.manifest.left_out import left_out_path, write_left_out
-from folds.manifest.manifest import USABLE, read_manifest, sample_path, usable_rows, write_manifest
+from folds.manifest.manifest import (
+    USABLE,
+    csv_bytes,
+    parse_table,
+    read_manifest,
+    read_manifest_bytes,
+    sample_path,
+    write_manifest,
+)
 from folds.manifest.status import make_manifest
 from folds.manifest.summary import decoder_notes
-from folds.pixels.decode import FORMATS, Facts
-from folds.pixels.fill import Decode, OldRows, fill, keep_rows
-from folds.pixels.jpeg import JpegPixels, pack, refuse_without_decoder
-from folds.pixels.pool import in_processes, start_early
-from folds.pixels.ray_rows import rows_on_ray
-from folds.pixels.store import VERSION, Pixels, all_stores, open_store, store_path, write_head
-from folds.pixels.worker import write_row
+from folds.pixels.decode import Facts
+from folds.pixels.fill import Known, fill, write_row
+from folds.pixels.formats import FORMATS
+from folds.pixels.pool import start_early
+from folds.pixels.store import (
+    FORMS,
+    VERSION,
+    open_store,
+    remove_other_stores,
+    store_path,
+    write_head,
+)
 from folds.settings import PrepareSettings, StoreForm
-from folds.split.classes import class_order
 
+FACT_NAMES = tuple(field.name for field in fields(Facts))
+FACT_COLUMNS = ("path", "bytes", "mtime_ns", *FACT_NAMES)  # of `files.csv`
+FACT_NUMBERS = {**dict.fromkeys(("bytes", "mtime_ns", "width", "height"), "int64"), "decoded": "float64"}
+STATE = "prepare.json"
 KNOWN_SHARE = 0.5  # of the files that the work folder was made from must still be there, else it is other data
 
 
@@ -64,12 +77,10 @@ def prepare(
     settings: PrepareSettings,
     *,
     needed_size: int = 288,
-    engine: EngineSettings = SEQUENTIAL,
     track: Track = silently,
 ) -> PrepareResult:
     """Bring manifest and pixel store up to date with the data: what is unchanged is kept, the rest is decoded.
 
-    engine       its address names a cluster, all machines of which decode; else the cores of this machine do
     needed_size  side in pixels that the store must have where the settings name none; a larger one that is there stays
     Raises UserError where the data cannot be used, lies around the work folder, or is not what the folder was made of.
     """
@@ -78,156 +89,139 @@ def prepare(
     before = _read_state(workspace)
     if not before:
         start_early(write_row)  # there will be something to decode: its processes import while files are listed
-    found = find_dataset(data, settings)
-    _refuse_inside(workspace, found.targets)
-    dataset, changes, notes = _relabelled(found, settings, before=before)
-    if settings.store_size is None:
-        settings = replace(settings, store_size=max(needed_size, before.get("store_size", 0)))
-    if settings.store is None:
-        settings = replace(settings, store=before.get("store", "raw"))
-    if settings.store == "jpeg":
-        refuse_without_decoder()
-    state = _state(dataset, settings, changes)
-    if before == state and _is_whole(workspace):
-        manifest, decoded, unchanged = read_manifest(workspace), 0, True
-    else:
-        decode = _decode(settings, engine)
-        manifest, decoded = _make(workspace, dataset, settings, before=before, decode=decode, track=track)
-        unchanged = False
-        write_json(state_path(workspace), state)
-    seconds = time.perf_counter() - start
-    size, form, notes = state["store_size"], state["store"], (*notes, *decoder_notes(manifest))
-    return PrepareResult(manifest, unchanged, decoded, dataset.hidden, notes, seconds, size, form)
-
-
-def _relabelled(
-    dataset: Dataset, settings: PrepareSettings, *, before: Mapping[str, Any]
-) -> tuple[Dataset, Mapping[str, str], tuple[str, ...]]:
-    """The dataset with the labels of `--relabel`, what that changed, and all notes."""
+    dataset = find_dataset(data, settings)
+    _refuse_inside(workspace, dataset.targets)
+    changes: Mapping[str, str] = {}
+    notes = list(dataset.notes)
     if settings.relabel is not None:
         dataset, changes = relabel(dataset, settings.relabel)
-        return dataset, changes, (*dataset.notes, relabel_note(settings.relabel, changes))
-    if before.get("relabelled"):
-        note = "labels are those of DATA again, since `--relabel` was not given this time"
-        return dataset, {}, (*dataset.notes, note)
-    return dataset, {}, dataset.notes
-
-
-def state_path(workspace: Workspace) -> Path:
-    return workspace.folds / "prepare.json"
+        notes.append(relabel_note(settings.relabel, changes))
+    elif before.get("relabelled"):
+        notes.append("labels are those of DATA again, since `--relabel` was not given this time")
+    size = settings.store_size or max(needed_size, before.get("store_size", 0))
+    form: StoreForm = settings.store or before.get("store", "raw")
+    state = _state(dataset, settings, size=size, form=form, relabelled=len(changes))
+    unchanged = before == {**state, "manifest": before.get("manifest")} and _is_whole(workspace, before)
+    if unchanged:
+        manifest, decoded = read_manifest(workspace), 0
+    else:
+        is_same_store = all(before.get(key) == state[key] for key in ("version", "store_size", "store"))
+        manifest, decoded = _make(workspace, dataset, settings, size, form, has_old=is_same_store, track=track)
+        write_json(workspace.folds / STATE, {**state, "manifest": digest(read_manifest_bytes(workspace))})
+    seconds = time.perf_counter() - start
+    notes += decoder_notes(manifest)
+    return PrepareResult(manifest, unchanged, decoded, dataset.hidden, tuple(notes), seconds, size, form)
 
 
 def _make(
     workspace: Workspace,
     dataset: Dataset,
     settings: PrepareSettings,
+    size: int,
+    form: StoreForm,
     *,
-    before: dict[str, Any],
-    decode: Decode,
+    has_old: bool,
     track: Track,
 ) -> tuple[pd.DataFrame, int]:
-    """Make everything and write it in an order that a kill leaves either whole or known to be unfinished."""
-    known = read_facts(workspace)
-    _refuse_other_data(workspace, dataset, known)
-    size, form = settings.store_size, settings.store
-    assert size is not None, "prepare() settles the size"
-    assert form is not None, "and the form"
-    if any(before.get(key) != now for key, now in (("version", VERSION), ("store_size", size), ("store", form))):
-        known = {}
+    """Make everything, and write it in an order that leaves no store with another manifest where it is killed."""
+    known, files = Known(_read_facts(workspace), None), [item.file for item in dataset.items]
+    _refuse_other_data(workspace, dataset, known.facts)
+    with suppress(UserError):  # a store that is absent or damaged: everything that decodes is decoded again
+        known = Known(known.facts, open_store(workspace).pixels) if has_old else Known({}, None)
     sweep(workspace.folds)
-    with replacing(store_path(workspace, size, form)) as temporary:
-        old = _old_rows(workspace, known)
-        filled = fill(temporary, dataset, size=size, form=form, decode=decode, known=known, old=old, track=track)
-        manifest = make_manifest(dataset.items, filled.facts, filled.pixels, settings)
+    path = store_path(workspace, size, form)
+    all_known = known.all_of(files)
+    if known.pixels is not None and all_known is not None:  # other labels or settings: no pixel is touched
+        manifest = make_manifest(dataset.items, all_known, known.pixels, settings)
         _refuse_unusable(manifest)
-        rows = np.flatnonzero(manifest["status"] == USABLE)
-        write_left_out(workspace, manifest, filled.pixels)
-        more = _keep(temporary, filled.pixels, rows)
-        state_path(workspace).unlink(missing_ok=True)  # from here to the last line the work folder is unfinished
+        _write_manifest(workspace, dataset, manifest)
+        return manifest, 0
+    with replacing(path) as temporary:
+        pixels = FORMS[form].create(temporary, n=len(files), size=size)
+        workers = settings.workers or os.cpu_count() or 1
+        facts, decoded = fill(pixels, files, root=dataset.root, known=known, workers=workers, track=track)
+        manifest = make_manifest(dataset.items, facts, pixels, settings)
+        _refuse_unusable(manifest)
+        more = pixels.finish()
         for head in workspace.folds.glob("pixels-*.json"):
-            head.unlink()
-    write_facts(workspace, dataset.items, filled.facts)
-    _copy_sample(workspace, dataset)
-    manifest_digest = write_manifest(workspace, manifest)
-    write_head(workspace, n=len(rows), size=size, form=form, manifest_digest=manifest_digest, more=more)
-    for other in all_stores(workspace):
-        if other != store_path(workspace, size, form):
-            other.unlink()
-    return manifest, filled.decoded
+            head.unlink()  # from here to `write_head` there is no store
+    _write_facts(workspace, files, facts)
+    _write_manifest(workspace, dataset, manifest)
+    write_head(workspace, manifest, size=size, form=form, more=more)
+    remove_other_stores(workspace, path)
+    return manifest, decoded
 
 
-def _decode(settings: PrepareSettings, engine: EngineSettings) -> Decode:
-    """Who decodes: processes of this machine, as many as it has cores, or all machines of a cluster."""
-    if engine.address is not None:
-        return partial(rows_on_ray, engine=engine)
-    return partial(in_processes, write_row, workers=settings.workers or os.cpu_count() or 1)
+def _write_facts(workspace: Workspace, files: Sequence[File], facts: Sequence[Facts]) -> None:
+    """Write `files.csv`: what decoding found out about each file, in the order of the manifest."""
+    rows = [
+        (*file.key, *(to_cell(value) if name == "reasons" else value for name, value in vars(fact).items()))
+        for file, fact in zip(files, facts, strict=True)
+    ]
+    write_bytes(workspace.folds / "files.csv", csv_bytes(pd.DataFrame(rows, columns=list(FACT_COLUMNS))))
 
 
-def _keep(path: Path, pixels: Pixels, rows: np.ndarray) -> dict[str, Any]:
-    """Let a file that was filled hold these rows only, side by side; returns what its head must know beside that."""
-    if isinstance(pixels, JpegPixels):
-        return pack(path, pixels, rows)
-    keep_rows(path, rows, size=pixels.shape[1])
-    return {}
-
-
-def _old_rows(workspace: Workspace, known: Mapping[Key, Facts]) -> OldRows | None:
-    """The rows of the store that is there, by file; None if there is none that fits its manifest."""
-    if not known:
-        return None
+def _read_facts(workspace: Workspace) -> dict[Key, tuple[int, Facts]]:
+    """The row and the facts by file; empty where there are none, or where they were written by another version."""
     try:
-        store = open_store(workspace)
-        manifest = usable_rows(read_manifest(workspace))
-    except UserError:
-        return None  # absent or damaged: everything is decoded again
-    row_of_path = {path: row for row, path in enumerate(manifest["path"])}
-    rows = {key: row_of_path[key[0]] for key in known if key[0] in row_of_path}
-    return OldRows(store.pixels, rows)
+        table = parse_table((workspace.folds / "files.csv").read_bytes(), FACT_NUMBERS)
+        if tuple(table.columns) != FACT_COLUMNS:
+            return {}
+        table["reasons"] = table["reasons"].map(from_cell)
+    except (OSError, ValueError, TypeError):  # absent, or not to be read: all files are decoded again
+        return {}
+    keys = zip(*(table[name].tolist() for name in FACT_COLUMNS[:3]), strict=True)
+    facts = (Facts(*values) for values in zip(*(table[name].tolist() for name in FACT_NAMES), strict=True))
+    return {key: (row, fact) for row, (key, fact) in enumerate(zip(keys, facts, strict=True))}
 
 
-def _state(dataset: Dataset, settings: PrepareSettings, changes: Mapping[str, str]) -> dict[str, Any]:
-    """What the work folder depends on: as long as it is equal, there is nothing to do. changes: those of `relabel`."""
+def _state(
+    dataset: Dataset, settings: PrepareSettings, *, size: int, form: StoreForm, relabelled: int
+) -> dict[str, Any]:
+    """What the work folder depends on: as long as it is equal, there is nothing to do."""
     listing = [
-        (i.image_id, i.split, i.label, i.left_out, i.file.path, i.file.bytes, i.file.mtime_ns, i.file.fault, i.note)
-        for i in dataset.items
+        (i.image_id, i.split, i.label, i.is_left_out, i.reasons, i.file.key, i.file.fault) for i in dataset.items
     ]
     sample = (dataset.root / dataset.sample).read_bytes() if dataset.sample else b""
     return {
         "version": VERSION,
-        "store_size": settings.store_size,
-        "store": settings.store,
+        "store_size": size,
+        "store": form,
         "keep_truncated": settings.keep_truncated,
         "keep_two_labels": settings.keep_two_labels,
         "near_bits": settings.near_bits,
         "files": len(dataset.items),
         "listing": digest(json.dumps(listing).encode()),
         "sample": digest(sample),
-        "relabelled": len(changes),
-        **({"decoders": ["HEIF"]} if "HEIF" in FORMATS else {}),  # once it is installed, there is something to do
+        "relabelled": relabelled,
+        "reads_heif": "HEIF" in FORMATS,  # once it is installed, there is something to do
     }
 
 
 def _read_state(workspace: Workspace) -> dict[str, Any]:
     try:
-        state = read_json(state_path(workspace), hint="")
+        state = read_json(workspace.folds / STATE, hint="")
     except UserError:
         return {}  # absent or damaged: everything is looked at again
-    return {"store": "raw", **state} if isinstance(state, dict) else {}  # older ones knew one form only
+    return state if isinstance(state, dict) else {}
 
 
-def _is_whole(workspace: Workspace) -> bool:
+def _is_whole(workspace: Workspace, before: Mapping[str, Any]) -> bool:
+    """Whether the manifest is the one that was written and has its store."""
     try:
         open_store(workspace)
+        return digest(read_manifest_bytes(workspace)) == before.get("manifest")
     except UserError:
         return False
-    return left_out_path(workspace).is_file()
 
 
-def _copy_sample(workspace: Workspace, dataset: Dataset) -> None:
+def _write_manifest(workspace: Workspace, dataset: Dataset, manifest: pd.DataFrame) -> None:
+    """Write the manifest and the copy of the sample submission."""
     if dataset.sample:
         write_bytes(sample_path(workspace), (dataset.root / dataset.sample).read_bytes())
     else:
         sample_path(workspace).unlink(missing_ok=True)
+    write_manifest(workspace, manifest)
 
 
 def is_apart(workspace: Workspace, data: Path) -> bool:
@@ -236,7 +230,10 @@ def is_apart(workspace: Workspace, data: Path) -> bool:
         return False
     if workspace.manifest.is_file():
         return True  # an earlier `prepare` has looked at the links
-    return not any(_is_inside(workspace, target) for target in linked_folders(data))
+    try:
+        return not any(_is_inside(workspace, target) for target in list_files(data).targets)
+    except UserError:
+        return False  # `prepare` says why
 
 
 def _is_inside(workspace: Workspace, data: Path | str) -> bool:
@@ -252,8 +249,8 @@ def _refuse_inside(workspace: Workspace, folders: Iterable[Path | str]) -> None:
             )
 
 
-def _refuse_other_data(workspace: Workspace, dataset: Dataset, known: Mapping[Key, Facts]) -> None:
-    """The work folder knows other files. The same files at another place or with another time are the same data."""
+def _refuse_other_data(workspace: Workspace, dataset: Dataset, known: Mapping[Key, tuple[int, Facts]]) -> None:
+    """Refuse a work folder that knows other files; the same files elsewhere or with other times are the same data."""
     here = {(item.file.path, item.file.bytes) for item in dataset.items} if known else set()
     there = [(path, size) in here for path, size, _ in known]
     if there and sum(there) < KNOWN_SHARE * len(there):
@@ -266,10 +263,10 @@ def _refuse_other_data(workspace: Workspace, dataset: Dataset, known: Mapping[Ke
 
 def _refuse_unusable(manifest: pd.DataFrame) -> None:
     train = manifest[manifest["split"] == "train"]
-    labels = class_order(train.loc[train["status"] == USABLE, "label"])
-    if len(labels) < 2:
-        reasons = train.loc[train["status"] != USABLE, "reason"]
+    n_classes = train.loc[train["status"] == USABLE, "label"].nunique()
+    if n_classes < 2:
+        reasons = sorted(set(map(reason_text, train.loc[train["status"] != USABLE, "reasons"])))
         raise UserError(
-            f"{len(labels)} classes of {train['label'].nunique()} have usable training images and two are needed; "
-            f"first reasons: {first_few(sorted(set(reasons)))}"
+            f"{n_classes} classes of {train['label'].nunique()} have usable training images and two are needed; "
+            f"first reasons: {first_few(reasons)}"
         )

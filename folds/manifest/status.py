@@ -1,4 +1,4 @@
-"""Judges every file by the facts: usable, left out or unreadable, and which images are copies of others."""
+"""Makes the manifest: whether each file is usable, left out or unreadable, and which images are copies of others."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import numpy as np
 import pandas as pd
 
 from folds.find.dataset import Item
+from folds.find.reasons import DAMAGED, TRUNCATED, TWO_LABELS, Reason, to_cell
 from folds.manifest.duplicates import Copies, find_copies
-from folds.manifest.likeness import thumbnail
+from folds.manifest.hashes import thumbnail
 from folds.manifest.manifest import COLUMNS, LEFT_OUT, UNREADABLE, USABLE
 from folds.pixels.decode import Facts
 from folds.pixels.store import Pixels
 from folds.settings import PrepareSettings
 from folds.split.classes import class_order
+
+KINDS = ("exact", "near", "mirrored")  # of copies, the closest first
+COPY = {(kind, where): f"{kind} copy in {where}" for kind in KINDS for where in ("train", "test")}  # codes of reasons
 
 
 def make_manifest(
@@ -25,36 +29,25 @@ def make_manifest(
 
     pixels  (items, S, S, 3) uint8: the picture of each item that decoded
     """
-    table = pd.DataFrame(
-        {
-            "image_id": [item.image_id for item in items],
-            "path": [item.file.path for item in items],
-            "split": [item.split for item in items],
-            "label": [item.label for item in items],
-            "status": [_status(item, fact, settings) for item, fact in zip(items, facts, strict=True)],
-            "reason": [
-                "; ".join(filter(None, (i.left_out, i.note, f.notes))) for i, f in zip(items, facts, strict=True)
-            ],
-            "format": [fact.format for fact in facts],
-            "mode": [fact.mode for fact in facts],
-            "width": [fact.width for fact in facts],
-            "height": [fact.height for fact in facts],
-            "bytes": [item.file.bytes for item in items],
-            "digest": [fact.digest for fact in facts],
-        }
-    )
+    columns = {name: [getattr(item, name) for item in items] for name in ("image_id", "split", "label")}
+    columns |= {name: [getattr(fact, name) for fact in facts] for name in ("format", "mode", "width", "height")}
+    table = pd.DataFrame(columns)
+    table["path"], table["bytes"] = [item.file.path for item in items], [item.file.bytes for item in items]
+    table["digest"] = [fact.digest for fact in facts]
+    table["status"] = [_status(item, fact, settings) for item, fact in zip(items, facts, strict=True)]
+    reasons = [[*item.reasons, *fact.reasons] for item, fact in zip(items, facts, strict=True)]
     copies = _copies(table, facts, pixels, near_bits=settings.near_bits)
     table["group"] = np.unique(copies.mirrored, return_inverse=True)[1].astype(np.int64)  # dense, by first appearance
-    _name_copies(table, copies, keep_two_labels=settings.keep_two_labels)
+    _add_copies(table, reasons, copies, keep_two_labels=settings.keep_two_labels)
+    table["reasons"] = list(map(to_cell, reasons))
     return table[list(COLUMNS)]
 
 
 def _status(item: Item, fact: Facts, settings: PrepareSettings) -> str:
     if fact.decoded == 0:
         return UNREADABLE
-    is_damaged = fact.notes.startswith(("truncated", "damaged")) or "; truncated" in fact.notes
-    is_damaged |= "; damaged" in fact.notes
-    if item.left_out or (is_damaged and item.split == "train" and not settings.keep_truncated):
+    is_damaged = any(reason.code in (TRUNCATED, DAMAGED) for reason in fact.reasons)
+    if item.is_left_out or (is_damaged and item.split == "train" and not settings.keep_truncated):
         return LEFT_OUT
     return USABLE
 
@@ -62,15 +55,11 @@ def _status(item: Item, fact: Facts, settings: PrepareSettings) -> str:
 def _copies(table: pd.DataFrame, facts: Sequence[Facts], pixels: Pixels, *, near_bits: int) -> Copies:
     """The copies among the usable rows; every other row is its own."""
     rows = np.flatnonzero(table["status"] == USABLE)
-
-    def thumbnails(positions: np.ndarray) -> np.ndarray:
-        return np.stack([thumbnail(pixels[row]) for row in rows[positions]])
-
     found = find_copies(
         table["digest"].to_numpy(dtype=str)[rows],
         np.array([int(facts[row].phash, 16) for row in rows.tolist()], dtype=np.uint64),
         np.array([int(facts[row].mirror_phash, 16) for row in rows.tolist()], dtype=np.uint64),
-        thumbnails,
+        lambda positions: np.stack([thumbnail(pixels[int(row)]) for row in rows[positions]]),
         near_bits=near_bits,
     )
     upright, mirrored = np.arange(len(table)), np.arange(len(table))
@@ -78,36 +67,27 @@ def _copies(table: pd.DataFrame, facts: Sequence[Facts], pixels: Pixels, *, near
     return Copies(upright, mirrored)
 
 
-def _name_copies(table: pd.DataFrame, copies: Copies, *, keep_two_labels: bool) -> None:
-    """Write into `reason` what each copy is a copy of, and leave out pictures with two labels. Changes `table`."""
-    columns = {name: table[name].tolist() for name in ("image_id", "split", "label", "status", "reason", "digest")}
+def _add_copies(table: pd.DataFrame, reasons: list[list[Reason]], copies: Copies, *, keep_two_labels: bool) -> None:
+    """Add to `reasons` what each copy is a copy of, and leave pictures with two labels out. Changes both."""
+    image_id, split, label, digest, status = (
+        table[name].tolist() for name in ("image_id", "split", "label", "digest", "status")
+    )
     upright = copies.upright.tolist()
     order = np.argsort(copies.mirrored, kind="stable")
     edges = np.flatnonzero(np.diff(copies.mirrored[order], prepend=-1))
-    for start, stop in pairwise([*edges.tolist(), len(order)]):
-        if stop - start > 1:
-            rows = order[start:stop].tolist()
-            for row in rows:
-                _name_one(columns, row, [r for r in rows if r != row], upright, keep_two_labels=keep_two_labels)
-    table["reason"], table["status"] = columns["reason"], columns["status"]
-
-
-def _name_one(
-    columns: dict[str, list[str]], row: int, others: list[int], upright: list[int], *, keep_two_labels: bool
-) -> None:
-    clauses = [columns["reason"][row]] if columns["reason"][row] else []
-    split, label, digest = columns["split"], columns["label"], columns["digest"]
-    labels = class_order(label[r] for r in (row, *others) if split[r] == "train" and upright[r] == upright[row])
-    if split[row] == "train" and len(labels) > 1:
-        clauses.append(f"two labels: {' and '.join(labels)}")
-        if not keep_two_labels:
-            columns["status"][row] = LEFT_OUT
-    for where in ("train", "test"):
-        twins = [other for other in others if split[other] == where]
-        # The closest kind is named: an exact copy before a near one before a mirrored one.
-        ranked = [(0 if digest[o] == digest[row] else 1 if upright[o] == upright[row] else 2, o) for o in twins]
-        if ranked:
-            kind, other = min(ranked)
-            name = columns["image_id"][other].replace(";", ",")  # `; ` ends a clause
-            clauses.append(f"{('exact', 'near', 'mirrored')[kind]} copy in {where}: {name}")
-    columns["reason"][row] = "; ".join(clauses)
+    groups = (order[start:stop].tolist() for start, stop in pairwise([*edges.tolist(), len(order)]) if stop - start > 1)
+    for rows in groups:
+        for row in rows:
+            labels = class_order(label[r] for r in rows if split[r] == "train" and upright[r] == upright[row])
+            if split[row] == "train" and len(labels) > 1:
+                reasons[row].append(Reason(TWO_LABELS, " and ".join(labels)))
+                status[row] = status[row] if keep_two_labels else LEFT_OUT
+            for where in ("train", "test"):
+                others = [other for other in rows if other != row and split[other] == where]
+                ranked = [
+                    (0 if digest[o] == digest[row] else 1 if upright[o] == upright[row] else 2, o) for o in others
+                ]
+                if ranked:
+                    kind, other = min(ranked)
+                    reasons[row].append(Reason(COPY[KINDS[kind], where], image_id[other]))
+    table["status"] = status

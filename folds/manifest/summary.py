@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from folds.find.reasons import NO_DECODER, TWO_LABELS, from_cell
 from folds.manifest.manifest import LEFT_OUT, UNREADABLE, USABLE
-from folds.pixels.decode import NO_DECODER
+from folds.manifest.status import COPY, KINDS
 from folds.split.classes import natural_key
 
 
 @dataclass(frozen=True)
-class Reason:
-    """One kind of reason: how many training and test files have it, their fate, and their paths in order."""
+class ReasonCount:
+    """One kind of reason: its code, how many training and test files have it, their status, their paths in order."""
 
     kind: str
     status: str
@@ -47,22 +48,29 @@ def status_counts(manifest: pd.DataFrame) -> dict[str, tuple[int, int]]:
     }
 
 
-def reasons(manifest: pd.DataFrame) -> list[Reason]:
-    """The kinds of reasons, those that cost a file first, then the most frequent; copies are `copy_counts`' matter."""
-    clauses = _clauses(manifest)
-    clauses = clauses[~clauses["kind"].str.contains(" copy in ", regex=False)]
+def reason_rows(manifest: pd.DataFrame) -> pd.DataFrame:
+    """A row per reason of a file: image_id, path, split, label, status, code, detail."""
+    rows = manifest.loc[manifest["reasons"] != "", ["image_id", "path", "split", "label", "status", "reasons"]]
+    rows = rows.assign(reasons=rows["reasons"].map(from_cell)).explode("reasons", ignore_index=True)
+    code, detail = ([pair[at] for pair in rows["reasons"]] for at in (0, 1))
+    return rows.drop(columns="reasons").assign(code=code, detail=detail)
+
+
+def reasons(manifest: pd.DataFrame) -> list[ReasonCount]:
+    """The kinds of reasons, those that cost a file first, then the most frequent; copies are counted apart."""
+    table = reason_rows(manifest)
     found = []
-    for (status, kind), rows in clauses.groupby(["status", "kind"], sort=True):
+    for (status, code), rows in table[~table["code"].isin(COPY.values())].groupby(["status", "code"], sort=True):
         train = int((rows["split"] == "train").sum())
-        found.append(Reason(str(kind), str(status), train, len(rows) - train, tuple(rows["path"])))
+        found.append(ReasonCount(str(code), str(status), train, len(rows) - train, tuple(rows["path"])))
     rank = {UNREADABLE: 0, LEFT_OUT: 1, USABLE: 2}
-    return sorted(found, key=lambda reason: (rank[reason.status], -len(reason.paths), reason.kind))
+    return sorted(found, key=lambda one: (rank[one.status], -len(one.paths), one.kind))
 
 
 def decoder_notes(manifest: pd.DataFrame) -> list[str]:
     """A sentence for each format that nothing here reads: how many files have it, and what reads it."""
-    clauses = manifest.loc[manifest["reason"].str.contains(f"{NO_DECODER}: ", regex=False), "reason"]
-    details = clauses.str.extract(rf"{NO_DECODER}: ([^;]+)")[0].value_counts(sort=False)
+    table = reason_rows(manifest)
+    details = table.loc[table["code"] == NO_DECODER, "detail"].value_counts(sort=False)
     return [
         f"{count:,} {'file is' if count == 1 else 'files are'} {detail}; then `python run.py prepare DATA` again"
         for detail, count in details.items()
@@ -71,18 +79,22 @@ def decoder_notes(manifest: pd.DataFrame) -> list[str]:
 
 def copy_counts(manifest: pd.DataFrame) -> list[CopyCount]:
     """Copies inside a class, under two labels, between train and test, and inside the test images."""
-    clauses = _clauses(manifest)
-    two_labels = set(clauses.loc[clauses["kind"] == "two labels", "path"])
-    is_twice = clauses["path"].isin(two_labels)
-    is_train, in_train = clauses["split"] == "train", clauses["kind"].str.endswith(" copy in train")
-    in_test = clauses["kind"].str.endswith(" copy in test")
+    table = reason_rows(manifest)
+    is_twice = table["path"].isin(set(table.loc[table["code"] == TWO_LABELS, "path"]))
+    is_train = table["split"] == "train"
+    in_train, in_test = (table["code"].isin([COPY[kind, where] for kind in KINDS]) for where in ("train", "test"))
     return [
-        _copy_count("copies inside a class", clauses[is_train & in_train & ~is_twice]),
-        _copy_count("the same picture under two labels", clauses[is_train & in_train & is_twice]),
-        _copy_count("training images that are also test images", clauses[is_train & in_test]),
-        _copy_count("test images that are also training images", clauses[~is_train & in_train]),
-        _copy_count("copies inside the test images", clauses[~is_train & in_test]),
+        _copy_count("copies inside a class", table[is_train & in_train & ~is_twice]),
+        _copy_count("the same picture under two labels", table[is_train & in_train & is_twice]),
+        _copy_count("training images that are also test images", table[is_train & in_test]),
+        _copy_count("test images that are also training images", table[~is_train & in_train]),
+        _copy_count("copies inside the test images", table[~is_train & in_test]),
     ]
+
+
+def _copy_count(what: str, rows: pd.DataFrame) -> CopyCount:
+    exact, near, mirrored = (int(rows["code"].isin([COPY[k, "train"], COPY[k, "test"]]).sum()) for k in KINDS)
+    return CopyCount(what, exact, near, mirrored, tuple(rows["path"]))
 
 
 def class_sizes(manifest: pd.DataFrame) -> pd.Series:
@@ -96,16 +108,3 @@ def quartiles(sizes: pd.Series) -> tuple[int, int, int, int, int]:
     """Minimum, lower quartile, median, upper quartile, maximum."""
     low, first, middle, third, high = np.quantile(sizes.to_numpy(), [0, 0.25, 0.5, 0.75, 1], method="nearest").tolist()
     return low, first, middle, third, high
-
-
-def _clauses(manifest: pd.DataFrame) -> pd.DataFrame:
-    """A row per clause of a reason: path, split, status, kind."""
-    rows = manifest.loc[manifest["reason"] != "", ["path", "split", "status", "reason"]]
-    clauses = rows.assign(kind=rows["reason"].str.split("; ")).explode("kind")
-    return clauses.assign(kind=clauses["kind"].str.split(":", n=1).str[0]).drop(columns="reason")
-
-
-def _copy_count(what: str, clauses: pd.DataFrame) -> CopyCount:
-    kinds = clauses["kind"].str.split(" ", n=1).str[0].value_counts()
-    exact, near, mirrored = (int(kinds.get(kind, 0)) for kind in ("exact", "near", "mirrored"))
-    return CopyCount(what, exact, near, mirrored, tuple(clauses["path"]))

@@ -18,7 +18,7 @@ MARK = "copied.json"  # written last: sizes and times of the files, as they were
 
 
 def cached(workspace: Workspace, cache: Path | None, *, track: Track = silently) -> Workspace:
-    """A workspace that `open_store` may read instead, whose manifest and store lie in the cache; itself without one.
+    """The workspace to read pixels from: a checked copy of manifest and store below `cache`; `workspace` without one.
 
     Every row of a new copy is held against its sum in the manifest. Later a file counts as unchanged as long as its
     size and time are: reading 20 GB again would cost each job half a minute. Of two that come at once, one copies.
@@ -27,56 +27,50 @@ def cached(workspace: Workspace, cache: Path | None, *, track: Track = silently)
     if cache is None:
         return workspace
     owner = digest(str(workspace.root.resolve()).encode())
-    store = digest(b"".join([read_manifest_bytes(workspace), *(path.read_bytes() for path in _heads(workspace))]))
-    place = Workspace(cache.absolute() / f"foldblend-{owner}-{store}")
+    heads = sorted(workspace.folds.glob("pixels-*.json"))
+    store = digest(b"".join([read_manifest_bytes(workspace), *(path.read_bytes() for path in heads)]))
+    copy = Workspace(cache.absolute() / f"foldblend-{owner}-{store}")
     try:
-        while not _is_whole(place):
+        while not _is_whole(copy):
             with claim(cache / f"foldblend-{owner}.json") as holder:
-                if holder is None and not _is_whole(place):
-                    _remove_others(place, owner=owner)
-                    _copy(workspace, place, track=track)
+                if holder is None and not _is_whole(copy):
+                    for other in cache.absolute().glob(f"foldblend-{owner}-*"):  # torn ones, and those of older stores
+                        shutil.rmtree(other, ignore_errors=True)
+                    _copy(workspace, copy, track=track)
             if holder is not None:
                 pause(track)
     except CannotWriteError as err:
         raise UserError(f"the pixels cannot be copied: {err.message}", hint="`--cache DIR` with more room") from err
-    return place
+    return copy
 
 
-def _heads(workspace: Workspace) -> list[Path]:
-    return sorted(workspace.folds.glob("pixels-*.json"))
-
-
-def _is_whole(place: Workspace) -> bool:
+def _is_whole(copy: Workspace) -> bool:
     try:
-        return bool(read_json(place.root / MARK, hint="")["files"] == _facts(place))
+        return bool(read_json(copy.root / MARK, hint="")["files"] == _sizes_and_times(copy))
     except (UserError, KeyError, TypeError):
         return False
 
 
-def _facts(place: Workspace) -> dict[str, list[int]]:
-    files = sorted(place.folds.glob("[!.]*"))
+def _sizes_and_times(copy: Workspace) -> dict[str, list[int]]:
+    files = sorted(copy.folds.glob("[!.]*"))
     return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
 
 
-def _remove_others(place: Workspace, *, owner: str) -> None:
-    """Remove what is left of a copy, and the copies of stores that this work folder had before."""
-    for other in place.root.parent.glob(f"foldblend-{owner}-*"):
-        shutil.rmtree(other, ignore_errors=True)
-
-
-def _copy(workspace: Workspace, place: Workspace, *, track: Track) -> None:
+def _copy(workspace: Workspace, copy: Workspace, *, track: Track) -> None:
     files = [workspace.manifest, *sorted(workspace.folds.glob("pixels-*"))]
     total = sum(path.stat().st_size for path in files)
-    pieces = (piece for path in files for piece in _copied(path, place.folds / path.name))
-    for _ in track(pieces, what=f"copy the pixels to {place.root.parent}", total=total, unit="bytes", each=PIECE):
+    pieces = (piece for path in files for piece in _copied(path, copy.folds / path.name))
+    for _ in track(pieces, what=f"copy the pixels to {copy.root.parent}", total=total, unit="bytes", each=PIECE):
         pass
-    damaged = damaged_rows(place)
+    damaged = damaged_rows(copy)
     if len(damaged):
-        shutil.rmtree(place.root, ignore_errors=True)
+        shutil.rmtree(copy.root, ignore_errors=True)
         raise UserError(
-            f"{workspace.folds} holds other pixels than were written, of {first_few(list(damaged))}", hint=PREPARE_HINT
+            f"checksum mismatch: the pixels of {first_few(list(damaged))} in {workspace.folds} changed after they were "
+            "written",
+            hint=f"`rm {workspace.folds}/pixels-*`, then {PREPARE_HINT}",
         )
-    write_json(place.root / MARK, {"files": _facts(place)})
+    write_json(copy.root / MARK, {"files": _sizes_and_times(copy)})
 
 
 def _copied(source: Path, target: Path) -> Iterator[int]:

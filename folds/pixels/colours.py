@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from PIL import Image
 
+from folds.find.reasons import Reason
+
 ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
-DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
+DEEP_MODES = {**dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), "16-bit"), "I": "32-bit", "F": "float"}
 
 
-def to_rgb(picture: Image.Image) -> tuple[Image.Image, list[str]]:
-    """The picture in RGB and clauses about what was done; `picture` is decoded and not changed."""
+def to_rgb(picture: Image.Image) -> tuple[Image.Image, Reason | None]:
+    """The picture in RGB and what was done to it; `picture` is decoded and not changed."""
     mode = picture.mode
     if mode in DEEP_MODES:
-        return _scaled(picture).convert("RGB"), ["float" if mode == "F" else "32-bit" if mode == "I" else "16-bit"]
+        return _scaled(picture).convert("RGB"), Reason(DEEP_MODES[mode])
     if mode in ALPHA_MODES or "transparency" in picture.info:
-        return _on_white(picture), ["alpha: on white"]
+        return _on_white(picture), Reason("alpha", "on white")
     if mode == "RGB":
-        return picture, []
-    return picture.convert("RGB"), ["CMYK"] if mode == "CMYK" else []
+        return picture, None
+    return picture.convert("RGB"), Reason("CMYK") if mode == "CMYK" else None
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
@@ -38,29 +42,22 @@ def _scaled(picture: Image.Image) -> Image.Image:
     16 bits: by 257. 32 bits and float: as they are up to 255 (floats up to 1: by 255), by 257 up to 65,535, else from
     the least to the greatest value.
     """
-    low, high = _range(picture)
+    extremes = [(values.min(), values.max()) for _, values in strips(picture)]
+    low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
     if picture.mode.startswith("I;16") or (picture.mode == "I" and low >= 0 and 255 < high <= 65535):
         low, high = 0.0, 65535.0
-    elif low >= 0 and high <= (1 if picture.mode == "F" else 255):
-        low, high = 0.0, 1.0 if picture.mode == "F" else 255.0
     elif low >= 0 and high <= 255:
-        low, high = 0.0, 255.0
+        low, high = 0.0, 1.0 if picture.mode == "F" and high <= 1 else 255.0
     scale = 255.0 / max(high - low, 1e-30)
     grey = Image.new("L", picture.size)
-    for top, values in _strips(picture):
+    for top, values in strips(picture):
         levels = np.clip(np.rint((values - low) * scale), 0, 255).astype(np.uint8)
         grey.paste(Image.fromarray(levels), (0, top))
     return grey
 
 
-def _range(picture: Image.Image) -> tuple[float, float]:
-    """The least and the greatest finite value."""
-    extremes = [(values.min(), values.max()) for _, values in _strips(picture)]
-    return float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
-
-
-def _strips(picture: Image.Image):  # type: ignore[no-untyped-def]
-    """(top, (rows, width) float64) of strips of 256 rows, NaN and infinity as 0."""
+def strips(picture: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
+    """(top, (rows, width) float64) of strips of 256 rows of a grey picture, NaN and infinity as 0."""
     for top in range(0, picture.height, 256):
         strip = picture.crop((0, top, picture.width, min(top + 256, picture.height)))
         yield top, np.nan_to_num(np.asarray(strip).astype(np.float64), posinf=0.0, neginf=0.0)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageFile, features
+from PIL import Image, ImageFile
 
-from folds.manifest.likeness import perceptual_hashes
+from folds.find.reasons import DAMAGED, NO_DECODER, TRUNCATED, UNREAD, Reason
+from folds.manifest.hashes import perceptual_hashes
 from folds.pixels.colours import to_rgb
-from folds.pixels.damage import is_cut_off, share_decoded, what_it_is
+from folds.pixels.formats import DECODERS, FORMATS, has_right_extension, is_cut_off, what_it_is
 
 MAX_PIXELS = 200_000_000  # RGB at Pillow's 4 bytes a pixel: 0.8 GB; beyond it only a JPEG that can be decoded smaller
 LARGE_PIXELS = 16_000_000  # above this a picture is shrunk by a whole factor before it is converted, turned and hashed
@@ -22,10 +22,9 @@ DRAFT_ROOM = 2  # a JPEG is decoded at 1/2, 1/4, 1/8 as long as both sides keep 
 REDUCING_GAP = 3.0  # Pillow shrinks by whole factors first, down to 3 times the target: no visible difference
 THIN = 10  # from this ratio of the sides on, or below this many pixels a side, a picture is named as extreme
 SHRINKABLE = frozenset({"L", "RGB", "RGBA", "LA", "CMYK", "YCbCr"})  # modes that `reduce` can average
+JPEG_FILL = (127, 128)  # what libjpeg leaves where no data came: no light difference from grey; 127 if inverted (CMYK)
 STRIP_BYTES = 1 << 24
 ANIMATED = frozenset({"GIF", "WEBP", "PNG", "AVIF"})
-# Without EPS, whose decoder starts Ghostscript, and formats that Pillow identifies but cannot decode itself.
-REFUSED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "PDF", "FPX", "MIC"})
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,23 +34,6 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-with suppress(ImportError):  # without it HEIC files are named, with what reads them
-    import pillow_heif
-
-    pillow_heif.options.DECODE_THREADS = 1  # the other cores have files of their own
-    pillow_heif.register_heif_opener()
-# What reads a format, by its name in Pillow and what to install.
-DECODERS = {"AVIF": ("AVIF", "--upgrade pillow"), "HEIC": ("HEIF", "pillow-heif"), "HEIF": ("HEIF", "pillow-heif")}
-NO_DECODER = "no decoder"  # the clause in the manifest's `reason` begins with it
-
-Image.init()
-if not features.check("avif"):
-    Image.OPEN.pop("AVIF", None)
-# The usual ones first: Pillow asks one plugin after the other, and there are forty.
-USUAL = tuple(name for name in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF") if name in Image.OPEN)
-FORMATS = (*USUAL, *sorted(name for name in Image.OPEN if name not in REFUSED_FORMATS and name not in USUAL))
-EXTENSIONS = Image.registered_extensions()  # `.jpg` -> `JPEG`
 Image.MAX_IMAGE_PIXELS = None  # the limit is MAX_PIXELS here, and says so in the manifest
 
 
@@ -64,7 +46,6 @@ class Facts:
     digest         CRC-32 of the upright RGB pixels and CRC-32 of the square, 8 hexadecimal digits each
     phash          perceptual hash, 16 hexadecimal digits; mirror_phash: of the mirror image
     decoded        share of the rows that decoded, in [0, 1]; 0 means unreadable
-    notes          clauses `kind` or `kind: detail`, joined by `; `
     """
 
     format: str = ""
@@ -75,11 +56,15 @@ class Facts:
     phash: str = ""
     mirror_phash: str = ""
     decoded: float = 0.0
-    notes: str = ""
+    reasons: tuple[Reason, ...] = ()
 
 
 class _UnreadableError(Exception):
-    """Nothing of the file can be shown; the text is the clause for the manifest."""
+    """Nothing of the file can be shown."""
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(code, detail)
+        self.reason = Reason(code, detail)
 
 
 def decode(path: Path, *, size: int) -> tuple[Facts, np.ndarray | None]:
@@ -89,28 +74,30 @@ def decode(path: Path, *, size: int) -> tuple[Facts, np.ndarray | None]:
     """
     try:
         with open(path, "rb") as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of broken EXIF and the like; the notes say what matters
+            warnings.simplefilter("ignore")  # Pillow warns of broken EXIF and the like; the reasons say what matters
             return _decode(stream, path, size=size)
     except _UnreadableError as err:
-        return Facts(notes=str(err)), None
+        reason = err.reason
     except MemoryError:
-        return Facts(notes="too large: it needs more memory than one picture may have"), None
+        reason = Reason("too large", "it needs more memory than one picture may have")
     except OSError as err:
-        return Facts(notes=f"cannot be read: {err.strerror or type(err).__name__}"), None
+        reason = Reason(UNREAD, err.strerror or type(err).__name__)
+    return Facts(reasons=(reason,)), None
 
 
 def _decode(stream: IO[bytes], path: Path, *, size: int) -> tuple[Facts, np.ndarray | None]:
     picture = _open(stream)
-    mode, form = picture.mode, picture.format or ""
-    notes = [_wrong_extension(path.name, form), _frames(picture, form)]
-    true_size = picture.size
-    notes += _shrink_while_decoding(picture, size=size)
+    mode, form, (width, height) = picture.mode, picture.format or "", picture.size
+    wrong = Reason("wrong extension", f"{form} named {path.suffix.lower()}")
+    reasons = [None if has_right_extension(path.name, form) else wrong, _first_frame(picture, form)]
+    reasons.append(_shrink_while_decoding(picture, size=size))
     picture, decoded, damage = _load(picture, path)
-    notes += [damage]
-    rgb, tone_notes = _small_rgb(picture)
-    rgb, turn_note = _upright(rgb, picture)
-    width, height = true_size[::-1] if turn_note and _swaps_sides(turn_note) else true_size
-    notes += [*tone_notes, turn_note, _extreme_shape(width, height)]
+    rgb, colours = _small_rgb(picture)
+    rgb, orientation, turned = _upright(rgb, picture)
+    if orientation >= 5:  # sides are swapped
+        width, height = height, width
+    is_extreme = max(width, height) >= THIN * min(width, height) or min(width, height) < THIN
+    reasons += [damage, colours, turned, Reason("extreme shape", f"{width} x {height}") if is_extreme else None]
     square = rgb.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP)
     pixels = square.tobytes()
     phash, mirror_phash = perceptual_hashes(square)
@@ -123,7 +110,7 @@ def _decode(stream: IO[bytes], path: Path, *, size: int) -> tuple[Facts, np.ndar
         phash=f"{phash:016x}",
         mirror_phash=f"{mirror_phash:016x}",
         decoded=decoded,
-        notes="; ".join(note for note in notes if note),
+        reasons=tuple(reason for reason in reasons if reason),
     )
     return facts, np.frombuffer(pixels, dtype=np.uint8).reshape(size, size, 3)
 
@@ -144,16 +131,28 @@ def _open(stream: IO[bytes]) -> Image.Image:
             raise _UnreadableError("not an image") from err
         decoder, package = DECODERS.get(known, (known, ""))
         if package and decoder not in FORMATS:
-            raise _UnreadableError(f"{NO_DECODER}: {known}, which `pip install {package}` reads") from err
-        kind = "truncated" if is_cut_off(stream, known) else "damaged"
-        raise _UnreadableError(f"{kind}: 0% decoded, {known} header") from err
+            raise _UnreadableError(NO_DECODER, f"{known}, which `pip install {package}` reads") from err
+        kind = TRUNCATED if is_cut_off(stream, known) else DAMAGED
+        raise _UnreadableError(kind, f"0% decoded, {known} header") from err
     width, height = picture.size
     if width < 1 or height < 1:
-        raise _UnreadableError(f"damaged: {width} x {height} pixels")
+        raise _UnreadableError(DAMAGED, f"{width} x {height} pixels")
     return picture
 
 
-def _shrink_while_decoding(picture: Image.Image, *, size: int) -> list[str]:
+def _first_frame(picture: Image.Image, form: str) -> Reason | None:
+    """Go to the first frame of an animation, which is what is used; of HEIF, that which the file names."""
+    if form == "HEIF":
+        return None
+    try:
+        animated = form in ANIMATED and getattr(picture, "is_animated", False)
+        picture.seek(0)
+    except Exception:  # a broken second frame must not cost the first
+        return Reason("animated", "broken after the first frame")
+    return Reason("animated", "first frame") if animated else None
+
+
+def _shrink_while_decoding(picture: Image.Image, *, size: int) -> Reason | None:
     """Let libjpeg decode at 1/2, 1/4 or 1/8; refuse what is too large for one worker's memory even so."""
     width, height = picture.size
     # A progressive JPEG keeps all its coefficients in memory, at 6 bytes a pixel, however small the result.
@@ -163,12 +162,12 @@ def _shrink_while_decoding(picture: Image.Image, *, size: int) -> list[str]:
         if not picture.info.get("progressive"):
             limit = MAX_PIXELS * 64
     if width * height > limit or picture.width * picture.height > MAX_PIXELS:
-        raise _UnreadableError(f"too large: {width} x {height} pixels")
-    return [f"large: {width} x {height} pixels"] if width * height > MAX_PIXELS else []
+        raise _UnreadableError("too large", f"{width} x {height} pixels")
+    return Reason("large", f"{width} x {height} pixels") if width * height > MAX_PIXELS else None
 
 
-def _load(picture: Image.Image, path: Path) -> tuple[Image.Image, float, str]:
-    """The decoded picture, the share of its rows that decoded, and a clause about damage (empty if there is none)."""
+def _load(picture: Image.Image, path: Path) -> tuple[Image.Image, float, Reason | None]:
+    """The decoded picture, the share of its rows that decoded, and what is damaged."""
     try:
         picture.load()
     except MemoryError:
@@ -176,12 +175,12 @@ def _load(picture: Image.Image, path: Path) -> tuple[Image.Image, float, str]:
     except Exception:  # as in `_open`
         with open(path, "rb") as stream:  # anew: some decoders have closed the first one
             return _load_damaged(picture, stream)
-    return picture, 1.0, ""
+    return picture, 1.0, None
 
 
-def _load_damaged(broken: Image.Image, stream: IO[bytes]) -> tuple[Image.Image, float, str]:
+def _load_damaged(broken: Image.Image, stream: IO[bytes]) -> tuple[Image.Image, float, Reason]:
     form = broken.format or ""
-    kind = "truncated" if is_cut_off(stream, form) else "damaged"
+    kind = TRUNCATED if is_cut_off(stream, form) else DAMAGED
     stream.seek(0)
     ImageFile.LOAD_TRUNCATED_IMAGES = True  # the rest of the picture becomes grey or black, and is measured below
     try:
@@ -191,67 +190,43 @@ def _load_damaged(broken: Image.Image, stream: IO[bytes]) -> tuple[Image.Image, 
     except MemoryError:
         raise
     except Exception as err:  # as in `_open`
-        raise _UnreadableError(f"{kind}: 0% decoded, {form} header") from err
+        raise _UnreadableError(kind, f"0% decoded, {form} header") from err
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
-    decoded = share_decoded(picture)
+    decoded = _share_decoded(picture)
     if decoded == 0:
-        raise _UnreadableError(f"{kind}: 0% decoded, {form} header")
-    if kind == "truncated" and picture.info.get("progressive"):
-        return picture, decoded, f"{kind}: {decoded:.0%} of the rows decoded, coarsely"
-    percent = min(int(decoded * 100), 99) if kind == "truncated" else int(decoded * 100)  # cut off: something lacks
-    return picture, decoded, f"{kind}: {percent}% decoded"
+        raise _UnreadableError(kind, f"0% decoded, {form} header")
+    if kind == TRUNCATED and picture.info.get("progressive"):
+        return picture, decoded, Reason(kind, f"{decoded:.0%} of the rows decoded, coarsely")
+    percent = min(int(decoded * 100), 99) if kind == TRUNCATED else int(decoded * 100)  # cut off: something lacks
+    return picture, decoded, Reason(kind, f"{percent}% decoded")
 
 
-def _small_rgb(picture: Image.Image) -> tuple[Image.Image, list[str]]:
+def _share_decoded(picture: Image.Image) -> float:
+    """The share of rows that are not what the decoder leaves where no data came. In [0, 1].
+
+    Rows count wherever they lie, since BMP comes bottom up and GIF and PNG may come interlaced; a row that is truly
+    of the fill's colour counts as lacking, so the share is a lower bound.
+    """
+    fill = JPEG_FILL if picture.format in ("JPEG", "MPO") else (0,)
+    lacking = 0
+    for top in range(0, picture.height, 256):  # in strips, for the memory of a huge picture
+        strip = picture.crop((0, top, picture.width, min(top + 256, picture.height)))
+        rows = np.asarray(strip).reshape(strip.height, -1)
+        lacking += int(np.isin(rows.min(axis=1), fill) @ np.isin(rows.max(axis=1), fill).astype(int))
+    return 1.0 - lacking / picture.height
+
+
+def _small_rgb(picture: Image.Image) -> tuple[Image.Image, Reason | None]:
     """In RGB, and of no more than LARGE_PIXELS: shrunk by a whole factor, before the conversion where the mode can."""
     factor = _whole_factor(picture)
     shrinks_first = picture.mode in SHRINKABLE and "transparency" not in picture.info
     try:
-        rgb, notes = to_rgb(picture.reduce(factor) if factor > 1 and shrinks_first else picture)
+        rgb, reason = to_rgb(picture.reduce(factor) if factor > 1 and shrinks_first else picture)
     except ValueError as err:  # a mode that Pillow reads and cannot convert
-        raise _UnreadableError(f"damaged: 0% decoded, {picture.mode} pixels that cannot be converted") from err
+        raise _UnreadableError(DAMAGED, f"0% decoded, {picture.mode} pixels that cannot be converted") from err
     factor = _whole_factor(rgb)
-    return (rgb.reduce(factor) if factor > 1 else rgb), notes
-
-
-def _wrong_extension(name: str, form: str) -> str:
-    extension = Path(name).suffix.lower()
-    same = {form, "JPEG"} if form == "MPO" else {form}
-    if not extension or EXTENSIONS.get(extension) in same or (form, extension) == ("PPM", ".pgm"):
-        return ""
-    return f"wrong extension: {form} named {extension}"
-
-
-def _frames(picture: Image.Image, form: str) -> str:
-    """A note on animations; the first frame is what is used, and of HEIF the one that the file names as its picture."""
-    if form == "HEIF":
-        return ""
-    try:
-        animated = form in ANIMATED and getattr(picture, "is_animated", False)
-        picture.seek(0)
-    except Exception:  # a broken second frame must not cost the first
-        return "animated: broken after the first frame"
-    return "animated: first frame" if animated else ""
-
-
-def _upright(rgb: Image.Image, picture: Image.Image) -> tuple[Image.Image, str]:
-    """Turn as EXIF says. Asked after decoding: Pillow turns TIFF by itself, and PNG may tell it behind the pixels."""
-    try:
-        orientation = picture.getexif().get(0x0112, 1)
-    except Exception:  # broken EXIF must not cost the picture
-        return rgb, "broken EXIF"
-    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
-    return (rgb, "") if turn is None else (rgb.transpose(turn), f"turned: EXIF {orientation}")
-
-
-def _swaps_sides(turn_note: str) -> bool:
-    return turn_note[-1] in "5678"
-
-
-def _extreme_shape(width: int, height: int) -> str:
-    extreme = max(width, height) >= THIN * min(width, height) or min(width, height) < THIN
-    return f"extreme shape: {width} x {height}" if extreme else ""
+    return (rgb.reduce(factor) if factor > 1 else rgb), reason
 
 
 def _whole_factor(picture: Image.Image) -> int:
@@ -260,6 +235,21 @@ def _whole_factor(picture: Image.Image) -> int:
     while picture.width * picture.height > LARGE_PIXELS * factor**2:
         factor += 1
     return min(factor, *picture.size)
+
+
+def _upright(rgb: Image.Image, picture: Image.Image) -> tuple[Image.Image, int, Reason | None]:
+    """Turned as EXIF says, and the orientation it says.
+
+    Asked after decoding: Pillow turns TIFF by itself, and PNG may tell it behind the pixels.
+    """
+    try:
+        orientation = picture.getexif().get(0x0112, 1)
+    except Exception:  # broken EXIF must not cost the picture
+        return rgb, 1, Reason("broken EXIF")
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    if turn is None:
+        return rgb, 1, None
+    return rgb.transpose(turn), orientation, Reason("turned", f"EXIF {orientation}")
 
 
 def _checksum(rgb: Image.Image) -> int:

@@ -1,152 +1,135 @@
-"""Fills the pixel store: processes decode and write their rows, unchanged rows come from the old store."""
+"""Fills the pixel store: processes decode files and write their rows, unchanged rows come from the old store.
+
+The decoding processes import this module, so that it imports little.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from errno import EIO
+from functools import lru_cache
 from pathlib import Path
-from typing import TypeAlias
-
-import numpy as np
+from typing import TYPE_CHECKING, BinaryIO
 
 from folds.base.progress import Track
-from folds.base.workspace import reserve
-from folds.find.dataset import Dataset
-from folds.find.listing import File
-from folds.manifest.facts import Key, key_of
-from folds.pixels.decode import NO_DECODER, Facts
-from folds.pixels.jpeg import CHANNELS, INDEX, JpegPixels, slot_bytes
-from folds.pixels.pool import Casualty
-from folds.pixels.store import Pixels, map_pixels
-from folds.pixels.worker import Row, RowTask
-from folds.settings import StoreForm
+from folds.find.listing import File, Key
+from folds.find.reasons import CRASHED, NO_DECODER, TOO_SLOW, UNREAD, Reason
+from folds.pixels.decode import Facts, decode
+from folds.pixels.jpeg import JpegPixels, encode
+from folds.pixels.pool import in_processes
 
-PASSING = (
-    "crashed the decoder",
-    "took the decoder",
-    "cannot be read",
-    NO_DECODER,
-)  # faults that another day may not have
-Decode: TypeAlias = Callable[[Sequence[RowTask]], Iterator[tuple[int, Row | Casualty]]]
-ROWS_AT_A_TIME = 16  # when rows are moved or copied: 4 MB at 288 pixels
+if TYPE_CHECKING:
+    from folds.pixels.store import Pixels
+
+PASSING = frozenset({CRASHED, TOO_SLOW, UNREAD, NO_DECODER})  # faults that another day may not have
 
 
 @dataclass(frozen=True)
-class OldRows:
-    """Rows that need no decoding, in a store of the same form. pixels: (n, S, S, 3) uint8; row: by file."""
+class Known:
+    """Facts of files that were decoded before, with their rows in `pixels`; None where that store is not usable."""
 
-    pixels: Pixels
-    row: Mapping[Key, int]
+    facts: Mapping[Key, tuple[int, Facts]]
+    pixels: Pixels | None
 
+    def of(self, file: File) -> Facts | None:
+        """The facts of a file that needs no decoding, else None; a fault that may pass is looked at again."""
+        if file.fault is not None:
+            return Facts(reasons=(file.fault,))
+        _, facts = self.facts.get(file.key, (0, None))
+        if facts is None or any(reason.code in PASSING for reason in facts.reasons):
+            return None
+        return facts if facts.decoded == 0 or self.pixels is not None else None
 
-@dataclass(frozen=True)
-class Filled:
-    """facts: of every item, in order; pixels: of every item that decoded, holes between; decoded: files decoded now."""
-
-    facts: tuple[Facts, ...]
-    pixels: Pixels
-    decoded: int
+    def all_of(self, files: Sequence[File]) -> list[Facts] | None:
+        """The facts of all files, if the old store has these files in this order and none is to be decoded."""
+        found = [fact for fact in map(self.of, files) if fact is not None]
+        if self.pixels is None or not len(self.pixels) == len(files) == len(found):
+            return None
+        rows = enumerate(zip(files, found, strict=True))
+        return found if all(self.facts.get(file.key) == (row, fact) for row, (file, fact) in rows) else None
 
 
 def fill(
-    path: Path,
-    dataset: Dataset,
-    *,
-    size: int,
-    form: StoreForm,
-    decode: Decode,
-    known: Mapping[Key, Facts],
-    old: OldRows | None,
-    track: Track,
-) -> Filled:
-    """Write the picture of item i at row i of the file `path`; rows of unreadable files stay holes.
+    pixels: Pixels, files: Sequence[File], *, root: Path, known: Known, workers: int, track: Track
+) -> tuple[list[Facts], int]:
+    """Write the picture of file i to row i; returns the facts of all files, and how many were decoded now.
 
-    decode  has files decoded into their rows, and yields what became of each, by its position
-    known   facts of unchanged files: those whose row is in `old`, or that are unreadable, are not decoded
-    Raises OSError where the disk has no room for them.
+    Rows of unreadable files stay empty. Raises OSError where the disk has no room.
     """
-    items = dataset.items
-    pixels = _make_room(path, n=len(items), size=size, form=form)
-    facts = [_known_fact(item.file, known, old) for item in items]
-    if old is not None:
-        slots = [slot for slot, fact in enumerate(facts) if fact is not None and fact.decoded > 0]
-        _copy(pixels, slots, old.pixels, [old.row[key_of(items[slot].file)] for slot in slots])
-    todo = [slot for slot, fact in enumerate(facts) if fact is None]
-    root, store = str(dataset.root), str(path)  # joined as text: pathlib takes 10 us for each
-    tasks = [RowTask(os.path.join(root, items[slot].file.path), store, slot, size, form) for slot in todo]
-    for at, answer in track(decode(tasks), what="decode", total=len(tasks)):
-        row = Row(Facts(notes=answer.why)) if isinstance(answer, Casualty) else answer
-        facts[todo[at]] = row.facts
-        if row.errno:
-            raise OSError(row.errno, os.strerror(row.errno))
-        if isinstance(pixels, JpegPixels):
-            pixels.index[todo[at]] = (pixels.index["start"][todo[at]], row.n_bytes, row.crc)
-    assert all(fact is not None for fact in facts), "an item has no facts"
-    return Filled(tuple(fact for fact in facts if fact is not None), pixels, len(todo))
+    facts = [known.of(file) for file in files]
+    kept = [(row, known.facts[files[row].key][0]) for row, fact in enumerate(facts) if fact and fact.decoded > 0]
+    if known.pixels is not None:
+        _copy(pixels, known.pixels, kept)
+    todo = [row for row, fact in enumerate(facts) if fact is None]
+    is_jpeg = isinstance(pixels, JpegPixels)
+    folder, store, size = str(root), str(pixels.path), pixels.shape[1]  # joined as text: pathlib takes 10 us for each
+    tasks = [
+        RowTask(os.path.join(folder, files[row].path), store, pixels.place(row), size, is_jpeg=is_jpeg) for row in todo
+    ]
+    answers = in_processes(write_row, tasks, workers=workers)
+    for at, answer in track(answers, what="decode", total=len(tasks)):
+        done = Row(Facts(reasons=(answer,))) if isinstance(answer, Reason) else answer
+        facts[todo[at]] = done.facts
+        if done.errno:
+            raise OSError(done.errno, os.strerror(done.errno))
+        pixels.note(todo[at], n_bytes=done.n_bytes, crc=done.crc)
+    whole = [fact for fact in facts if fact is not None]
+    assert len(whole) == len(files), f"{len(whole)} facts of {len(files)} files"
+    return whole, len(todo)
 
 
-def _make_room(path: Path, *, n: int, size: int, form: StoreForm) -> Pixels:
-    """A file of n rows, all of them holes; of JPEGs, whose lengths nobody knows, the bytes cannot be reserved."""
-    row_bytes = slot_bytes(size) if form == "jpeg" else size * size * CHANNELS
-    with open(path, "wb") as file:
-        file.truncate(n * row_bytes)
-    if form == "jpeg":
-        index = np.zeros(n, INDEX)
-        index["start"] = np.arange(n, dtype=np.uint64) * np.uint64(row_bytes)
-        return JpegPixels(path, index, size)
-    reserve(path, n * row_bytes)
-    return map_pixels(path, n=n, size=size, mode="r+")
+def _copy(pixels: Pixels, old: Pixels, rows: Sequence[tuple[int, int]]) -> None:
+    """Bring (new row, old row) over from a store of the same size and form."""
+    with open(pixels.path, "r+b") as file:
+        for row, old_row in rows:
+            data = old.stored(old_row)
+            file.seek(pixels.place(row))
+            file.write(data)
+            if isinstance(old, JpegPixels):
+                pixels.note(row, n_bytes=len(data), crc=int(old.index["crc"][old_row]))
 
 
-def _known_fact(file: File, known: Mapping[Key, Facts], old: OldRows | None) -> Facts | None:
-    """What is known of a file without decoding it, None if nothing is; a fault that may pass is looked at again."""
-    if file.fault:
-        return Facts(notes=file.fault)
-    fact = known.get(key_of(file))
-    if fact is None or fact.notes.startswith(PASSING):
-        return None
-    return fact if fact.decoded == 0 or (old is not None and key_of(file) in old.row) else None
+@dataclass(frozen=True)
+class RowTask:
+    """What a process needs to decode the file `path` and write it into the file `store`, from byte `place` on."""
+
+    path: str
+    store: str
+    place: int
+    size: int
+    is_jpeg: bool
 
 
-def keep_rows(path: Path, rows: np.ndarray, *, size: int) -> None:
-    """Move these rows of a store, ascending, to its front and cut off the rest. rows: (n,) int64.
+@dataclass(frozen=True)
+class Row:
+    """What became of a file: its facts; of a JPEG the length and the CRC-32; errno: why nothing could be written."""
 
-    By reading and writing, which moves 7 GB/s where a memory map moved 2.
-    """
-    row_bytes = size * size * CHANNELS
-    buffer = memoryview(bytearray(ROWS_AT_A_TIME * row_bytes))
-    with open(path, "r+b", buffering=0) as file:
-        for source, target, count in _runs(rows):
-            if source != target:
-                part = buffer[: count * row_bytes]
-                file.seek(source * row_bytes)
-                assert file.readinto(part) == len(part), f"{path} ends in row {source}"
-                file.seek(target * row_bytes)
-                file.write(part)
-        file.truncate(len(rows) * row_bytes)
+    facts: Facts
+    n_bytes: int = 0
+    crc: int = 0
+    errno: int = 0
 
 
-def _runs(rows: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """(first row, where it goes, how many) of stretches of ascending rows."""
-    start = 0
-    for stop in [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]:
-        for begin in range(start, stop, ROWS_AT_A_TIME):
-            yield int(rows[begin]), begin, min(ROWS_AT_A_TIME, stop - begin)
-        start = stop
+def write_row(task: RowTask) -> Row:
+    """Decode one file and write its pixels, or their JPEG, into the store. Runs in a worker process."""
+    facts, pixels = decode(Path(task.path), size=task.size)
+    if pixels is None:
+        return Row(facts)
+    data = encode(pixels) if task.is_jpeg else pixels.tobytes()
+    left = memoryview(data)
+    try:
+        file = _open_rows(task.store)
+        file.seek(task.place)
+        while len(left):  # a disk that is nearly full takes a part of it, and refuses the rest
+            left = left[file.write(left) :]
+    except OSError as err:
+        return Row(facts, errno=err.errno or EIO)
+    return Row(facts, len(data), zlib.crc32(data) if task.is_jpeg else 0)
 
 
-def _copy(pixels: Pixels, slots: Sequence[int], old: Pixels, rows: Sequence[int]) -> None:
-    """Bring rows over from the old store."""
-    if isinstance(pixels, JpegPixels):
-        assert isinstance(old, JpegPixels), "a raw store has no rows for one of JPEGs"
-        with open(pixels.path, "r+b") as file:
-            for slot, row in zip(slots, rows, strict=True):
-                pixels.index[["bytes", "crc"]][slot] = old.index[["bytes", "crc"]][row]
-                file.seek(int(pixels.index["start"][slot]))
-                file.write(old.encoded(row))
-        return
-    assert not isinstance(old, JpegPixels), "nor has one of JPEGs for a raw one"
-    for start in range(0, len(slots), ROWS_AT_A_TIME):
-        part = slice(start, start + ROWS_AT_A_TIME)
-        pixels[slots[part]] = old[rows[part]]
+@lru_cache(maxsize=1)
+def _open_rows(path: str) -> BinaryIO:
+    return open(path, "r+b", buffering=0)

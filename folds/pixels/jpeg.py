@@ -1,8 +1,8 @@
-"""Keeps pictures as JPEGs: one after the other in one file, and at its end an index of where each one lies.
+"""Keeps pictures as JPEGs, for disks that are too small: one after the other in a file, and an index at its end.
 
-Measured on pictures of Caltech-101 (`python -m tests.benchmarks.store`): quality 95 with full colours costs a sixth of
-the raw bytes. Colours at half the resolution would save a seventh of that and cost 1.5 to 3 dB; to win these back by
-quality costs more bytes than were saved.
+Measured on pictures of Caltech-101 (tests/benchmarks/results.jsonl, "store"): quality 95 with full colours costs a
+sixth of the raw bytes. Colours at half the resolution would save a seventh of that and cost 1.5 to 3 dB; to win these
+back by quality costs more bytes than were saved. Pillow lets other threads run while it decodes.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import io
 import mmap
 import os
 import zlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from importlib.util import find_spec
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +23,44 @@ from PIL import Image
 
 from folds.base.errors import UserError
 from folds.base.workspace import digest
+from folds.pixels.raw import CHANNELS
 
-CHANNELS = 3
 QUALITY, SUBSAMPLING = 95, "4:4:4"
 INDEX = np.dtype([("start", "<u8"), ("bytes", "<u4"), ("crc", "<u4")])  # 16 bytes for each picture
-DECODER = "torchcodec"
 
 
 @dataclass(frozen=True)
 class JpegPixels:
     """Pictures that look like an (n, S, S, 3) uint8 array, one decoded where it is asked for.
 
-    index  (n,) INDEX: where each JPEG begins in the file, how long it is, and the CRC-32 of its bytes
-    size   S, pixels
-    on_gpu whether batches for a GPU are decoded there
+    index  (n,) INDEX: where each JPEG begins in the file, how long it is (0: no picture), the CRC-32 of its bytes
     """
 
     path: Path
     index: np.ndarray
     size: int
-    on_gpu: bool = False
+
+    @classmethod
+    def create(cls, path: Path, *, n: int, size: int) -> JpegPixels:
+        """A file with room for n JPEGs, whose lengths nobody knows: its bytes cannot be reserved."""
+        index = np.zeros(n, INDEX)
+        index["start"] = np.arange(n, dtype=np.uint64) * np.uint64(slot_bytes(size))
+        with open(path, "wb") as file:
+            file.truncate(n * slot_bytes(size))
+        return cls(path, index, size)
+
+    @classmethod
+    def open(cls, path: Path, head: Mapping[str, Any]) -> JpegPixels | None:
+        """The file that a head describes; None where its length or its index is not what was written."""
+        try:
+            with open(path, "rb") as file:
+                if os.fstat(file.fileno()).st_size != head["bytes"]:
+                    return None
+                file.seek(-head["n"] * INDEX.itemsize, os.SEEK_END)
+                data = file.read()
+        except OSError:
+            return None
+        return cls(path, np.frombuffer(data, dtype=INDEX), head["size"]) if digest(data) == head["index"] else None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -56,18 +75,62 @@ class JpegPixels:
         return len(self.index)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        """One picture, (S, S, 3) uint8, decoded by Pillow; whole batches are decoded in `models/input/decoding.py`."""
-        with Image.open(io.BytesIO(self.encoded(row)), formats=["JPEG"]) as picture:
-            return np.asarray(picture)
+        """One picture, (S, S, 3) uint8. Raises UserError where its JPEG does not decode."""
+        data = self.stored(row)
+        if not data:
+            return np.zeros(self.shape[1:], np.uint8)
+        try:
+            with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
+                return np.asarray(picture)
+        except (OSError, ValueError) as err:
+            raise UserError(
+                f"the JPEG in row {row:,} of {self.path} does not decode: {err}",
+                hint=f"`rm {self.path}`, then `python run.py prepare DATA`",
+            ) from err
 
-    def encoded(self, row: int) -> bytes:
+    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Decode these rows, (m,) int, into `out`, (m, S, S, 3) uint8; threads share the work."""
+
+        def decode(first: int) -> None:  # each n-th row: pictures differ in their cost, and neighbours may be alike
+            for at in range(first, len(rows), n):
+                out[at] = self[int(rows[at])]
+
+        n = thread_count()
+        for _ in _threads(n).map(decode, range(n)):
+            pass  # an exception of a thread is raised here
+
+    def place(self, row: int) -> int:
+        """Where a JPEG begins in the file, in bytes."""
+        return int(self.index["start"][row])
+
+    def stored(self, row: int) -> bytes:
         """The JPEG of one picture."""
         start, n_bytes, _ = self.index[row].item()
         return self._file[start : start + n_bytes]
 
-    def damaged(self) -> np.ndarray:
-        """Whether the bytes of each JPEG are not those that were written. (n,) bool; reads everything."""
-        return np.array([zlib.crc32(self.encoded(row)) for row in range(len(self))]) != self.index["crc"]
+    def note(self, row: int, *, n_bytes: int, crc: int) -> None:
+        """Record the length and the CRC-32 of what was written at a row."""
+        self.index[["bytes", "crc"]][row] = (n_bytes, crc)
+
+    def finish(self) -> dict[str, Any]:
+        """Move the JPEGs to the front of the file that was filled, and put their index at its end.
+
+        Returns what the head of the store has to know: the length of the file, and the digest of its index.
+        """
+        index, at = self.index.copy(), 0
+        with open(self.path, "rb", buffering=0) as source, open(self.path, "r+b") as file:  # mapped pages are memory
+            for entry in index:
+                source.seek(int(entry["start"]))
+                data = source.read(int(entry["bytes"]))
+                file.write(data)  # never over what is still to be read: a JPEG is at most as long as its slot
+                entry["start"], at = at, at + len(data)
+            file.write(index.tobytes())
+            file.truncate()
+        return {"bytes": at + index.nbytes, "index": digest(index.tobytes())}
+
+    def damaged(self, sums: Sequence[int | None]) -> np.ndarray:
+        """Whether each JPEG is not what was written. (n,) bool; reads everything. sums: of pixels, not needed."""
+        return np.array([zlib.crc32(self.stored(row)) for row in range(len(self))]) != self.index["crc"]
 
     @cached_property
     def _file(self) -> mmap.mmap:
@@ -91,39 +154,12 @@ def slot_bytes(size: int) -> int:
     return 4096 + 11 * side * side
 
 
-def pack(path: Path, jpegs: JpegPixels, rows: np.ndarray) -> dict[str, Any]:
-    """Move these JPEGs of a file that is being filled, ascending, to its front, and put their index at its end.
-
-    Returns what the store's head has to know: the length of the file, and the digest of its index.
-    """
-    index, at = jpegs.index[rows].copy(), 0
-    with open(path, "rb", buffering=0) as source, open(path, "r+b") as file:  # read, since mapped pages count as memory
-        for entry in index:
-            source.seek(int(entry["start"]))
-            data = source.read(int(entry["bytes"]))
-            file.write(data)  # never over what is still to be read: a JPEG is at most as long as its slot
-            entry["start"], at = at, at + len(data)
-        file.write(index.tobytes())
-        file.truncate()
-    return {"bytes": at + index.nbytes, "index": digest(index.tobytes())}
+def thread_count() -> int:
+    """Threads that decode: OMP_NUM_THREADS where it is set, as on a shared machine and by Ray, else all cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) else os.cpu_count() or 1
 
 
-def read_index(path: Path, *, n: int, n_bytes: int, index_digest: str) -> np.ndarray | None:
-    """The index of a whole file of n JPEGs; None where it has another length or its index is not what was written."""
-    try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size != n_bytes:
-                return None
-            file.seek(-n * INDEX.itemsize, os.SEEK_END)
-            data = file.read()
-    except OSError:
-        return None
-    return np.frombuffer(data, dtype=INDEX) if digest(data) == index_digest else None
-
-
-def refuse_without_decoder() -> None:
-    """Refuse work with JPEGs where what decodes them in batches is not installed; torch is not imported."""
-    if find_spec(DECODER) is None:
-        raise UserError(
-            f"a pixel store of JPEGs is decoded by {DECODER}, which is not installed", hint="`pip install -e '.[jpeg]'`"
-        )
+@cache
+def _threads(n: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n, thread_name_prefix="decode")

@@ -1,8 +1,7 @@
-"""Assigns every usable training image to a fold, once, and stores it: the only truth about folds."""
+"""Assigns every usable training image to a fold, once, and stores it; all later steps read what is stored."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
-from folds.manifest.manifest import csv_bytes, read_manifest, usable_rows
+from folds.manifest.manifest import csv_bytes, parse_table, read_manifest, usable_rows
 from folds.settings import SplitSettings
 from folds.split.classes import class_order
 from folds.split.stratify import stratified_group_folds
@@ -46,14 +45,26 @@ def split(workspace: Workspace, settings: SplitSettings, *, seed: int) -> Folds:
     Raises UserError where the stored folds were assigned with another number or seed, or for other training images.
     """
     images = usable_rows(read_manifest(workspace), split="train")
-    if workspace.folds_json.exists():  # it is written last: without it `split` was killed, and nothing knows its folds
-        folds = load_folds(workspace)
-        _refuse_other_settings(workspace, folds, n_folds=settings.n_folds, seed=seed)
-        _refuse_other_images(workspace, folds, images=images)
-        return folds
-    return store_folds(
-        workspace, assign_folds(images, n_folds=settings.n_folds, seed=seed), settings=settings, seed=seed
-    )
+    if (
+        not workspace.folds_json.exists()
+    ):  # it is written last: without it `split` was killed, and nothing knows its folds
+        table = assign_folds(images, n_folds=settings.n_folds, seed=seed)
+        return store_folds(workspace, table, settings=settings, seed=seed)
+    folds = load_folds(workspace)
+    if (folds.n_folds, folds.seed) != (settings.n_folds, seed):
+        raise UserError(
+            f"the folds in {workspace.folds_csv} were assigned with {folds.n_folds} folds and seed {folds.seed}, "
+            f"not {settings.n_folds} folds and seed {seed}",
+            hint=_remove_hint(workspace),
+        )
+    changed = _changed_images(folds, images)
+    if changed:
+        raise UserError(
+            f"{len(changed):,} training images changed since the folds in {workspace.folds_csv} were assigned: "
+            f"{first_few(changed)}",
+            hint=_remove_hint(workspace),
+        )
+    return folds
 
 
 def assign_folds(images: pd.DataFrame, *, n_folds: int, seed: int) -> pd.DataFrame:
@@ -84,8 +95,7 @@ def load_folds(workspace: Workspace) -> Folds:
             f"{workspace.folds_csv} is not the file that {workspace.folds_json.name} describes",
             hint=_remove_hint(workspace),
         )
-    table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
-    folds = _folds(table.astype({"target": "int64", "fold": "int64", "group": "int64"}), head=head)
+    folds = _folds(parse_table(data, dict.fromkeys(("target", "fold", "group"), "int64")), head=head)
     if folds.classes != class_order(folds.label) or (np.array(folds.classes)[folds.target] != folds.label).any():
         raise UserError(f"{workspace.folds_json} holds other classes than {workspace.folds_csv.name}")
     return folds
@@ -110,18 +120,10 @@ def store_folds(workspace: Workspace, table: pd.DataFrame, *, settings: SplitSet
 
 
 def _folds(table: pd.DataFrame, *, head: dict) -> Folds:
-    return Folds(
-        image_id=table["image_id"].to_numpy(dtype=str),
-        path=table["path"].to_numpy(dtype=str),
-        label=table["label"].to_numpy(dtype=str),
-        target=table["target"].to_numpy(dtype=np.int64),
-        fold=table["fold"].to_numpy(dtype=np.int64),
-        group=table["group"].to_numpy(dtype=np.int64),
-        classes=tuple(head["classes"]),
-        n_folds=int(head["n_folds"]),
-        seed=int(head["seed"]),
-        digest=str(head["digest"]),
-    )
+    columns = {name: table[name].to_numpy(dtype=str) for name in ("image_id", "path", "label")}
+    columns |= {name: table[name].to_numpy(dtype=np.int64) for name in ("target", "fold", "group")}
+    n_folds, seed = int(head["n_folds"]), int(head["seed"])
+    return Folds(**columns, classes=tuple(head["classes"]), n_folds=n_folds, seed=seed, digest=str(head["digest"]))
 
 
 def _refuse_too_many_folds(table: pd.DataFrame, *, n_folds: int) -> None:
@@ -141,30 +143,15 @@ def _refuse_too_many_folds(table: pd.DataFrame, *, n_folds: int) -> None:
         )
 
 
-def _refuse_other_settings(workspace: Workspace, folds: Folds, *, n_folds: int, seed: int) -> None:
-    if (folds.n_folds, folds.seed) != (n_folds, seed):
-        raise UserError(
-            f"the folds in {workspace.folds_csv} were assigned with {folds.n_folds} folds and seed {folds.seed}, "
-            f"not {n_folds} folds and seed {seed}",
-            hint=_remove_hint(workspace),
-        )
-
-
-def _refuse_other_images(workspace: Workspace, folds: Folds, *, images: pd.DataFrame) -> None:
-    """Other images or labels than the folds know, or a pair of copies that the folds have cut."""
+def _changed_images(folds: Folds, images: pd.DataFrame) -> list[str]:
+    """Images that the folds do not know, or under another label, or no more; else copies that the folds have cut."""
     stored = set(zip(folds.image_id.tolist(), folds.label.tolist(), strict=True))
     now = set(zip(images["image_id"].tolist(), images["label"].tolist(), strict=True))
-    changed = sorted({image_id for image_id, _ in stored ^ now})
-    if not changed:
-        group = images.set_index("image_id")["group"].reindex(folds.image_id).to_numpy()
-        fold_count = pd.Series(folds.fold).groupby(group).transform("nunique").to_numpy()
-        changed = folds.image_id[fold_count > 1].tolist()
-    if changed:
-        raise UserError(
-            f"{len(changed):,} training images changed since the folds in {workspace.folds_csv} were assigned: "
-            f"{first_few(changed)}",
-            hint=_remove_hint(workspace),
-        )
+    if stored != now:
+        return sorted({image_id for image_id, _ in stored ^ now})
+    group = images.set_index("image_id")["group"].reindex(folds.image_id).to_numpy()
+    cut: list[str] = folds.image_id[pd.Series(folds.fold).groupby(group).transform("nunique").to_numpy() > 1].tolist()
+    return cut
 
 
 def _remove_hint(workspace: Workspace) -> str:

@@ -10,9 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from folds.pixels.jpeg import JpegPixels
 from folds.pixels.store import Pixels
-from models.input.decoding import Read, batches_on_gpu, reading
 
 DEPTH = 3  # buffers: one in use, one ready, one being filled
 
@@ -23,15 +21,12 @@ def gather_batches(pixels: Pixels, batches: Sequence[np.ndarray], device: torch.
     pixels   (n, S, S, 3) uint8 of a pixel store, raw or JPEGs
     batches  arrays of (B,) int rows, which `PixelStore.rows` has checked
     """
-    if isinstance(pixels, JpegPixels) and pixels.on_gpu:
-        yield from batches_on_gpu(pixels, batches, device)
-        return
     largest = max((len(rows) for rows in batches), default=0)
     buffers = [_Buffer(largest, pixels.shape[1:], device) for _ in range(min(DEPTH, len(batches)))]
-    with reading(pixels) as read, ThreadPoolExecutor(1, thread_name_prefix="gather") as thread:
+    with ThreadPoolExecutor(1, thread_name_prefix="gather") as thread:
 
         def start(i: int) -> Future[_Buffer]:
-            return thread.submit(buffers[i % DEPTH].fill, read, batches[i])
+            return thread.submit(buffers[i % DEPTH].fill, pixels, batches[i])
 
         filling = deque(start(i) for i in range(min(DEPTH - 1, len(batches))))
         for i in range(len(batches)):
@@ -51,11 +46,11 @@ class _Buffer:
         self.uploaded = torch.cuda.Event() if is_gpu else None
         self.n_rows = 0
 
-    def fill(self, read: Read, rows: np.ndarray) -> _Buffer:
+    def fill(self, pixels: Pixels, rows: np.ndarray) -> _Buffer:
         if self.uploaded is not None:
             self.uploaded.synchronize()
         self.n_rows = len(rows)
-        read(rows, self.host.numpy()[: self.n_rows])
+        pixels.read(rows, self.host.numpy()[: self.n_rows])
         return self
 
     def upload(self) -> Tensor:

@@ -16,7 +16,6 @@ from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
 from models.backbones import Backbone, build_network
 from models.device import choose_device
-from models.input.decoding import decoded_by
 from models.input.sampling import sampling_shift
 from models.precision import Way, run_precision, short_name
 from models.probe.head_files import set_head, start_head
@@ -58,7 +57,6 @@ def make_trainer(
     """The trainer of a job; what is random at its start depends on (seed, fold) only."""
     settings = job.settings
     device = choose_device(settings.device)
-    store = decoded_by(store, settings.jpeg_decoder, device)
     fold = folds.n_folds if job.fold is None else job.fold
     torch.manual_seed(int(np.random.SeedSequence([job.seed, fold]).generate_state(1)[0]))
     network = build_network(

@@ -49,14 +49,8 @@ class Album:
         return Thumbnail(uri, image.width, image.height)
 
     def _find(self, wanted: Picture) -> Image.Image | None:
-        row = self.source.store_row.get((wanted.split, wanted.image_id))
-        if row is not None and self.source.store is not None:
-            return picture(self.source.store, row)
-        kept = self.source.left_out.get(wanted.path)
-        if kept is None:
-            return None
-        width, height = self.source.size_of(wanted)
-        return _unsquashed(kept, width=width, height=height)
+        row, store = self.source.store_row(wanted), self.source.store
+        return None if row is None or store is None else picture(store, row)
 
 
 def picture(store: PixelStore, row: int) -> Image.Image:

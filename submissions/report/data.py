@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from folds.find.reasons import RELABELLED, UNLABELLED, from_cell, reason_text
 from folds.manifest.manifest import LEFT_OUT, UNREADABLE, USABLE
-from folds.manifest.summary import class_sizes, copy_counts, quartiles, reasons, status_counts
+from folds.manifest.status import COPY
+from folds.manifest.summary import class_sizes, copy_counts, quartiles, reason_rows, reasons, status_counts
 from submissions.report.charts import Bars, numbers
 from submissions.report.source import Picture, Source
 from submissions.settings import ReportSettings
@@ -103,7 +105,7 @@ def gather_data(source: Source, settings: ReportSettings) -> Data:
         reasons=tuple(ReasonRow(one.kind, one.status, one.train, one.test, one.paths[:2]) for one in reasons(manifest)),
         left_out=tuple(_left_out(source, lost)),
         left_out_total=len(lost),
-        relabelled=int(manifest["reason"].str.contains(r"(?:^|; )relabelled: ").sum()),
+        relabelled=int(reason_rows(manifest)["code"].isin([RELABELLED, UNLABELLED]).sum()),
         copies=tuple(_copies(source)),
     )
 
@@ -144,8 +146,8 @@ def _left_out(source: Source, rows: np.ndarray) -> Iterator[LeftOut]:
     order = [*rows[status[rows] == LEFT_OUT], *rows[status[rows] == UNREADABLE]]
     for row in order[:MOST_LEFT_OUT]:
         picture = source.picture_at(int(row))
-        reason = str(source.manifest["reason"].iat[row])
-        yield LeftOut(picture, str(status[row]), reason, is_seen=picture.path in source.left_out)
+        reason = reason_text(str(source.manifest["reasons"].iat[row]))
+        yield LeftOut(picture, str(status[row]), reason, is_seen=status[row] == LEFT_OUT and source.store is not None)
 
 
 def _copies(source: Source) -> Iterator[CopySets]:
@@ -170,7 +172,7 @@ def _copy_sets(manifest: pd.DataFrame) -> list[list[int]]:
 
 
 def _copy_set(source: Source, rows: list[int]) -> CopySet:
-    reason = " ".join(source.manifest["reason"].iloc[rows])
-    kind = next((kind for kind in ("mirrored", "near", "exact") if f"{kind} copy in" in reason), "exact")
+    codes = {reason.code for cell in source.manifest["reasons"].iloc[rows] for reason in from_cell(cell)}
+    kind = next((kind for (kind, _), code in reversed(COPY.items()) if code in codes), "exact")
     shown = tuple(source.picture_at(row) for row in rows[:MOST_OF_SET])
     return CopySet(kind, shown, len(rows) - len(shown))

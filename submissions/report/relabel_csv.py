@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from folds.base.workspace import digest, write_bytes
-from folds.find.relabel import KIND
+from folds.find.reasons import RELABELLED, UNLABELLED, Reason
 from folds.manifest.manifest import csv_bytes
+from folds.manifest.summary import reason_rows
 from submissions.report.mistakes import Guessed
 from submissions.report.source import Source
 
@@ -66,10 +67,10 @@ def _row(one: Guessed) -> tuple[str, ...]:
 
 def _decided(source: Source) -> list[tuple[str, ...]]:
     """The images that `prepare --relabel` changed: without them in it, the next file would undo that."""
-    manifest = source.manifest
-    clauses = manifest["reason"].str.extract(rf"(?:^|; )({KIND}: [^;]*)")[0]
-    rows = manifest[clauses.notna()]
+    rows = reason_rows(source.manifest)
+    rows = rows[rows["code"].isin([RELABELLED, UNLABELLED])]
+    cells = (rows[name].tolist() for name in ("image_id", "label", "code", "detail"))
     return [
-        (image_id, "" if clause.endswith(", left out") else label, "", "", "", clause)
-        for image_id, label, clause in zip(rows["image_id"], rows["label"], clauses[clauses.notna()], strict=True)
+        (image_id, "" if code == UNLABELLED else label, "", "", "", str(Reason(code, detail)))
+        for image_id, label, code, detail in zip(*cells, strict=True)
     ]

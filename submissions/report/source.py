@@ -15,8 +15,7 @@ from ensemble.blend.blend_json import Blend, load_blend
 from ensemble.members.open_run import list_runs
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace
-from folds.manifest.left_out import read_left_out
-from folds.manifest.manifest import USABLE, read_manifest, usable_rows
+from folds.manifest.manifest import UNREADABLE, USABLE, read_manifest, usable_rows
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import SPLIT_HINT, Folds, load_folds
 from models.runs import runs
@@ -63,23 +62,10 @@ class Source:
         """The image in one row of the manifest."""
         return Picture(*(str(self.manifest[name].iat[row]) for name in ("image_id", "split", "label", "path")))
 
-    def size_of(self, picture: Picture) -> tuple[int, int]:
-        """Its true width and height in pixels."""
-        row = self._place[picture.split][picture.image_id]
-        return int(self.manifest["width"].to_numpy()[row]), int(self.manifest["height"].to_numpy()[row])
-
-    @cached_property
-    def store_row(self) -> Mapping[tuple[str, str], int]:
-        """The row of the pixel store by split and image_id."""
-        if self.store is None:
-            return {}
-        keys = zip(self.store.split.tolist(), self.store.image_id.tolist(), strict=True)
-        return {key: row for row, key in enumerate(keys)}
-
-    @cached_property
-    def left_out(self) -> Mapping[str, np.ndarray]:
-        """Small pictures of what was left out, by path."""
-        return read_left_out(self.workspace)
+    def store_row(self, picture: Picture) -> int | None:
+        """Its row in the pixel store, which is its row in the manifest; None where the store has no picture of it."""
+        row = self._place[picture.split].get(picture.image_id)
+        return None if row is None or self.manifest["status"].iat[row] == UNREADABLE else row
 
     @cached_property
     def class_counts(self) -> Mapping[str, int]:

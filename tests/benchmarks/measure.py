@@ -16,7 +16,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from folds.pixels.store import CHANNELS, PixelStore, map_pixels
+from folds.pixels.raw import CHANNELS, RawPixels
+from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
 from tests.benchmarks.record import machine, machine_line, record
 
@@ -89,7 +90,7 @@ def synthetic_store(folder: Path, n: int, size: int, *, sparse: bool = False, se
         for start in range(0, 0 if sparse else n, PIECE):
             file.write(rng.bytes(min(PIECE, n - start) * size * size * CHANNELS))
     return PixelStore(
-        pixels=map_pixels(path, n=n, size=size),
+        pixels=RawPixels(path, n, size),
         image_id=np.array([f"{row:07d}" for row in range(n)]),
         split=np.full(n, "train"),
         width=rng.integers(200, 800, n),

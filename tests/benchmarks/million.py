@@ -16,7 +16,8 @@ import pandas as pd
 from ensemble.members.oof_file import file_digest
 from folds.base.workspace import Workspace, write_json
 from folds.manifest.manifest import COLUMNS, USABLE, write_manifest
-from folds.pixels.store import CHANNELS, store_path, write_head
+from folds.pixels.raw import CHANNELS
+from folds.pixels.store import store_path, write_head
 from folds.split.assign import Folds, load_folds
 from models.predict.predictions import Predictions, save_predictions
 from tests.benchmarks.synthetic import World, member_log_probs
@@ -29,10 +30,11 @@ def make_store(workspace: Workspace, world: World) -> None:
     """The manifest of all images, and a store of zeros that fits it, as `prepare` leaves them."""
     table = pd.concat([_rows(world, part) for part in (0, 1)], ignore_index=True)
     table["group"] = _groups(world)
-    digest = write_manifest(workspace, table[list(COLUMNS)])
+    table = table[list(COLUMNS)]
+    write_manifest(workspace, table)
     with open(store_path(workspace, SIZE, "raw"), "wb") as file:
         file.truncate(len(table) * SIZE * SIZE * CHANNELS)
-    write_head(workspace, n=len(table), size=SIZE, form="raw", manifest_digest=digest, more={})
+    write_head(workspace, table, size=SIZE, form="raw", more={})
 
 
 def _rows(world: World, part: int) -> pd.DataFrame:
@@ -48,7 +50,7 @@ def _rows(world: World, part: int) -> pd.DataFrame:
             "split": ("train", "test")[part],
             "label": labels if part == 0 else "",
             "status": USABLE,
-            "reason": "",
+            "reasons": "",
             "format": "JPEG",
             "mode": "RGB",
             "width": rng.integers(200, 1000, n),
@@ -97,8 +99,3 @@ def write_run(workspace: Workspace, folds: Folds, name: str, oof: np.ndarray, te
 def _save(path: Path, image_id: np.ndarray, log_probs: np.ndarray, folds: Folds) -> None:
     views, classes = np.array(["centre"]), np.array(folds.classes)
     save_predictions(path, Predictions(image_id, classes, views, log_probs[:, None], folds.digest))
-
-
-def bytes_needed(world: World, *, members: int) -> int:
-    """On the disk, for predictions in float32 and for everything with a row per image."""
-    return members * (world.n + world.n_test) * world.n_classes * 4 + 1000 * (world.n + world.n_test)

@@ -1,9 +1,10 @@
 """Measures `prepare`: `python -m tests.benchmarks.prepare [--data DATA] [--size 288]`.
 
-Images a second of the whole command beside decoding and resizing alone in as many processes as there are cores, by
-turns, each in a process of its own that pays for its start; and the seconds that the search for copies takes among
-100,000. Neighbours on the machine disturb the clock, so processor time per image stands beside it. Every decoding
-process imports the script that was started, this one, as it would import run.py: hence the imports inside functions.
+Images a second of the whole command, into a raw store and into one of JPEGs, beside decoding and resizing alone in as
+many processes as there are cores, by turns, each in a process of its own that pays for its start; batches read from
+both stores; and the seconds that the search for copies takes among 100,000. Neighbours on the machine disturb the
+clock, so processor time per image stands beside it. Every decoding process imports the script that was started, this
+one, as it would import run.py: hence the imports inside functions.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import Annotated, Any
 import cyclopts
 from cyclopts import Parameter
 
-GOAL, CHUNK = 0.8, 16
-COPIES = 100_000
+GOAL, CHUNK, COPIES = 0.8, 16, 100_000
+WAYS = {"alone": "decoding and resizing alone", "raw": "prepare", "jpeg": "prepare to JPEGs"}
 
 
 def main(
@@ -31,34 +32,33 @@ def main(
     size: Annotated[int, Parameter(help="side of the store, in pixels")] = 288,
     pictures: Annotated[int, Parameter(help="how many are made up, of 500 x 375 pixels")] = 2048,
     repeats: int = 3,
-    copies: Annotated[bool, Parameter(help="also the search for copies")] = True,
     record: Annotated[bool, Parameter(help="append the figures to results.jsonl")] = True,
 ) -> None:
     """Measure, print the table, and append the figures to results.jsonl."""
     from tests.benchmarks.measure import finish, make_pictures
 
     with tempfile.TemporaryDirectory() as temporary:
-        folder = data or Path(temporary)
         if data is None:
-            make_pictures(folder, pictures)
-        figures = measure(folder, size, repeats=repeats)
-    figures["copies_seconds"] = seconds_of_copies() if copies else {}
+            make_pictures(Path(temporary), pictures)
+        figures = measure(data or Path(temporary), size, repeats=repeats)
+    figures["copies_seconds"] = seconds_of_copies()
     show_figures(figures)
     finish("prepare", figures, keep=record)
 
 
 def measure(data: Path, size: int, *, repeats: int) -> dict[str, Any]:
-    """Rates and processor seconds of both, by turns; a first round reads the files into the page cache."""
+    """Rates and processor seconds of all ways, by turns; a first round reads the files into the page cache."""
     from tests.benchmarks.measure import spread
 
     turns = [{way: in_own_process(way, data, size) for way in WAYS} for _ in range(repeats + 1)][1:]
     return {
         "size": size,
-        "files": turns[0]["prepare"]["files"],
+        "files": turns[0]["raw"]["files"],
         "images_per_second": {way: spread(turn[way]["files"] / turn[way]["seconds"] for turn in turns) for way in WAYS},
         "cpu_seconds_per_image": {way: spread(turn[way]["cpu"] / turn[way]["files"] for turn in turns) for way in WAYS},
-        "share": spread(turn["alone"]["seconds"] / turn["prepare"]["seconds"] for turn in turns),
-        "share_of_cpu": spread(turn["alone"]["cpu"] / turn["prepare"]["cpu"] for turn in turns),
+        "read_per_second": {way: spread(turn[way]["read_per_second"] for turn in turns) for way in ("raw", "jpeg")},
+        "share": spread(turn["alone"]["seconds"] / turn["raw"]["seconds"] for turn in turns),
+        "share_of_cpu": spread(turn["alone"]["cpu"] / turn["raw"]["cpu"] for turn in turns),
     }
 
 
@@ -93,20 +93,27 @@ def decode_alone(task: tuple[list[str], int]) -> int:
     return len(paths)
 
 
-def whole(data: Path, size: int) -> dict[str, float]:
-    """The whole `prepare`: files found, decoded, compared, manifest and store written and synced."""
+def whole(data: Path, size: int, form: Any) -> dict[str, float]:
+    """`prepare` from nothing, and all its rows read in batches of 64 in random order."""
+    import numpy as np
+
     from folds.base.workspace import Workspace
     from folds.manifest.prepare import prepare
+    from folds.pixels.store import open_store
     from folds.settings import PrepareSettings
 
     before = cpu_seconds()
     with tempfile.TemporaryDirectory() as work:
-        result = prepare(Workspace(Path(work)), data, PrepareSettings(store_size=size))
-        own = cpu_seconds() - before
-    return {"files": result.decoded, "seconds": result.seconds, "cpu": own + cpu_of_server()}
-
-
-WAYS = {"alone": alone, "prepare": whole}
+        result = prepare(Workspace(Path(work)), data, PrepareSettings(store_size=size, store=form))
+        own, store = cpu_seconds() - before, open_store(Workspace(Path(work)))
+        batches = np.array_split(
+            np.random.default_rng(0).permutation(len(store.image_id)), len(store.image_id) // 64 + 1
+        )
+        start = time.perf_counter()
+        for rows in batches:
+            store.read(rows, np.empty((len(rows), *store.pixels.shape[1:]), np.uint8))
+        rate = len(store.image_id) / (time.perf_counter() - start)
+    return {"files": result.decoded, "seconds": result.seconds, "cpu": own + cpu_of_server(), "read_per_second": rate}
 
 
 def cpu_seconds() -> float:
@@ -135,9 +142,8 @@ def seconds_of_copies(n: int = COPIES) -> dict[str, float]:
     thumbs = rng.integers(0, 256, size=(n, 32, 32, 3), dtype=np.uint8)
     hashes, mirrored = rng.integers(0, 2**63, size=(2, n), dtype=np.uint64)
     digests = np.array([f"{row:016x}" for row in range(n)])
-    crowded = hashes.copy()
+    crowded, blank = hashes.copy(), thumbs.copy()
     crowded[: n // 20] = hashes[0]
-    blank = thumbs.copy()
     blank[: n // 20] = rng.integers(0, 256, size=n // 20)[:, None, None, None]
     seconds = {}
     for name, h, t in [("random", hashes, thumbs), ("one hash", crowded, thumbs), ("blank", crowded, blank)]:
@@ -150,23 +156,21 @@ def seconds_of_copies(n: int = COPIES) -> dict[str, float]:
 def show_figures(figures: dict[str, Any]) -> None:
     from tests.benchmarks.measure import console, ranged, show
 
-    rows = [
-        (
-            {"alone": "decoding and resizing alone", "prepare": "prepare"}[way],
-            ranged(rate, form=",.0f"),
-            ranged(figures["cpu_seconds_per_image"][way], scale=1e6, form=",.0f"),
-        )
-        for way, rate in figures["images_per_second"].items()
-    ]
+    rows = []
+    for way, name in WAYS.items():
+        rate, cpu = figures["images_per_second"][way], figures["cpu_seconds_per_image"][way]
+        read = ranged(figures["read_per_second"][way], form=",.0f") if way in figures["read_per_second"] else ""
+        rows.append((name, ranged(rate, form=",.0f"), ranged(cpu, scale=1e6, form=",.0f"), read))
     shares = (ranged(figures[name], scale=100, form=".0f") + " %" for name in ("share", "share_of_cpu"))
     title = f"{figures['files']:,} files to {figures['size']} x {figures['size']}, goal: at least {GOAL:.0%}"
-    show(title, ("", "images/s", "CPU, us per image"), [*rows, ("prepare reaches", *shares)])
+    show(title, ("", "images/s", "CPU, us per image", "read again/s"), [*rows, ("prepare reaches", *shares, "")])
     for name, seconds in figures["copies_seconds"].items():
         console.print(f"copies among {COPIES:,}, {name}: {seconds:.1f} s")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(WAYS[sys.argv[2]](Path(sys.argv[3]), int(sys.argv[4]))))
+        way, where, side = sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+        print(json.dumps(alone(where, side) if way == "alone" else whole(where, side, way)))
     else:
         cyclopts.run(main)

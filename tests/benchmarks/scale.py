@@ -32,6 +32,7 @@ from tests.benchmarks.synthetic import World
 
 FREE_GIB = 20  # of the disk, which are left to others
 MEMORY_GIB = 24
+STEPS = ("make_images", "split", "epoch_start", "make_members", "blend", "submit")
 
 
 def main(
@@ -71,9 +72,9 @@ def measure(folder: Path, world: World, *, members: int) -> dict[str, dict[str, 
 
 
 def refuse_small_disk(folder: Path, world: World, *, members: int) -> None:
-    from tests.benchmarks.million import bytes_needed
-
-    needed, free = bytes_needed(world, members=members) / 2**30, shutil.disk_usage(folder).free / 2**30
+    """Predictions in float32, and everything with a row per image."""
+    needed = (world.n + world.n_test) * (members * world.n_classes * 4 + 1000) / 2**30
+    free = shutil.disk_usage(folder).free / 2**30
     if needed + FREE_GIB > free:
         raise SystemExit(
             f"{world.n:,} images x {world.n_classes} classes x {members} members take {needed:.0f} GiB, and of"
@@ -89,12 +90,10 @@ def in_own_process(step: str, folder: Path, world: World, *, members: int) -> di
 
 
 def one(step: str, folder: str, n: int, n_test: int, n_classes: int, members: int) -> dict[str, float]:
-    """One step with its seconds and its peak, MB, and what it says of itself, which may be better seconds."""
-    workspace, world = Workspace(Path(folder)), World(n, n_test, n_classes)
-    work = STEPS[step]
-    work(workspace, world, members, is_rehearsal=True)  # imports
+    """One step with its seconds and its peak, MB, and what it says of itself."""
+    work = in_steps(Workspace(Path(folder)), World(n, n_test, n_classes), members)[step]
     imported, start, cpu, read = peak_mb(), time.perf_counter(), time.process_time(), gb_from_disk()
-    more = work(workspace, world, members, is_rehearsal=False)
+    more = work()
     return {
         "seconds": time.perf_counter() - start,
         "cpu_seconds": time.process_time() - cpu,
@@ -111,107 +110,54 @@ def gb_from_disk() -> float:
     return int(lines["read_bytes"]) / 1e9
 
 
-Step = Callable[..., dict[str, float] | None]
-
-
-def make_images(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> None:
-    from tests.benchmarks.million import make_store
-
-    if not is_rehearsal:
-        make_store(workspace, world)
-
-
-def split_(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> None:
-    from folds.settings import SplitSettings
-    from folds.split.assign import split
-
-    if not is_rehearsal:
-        split(workspace, SplitSettings(), seed=0)
-
-
-def sampler(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> dict[str, float] | None:
-    """The draw of ten epochs of all images, against the imbalance; making the targets up does not count."""
-    from models.input.sampling import draw_epoch, expected_repeats
-
-    if is_rehearsal:
-        return None
-    target = world.targets(0)
-    start, cpu = time.perf_counter(), time.process_time()
-    repeats = expected_repeats(target, power=0.5, most=4.0)
-    for epoch in range(10):
-        draw_epoch(repeats, np.random.default_rng([0, epoch]))
-    return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
-
-
-def epoch_start(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> dict[str, float] | None:
-    """From the files to the first batch of an epoch; `plan_seconds` are those of every later epoch."""
+def in_steps(workspace: Workspace, world: World, members: int) -> Mapping[str, Callable[[], dict[str, float] | None]]:
+    """Every step, with its imports done."""
+    import optuna  # noqa: F401
     import torch
 
+    from ensemble.blend.make_blend import make_blend
+    from ensemble.settings import BlendSettings
     from folds.pixels.store import open_store
-    from folds.split.assign import load_folds
+    from folds.settings import SplitSettings
+    from folds.split.assign import load_folds, split
     from models.input.batches import gather_batches
     from models.input.fold_data import FoldData
     from models.recipes import full_settings
     from models.settings import TrainSettings
-
-    if is_rehearsal:
-        return None
-    start = time.perf_counter()
-    folds, store = load_folds(workspace), open_store(workspace)
-    opened = time.perf_counter()
-    settings = full_settings(
-        TrainSettings(sampling_power=0.5), tag="resnet50.a1_in1k", has_weights=True, n_train=len(folds.image_id)
-    )
-    data = FoldData(folds, store, fold=0, settings=settings, seed=0)
-    planned = time.perf_counter()
-    epoch = data.epoch(0)
-    batches = [epoch.rows[at : at + data.batch_size] for at in range(0, len(epoch.rows), data.batch_size)]
-    next(gather_batches(store.pixels, batches, torch.device("cpu")))
-    return {
-        "open_seconds": opened - start,
-        "fold_seconds": planned - opened,
-        "plan_seconds": time.perf_counter() - planned,
-    }
-
-
-def make_predictions(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> None:
-    from tests.benchmarks.million import make_members
-
-    if not is_rehearsal:
-        make_members(workspace, world, members=members)
-
-
-def blend(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> dict[str, float] | None:
-    """`blend` with all candidates and five-fold cross-fitting, from disk."""
-    import optuna  # noqa: F401
-
-    from ensemble.blend.make_blend import make_blend
-    from ensemble.settings import BlendSettings
-
-    if is_rehearsal:
-        return None
-    made = make_blend(workspace, BlendSettings(), seed=0)
-    return {"crossfit": made.kept.crossfit, "undecided": made.undecided or 0.0}
-
-
-def submit(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> dict[str, float] | None:
     from submissions.settings import SubmitSettings
     from submissions.submission import write_submission
+    from tests.benchmarks.million import make_members, make_store
 
-    if is_rehearsal:
-        return None
-    return {"rows": write_submission(workspace, SubmitSettings()).rows}
+    def epoch_start() -> dict[str, float]:
+        """From the files to the first batch of an epoch; `plan_seconds` are those of every later epoch."""
+        start = time.perf_counter()
+        folds, store = load_folds(workspace), open_store(workspace)
+        opened = time.perf_counter()
+        n, asked = len(folds.image_id), TrainSettings(sampling_power=0.5)
+        settings = full_settings(asked, tag="resnet50.a1_in1k", has_weights=True, n_train=n)
+        data = FoldData(folds, store, fold=0, settings=settings, seed=0)
+        planned = time.perf_counter()
+        rows = data.epoch(0).rows
+        batches = [rows[at : at + data.batch_size] for at in range(0, len(rows), data.batch_size)]
+        next(gather_batches(store.pixels, batches, torch.device("cpu")))
+        return {
+            "open_seconds": opened - start,
+            "fold_seconds": planned - opened,
+            "plan_seconds": time.perf_counter() - planned,
+        }
 
+    def blend() -> dict[str, float]:
+        made = make_blend(workspace, BlendSettings(), seed=0)
+        return {"crossfit": made.kept.crossfit, "undecided": made.undecided or 0.0}
 
-STEPS: dict[str, Step] = {
-    "make_images": make_images,
-    "split": split_,
-    "sampler": sampler,
-    "epoch_start": epoch_start,
-    "make_members": make_predictions,
-    "blend": blend,
-    "submit": submit,
-}
+    return {
+        "make_images": lambda: make_store(workspace, world),
+        "split": lambda: split(workspace, SplitSettings(), seed=0) and None,
+        "epoch_start": epoch_start,
+        "make_members": lambda: make_members(workspace, world, members=members),
+        "blend": blend,
+        "submit": lambda: {"rows": write_submission(workspace, SubmitSettings()).rows},
+    }
 
 
 def exponent(rows: Sequence[int], seconds: Sequence[float]) -> float:
@@ -234,11 +180,8 @@ def show_figures(figures: Mapping[str, Any]) -> None:
         peaks = (f"{one['peak_mb']:,.0f}" for one in made)
         rows.append((step, *cells, *(f"{one:.2f}" for one in exponents), f"{made[-1]['gb_from_disk']:,.0f}", *peaks))
     headings = ("step", *(f"{n:,}, s" for n in sizes), "n^", "CPU n^", "disk, GB", *(f"{n:,}, MB" for n in sizes))
-    show(
-        f"{figures['classes']} classes, {figures['members']} members, {figures['test_share']} test images",
-        headings,
-        rows,
-    )
+    title = f"{figures['classes']} classes, {figures['members']} members, {figures['test_share']} test images"
+    show(title, headings, rows)
     peak = max(one["peak_mb"] for made in figures["rows"].values() for one in made.values())
     console.print(f"the most memory of a step: {peak / 1024:.1f} GiB, goal {MEMORY_GIB} GiB")
 

@@ -43,7 +43,7 @@ def files(data: Path, *paths: str) -> Path:
 
 def labelled(data: Path) -> dict[str, str]:
     """Labels by id of the files that are used or lack."""
-    return {i.image_id: i.label for i in find_dataset(data, PrepareSettings()).items if not i.left_out}
+    return {i.image_id: i.label for i in find_dataset(data, PrepareSettings()).items if not i.is_left_out}
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,15 @@ def test_ids_of_any_text_find_their_file(tmp_path, name):
 @pytest.mark.parametrize(
     "name", ["../outside", "/etc/passwd", "a/../../outside", "C:\\x", "..", "\\\\host\\x", "./../x"]
 )
-def test_labels_of_ids_that_lead_outside_are_refused(tmp_path, name):
+@pytest.mark.parametrize("csv_name", ["train.csv", "sample_submission.csv"])
+def test_ids_that_lead_outside_are_refused(tmp_path, csv_name, name):
     count("CSVs")
-    data = files(tmp_path / "data", "train/1.jpg", "train/2.jpg")
+    data = files(tmp_path / "data", "train/a/1.jpg", "train/b/2.jpg", "test/1.jpg")
     files(tmp_path, "outside.jpg", "outside")
-    (data / "train.csv").write_text(f"id,label\n1,a\n{name},b\n")
+    (data / csv_name).write_text(f"id,label\n1,a\n{name},b\n")
     with pytest.raises(UserError) as caught:
         find_dataset(data, PrepareSettings())
-    assert caught.value.message == f"train.csv names {name}, which may lead outside the data folder: it is not read"
+    assert caught.value.message == f"{csv_name} names {name}, which may lead outside the data folder: it is not read"
 
 
 @pytest.mark.parametrize(

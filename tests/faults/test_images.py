@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from folds.base.workspace import Workspace
+from folds.find.reasons import TOO_SLOW, reason_text
 from folds.manifest import manifest
-from folds.manifest import prepare as room
 from folds.manifest.prepare import PrepareResult, prepare
-from folds.pixels.decode import Facts, decode
-from folds.pixels.worker import RowTask, write_row
+from folds.pixels.decode import decode
+from folds.pixels.fill import Row, RowTask, write_row
 from folds.settings import PrepareSettings
 from tests.competition import fingerprint, make_competition
 from tests.faults.huge import NAMES, bombs, hundred_megapixels, many_scans
@@ -49,7 +49,7 @@ def survive(folder: Path, files: Iterable[tuple[str, bytes]]) -> PrepareResult:
     table = manifest.read_manifest(work)
     assert sorted([*table["path"], "sample_submission.csv"]) == sorted(before)
     assert set(table["status"]) <= {"usable", "left out", "unreadable"}
-    assert (table.loc[table["status"] != "usable", "reason"] != "").all()
+    assert (table.loc[table["status"] != "usable", "reasons"] != "").all()
     return result
 
 
@@ -57,7 +57,7 @@ def survive(folder: Path, files: Iterable[tuple[str, bytes]]) -> PrepareResult:
 def test_a_thousand_broken_pictures_cost_themselves_only(tmp_path):
     count("mutated files", 1000)
     result = survive(tmp_path, mutants(1000, seed=0))
-    assert not result.manifest["reason"].str.contains("took the decoder").any()
+    assert not result.manifest["reasons"].str.contains(TOO_SLOW).any()
 
 
 @linux_only
@@ -100,35 +100,34 @@ def test_pictures_of_a_hundred_megapixels_are_used(tmp_path, names):
 def test_a_picture_that_takes_a_decoder_half_a_minute_is_given_up_after_ten_seconds(tmp_path):
     count("mutated files", 1)
     reasons = told(survive(tmp_path, [("scans.jpg", many_scans(1500))]))
-    assert reasons["scans.jpg"] == "took the decoder more than 10 s"
+    assert reasons["scans.jpg"] == "decoder took too long: more than 10 s"
 
 
 def test_a_decoder_that_kills_its_process_costs_that_file_only(tmp_path, monkeypatch):
     count("mutated files", 2)
-    monkeypatch.setattr(room, "write_row", write_row_or_die)
+    monkeypatch.setattr("folds.pixels.fill.write_row", write_row_or_die)
     result = survive(tmp_path, [("segv.jpg", b"\xff\xd8\xff"), ("kill.jpg", b"\xff\xd8\xff")])
     reasons = told(result)
-    assert (reasons["segv.jpg"], reasons["kill.jpg"]) == ("crashed the decoder", "crashed the decoder")
+    assert (reasons["segv.jpg"], reasons["kill.jpg"]) == ("decoder crashed", "decoder crashed")
     assert (result.manifest["status"] == "usable").sum() == 10
 
 
-def write_row_or_die(task: RowTask) -> Facts:
+def write_row_or_die(task: RowTask) -> Row:
     """What a worker does, with a decoder that some files bring down."""
     signals = {"segv.jpg": signal.SIGSEGV, "kill.jpg": signal.SIGKILL}
-    if Path(task.source).name in signals:
-        os.kill(os.getpid(), signals[Path(task.source).name])
+    if Path(task.path).name in signals:
+        os.kill(os.getpid(), signals[Path(task.path).name])
     return write_row(task)
 
 
 def told(result: PrepareResult) -> dict[str, str]:
     """The reasons by the file's name."""
-    return {
-        Path(path).name: reason for path, reason in zip(result.manifest["path"], result.manifest["reason"], strict=True)
-    }
+    reasons = map(reason_text, result.manifest["reasons"])
+    return {Path(path).name: reason for path, reason in zip(result.manifest["path"], reasons, strict=True)}
 
 
 def test_a_stream_that_its_decoder_has_closed_is_opened_anew(tmp_path):
     """FTEX closes the file as soon as it has read it; a damaged one ended `prepare` with a ValueError."""
     path = tmp_path / "texture.ftc"
     path.write_bytes(dict(by_hand())["FTEX"][:2000])
-    assert decode(path, size=32)[0].notes.startswith(("truncated: ", "damaged: "))
+    assert reason_text(decode(path, size=32)[0].reasons).startswith(("truncated: ", "damaged: "))

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 import folds.pixels.decode
-from folds.manifest.likeness import thumbnail
+from folds.find.reasons import reason_text
+from folds.manifest.hashes import thumbnail
 from folds.pixels.decode import decode
 
 SIZE = 32
@@ -24,6 +25,10 @@ HEIC = base64.b64decode(
 )
 
 
+def notes(path):
+    return reason_text(decode(path, size=SIZE)[0].reasons)
+
+
 def saved(picture, path, **options):
     picture.save(path, **options)
     return path
@@ -32,7 +37,12 @@ def saved(picture, path, **options):
 def test_a_clean_picture_has_no_notes(tmp_path, picture):
     facts, pixels = decode(saved(picture(1), tmp_path / "a.png"), size=SIZE)
     assert (facts.format, facts.mode, facts.width, facts.height) == ("PNG", "RGB", 64, 48)
-    assert (facts.notes, facts.decoded, pixels.shape, pixels.dtype) == ("", 1.0, (SIZE, SIZE, 3), np.uint8)
+    assert (reason_text(facts.reasons), facts.decoded, pixels.shape, pixels.dtype) == (
+        "",
+        1.0,
+        (SIZE, SIZE, 3),
+        np.uint8,
+    )
 
 
 def test_the_square_is_pillows_antialiased_resize(tmp_path, picture):
@@ -54,7 +64,7 @@ def test_files_without_a_picture_are_named(tmp_path, content, notes):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     facts, pixels = decode(path, size=SIZE)
-    assert (facts.notes, facts.decoded, pixels) == (notes, 0.0, None)
+    assert (reason_text(facts.reasons), facts.decoded, pixels) == (notes, 0.0, None)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +84,7 @@ def test_a_heic_file_is_named_with_what_reads_it_where_nothing_does(tmp_path, mo
     )
     (tmp_path / "a.heic").write_bytes(content)
     facts, pixels = decode(tmp_path / "a.heic", size=SIZE)
-    assert (facts.notes, pixels) == (f"no decoder: {what}, which `pip install pillow-heif` reads", None)
+    assert (reason_text(facts.reasons), pixels) == (f"no decoder: {what}, which `pip install pillow-heif` reads", None)
 
 
 def test_a_heic_file_is_read_where_pillow_heif_is_installed(tmp_path):
@@ -82,7 +92,7 @@ def test_a_heic_file_is_read_where_pillow_heif_is_installed(tmp_path):
     (tmp_path / "a.jpg").write_bytes(HEIC)
     facts, pixels = decode(tmp_path / "a.jpg", size=SIZE)
     assert (facts.format, facts.width, facts.height) == ("HEIF", 24, 16)
-    assert facts.notes == "wrong extension: HEIF named .jpg"
+    assert reason_text(facts.reasons) == "wrong extension: HEIF named .jpg"
     assert pixels[4, 4] == pytest.approx([200, 40, 40], abs=8)
     assert pixels[4, -4] == pytest.approx([40, 40, 200], abs=8)
 
@@ -91,13 +101,13 @@ def test_an_avif_sequence_is_read_or_its_damage_named(tmp_path, picture):
     """A damaged one was `not an image`."""
     path = saved(picture(1), tmp_path / "a.avif", save_all=True, append_images=[picture(2)])
     assert path.read_bytes()[4:12] == b"ftypavis"
-    assert decode(path, size=SIZE)[0].notes == "animated: first frame"
+    assert notes(path) == "animated: first frame"
     path.write_bytes(path.read_bytes()[:100])
-    assert decode(path, size=SIZE)[0].notes == "truncated: 0% decoded, AVIF header"
+    assert notes(path) == "truncated: 0% decoded, AVIF header"
 
 
 def test_a_file_that_is_gone_is_named(tmp_path):
-    assert decode(tmp_path / "gone.jpg", size=SIZE)[0].notes == "cannot be read: No such file or directory"
+    assert notes(tmp_path / "gone.jpg") == "cannot be read: No such file or directory"
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "TIFF", "GIF"])
@@ -108,8 +118,8 @@ def test_a_truncated_picture_tells_how_much_decoded(tmp_path, picture, form):
     Image.fromarray(noise).save(whole, form, quality=90)
     path.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
     facts, pixels = decode(path, size=SIZE)
-    assert facts.notes.startswith("truncated: ")
-    assert facts.notes.endswith("% decoded")
+    assert reason_text(facts.reasons).startswith("truncated: ")
+    assert reason_text(facts.reasons).endswith("% decoded")
     assert 0.4 < facts.decoded < 0.65
     assert pixels is not None
 
@@ -117,13 +127,13 @@ def test_a_truncated_picture_tells_how_much_decoded(tmp_path, picture, form):
 def test_a_picture_that_lacks_its_last_bytes_is_never_whole(tmp_path, picture):
     path = saved(picture(1, width=300, height=200), tmp_path / "a.jpg")
     path.write_bytes(path.read_bytes()[:-20])
-    assert decode(path, size=SIZE)[0].notes == "truncated: 99% decoded"
+    assert notes(path) == "truncated: 99% decoded"
 
 
 def test_a_cut_progressive_jpeg_is_coarse_everywhere(tmp_path, picture):
     path = saved(picture(1, width=300, height=200), tmp_path / "a.jpg", progressive=True)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    assert decode(path, size=SIZE)[0].notes == "truncated: 100% of the rows decoded, coarsely"
+    assert notes(path) == "truncated: 100% of the rows decoded, coarsely"
 
 
 def test_broken_bytes_inside_are_damage_and_not_truncation(tmp_path, picture):
@@ -133,26 +143,26 @@ def test_broken_bytes_inside_are_damage_and_not_truncation(tmp_path, picture):
     content[half : half + 40] = bytes(40)
     path.write_bytes(content)
     facts, _ = decode(path, size=SIZE)
-    assert facts.notes.startswith("damaged: ")
+    assert reason_text(facts.reasons).startswith("damaged: ")
     assert 0 < facts.decoded < 1
 
 
 @pytest.mark.parametrize("form", ["PNG", "GIF", "BMP", "TIFF", "WEBP"])
 def test_a_wrong_extension_is_kept(tmp_path, picture, form):
     facts, pixels = decode(saved(picture(1), tmp_path / "a.jpg", format=form), size=SIZE)
-    assert facts.notes == f"wrong extension: {form} named .jpg"
+    assert reason_text(facts.reasons) == f"wrong extension: {form} named .jpg"
     assert pixels is not None
 
 
 @pytest.mark.parametrize("name", ["a.JPG", "a.jpeg", "a.jfif", "a"])
 def test_other_spellings_of_an_extension_are_right(tmp_path, picture, name):
-    assert decode(saved(picture(1), tmp_path / name, format="JPEG"), size=SIZE)[0].notes == ""
+    assert notes(saved(picture(1), tmp_path / name, format="JPEG")) == ""
 
 
 def test_cmyk_becomes_rgb(tmp_path):
     red = Image.new("CMYK", (40, 40), (0, 255, 255, 0))
     facts, pixels = decode(saved(red, tmp_path / "a.tif"), size=SIZE)
-    assert (facts.mode, facts.notes) == ("CMYK", "CMYK")
+    assert (facts.mode, reason_text(facts.reasons)) == ("CMYK", "CMYK")
     assert pixels[0, 0].tolist() == [255, 0, 0]
 
 
@@ -160,26 +170,23 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
     levels = np.array([0, 257, 128 * 257, 255 * 257], dtype=np.uint16).repeat(16)
     ramp = Image.fromarray(np.tile(levels, (64, 1)))
     facts, pixels = decode(saved(ramp, tmp_path / "a.png"), size=64)
-    assert facts.notes == "16-bit"
+    assert reason_text(facts.reasons) == "16-bit"
     assert pixels[32, [4, 24, 40, 60], 0].tolist() == [0, 1, 128, 255]
 
 
-@pytest.mark.parametrize(("high", "level"), [(200, 200), (65535, 255), (1_000_000, 255)])
-def test_32_bit_levels_fit_their_range(tmp_path, high, level):
-    values = np.zeros((40, 40), dtype=np.int32)
+@pytest.mark.parametrize(
+    ("kind", "high", "level"),
+    [
+        *(("32-bit", high, level) for high, level in ((200, 200), (65535, 255), (1_000_000, 255))),
+        *(("float", high, level) for high, level in ((1.0, 255), (200.0, 200), (5000.0, 255))),
+    ],
+)
+def test_deep_levels_fit_their_range_and_nan_is_black(tmp_path, kind, high, level):
+    values = np.zeros((40, 40), dtype=np.int32 if kind == "32-bit" else np.float32)
     values[:, 20:] = high
+    values[0, 0] = np.nan if kind == "float" else 0
     facts, pixels = decode(saved(Image.fromarray(values), tmp_path / "a.tif"), size=40)
-    assert facts.notes == "32-bit"
-    assert pixels[20, [5, 35], 0].tolist() == [0, level]
-
-
-@pytest.mark.parametrize(("high", "level"), [(1.0, 255), (200.0, 200), (5000.0, 255)])
-def test_float_levels_fit_their_range_and_nan_is_black(tmp_path, high, level):
-    values = np.zeros((40, 40), dtype=np.float32)
-    values[:, 20:] = high
-    values[0, 0] = np.nan
-    facts, pixels = decode(saved(Image.fromarray(values), tmp_path / "a.tif"), size=40)
-    assert facts.notes == "float"
+    assert reason_text(facts.reasons) == kind
     assert pixels[20, [5, 35], 0].tolist() == [0, level]
 
 
@@ -189,7 +196,7 @@ def test_transparent_pixels_are_white_and_half_ones_are_mixed(tmp_path, mode):
     image = Image.new(mode, (40, 40), (*black, 0))
     image.paste((*black, 128), (0, 0, 20, 40))
     facts, pixels = decode(saved(image, tmp_path / "a.png"), size=40)
-    assert facts.notes == "alpha: on white"
+    assert reason_text(facts.reasons) == "alpha: on white"
     assert pixels[20, 35].tolist() == [255, 255, 255]
     assert pixels[20, 5].tolist() == [127, 127, 127]
 
@@ -199,7 +206,7 @@ def test_a_transparent_palette_colour_is_white(tmp_path):
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.paste(1, (0, 0, 20, 40))
     facts, pixels = decode(saved(image, tmp_path / "a.gif", transparency=0), size=40)
-    assert facts.notes == "alpha: on white"
+    assert reason_text(facts.reasons) == "alpha: on white"
     assert pixels[20, [5, 35]].tolist() == [[0, 0, 255], [255, 255, 255]]
 
 
@@ -210,7 +217,7 @@ def test_an_animation_is_its_first_frame(tmp_path, form):
     path = tmp_path / f"a.{form.lower()}"
     frames[0].save(path, save_all=True, append_images=frames[1:], **options)
     facts, pixels = decode(path, size=SIZE)
-    assert facts.notes == "animated: first frame"
+    assert reason_text(facts.reasons) == "animated: first frame"
     assert pixels[0, 0].tolist() == [255, 0, 0]
 
 
@@ -224,7 +231,7 @@ def test_exif_is_turned_upright(tmp_path, orientation):
     exif[0x0112] = orientation
     facts, pixels = decode(saved(stored, tmp_path / "a.png", exif=exif), size=40)
     assert (facts.width, facts.height) == (40, 20)
-    assert facts.notes == ("" if orientation == 1 else f"turned: EXIF {orientation}")
+    assert reason_text(facts.reasons) == ("" if orientation == 1 else f"turned: EXIF {orientation}")
     assert pixels[8, 8].tolist() == [255, 0, 0]
     assert pixels[30, 30].tolist() == [255, 255, 255]
 
@@ -256,21 +263,21 @@ def test_a_bomb_is_refused_by_its_size(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(lying_png(60_000, 60_000))
     facts, pixels = decode(path, size=SIZE)
-    assert facts.notes == "too large: 60000 x 60000 pixels"
+    assert reason_text(facts.reasons) == "too large: 60000 x 60000 pixels"
     assert pixels is None
 
 
 def test_a_huge_jpeg_is_decoded_at_an_eighth(tmp_path):
     Image.new("L", (30_000, 8_000), 90).save(tmp_path / "a.jpg")
     facts, pixels = decode(tmp_path / "a.jpg", size=SIZE)
-    assert (facts.width, facts.height, facts.notes) == (30_000, 8_000, "large: 30000 x 8000 pixels")
+    assert (facts.width, facts.height, reason_text(facts.reasons)) == (30_000, 8_000, "large: 30000 x 8000 pixels")
     assert abs(int(pixels[5, 5, 0]) - 90) <= 1
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1200, 6), (5, 900)])
 def test_extreme_shapes_are_named_and_kept(tmp_path, shape):
     facts, pixels = decode(saved(Image.new("RGB", shape, (1, 2, 3)), tmp_path / "a.png"), size=SIZE)
-    assert facts.notes == f"extreme shape: {shape[0]} x {shape[1]}"
+    assert reason_text(facts.reasons) == f"extreme shape: {shape[0]} x {shape[1]}"
     assert (pixels == (1, 2, 3)).all()
 
 

@@ -6,8 +6,7 @@ import pytest
 from PIL import Image
 
 from folds.manifest.duplicates import find_copies
-from folds.manifest.likeness import difference, perceptual_hashes, thumbnail
-from folds.manifest.near import close_hashes
+from folds.manifest.hashes import close_hashes, difference, perceptual_hashes, thumbnail
 
 
 def squares(pictures):
@@ -107,6 +106,6 @@ def test_all_close_hashes_are_found(near_bits):
 def test_close_hashes_do_not_depend_on_the_block(monkeypatch):
     hashes = np.random.default_rng(0).integers(0, 2**20, 500).astype(np.uint64)  # crowded: three bands are equal
     whole = close_hashes(hashes, hashes, near_bits=6)
-    monkeypatch.setattr("folds.manifest.near.BLOCK", 1000)
+    monkeypatch.setattr("folds.manifest.hashes.BLOCK", 1000)
     cut = close_hashes(hashes, hashes, near_bits=6)
     assert all((a == b).all() for a, b in zip(whole, cut, strict=True))

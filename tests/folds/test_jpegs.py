@@ -3,20 +3,15 @@
 import errno
 import os
 import shutil
-import sys
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
 from folds.base.errors import UserError
+from folds.pixels.fill import RowTask, write_row
 from folds.pixels.jpeg import encode, slot_bytes
 from folds.pixels.store import damaged_rows, open_store
-from folds.pixels.worker import RowTask, write_row
 from tests.folds.test_prepare import make_dirty
-
-needs_decoder = pytest.mark.skipif(find_spec("torchcodec") is None, reason="torchcodec is not installed")
-pytestmark = needs_decoder
 
 
 def contents(workspace):
@@ -87,15 +82,30 @@ def test_a_slot_has_room_for_the_worst_picture(size):
     assert len(encode(noise)) < slot_bytes(size)
 
 
-@pytest.mark.parametrize("form", ["raw", "jpeg"])
-def test_a_full_disk_is_told_and_not_raised_in_the_process_that_writes(data, form):
-    row = write_row(RowTask(str(data / "TrainVal" / "cat" / "cat_0.png"), "/dev/full", 0, 32, form))
+@pytest.mark.parametrize("is_jpeg", [False, True])
+def test_a_full_disk_is_told_and_not_raised_in_the_process_that_writes(data, is_jpeg):
+    row = write_row(RowTask(str(data / "TrainVal" / "cat" / "cat_0.png"), "/dev/full", 0, 32, is_jpeg))
     assert row.errno == errno.ENOSPC
 
 
-def test_without_the_decoder_a_store_of_jpegs_is_refused(data, run_prepare, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchcodec", None)
-    with pytest.raises(UserError) as caught:
-        run_prepare(data, store="jpeg")
-    assert str(caught.value) == "a pixel store of JPEGs is decoded by torchcodec, which is not installed"
-    assert caught.value.hint == "`pip install -e '.[jpeg]'`"
+@pytest.mark.parametrize("threads", [1, 3])
+def test_rows_are_read_in_any_order_and_by_any_number_of_threads(run_prepare, workspace, data, monkeypatch, threads):
+    (data / "TrainVal" / "dog" / "empty.png").write_bytes(b"")
+    run_prepare(data, store="jpeg")
+    store, rows = open_store(workspace), np.array([8, 0, 3, 3, 9])
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    out = np.full((5, 32, 32, 3), 7, np.uint8)
+    store.read(rows, out)
+    assert (out == np.stack([store.pixels[row] for row in rows.tolist()])).all()
+    assert store.image_id[8] == "dog/empty.png"
+    assert not out[0].any()
+
+
+def test_a_jpeg_that_does_not_decode_is_named_with_the_way_out(workspace, jpegs):
+    store = open_store(workspace)
+    data, (start, n_bytes, _) = bytearray(jpegs.read_bytes()), store.pixels.index[5].item()
+    data[start : start + n_bytes] = bytes(n_bytes)
+    jpegs.write_bytes(data)
+    with pytest.raises(UserError, match=rf"^the JPEG in row 5 of {jpegs} does not decode: ") as caught:
+        open_store(workspace).read(np.arange(10), np.empty((10, 32, 32, 3), np.uint8))
+    assert caught.value.hint == f"`rm {jpegs}`, then `python run.py prepare DATA`"

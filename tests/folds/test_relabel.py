@@ -1,11 +1,10 @@
 """Tests other labels than DATA has: what a CSV changes, what it cannot, and what everybody is told."""
 
-import json
-
 import pytest
 
 from folds.base.errors import UserError
-from folds.base.workspace import Workspace
+from folds.find.reasons import reason_text
+from folds.pixels.store import open_store
 from folds.settings import SplitSettings
 from folds.split.assign import split
 from tests.folds.test_prepare import tree
@@ -23,8 +22,8 @@ def labels(tmp_path):
 
 
 def rows(result):
-    table = result.manifest.set_index("image_id")
-    return {name: tuple(table.loc[name, ["label", "status", "reason"]]) for name in table.index}
+    columns = (result.manifest[name] for name in ("image_id", "label", "status", "reasons"))
+    return {name: (label, status, reason_text(cell)) for name, label, status, cell in zip(*columns, strict=True)}
 
 
 def test_an_image_gets_another_label_and_the_manifest_says_what_it_was(data, run_prepare, labels):
@@ -37,7 +36,7 @@ def test_an_image_gets_another_label_and_the_manifest_says_what_it_was(data, run
 
 def test_an_empty_label_leaves_the_image_out(data, run_prepare, labels):
     result = run_prepare(data, relabel=labels("dog/dog_0.png,\n"))
-    assert rows(result)["dog/dog_0.png"] == ("dog", "left out", "relabelled: was dog, left out")
+    assert rows(result)["dog/dog_0.png"] == ("dog", "left out", "unlabelled: was dog")
     assert result.manifest["status"].tolist().count("usable") == 9
 
 
@@ -57,11 +56,6 @@ def test_the_second_prepare_with_the_same_file_has_nothing_to_do(data, run_prepa
     result = run_prepare(data, relabel=path)
     assert (result.unchanged, result.decoded) == (True, 0)
     assert tree(workspace.root) == before
-
-
-def test_another_label_decodes_nothing_anew(data, run_prepare, labels):
-    run_prepare(data)
-    assert run_prepare(data, relabel=labels("cat/cat_1.png,dog\n")).decoded == 0
 
 
 def test_without_the_file_the_labels_are_those_of_data_again_and_one_is_told(data, run_prepare, labels):
@@ -124,15 +118,12 @@ def test_folds_that_know_other_labels_are_refused_with_the_way_out(data, run_pre
     assert "`--work DIR`" in caught.value.hint
 
 
-def test_what_is_left_out_keeps_a_small_picture(data, run_prepare, labels, workspace):
-    from folds.manifest.left_out import read_left_out
-
-    run_prepare(data, relabel=labels("cat/cat_1.png,\n"))
-    kept = read_left_out(workspace)
-    assert {path: one.shape for path, one in kept.items()} == {"TrainVal/cat/cat_1.png": (32, 32, 3)}
-    assert read_left_out(Workspace(workspace.root / "no")) == {}
-
-
-def test_the_state_knows_how_many_images_were_relabelled(data, run_prepare, labels, workspace):
-    run_prepare(data, relabel=labels("cat/cat_1.png,dog\n"))
-    assert json.loads((workspace.folds / "prepare.json").read_text())["relabelled"] == 1
+def test_a_relabelling_touches_no_pixel(data, run_prepare, labels, workspace):
+    run_prepare(data)
+    stores = [workspace.folds / name for name in ("pixels-32.u8", "pixels-32.json", "files.csv")]
+    before = [(path.read_bytes(), path.stat().st_ino) for path in stores]
+    run_prepare(data, relabel=labels("cat/cat_1.png,\ncat/cat_2.png,dog\n"))
+    assert [(path.read_bytes(), path.stat().st_ino) for path in stores] == before
+    store = open_store(workspace)
+    assert store.split.tolist() == ["train", "", *["train"] * 6, "test", "test"]
+    assert store.pixels[1].any()  # what is left out keeps its picture, for people to look at

@@ -4,8 +4,9 @@ import time
 
 import pytest
 
+from folds.find.reasons import Reason
 from folds.pixels import pool as workers
-from folds.pixels.pool import Casualty, in_processes
+from folds.pixels.pool import in_processes
 
 
 def act(item):
@@ -34,14 +35,14 @@ def test_no_items_need_no_process():
 
 def test_a_crash_costs_one_item_only():
     answers = dict(in_processes(act, [1, 2, "crash", 3, 4, "crash", 5, 6], workers=1))
-    assert answers[2] == answers[5] == Casualty("crashed the decoder")
+    assert answers[2] == answers[5] == Reason("decoder crashed")
     assert [answers[n] for n in (0, 1, 3, 4, 6, 7)] == [2, 4, 6, 8, 10, 12]
 
 
 def test_a_hang_costs_one_item_only(monkeypatch):
     monkeypatch.setattr(workers, "SECONDS", 0.5)
     answers = dict(in_processes(act, [1, "hang", 2], workers=1))
-    assert answers == {0: 2, 1: Casualty("took the decoder more than 0 s"), 2: 4}
+    assert answers == {0: 2, 1: Reason("decoder took too long", "more than 0 s"), 2: 4}
 
 
 def spin(seconds):
@@ -56,7 +57,7 @@ def spin(seconds):
 @pytest.mark.skipif(not hasattr(signal, "SIGPROF"), reason="processor time is limited on POSIX only")
 def test_an_item_that_spins_is_ended_by_its_processor_time():
     answers = dict(in_processes(spin, [0, 0.01, 20, 0.02], workers=1))
-    assert answers == {0: 0, 1: 0.01, 2: Casualty("took the decoder more than 10 s"), 3: 0.02}
+    assert answers == {0: 0, 1: 0.01, 2: Reason("decoder took too long", "more than 10 s"), 3: 0.02}
 
 
 def test_a_bug_shows_its_traceback():

@@ -14,12 +14,10 @@ from folds.settings import PrepareSettings
 from folds.split.assign import load_folds
 from models.backbones import build_network, resolve_backbone
 from models.input.batches import gather_batches
-from models.input.decoding import decoded_by
 from models.predict.model import predict_views
 from tests.competition import make_competition
 from tests.models.test_trainer import SETTINGS, prepared, train
 
-pytest.importorskip("torchcodec")
 CPU = torch.device("cpu")
 BATCHES = [np.array(rows) for rows in ([3, 1, 2], [0, 5, 4], [7, 7, 7], [9, 8], [1])]
 
@@ -42,18 +40,7 @@ def test_batches_hold_the_pictures_that_pillow_decodes(stores):
     _, jpegs = stores
     for rows, batch in zip(BATCHES, gathered(jpegs), strict=True):
         expected = np.stack([jpegs.pixels[row] for row in rows.tolist()]).astype(int)
-        assert np.abs(batch - expected).max() <= 2  # two releases of libjpeg may round differently
-
-
-def test_the_number_of_threads_makes_no_difference(stores):
-    _, jpegs = stores
-    one, threads = gathered(jpegs), torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        several = gathered(jpegs)
-    finally:
-        torch.set_num_threads(threads)
-    assert all((a == b).all() for a, b in zip(one, several, strict=True))
+        assert (batch == expected).all()
 
 
 def test_predictions_differ_by_what_jpeg_loses(stores):
@@ -89,23 +76,6 @@ def test_a_damaged_jpeg_is_named_with_the_way_out(tmp_path, stores):
     data[start : start + n_bytes] = bytes(n_bytes)
     broken.write_bytes(data)
     store = dataclasses.replace(jpegs, pixels=dataclasses.replace(jpegs.pixels, path=broken))
-    with pytest.raises(UserError, match=r"^a JPEG of the pixel store does not decode, in row 5 or one ") as caught:
+    with pytest.raises(UserError, match=r"^the JPEG in row 5 of .*broken.jpegs does not decode: ") as caught:
         gathered(store)
     assert "python run.py prepare DATA" in str(caught.value.hint)
-
-
-def test_decoding_on_a_gpu_needs_one(stores):
-    raw, jpegs = stores
-    assert decoded_by(raw, "gpu", CPU) is raw
-    with pytest.raises(UserError, match=r"^`--jpeg-decoder gpu` needs a GPU, and the device is the CPU$"):
-        decoded_by(jpegs, "gpu", CPU)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_a_gpu_decodes_within_a_few_grey_levels_of_a_cpu(stores):
-    _, jpegs = stores
-    device = torch.device("cuda")
-    on_gpu = decoded_by(jpegs, "gpu", device)
-    for expected, batch in zip(gathered(jpegs), gather_batches(on_gpu.pixels, BATCHES, device), strict=True):
-        assert np.abs(batch.cpu().numpy().astype(int) - expected).mean() < 2

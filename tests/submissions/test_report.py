@@ -158,7 +158,7 @@ def test_a_page_that_would_be_too_long_gets_fewer_pictures(work, monkeypatch):
 
 def test_names_cannot_break_out_of_the_page(work):
     table = read_manifest(work)
-    table.loc[0, "reason"] = "<script>alert(1)</script>"
+    table.loc[0, "reasons"] = "<script>alert(1)</script>"
     work.manifest.write_bytes(csv_bytes(table))
     assert "<script" not in report(work)[1]
 
@@ -239,7 +239,7 @@ def test_relabel_csv_can_be_fed_back_and_keeps_what_was_decided(tmp_path, work, 
     rows = read_csv(made.relabel).set_index("image_id")
     assert "folds and runs are older than the manifest, which has 2 images otherwise: 0/0-1.jpg" in made.problems[0]
     assert tuple(rows.loc["0/0-1.jpg", ["label", "note"]]) == ("1", "relabelled: was 0")
-    assert tuple(rows.loc["2/2-3.jpg", ["label", "note"]]) == ("", "relabelled: was 2, left out")
+    assert tuple(rows.loc["2/2-3.jpg", ["label", "note"]]) == ("", "unlabelled: was 2")
 
 
 def test_an_edited_relabel_csv_is_left_as_it_is_until_it_is_fed_back(work, whole, capsys):

@@ -34,7 +34,7 @@ def with_manifest(work, folds, *, unreadable=("x1", "x2")):
     rows = [(name, name, "train", label, "usable") for name, label in zip(folds.image_id, folds.label, strict=True)]
     rows += [(name, name, "test", "", status) for name, status in tests]
     data = pd.DataFrame(rows, columns=["image_id", "path", "split", "label", "status"])
-    text = dict.fromkeys(("reason", "format", "mode", "digest"), "")
+    text = dict.fromkeys(("reasons", "format", "mode", "digest"), "")
     numbers = dict.fromkeys(("width", "height", "bytes", "group"), 0)
     write_manifest(work, data.assign(**text, **numbers)[list(COLUMNS)])
 

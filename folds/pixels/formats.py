@@ -1,13 +1,14 @@
-"""Judges damaged files: what a file was by its first bytes, whether it was cut off, how much decoded."""
+"""Knows the image formats: which are read, what a file is by its first bytes, whether it lacks its end."""
 
 from __future__ import annotations
 
 import io
 import struct
+from contextlib import suppress
+from pathlib import Path
 from typing import IO
 
-import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 # Formats by their first bytes: (offset, bytes, Pillow's name).
 SIGNATURES = (
@@ -27,7 +28,24 @@ BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "HEIC"),
 }
 GENERAL_BRANDS = frozenset({b"mif1", b"msf1", b"mif2", b"mif3", b"miaf"})
-JPEG_FILL = (127, 128)  # what libjpeg leaves where no data came: no light difference from grey; 127 if inverted (CMYK)
+# What reads a format, by its name in Pillow and what to install.
+DECODERS = {"AVIF": ("AVIF", "--upgrade pillow"), "HEIC": ("HEIF", "pillow-heif"), "HEIF": ("HEIF", "pillow-heif")}
+# Without EPS, whose decoder starts Ghostscript, and formats that Pillow identifies but cannot decode itself.
+REFUSED_FORMATS = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "PDF", "FPX", "MIC"})
+
+with suppress(ImportError):  # without it HEIC files are named, with what reads them
+    import pillow_heif
+
+    pillow_heif.options.DECODE_THREADS = 1  # the other cores have files of their own
+    pillow_heif.register_heif_opener()
+
+Image.init()
+if not features.check("avif"):
+    Image.OPEN.pop("AVIF", None)
+# The usual ones first: Pillow asks one plugin after the other, and there are forty.
+USUAL = tuple(name for name in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF") if name in Image.OPEN)
+FORMATS = (*USUAL, *sorted(name for name in Image.OPEN if name not in REFUSED_FORMATS and name not in USUAL))
+EXTENSIONS = Image.registered_extensions()  # `.jpg` -> `JPEG`
 
 
 def what_it_is(start: bytes) -> str | None:
@@ -35,11 +53,8 @@ def what_it_is(start: bytes) -> str | None:
     for offset, signature, name in SIGNATURES:
         if start[offset : offset + len(signature)] == signature:
             return name
-    return _brand(start) if start[4:8] == b"ftyp" else None
-
-
-def _brand(start: bytes) -> str | None:
-    """The format of an ISO base media file that holds pictures: AVIF, HEIC, or HEIF of an unknown codec."""
+    if start[4:8] != b"ftyp":
+        return None
     length = int.from_bytes(start[:4], "big")
     brands = [start[8:12], *(start[at : at + 4] for at in range(16, min(length, len(start) - 3), 4))]
     named = next((BRANDS[brand] for brand in brands if brand in BRANDS), None)
@@ -67,16 +82,8 @@ def is_cut_off(stream: IO[bytes], form: str) -> bool:
     return True
 
 
-def share_decoded(picture: Image.Image) -> float:
-    """The share of rows that are not what the decoder leaves where no data came. In [0, 1].
-
-    Rows count wherever they lie, since BMP comes bottom up and GIF and PNG may come interlaced; a row that is truly
-    of the fill's colour counts as lacking, so the share is a lower bound.
-    """
-    fill = JPEG_FILL if picture.format in ("JPEG", "MPO") else (0,)
-    lacking = 0
-    for top in range(0, picture.height, 256):  # in strips, for the memory of a huge picture
-        strip = picture.crop((0, top, picture.width, min(top + 256, picture.height)))
-        rows = np.asarray(strip).reshape(strip.height, -1)
-        lacking += int(np.isin(rows.min(axis=1), fill) @ np.isin(rows.max(axis=1), fill).astype(int))
-    return 1.0 - lacking / picture.height
+def has_right_extension(name: str, form: str) -> bool:
+    """Whether a name has no extension, or one of the format."""
+    extension = Path(name).suffix.lower()
+    same = {form, "JPEG"} if form == "MPO" else {form}
+    return not extension or EXTENSIONS.get(extension) in same or (form, extension) == ("PPM", ".pgm")
