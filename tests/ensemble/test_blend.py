@@ -10,16 +10,15 @@ from rich.console import Console
 
 from ensemble.blend.apply import apply_blend, open_members
 from ensemble.blend.blend_json import load_blend
-from ensemble.blend.candidates import Fits
+from ensemble.blend.candidates import Fits, fit_data
 from ensemble.blend.cross_fit import crossfit_outcomes, nested_choice
-from ensemble.blend.evidence import gather_evidence
 from ensemble.blend.make_blend import make_blend
-from ensemble.blend.recipe import Recipe, stream_scores
+from ensemble.blend.recipe import Recipe, blend_scores
 from ensemble.blend.tables import blend_sentences, blend_summary
 from ensemble.members.members import load_members
 from ensemble.settings import BlendSettings
 from ensemble.weights.metric import Metric
-from ensemble.weights.objective import FLOOR
+from ensemble.weights.reduction import FLOOR
 from folds.base.errors import UserError
 from folds.base.interval import wilson_interval
 from folds.base.metrics import top_classes, topk_error
@@ -47,21 +46,19 @@ def test_the_promised_score_is_that_of_a_blend_by_hand(tmp_path):
     )
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "map", "log-loss", "macro-f1"])
+@pytest.mark.parametrize("metric", ["accuracy", "map", "log-loss"])
 def test_every_metric_makes_a_blend(tmp_path, metric):
     work, folds = small_work(tmp_path)
     result = make_blend(work, replace(QUICK, metric=metric), seed=0)
     target = folds.target[np.argsort(folds.fold, kind="stable")]
     prior = np.bincount(target) / len(target)  # no member is worse than who knows nothing but how frequent classes are
-    worst = Metric(metric, 3).loss(Metric(metric, 3).outcomes(np.tile(prior, (len(target), 1)), target), target)
+    worst = Metric(metric, 3).outcomes(np.tile(prior, (len(target), 1)), target).mean()
     for score in result.scores:
         assert 0 < score.crossfit < worst
         assert score.interval[0] <= score.crossfit <= score.interval[1]
     mean = np.mean([np.exp(small_oof(folds, m)) for m in range(3)], axis=0)
     by_hand = Metric(metric, 3)
-    assert of(result, "equal").crossfit == pytest.approx(
-        by_hand.loss(by_hand.outcomes(mean, folds.target), folds.target), abs=1e-6
-    )
+    assert of(result, "equal").crossfit == pytest.approx(by_hand.outcomes(mean, folds.target).mean(), abs=1e-6)
     assert 0 <= result.blend.oof_top3_error < 0.2
 
 
@@ -78,7 +75,7 @@ def tied_members(tmp_path):
 def test_scores_of_log_bias_broke_ties_unlike_the_csv(tmp_path):
     """They were blended in float32 and ranked by probabilities, the CSV in float64 and by scores."""
     members, metric = tied_members(tmp_path), Metric("top-k-error", 2)
-    objective, target = gather_evidence(members, metric).objective, members.rows.target
+    objective, target = fit_data(members, metric).objective, members.rows.target
     for seed in range(20):
         weights = np.full(3, 0.1 + seed / 7)
         recipes = [Recipe("log", weights, np.zeros(8)), Recipe("log", weights, np.eye(8)[seed % 8] * 1e-8)]
@@ -94,7 +91,7 @@ def test_scores_of_log_bias_broke_ties_unlike_the_csv(tmp_path):
 def test_recipes_blended_side_by_side_or_alone_are_equal_to_the_last_bit(tmp_path):
     members = tied_members(tmp_path)
     recipes = [Recipe("mean", np.array([0.2, 0.0, 0.8])), Recipe("log", np.array([0.3, 1.1, 0.0]), np.arange(8.0))]
-    streamed = [parts for _, parts in stream_scores(recipes, members.chunks(size=37))]
+    streamed = [blend_scores(recipes, probs) for _, probs in members.chunks(size=37)]
     for recipe, scores in zip(recipes, zip(*streamed, strict=True), strict=True):
         assert np.array_equal(np.concatenate(scores), recipe.scores(members.stacked(slice(0, 600))))
 
@@ -147,8 +144,6 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path):
     work, _ = small_work(tmp_path)
     first = make_blend(work, QUICK, seed=3).path.read_bytes()
     assert make_blend(work, QUICK, seed=3).path.read_bytes() == first
-    (work.ensemble / "study.db").unlink()
-    assert make_blend(work, QUICK, seed=3).path.read_bytes() == first
     assert str(tmp_path) not in first.decode()
 
 
@@ -183,18 +178,10 @@ def test_a_stored_blend_knows_what_its_members_are_worth_and_what_it_bought(tmp_
     stored = load_blend(work.blend)
     alone = [topk_error(small_oof(folds, member), folds.target) for member in range(3)]
     assert [one["alone"] for one in stored.worth] == pytest.approx(alone)
-    assert [one["without"] for one in stored.worth] == [one.without for one in result.worth]
+    assert [one["without"] for one in stored.worth] == [one.without for one in result.values]
     assert stored.gain["over"] == f"m{int(np.argmin(alone)):02d}"
     assert stored.gain["mean"] == pytest.approx(stored.crossfit - min(alone))
     assert stored.gain["low"] < stored.gain["mean"] < stored.gain["high"]
-
-
-def test_a_blend_of_an_earlier_version_is_read_without_them(tmp_path):
-    work, _ = small_work(tmp_path)
-    make_blend(work, replace(QUICK, keep="equal"), seed=0)
-    said = read_json(work.blend, hint="")
-    write_json(work.blend, {key: value for key, value in said.items() if key not in ("worth", "gain")})
-    assert (load_blend(work.blend).worth, load_blend(work.blend).gain) == (None, None)
 
 
 def test_the_members_of_a_stored_blend_are_opened_as_they_were(tmp_path):
@@ -223,7 +210,7 @@ def test_a_damaged_test_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"version": 7}, "has version 7, and this kit reads version 1"),
+        ({"version": 7}, "has version 7, and this kit reads version 2"),
         ({"weights": {"m00": -1.0, "m01": 1.0, "m02": 1.0}}, "its pool, members or weights are not usable"),
         ({"weights": {"m00": 0.0, "m01": 0.0, "m02": 0.0}}, "no member has weight"),
         ({"pool": "median"}, "its pool, members or weights are not usable"),
@@ -254,7 +241,7 @@ def test_a_misspelt_candidate_is_answered_with_those_that_there_are(tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["top-k-error", "map", "log-loss", "macro-f1"])
+@pytest.mark.parametrize("name", ["top-k-error", "map", "log-loss"])
 def test_intervals_and_paired_errors_are_those_of_resampled_groups_without_resampling(name):
     rng, metric = np.random.default_rng(0), Metric(name)
     target = np.repeat(rng.integers(0, 4, 500), 2)  # every picture twice
@@ -266,13 +253,11 @@ def test_intervals_and_paired_errors_are_those_of_resampled_groups_without_resam
     drawn = []
     for _ in range(400):
         rows = (2 * rng.integers(0, 500, 500)[:, None] + [0, 1]).ravel()
-        drawn.append([metric.loss(outcomes[rows], target[rows]) for outcomes in (one, other)])
+        drawn.append([outcomes[rows].mean() for outcomes in (one, other)])
     first, second = np.array(drawn).T
-    shares = [metric.shares(outcomes, target) for outcomes in (one, other)]
-    assert shares[0].mean() == pytest.approx(metric.loss(one, target))
-    low, high = metric.interval(one, target, group)
+    low, high = metric.interval(one, group)
     assert (high - low) / (2 * 1.96) == pytest.approx(first.std(), rel=0.12)
-    assert paired_difference(*shares, group).standard_error == pytest.approx((first - second).std(), rel=0.12)
+    assert paired_difference(one, other, group).standard_error == pytest.approx((first - second).std(), rel=0.12)
 
 
 def test_fresh_images_show_the_crossfitted_score_and_not_the_in_sample_one(tmp_path):

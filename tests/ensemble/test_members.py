@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ensemble.blend.make_blend import make_blend
+from ensemble.members import members as members_module
 from ensemble.members.members import load_members
 from ensemble.members.oof_file import file_digest
 from ensemble.settings import BlendSettings
@@ -50,11 +51,12 @@ def test_members_are_joined_by_id_and_read_piece_by_piece(tmp_path):
         assert len(set(members.rows.fold[piece])) == 1
 
 
-@pytest.mark.parametrize("stride", [3, 40])
-def test_every_so_many_rows_are_those_of_the_whole_however_they_are_read(tmp_path, stride):
-    members = load_members(small_work(tmp_path)[0])
-    piece = slice(203, 395)
-    np.testing.assert_array_equal(members.every(stride, piece), members.stacked(piece)[:, ::stride])
+def test_members_too_large_for_memory_make_the_same_blend(tmp_path, monkeypatch):
+    work, _ = small_work(tmp_path)
+    kept = make_blend(work, QUICK, seed=0).path.read_bytes()
+    monkeypatch.setattr(members_module, "KEPT_BYTES", 0)
+    assert load_members(work).kept is None
+    assert make_blend(work, QUICK, seed=0).path.read_bytes() == kept
 
 
 def test_rows_in_another_order_make_the_same_member(tmp_path):
@@ -189,7 +191,7 @@ def test_two_folds_files_that_changed_places_are_noticed(tmp_path):
     data = one.read_bytes()
     one.write_bytes(other.read_bytes())
     other.write_bytes(data)
-    assert refusal(work)[0] == "m01: fold0/oof.npz is damaged, its bytes are not those that were written"
+    assert refusal(work)[0] == "m01: fold0/oof.npz is damaged: checksum mismatch, the file changed after it was written"
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone", "text"])
@@ -201,7 +203,7 @@ def test_every_damage_to_a_members_file_is_named(tmp_path, damage):
         data[len(data) // 2] ^= 1
     made = {"flip": bytes(data), "cut": bytes(data[:-50]), "empty": b"", "gone": None, "text": b"hello"}[damage]
     path.unlink() if made is None else path.write_bytes(made)
-    fault = "lacks its file fold1/oof.npz" if made is None else ": fold1/oof.npz is damaged, its bytes are not those"
+    fault = "lacks its file fold1/oof.npz" if made is None else ": fold1/oof.npz is damaged: checksum mismatch"
     assert fault in refusal(work)[0]
     assert refusal(work)[1] == "`python run.py predict --run m00`"
 

@@ -11,8 +11,7 @@ import pytest
 from rich.console import Console
 
 import run as command_line
-from ensemble.analysis.view_tables import view_sentences, view_summary
-from ensemble.analysis.views import report_views
+from ensemble.analysis.views import report_views, view_sentences, view_summary
 from ensemble.members.training_rows import rows_of
 from folds.base.errors import UserError
 from folds.base.metrics import topk_error, true_rank
@@ -92,8 +91,8 @@ def test_the_honest_error_scores_each_fold_under_the_set_that_was_chosen_without
         rows = folds.fold == fold
         probs = np.exp(oof[:, [VIEWS.index(view) for view in views]]).mean(axis=1)
         misses += (true_rank(probs[rows], folds.target[rows]) >= 3).sum()
-    assert report.honest == pytest.approx(misses / len(rows_of(folds)))
-    assert report.honest_against_all.mean == pytest.approx(report.honest - mean_error(folds, oof, VIEWS))
+    assert report.crossfit == pytest.approx(misses / len(rows_of(folds)))
+    assert report.crossfit_against_all.mean == pytest.approx(report.crossfit - mean_error(folds, oof, VIEWS))
 
 
 def test_a_set_is_chosen_for_a_fold_without_a_look_at_it(three_views, tmp_path):
@@ -118,7 +117,7 @@ def test_a_single_view_is_proposed_as_there_is_nothing_else(tmp_path):
     work, folds = small_work(tmp_path, members=1)
     (report,) = report_views(work)
     assert (report.proposed.views, report.worth[0].adds) == (("centre",), None)
-    assert report.honest == pytest.approx(topk_error(small_oof(folds, 0), folds.target))
+    assert report.crossfit == pytest.approx(topk_error(small_oof(folds, 0), folds.target))
 
 
 def test_several_runs_end_in_their_mean(three_views, tmp_path):
@@ -155,7 +154,7 @@ def test_the_tables_mark_the_proposed_set_and_name_the_views_that_are_not_there(
 def test_all_views_are_to_be_kept_where_choosing_costs_more_than_it_saves(three_views):
     (report,) = report_views(three_views[0])
     assert report.is_worth_it
-    costly = replace(report, honest_against_all=Difference(0.008, 0.002, images=7000))
+    costly = replace(report, crossfit_against_all=Difference(0.008, 0.002, images=7000))
     assert not costly.is_worth_it
     (said,) = [one for one in view_sentences(costly) if "keep all" in one]
     assert said.startswith("a set chosen like this errs more than all 3 views on images that it was not chosen by")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from ensemble.members.add_member import add_member
+from ensemble.members.external import read_external
 from ensemble.members.members import load_members
-from ensemble.members.outside_predictions import read_foreign
 from ensemble.settings import AddSettings, BlendSettings, FileSettings
 from folds.base.errors import UserError
 from folds.base.workspace import Workspace
@@ -32,7 +32,7 @@ HEADER = "id,a,b,NA,1e5\n"
 def read(tmp_path: Path, name: str, content: bytes):
     count("foreign files")
     (tmp_path / name).write_bytes(content)
-    return read_foreign(tmp_path / name, ids=None, class_names=None, known_classes=CLASSES)
+    return read_external(tmp_path / name, ids=None, class_names=None, known_classes=CLASSES)
 
 
 def npz(**arrays: np.ndarray) -> bytes:
