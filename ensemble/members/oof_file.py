@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -119,11 +118,5 @@ def _find_values(path: Path) -> tuple[int, tuple[int, ...]]:
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """The results in the order of the items, whatever finishes first, so that sums come out the same every time."""
-    n_threads = min(MOST_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(n_threads) as pool:
-        rest = iter(items)
-        waiting = [pool.submit(work, item) for item in islice(rest, 2 * n_threads)]
-        while waiting:
-            result = waiting.pop(0).result()
-            waiting.extend(pool.submit(work, item) for item in islice(rest, 1))
-            yield result
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
+        yield from pool.map(work, items)

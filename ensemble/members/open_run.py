@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -101,23 +101,20 @@ def open_run(
     """
     added = (workspace.members / name / "done.json").is_file()
     root = (workspace.members if added else workspace.models) / name
-    folders, done = _done_folders(workspace, name, root, rows, added=added)
     opened = _Opened(name, root, rows, _remake_hint(root))
-    digests = opened.digests(done, checked=() if tests_only else ("oof.npz",))
-    if tests_only:
-        stored = [opened.predictions(folder, "test.npz", f"fold {k}") for k, folder in enumerate(done)]
-    else:
-        stored = [opened.predictions(folder, "oof.npz", f"fold {k}") for k, folder in enumerate(folders)]
-    opened.check_layouts(stored, [f"fold {k}" for k in range(len(stored))])
+    done = {root: read_json(root / "done.json", hint=opened.hint)} if added else opened.done_folds(workspace)
+    digests = opened.digests(done, checked="" if tests_only else "oof.npz")
+    folders = [root / f"fold{k}" for k in rows.folds] if added else list(done)
+    files = [folder / "test.npz" for folder in done] if tests_only else [folder / "oof.npz" for folder in folders]
+    stored: list[StoredPredictions] = []
+    for k, file in enumerate(files):
+        stored.append(opened.predictions(file, f"fold {k}", first=stored[0] if stored else None))
     if not added and (refit := done_refit(workspace, name)):
-        folder = workspace.refit(name)
-        done[folder] = refit
-        digests |= opened.refit_digests(folder, refit, folders[0], stored[0], tests_only=tests_only)
-    _refuse_mixed_priors(name, done)
-    use_views = opened.places_of_views(stored[0].views, views)
-    first = next(iter(done.values()))
+        done[workspace.refit(name)] = refit
+        digests |= opened.refit_digests(workspace.refit(name), refit, stored[0], tests_only=tests_only)
+    known, use_views = stored[0].classes, opened.places_of_views(stored[0].views, views)
     in_use = [] if tests_only else [stored[folders.index(root / f"fold{number}")] for number in rows.folds]
-    known = stored[0].classes
+    first = next(iter(done.values()))
     return Run(
         name=name,
         root=root,
@@ -133,28 +130,6 @@ def open_run(
     )
 
 
-def _done_folders(
-    workspace: Workspace, name: str, root: Path, rows: Rows, *, added: bool
-) -> tuple[list[Path], dict[Path, Any]]:
-    """The folders of out-of-fold predictions, and each `done.json` by its folder. Refuses a run that lacks a fold."""
-    if added:
-        done = {root: read_json(root / "done.json", hint=_remake_hint(root))}
-        return [root / f"fold{k}" for k in rows.folds], done
-    # Of a run in parts all networks that are done are asked about the test images.
-    numbers = sorted({*rows.folds, *done_folds(workspace, name)}) if rows.is_partial else list(rows.folds)
-    folders = [root / f"fold{k}" for k in numbers]
-    lacking = [k for k, folder in enumerate(folders) if not (folder / "done.json").is_file()]
-    if len(lacking) == len(folders):
-        known = ", ".join(list_runs(workspace))
-        hint = f"there are {known}" if known else "`python run.py train` makes the first run"
-        raise UserError(f"there is no finished fold of a run {name}", hint=hint)
-    if lacking:
-        hint = f"`python run.py train --run {name}`, or `python run.py blend --partial` for the folds that are done"
-        raise UserError(f"{name} lacks fold {', '.join(map(str, lacking))} of {len(folders)}", hint=hint)
-    records = done_folds(workspace, name)
-    return folders, {folder: records[number] for folder, number in zip(folders, numbers, strict=True)}
-
-
 @dataclass(frozen=True)
 class _Opened:
     """A run while it is opened; hint: what makes its predictions again."""
@@ -164,64 +139,71 @@ class _Opened:
     rows: Rows
     hint: str
 
-    def digests(self, done: Mapping[Path, Any], *, checked: Sequence[str], hint: str | None = None) -> dict[str, str]:
+    def done_folds(self, workspace: Workspace) -> dict[Path, Any]:
+        """Each fold's folder and `done.json`. Refuses a run that lacks one of the folds in use."""
+        there = done_folds(workspace, self.name)
+        lacking = [str(k) for k in self.rows.folds if k not in there]
+        if len(lacking) == len(self.rows.folds):
+            known = ", ".join(list_runs(workspace))
+            hint = f"there are {known}" if known else "`python run.py train` makes the first run"
+            raise UserError(f"there is no finished fold of a run {self.name}", hint=hint)
+        if lacking:
+            train = f"`python run.py train --run {self.name}`"
+            hint = f"{train}, or `python run.py blend --partial` for the folds that are done"
+            raise UserError(f"{self.name} lacks fold {', '.join(lacking)} of {len(self.rows.folds)}", hint=hint)
+        # Of a run in parts all networks that are done predict the test images.
+        return {self.root / f"fold{k}": there[k] for k in (there if self.rows.is_partial else self.rows.folds)}
+
+    def digests(self, done: Mapping[Path, Any], *, checked: str, hint: str = "") -> dict[str, str]:
         """The digests that each `done.json` records; the files called `checked` are compared with theirs now."""
         hint, digests = hint or self.hint, {}
         for folder, record in done.items():
             files = record.get("files") if isinstance(record, dict) else None
             if not isinstance(files, dict):
-                raise UserError(
-                    f"{self.name}: {(folder / 'done.json').relative_to(self.root)} names no files", hint=hint
-                )
+                place = (folder / "done.json").relative_to(self.root)
+                raise UserError(f"{self.name}: {place} names no files", hint=hint)
             for path, expected in sorted((folder / file, expected) for file, expected in files.items()):
                 place = path.relative_to(self.root).as_posix()
                 digests[place] = str(expected)
                 if not path.is_file():
                     raise UserError(f"{self.name} lacks its file {place}", hint=hint)
-                if path.name in (*checked, "settings.json"):
-                    way_out = hint if path.name in checked else f"remove {folder} and train it again"
+                if path.name in (checked, "settings.json"):
+                    way_out = hint if path.name == checked else f"remove {folder} and train it again"
                     refuse_changed(path, expected, what=f"{self.name}: {place}", hint=way_out)
         return digests
 
-    def predictions(self, folder: Path, file: str, what: str, *, hint: str | None = None) -> StoredPredictions:
-        """A file of predictions. Refuses those made on other folds or for other classes."""
-        hint = hint or self.hint
-        stored, rows = open_predictions(folder / file, hint=hint), self.rows
-        if stored.folds_digest != rows.digest:
-            raise UserError(
-                f"{self.name}: {what} was made on other folds ({stored.folds_digest}) than this work folder's"
-                f" ({rows.digest})",
-                hint=hint,
-            )
+    def predictions(
+        self, path: Path, what: str, *, first: StoredPredictions | None = None, hint: str = ""
+    ) -> StoredPredictions:
+        """A file of predictions. Refuses those made on other folds or for other classes, or unlike the first ones."""
+        stored, rows, hint = open_predictions(path, hint=hint or self.hint), self.rows, hint or self.hint
+        first = first or stored
         odd = sorted(set(stored.classes) ^ set(rows.classes))
-        if odd or len(stored.classes) != len(rows.classes):
-            raise UserError(
-                f"{self.name}: {what} has {len(stored.classes)} classes where the folds have {len(rows.classes)};"
-                f" the difference is {first_few(odd)}",
-                hint=hint,
-            )
+        counts = f"{len(stored.classes)} classes where the folds have {len(rows.classes)}"
+        views = f"({', '.join(stored.views)}) than fold 0 ({', '.join(first.views)})"
+        predict = f"`python run.py predict --run {self.name} --views {','.join(first.views)}`"
+        other_folds = f"other folds ({stored.folds_digest}) than this work folder's ({rows.digest})"
+        for is_wrong, fault, way_out in (
+            (stored.folds_digest != rows.digest, f"was made on {other_folds}", hint),
+            (
+                odd or len(stored.classes) != len(rows.classes),
+                f"has {counts}; the difference is {first_few(odd)}",
+                hint,
+            ),
+            (stored.views != first.views, f"has other views or view order {views}", predict),
+            (stored.classes != first.classes, "has its classes in another order than fold 0", self.hint),
+        ):
+            if is_wrong:
+                raise UserError(f"{self.name}: {what} {fault}", hint=self.hint if _is_added(self.root) else way_out)
         return stored
 
-    def check_layouts(self, stored: Sequence[StoredPredictions], names: Sequence[str]) -> None:
-        """Refuse predictions whose views or classes stand in another order than the first ones'."""
-        first = stored[0]
-        for one, what in zip(stored, names, strict=True):
-            if one.views != first.views:
-                remake = f"`python run.py predict --run {self.name} --views {','.join(first.views)}`"
-                raise UserError(
-                    f"{self.name}: {what} has other views or view order ({', '.join(one.views)}) than fold 0"
-                    f" ({', '.join(first.views)})",
-                    hint=self.hint if _is_added(self.root) else remake,
-                )
-            if one.classes != first.classes:
-                raise UserError(f"{self.name}: {what} has its classes in another order than fold 0", hint=self.hint)
-
     def refit_digests(
-        self, folder: Path, done: dict[str, Any], fold: Path, first: StoredPredictions, *, tests_only: bool
+        self, folder: Path, done: dict[str, Any], first: StoredPredictions, *, tests_only: bool
     ) -> dict[str, str]:
         """The digests of a run's refit, once it is checked like a fold; refuses other settings than a fold's."""
         hint = f"remove {folder}, then `python run.py train --fold all --run {self.name}`"
-        digests = self.digests({folder: done}, checked=() if tests_only else ("test.npz",), hint=hint)
+        digests = self.digests({folder: done}, checked="" if tests_only else "test.npz", hint=hint)
+        fold = first.path.parent
         now, before = (_flat(read_json(one / "settings.json", hint=hint)) for one in (folder, fold))
         keys = dict.fromkeys([*before, *now])
         changed = [f"{key} {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
@@ -231,8 +213,7 @@ class _Opened:
                 f" {first_few(changed, most=4)}",
                 hint=hint,
             )
-        stored = self.predictions(folder, "test.npz", "its refit", hint=hint)
-        self.check_layouts([first, stored], ["fold 0", "its refit"])
+        self.predictions(folder / "test.npz", "its refit", first=first, hint=hint)
         return digests
 
     def places_of_views(self, there: tuple[str, ...], views: tuple[str, ...] | None) -> tuple[int, ...]:
@@ -255,9 +236,11 @@ class _Opened:
         if np.array_equal(stored.image_id, expected):
             return Block(place.start, replace(stored, image_id=expected), None)  # one copy of the ids for all runs
         ids, first, count = np.unique(stored.image_id, return_index=True, return_counts=True)
-        gaps, strangers, twice = np.setdiff1d(expected, ids), np.setdiff1d(ids, expected), ids[count > 1]
-        faults = (gaps, "has no prediction for"), (strangers, "predicts images that are not in it:")
-        for names, fault in (*faults, (twice, "predicts twice")):
+        for names, fault in (
+            (np.setdiff1d(expected, ids), "has no prediction for"),
+            (np.setdiff1d(ids, expected), "predicts images that are not in it:"),
+            (ids[count > 1], "predicts twice"),
+        ):
             if len(names):
                 raise UserError(f"{what} {fault} {first_few(list(names))}", hint=self.hint)
         return Block(place.start, stored, first[np.searchsorted(ids, expected)])
@@ -276,17 +259,6 @@ def _remake_hint(root: Path) -> str:
     if any(read_json(path, hint=f"remove {path.parent} and train it again").get("kind") == PROBE for path in paths):
         return f"remove {root}, then `python run.py probe` with its backbone"
     return f"`python run.py predict --run {root.name}`"
-
-
-def _refuse_mixed_priors(name: str, done: Mapping[Path, Any]) -> None:
-    """Refuse networks of which some have their sampling's prior undone and others have not: a choice was cut off."""
-    restored = {folder.name: record["prior_restored"] for folder, record in done.items() if "prior_restored" in record}
-    kept = [place for place, is_restored in restored.items() if not is_restored]
-    if kept and len(kept) < len(restored):
-        raise UserError(
-            f"{name}: {first_few(kept)} keeps the prior that sampling shifted, unlike the others",
-            hint=f"`python run.py train --run {name}`",
-        )
 
 
 def _settings_without_seed(folder: Path) -> dict[str, Any]:

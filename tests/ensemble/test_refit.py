@@ -156,15 +156,3 @@ def test_a_fold_with_its_classes_in_another_order_than_the_others_is_refused(tmp
     done = read_json(path.parent / "done.json", hint="")
     write_json(path.parent / "done.json", {**done, "files": {**done["files"], "oof.npz": file_digest(path)}})
     assert refusal(work)[0] == "m00: fold 1 has its classes in another order than fold 0"
-
-
-def test_networks_with_and_without_the_shifted_prior_are_not_mixed(tmp_path):
-    work, folds = small_work(tmp_path, members=1)
-    write_refit(work, folds, "m00", small_test(7))
-    for k, restored in ((0, True), (1, False), (2, True)):
-        path = work.fold("m00", k) / "done.json"
-        write_json(path, {**read_json(path, hint=""), "prior_restored": restored})
-    assert refusal(work) == (
-        "m00: fold1 keeps the prior that sampling shifted, unlike the others",
-        "`python run.py train --run m00`",
-    )
