@@ -18,7 +18,6 @@ from folds.split.assign import load_folds
 from models.predict.predictions import ROW_SUM_TOLERANCE
 from models.runs import done_folds, is_probe
 
-MOST_MEMBERS = 250
 KEPT_BYTES = 600_000_000  # probabilities up to this size stay in memory once read: 15 members x 88,220 x 103 classes
 FAR_BELOW = 0.25  # of the median agreement of all members; networks of very different strength stay above a half
 LEAST_PROB = 1e-6
@@ -106,8 +105,6 @@ def load_members(
     members = [Member(run.name, (run,)) for run in runs] if separate_seeds else join_siblings(runs)
     if separate_views:
         members = [apart for member in members for apart in _views_apart(member)]
-    if len(members) > MOST_MEMBERS:
-        raise UserError(f"a blend has at most {MOST_MEMBERS} members, not {len(members)}", hint="`--members A,B`")
     return read_members(rows, members, left_out=chosen.left_out, track=track)
 
 

@@ -29,7 +29,6 @@ class StoredPredictions:
 
     image_id (n,) str    classes (C,) str    views (V,) str    folds_digest of the folds that it belongs to
     offset: where the (n, V, C) float32 values of log_probs begin in the file
-    values: these values, where the file holds them in a way that cannot be read in part (compressed, or transposed)
     """
 
     path: Path
@@ -38,12 +37,9 @@ class StoredPredictions:
     views: tuple[str, ...]
     folds_digest: str
     offset: int
-    values: np.ndarray | None = None
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Log-probabilities of rows start to stop. (stop - start, V, C) float32."""
-        if self.values is not None:
-            return self.values[start:stop]
         shape = (stop - start, len(self.views), len(self.classes))
         row_size = shape[1] * shape[2]
         # A plain read, not a memory map: mapped pages would count as memory of this process.
@@ -54,8 +50,6 @@ class StoredPredictions:
 
     def scattered_rows(self, index: np.ndarray) -> np.ndarray:
         """Log-probabilities of rows in any order. (len(index), V, C) float32."""
-        if self.values is not None:
-            return self.values[index]
         shape = (len(self.image_id), len(self.views), len(self.classes))
         return np.asarray(np.memmap(self.path, np.float32, "r", offset=self.offset, shape=shape)[index])
 
@@ -67,7 +61,6 @@ def open_predictions(path: Path, *, hint: str) -> StoredPredictions:
             image_id, classes, views = arrays["image_id"], arrays["classes"], arrays["views"]
             folds_digest = str(arrays["folds_digest"])
             offset, shape = _find_values(path)
-            values = None if offset else np.ascontiguousarray(arrays["log_probs"], np.float32)
     except FileNotFoundError as err:
         raise UserError(f"{path} does not exist", hint=hint) from err
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as err:
@@ -76,7 +69,7 @@ def open_predictions(path: Path, *, hint: str) -> StoredPredictions:
     if shape != expected or 0 in expected[1:]:
         raise UserError(f"{path} is damaged: log_probs has shape {shape}, not {expected}", hint=hint)
     names = tuple(map(str, classes)), tuple(map(str, views))
-    return StoredPredictions(path, image_id, *names, folds_digest, offset, values)
+    return StoredPredictions(path, image_id, *names, folds_digest, offset)
 
 
 def file_digest(path: Path) -> str:
@@ -95,18 +88,15 @@ def refuse_changed(path: Path, expected: object, *, what: str, hint: str) -> Non
 
 
 def _find_values(path: Path) -> tuple[int, tuple[int, ...]]:
-    """Where the values of log_probs.npy begin in the file (0: not as they are in memory), and their shape."""
+    """Where the values of log_probs.npy begin in the file, and their shape."""
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         entry = archive.getinfo("log_probs.npy")
         with archive.open(entry) as array:
-            version = np.lib.format.read_magic(array)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, dtype = read_header(array)
+            np.lib.format.read_magic(array)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(array)  # `np.savez` writes no other version
             header_size = array.tell()
         if entry.compress_type != zipfile.ZIP_STORED or fortran or dtype != np.float32:
-            return 0, shape
+            raise ValueError("log_probs is compressed, transposed or not float32")
         file.seek(entry.header_offset)
         header = file.read(30)  # the fixed part of a local file header; bytes 26 to 30: lengths of name and extra field
         file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)

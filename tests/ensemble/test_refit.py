@@ -84,22 +84,16 @@ def test_a_refit_changes_no_out_of_fold_prediction(tmp_path):
     np.testing.assert_array_equal(load_members(work).members[0].probs(0, 600), before)
 
 
-def test_a_refit_that_came_after_the_blend_is_noticed(tmp_path):
+@pytest.mark.parametrize("is_there_before", [True, False])
+def test_a_refit_that_came_or_went_after_the_blend_is_noticed(tmp_path, is_there_before):
     work, folds = small_work(tmp_path, members=2)
+    if is_there_before:
+        write_refit(work, folds, "m01", small_test(7))
     blend = make_blend(work, QUICK, seed=0).blend
-    write_refit(work, folds, "m01", small_test(7))
+    (work.refit("m01") / "done.json").unlink() if is_there_before else write_refit(work, folds, "m01", small_test(7))
     with pytest.raises(UserError, match=r"m01 has changed since the blend was made: all/test\.npz") as caught:
         apply_blend(work, blend)
     assert caught.value.hint == "`python run.py blend`"
-
-
-def test_a_refit_that_was_removed_after_the_blend_is_noticed(tmp_path):
-    work, folds = small_work(tmp_path, members=2)
-    write_refit(work, folds, "m01", small_test(7))
-    blend = make_blend(work, QUICK, seed=0).blend
-    (work.refit("m01") / "done.json").unlink()
-    with pytest.raises(UserError, match=r"m01 has changed since the blend was made: all/test\.npz"):
-        apply_blend(work, blend)
 
 
 def test_a_refit_that_is_not_done_does_not_count(tmp_path):
@@ -109,28 +103,27 @@ def test_a_refit_that_is_not_done_does_not_count(tmp_path):
     assert apply_run(work, "m00").scores == pytest.approx(np.exp(small_test(0)), abs=1e-6)
 
 
-def test_a_refit_with_other_settings_than_the_folds_is_refused_with_the_way_out(tmp_path):
+@pytest.mark.parametrize(
+    ("other", "fault", "hint"),
+    [
+        (
+            {"settings": {"name": "m00", "lr": 0.1}},
+            "its refit on all images was trained with other settings than its folds: lr None -> 0.1",
+            None,
+        ),
+        (
+            {"views": ("centre", "mirror")},
+            "its refit has other views or view order (centre, mirror) than fold 0 (centre)",
+            "`python run.py predict --run m00 --views centre`",
+        ),
+        ({"digest": "other"}, "its refit was made on other folds (other) than this work folder's ({digest})", None),
+    ],
+)
+def test_a_refit_unlike_its_folds_is_refused_with_the_way_out(tmp_path, other, fault, hint):
     work, folds = small_work(tmp_path, members=1)
-    write_refit(work, folds, "m00", small_test(7), settings={"name": "m00", "lr": 0.1})
-    message, hint = refusal(work)
-    assert message == "m00: its refit on all images was trained with other settings than its folds: lr None -> 0.1"
-    assert hint == f"remove {work.refit('m00')}, then `python run.py train --fold all --run m00`"
-
-
-def test_a_refit_under_other_views_is_refused_with_the_way_out(tmp_path):
-    work, folds = small_work(tmp_path, members=1)
-    write_refit(work, folds, "m00", small_test(7), views=("centre", "mirror"))
-    message, hint = refusal(work)
-    assert message == "m00: its refit has other views or view order (centre, mirror) than fold 0 (centre)"
-    assert hint == "`python run.py predict --run m00 --views centre`"
-
-
-def test_a_refit_made_on_other_folds_is_refused(tmp_path):
-    work, folds = small_work(tmp_path, members=1)
-    write_refit(work, folds, "m00", small_test(7), digest="other")
-    assert (
-        refusal(work)[0] == f"m00: its refit was made on other folds (other) than this work folder's ({folds.digest})"
-    )
+    write_refit(work, folds, "m00", small_test(7), **other)
+    hint = hint or f"remove {work.refit('m00')}, then `python run.py train --fold all --run m00`"
+    assert refusal(work) == (f"m00: {fault.replace('{digest}', folds.digest)}", hint)
 
 
 def test_a_damaged_refit_is_named(tmp_path):
