@@ -129,7 +129,7 @@ def _open_sets(workspace: Workspace, name: str, *, track: Track) -> tuple[Sets, 
     members = load_members(workspace, [name], separate_views=True, track=track)
     steps = TOP3.steps(len(members.rows.classes))
     assert steps is not None
-    made = build_reduction(members.chunks(), members.rows.target, n_members=len(members), steps=steps)
+    made = build_reduction(members.chunks(), members.rows.target, steps=steps)
     names = tuple(member.runs[0].views[0] for member in members.members)
     return Sets(((names, made),), members.rows), members.members[0].runs[0].blocks[0].stored.views
 

@@ -59,7 +59,7 @@ def fit_data(members: Members, metric: Metric) -> FitData:
     objective: Objective = log_loss
     if steps is not None:
         pieces = members.chunks(size=PIECE_ROWS)
-        objective = build_reduction(pieces, members.rows.target, n_members=len(members), steps=steps)
+        objective = build_reduction(pieces, members.rows.target, steps=steps)
     return FitData(objective, log_loss, members.rows.group)
 
 

@@ -54,11 +54,7 @@ def make_blend(
     """
     from threadpoolctl import threadpool_limits
 
-    known = [candidate.name for candidate in CANDIDATES]
-    if settings.keep is not None and settings.keep not in known:
-        raise UserError(
-            f"there is no candidate {settings.keep}; there are {', '.join(known)}", hint="`python run.py blend`"
-        )
+    _refuse_unknown_candidate(settings.keep)
     with threadpool_limits(1):  # two BLAS threads beside a busy neighbour made 0.2 ms into 7.8 ms
         loaded = load_members(
             workspace,
@@ -73,11 +69,9 @@ def make_blend(
         data = fit_data(loaded, metric)
         fits = _fit_all(workspace, loaded, data, settings, seed=seed, track=track)
         scores = score_candidates(loaded, metric, data.objective, fits)
-        named = [one for one in scores if one.candidate.name == settings.keep]
-        kept = named[0] if named else simplest_good(scores)
+        kept = next((one for one in scores if one.candidate.name == settings.keep), None) or simplest_good(scores)
         nested = nested_choice(loaded, metric, scores, kept, is_chosen=settings.keep is None)
         values = member_values(loaded, metric, data.objective, kept)
-        over, gain = gain_over_best(loaded, data.objective, kept, values)
         blend = Blend(
             candidate=kept.candidate.name,
             why=_why(loaded, kept, scores, settings.keep),
@@ -91,10 +85,9 @@ def make_blend(
             worth=tuple(map(asdict, values)),
             promised=nested.loss,
             promised_interval=nested.interval,
-            gain={"over": over, "mean": gain.mean, "low": gain.low, "high": gain.high},
+            gain=gain_over_best(loaded, data.objective, kept, values),
             **_contents(loaded, kept),
         )
-    decides = data.objective if isinstance(data.objective, Reduction) else None
     return BlendResult(
         blend=blend,
         path=save_blend(path or workspace.blend, blend),
@@ -103,7 +96,7 @@ def make_blend(
         kept=kept,
         nested=nested,
         values=tuple(values),
-        undecided=len(decides.row) / len(decides.sure) if decides else None,
+        undecided=data.objective.undecided if isinstance(data.objective, Reduction) else None,
         warnings=(*_warnings(loaded), *disagreeing_members(loaded)),
     )
 
@@ -119,6 +112,12 @@ def _fit_all(
     candidates = CANDIDATES if len(members) > 1 and n_folds > 1 else CANDIDATES[:1]
     tracked = track(candidates, what="fitting candidates", total=len(candidates), unit="candidates")
     return {candidate: candidate.fit(given) for candidate in tracked}
+
+
+def _refuse_unknown_candidate(name: str | None) -> None:
+    known = [candidate.name for candidate in CANDIDATES]
+    if name is not None and name not in known:
+        raise UserError(f"there is no candidate {name}; there are {', '.join(known)}", hint="`python run.py blend`")
 
 
 def _why(members: Members, kept: Score, scores: Sequence[Score], name: str | None) -> str:

@@ -12,7 +12,7 @@ from ensemble.blend.cross_fit import Score, crossfit_outcomes
 from ensemble.members.members import Members
 from ensemble.weights.metric import LEAST_PROB, Metric
 from ensemble.weights.simple import Objective
-from folds.base.paired import Difference, paired_difference
+from folds.base.paired import paired_difference
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ def member_values(members: Members, metric: Metric, objective: Objective, kept: 
 
 def gain_over_best(
     members: Members, objective: Objective, kept: Score, values: Sequence[MemberValue]
-) -> tuple[str, Difference]:
-    """The best member's name, and the kept blend's cross-fitted loss minus its own (below 0: the blend is better)."""
+) -> dict[str, str | float]:
+    """The kept blend's cross-fitted loss minus the best member's and its 95% interval; below 0 the blend is better."""
     best = min(range(len(values)), key=lambda member: values[member].alone)
-    alone = objective.outcomes(np.eye(len(members))[best])
-    return values[best].name, paired_difference(kept.outcomes, alone, members.rows.group)
+    gain = paired_difference(kept.outcomes, objective.outcomes(np.eye(len(members))[best]), members.rows.group)
+    return {"over": values[best].name, "mean": gain.mean, "low": gain.low, "high": gain.high}
 
 
 def correlation(outcomes: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from folds.base.csvfile import ID_NAMES, SEPARATORS
+from folds.base.csvfile import ID_NAMES, SEPARATORS, usual_column
 from folds.base.errors import UserError, first_few
 
 VALUE_NAMES = ("probs", "probabilities", "predictions", "preds", "logits", "oof", "test", "arr_0")
@@ -113,13 +113,10 @@ def _read_csv(path: Path, known_classes: Sequence[str]) -> External:
 
 def _id_column(path: Path, header: Sequence[str], known_classes: Sequence[str]) -> str:
     """The column with a usual name for ids, else the first one, if it is no class."""
-    plain = ["".join(letter for letter in name.lower() if letter.isalnum()) for name in header]
-    for usual in ID_NAMES:
-        if usual in plain and header[plain.index(usual)] not in known_classes:
-            return header[plain.index(usual)]
-    if header[0] in known_classes:
+    usual = usual_column([name for name in header if name not in known_classes], ID_NAMES)
+    if usual is None and header[0] in known_classes:
         raise UserError(f"{path.name} has no id column; it has {first_few(header)}", hint="name it `id`")
-    return header[0]
+    return usual or header[0]
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

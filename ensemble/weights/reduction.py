@@ -58,8 +58,7 @@ class Reduction:
 
     def contested_ranks(self, weights: np.ndarray) -> np.ndarray:
         """The ranks, k at most, of the undecided images' true classes. (B, M) -> (B, U) int32."""
-        assert np.isfinite(weights).all(), "weights hold NaN or infinity"
-        assert (weights >= 0).all(), "the reduction holds for weights >= 0 only"
+        assert ((weights >= 0) & (weights < np.inf)).all(), "weights must be finite and >= 0"
         assert (weights.sum(axis=1) > 0).all(), "no member has weight"
         lead = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32) @ self.leads  # (B, R)
         ahead = lead > 0
@@ -91,6 +90,11 @@ class Reduction:
         )
         made.__dict__["leads"] = np.compress(kept, self.leads, axis=1)  # the value of its cached property
         return made
+
+    @property
+    def undecided(self) -> float:
+        """The share of images whose loss weights can change."""
+        return len(self.row) / len(self.sure)
 
     @cached_property
     def leads(self) -> np.ndarray:
@@ -128,9 +132,7 @@ def pool_scores(probs: np.ndarray, pool: Pool) -> np.ndarray:
     return probs if pool == "mean" else np.log(probs + FLOOR)
 
 
-def build_reduction(
-    pieces: Iterable[tuple[slice, np.ndarray]], target: np.ndarray, *, n_members: int, steps: np.ndarray
-) -> Reduction:
+def build_reduction(pieces: Iterable[tuple[slice, np.ndarray]], target: np.ndarray, *, steps: np.ndarray) -> Reduction:
     """The exact reduction of M members over N images for a loss of the true class's rank.
 
     pieces  (rows, probabilities (M, n, C) float32 or float64), all rows once and in order
@@ -141,7 +143,6 @@ def build_reduction(
     parts = [_contests(probs, target[piece], first=piece.start, steps=steps) for piece, probs in pieces]
     sure, row, lower = (np.concatenate([part[i] for part in parts]) for i in range(3))
     rival, true = (np.concatenate([part[i] for part in parts], axis=1) for i in (3, 4))  # (M, R) each
-    assert len(rival) == n_members, f"{len(rival)} members, not {n_members}"
     needed = _needed(rival, row, need=len(steps) - 1 - sure)
     row, lower, rival, true = row[needed], lower[needed], rival[:, needed], true[:, needed]
     images, starts, place = _layout(row)

@@ -100,7 +100,7 @@ def measure_fits(work: Workspace, folder: Path, *, seed: int) -> dict[str, Any]:
         ),
         "build_s": timed(lambda: fit_data(members, METRIC), 3),
         "table_mb": (reduction.rival.nbytes + reduction.true.nbytes + reduction.lower.nbytes) / 1e6,
-        "undecided": len(reduction.row) / len(members.rows),
+        "undecided": reduction.undecided,
         "greedy_s": timed(lambda: fit_data(members, METRIC).greedy, 2),
         "search_s": timed(lambda: search.weights(fit_data(members, METRIC), 1), 2),
         "search_misses": round(reduction.losses(search.weights(data, 1)[None])[0] * len(members.rows)),

@@ -33,7 +33,7 @@ def made(seed: int, *, n: int = 800, n_members: int = 5, n_classes: int = 12) ->
     logits[:, np.arange(n), target] += np.linspace(1.0, 2.2, n_members)[:, None]
     probs = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
     steps, pieces = Metric("top-k-error", 3).steps(n_classes), [(slice(0, n), probs.astype(np.float32))]
-    reduction = build_reduction(pieces, target, n_members=n_members, steps=steps)
+    reduction = build_reduction(pieces, target, steps=steps)
     true_probs = probs[:, np.arange(n), target].astype(np.float32)
     return Made(FitData(reduction, LogLoss(true_probs), np.arange(n)), probs, target)
 

@@ -32,7 +32,7 @@ def random_case(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def reduced(probs: np.ndarray, target: np.ndarray, steps: np.ndarray) -> Reduction:
     n = len(target)
     pieces = [(slice(start, min(start + 500, n)), probs[:, start : start + 500]) for start in range(0, n, 500)]
-    return build_reduction(pieces, target, n_members=len(probs), steps=steps)
+    return build_reduction(pieces, target, steps=steps)
 
 
 def sorted_ranks(probs: np.ndarray, target: np.ndarray, weights: np.ndarray, pool: str) -> np.ndarray:
