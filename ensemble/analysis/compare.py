@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from ensemble.members.members import Member, Members, read_members
 from ensemble.members.open_run import list_runs, open_run
-from ensemble.members.training_rows import Rows, rows_of
+from ensemble.members.training_rows import rows_of
 from folds.base.errors import UserError, visible
 from folds.base.metrics import top_classes, true_rank
 from folds.base.paired import Difference, paired_difference
@@ -37,26 +36,17 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Change:
-    """An image that only one of the runs has among its first three. better: 0 or 1; guesses: three of each."""
-
-    image_id: str
-    label: str
-    fold: int
-    better: int
-    ranks: tuple[int, int]  # of the true class, 0 is first
-    true_probs: tuple[float, float]
-    guesses: tuple[tuple[str, ...], tuple[str, ...]]
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """Two runs on `images` images. changes: those that the first run lost come first, the largest change first."""
+    """Two runs on `images` images.
+
+    changes  the images that only one run has among its first three: those that the first run lost come first, the
+             largest change of the true class's probability first; as in the CSV, where ranks count from 1
+    """
 
     names: tuple[str, str]
     images: int
     measures: tuple[Measure, ...]
-    changes: tuple[Change, ...]
+    changes: pd.DataFrame
     path: Path  # of the CSV with all changes
 
 
@@ -86,57 +76,34 @@ def compare_runs(workspace: Workspace, first: str, second: str) -> Comparison:
         "top-1 error": ranks >= 1,
         "log loss": -np.log(np.maximum(members.true_probs, FLOOR)),
     }
-    made = Comparison(
-        names=(first, second),
-        images=len(rows),
-        measures=tuple(_measure(name, one, other, rows.group) for name, (one, other) in losses.items()),
-        changes=tuple(_changes(members, rows, ranks, tops)),
-        path=workspace.report / f"compare-{first}-{second}.csv",
-    )
-    write_bytes(made.path, _csv_text(made).encode())
-    return made
+    measures = tuple(_measure(name, one, other, rows.group) for name, (one, other) in losses.items())
+    changes, path = _changes(members, ranks, tops), workspace.report / f"compare-{first}-{second}.csv"
+    write_bytes(path, changes.to_csv(index=False, lineterminator="\n").encode())
+    return Comparison((first, second), len(rows), measures, changes, path)
 
 
 def _measure(name: str, one: np.ndarray, other: np.ndarray, group: np.ndarray) -> Measure:
     return Measure(name, (float(one.mean()), float(other.mean())), paired_difference(one, other, group))
 
 
-def _changes(members: Members, rows: Rows, ranks: np.ndarray, tops: np.ndarray) -> list[Change]:
+def _changes(members: Members, ranks: np.ndarray, tops: np.ndarray) -> pd.DataFrame:
     """ranks (2, N), tops (2, N, 3)"""
-    hits, probs, labels = ranks < K, members.true_probs, np.array(rows.classes)
+    rows, hits, probs = members.rows, ranks < K, members.true_probs
+    names, labels = members.names, np.array(rows.classes)
     changed = np.flatnonzero(hits[0] != hits[1])
     order = np.lexsort((rows.image_id[changed], -np.abs(probs[0] - probs[1])[changed], hits[0, changed]))
-    return [
-        Change(
-            image_id=str(rows.image_id[i]),
-            label=str(labels[rows.target[i]]),
-            fold=int(rows.fold[i]),
-            better=0 if hits[0, i] else 1,
-            ranks=(int(ranks[0, i]), int(ranks[1, i])),
-            true_probs=(float(probs[0, i]), float(probs[1, i])),
-            guesses=(tuple(labels[tops[0, i]].tolist()), tuple(labels[tops[1, i]].tolist())),
-        )
-        for i in changed[order]
-    ]
-
-
-def _csv_text(made: Comparison) -> str:
-    """All changes; ranks count from 1 here."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    by_run = [f"{what} {name}" for what in ("rank", "prob", "top 3") for name in made.names]
-    writer.writerow(["image_id", "label", "fold", "better", *by_run])
-    for one in made.changes:
-        probs = [f"{prob:.6f}" for prob in one.true_probs]
-        ranks = [rank + 1 for rank in one.ranks]
-        guesses = [" | ".join(guess) for guess in one.guesses]
-        writer.writerow([one.image_id, one.label, one.fold, made.names[one.better], *ranks, *probs, *guesses])
-    return file.getvalue()
+    i = changed[order]
+    columns = {"image_id": rows.image_id[i], "label": labels[rows.target[i]], "fold": rows.fold[i]}
+    columns["better"] = np.where(hits[0, i], *names)
+    columns |= {f"rank {name}": own + 1 for name, own in zip(names, ranks[:, i], strict=True)}
+    columns |= {f"prob {name}": [f"{one:.6f}" for one in own] for name, own in zip(names, probs[:, i], strict=True)}
+    top3 = [[" | ".join(labels[one]) for one in own[i]] for own in tops]
+    return pd.DataFrame(columns | {f"top 3 {name}": own for name, own in zip(names, top3, strict=True)})
 
 
 def comparison_summary(made: Comparison) -> Group:
     """Everything that `compare` says, for a rich console."""
-    tables = [loss_table(made)] + ([change_table(made)] if made.changes else [])
+    tables = [loss_table(made)] + ([change_table(made)] if len(made.changes) else [])
     said = f"wrote {made.path}: all {len(made.changes):,} images that only one of them has right"
     return Group(tables[0], Text(count_sentence(made)), *tables[1:], Text(said))
 
@@ -160,24 +127,26 @@ def loss_table(made: Comparison) -> Table:
 def count_sentence(made: Comparison) -> str:
     """How many images only one run has right, and whether that is more than chance."""
     (a, b), difference = made.names, made.measures[0].difference
-    only_a = sum(one.better == 0 for one in made.changes)
-    counts = f"only {a} has {only_a:,} images among its first three, only {b} {len(made.changes) - only_a:,}"
-    if difference.low <= 0 <= difference.high:
-        return f"{counts}: the difference may be chance, its 95% interval holds 0"
-    return f"{counts}: {a if difference.high < 0 else b} is better, the 95% interval of the difference excludes 0"
+    only_a = int((made.changes["better"] == a).sum())
+    counts = f"{a} {only_a:,}, {b} {len(made.changes) - only_a:,}"
+    chance = "the difference may be chance: its 95% interval holds 0"
+    if difference.low > 0 or difference.high < 0:
+        chance = f"{a if difference.high < 0 else b} is better: the 95% interval of the difference excludes 0"
+    return f"images that one run alone has among its first three: {counts}; {chance}"
 
 
 def change_table(made: Comparison) -> Table:
     """The first few images that the second run has and the first has not, and the other way round."""
     a, b = made.names
-    lost, won = ([one for one in made.changes if one.better == better][:SHOWN] for better in (1, 0))
     table = Table(
         title="the largest changes, by the probability of the true class", title_justify="left", box=SIMPLE_HEAD
     )
     for heading in ("image", "label", f"guesses of {a}", f"guesses of {b}"):
         table.add_column(heading, overflow="fold")
-    for one in [*lost, *won]:
-        pairs = zip(one.guesses, one.true_probs, strict=True)
-        cells = [f"{', '.join(guess)} ({prob:.2f} true)" for guess, prob in pairs]
-        table.add_row(*(Text(visible(text)) for text in (one.image_id, one.label, *cells)))
+    shown = pd.concat([made.changes[made.changes["better"] == better].head(SHOWN) for better in (b, a)])
+    for one in shown.to_dict("records"):
+        cells = [
+            f"{one[f'top 3 {name}'].replace(' | ', ', ')} ({float(one[f'prob {name}']):.2f} true)" for name in (a, b)
+        ]
+        table.add_row(*(Text(visible(str(text))) for text in (one["image_id"], one["label"], *cells)))
     return table

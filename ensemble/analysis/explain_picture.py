@@ -1,4 +1,4 @@
-"""Draws one image with class maps of a network and everybody's predictions."""
+"""Draws one image with class maps of a network and all predictions."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _draw_map(axes: Axes, image: np.ndarray, ratio: float, maps: ClassMaps, i: i
     axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="white", linewidth=1))
     axes.set(xlim=(0, 1), ylim=(1, 0))
     if not heat.any():
-        axes.text(0.5, 0.5, "nothing in the image speaks for it", color="white", ha="center")
+        axes.text(0.5, 0.5, "no part of the image supports it", color="white", ha="center")
 
 
 def _draw_guesses(axes: Axes, guesses: Sequence[Guess], *, label: str | None, hidden: int) -> None:

@@ -59,7 +59,8 @@ def test_what_is_shown_names_both_runs_and_the_file(small):
     console = Console(width=120, file=io.StringIO(), record=True)
     console.print(comparison_summary(made))
     text = console.export_text()
-    assert "only m00 has" in text
+    only = [(made.changes["better"] == run).sum() for run in ("m00", "m01")]
+    assert f"images that one run alone has among its first three: m00 {only[0]}, m01 {only[1]}; " in text
     assert "compare-m00-m01.csv" in text
 
 
