@@ -17,7 +17,7 @@ from ensemble.settings import AddSettings, BlendSettings
 from folds.base.errors import CannotWriteError, UserError
 from models.predict.predictions import save_predictions
 from tests.competition import fingerprint
-from tests.ensemble.small import small_oof, small_test, small_work
+from tests.ensemble.small import refusal, small_oof, small_test, small_work
 
 QUICK = BlendSettings(trials=32, half_samples=2)
 
@@ -46,11 +46,10 @@ def rewritten(settings: AddSettings, change) -> AddSettings:
     return replace(settings, oof=str(path))
 
 
-def refusal(work, settings) -> tuple[str, str | None]:
-    with pytest.raises(UserError) as caught:
-        add_member(work, "other", settings)
+def add_refusal(work, settings) -> tuple[str, str | None]:
+    said = refusal(add_member, work, "other", settings)
     assert not (work.ensemble / "members" / "other" / "done.json").exists()
-    return caught.value.message, caught.value.hint
+    return said
 
 
 @pytest.mark.parametrize("place", ["fold0/oof.npz", "test.npz", "done.json"])
@@ -61,19 +60,18 @@ def test_the_hint_for_a_damaged_added_member_is_no_prediction_of_a_network_that_
     data = bytearray((folder / place).read_bytes())
     data[len(data) // 2] ^= 1
     (folder / place).write_bytes(data)
-    with pytest.raises(UserError) as caught:
-        load_members(work) if "oof" in place else apply_run(work, "other")
-    assert place.rpartition("/")[2] in caught.value.message
-    assert caught.value.hint == f"`python run.py add other --oof FILE --test FILE`, or remove {folder}"
+    message, hint = refusal(load_members, work) if "oof" in place else refusal(apply_run, work, "other")
+    assert place.rpartition("/")[2] in message
+    assert hint == f"`python run.py add other --oof FILE --test FILE`, or remove {folder}"
 
 
 def test_the_hint_for_a_view_that_an_added_member_lacks_is_to_leave_one_of_them_out(house):
     work, _, settings = house
     add_member(work, "other", settings)
-    with pytest.raises(UserError) as caught:
-        load_members(work, ["other"], views=("centre",))
-    assert caught.value.message == "other has no view centre; it has as-given"
-    assert caught.value.hint == "another tool made it: leave out `--member-views`, or other with `--members`"
+    assert refusal(load_members, work, ["other"], views=("centre",)) == (
+        "other has no view centre; it has as-given",
+        "another tool made it: leave out `--member-views`, or other with `--members`",
+    )
 
 
 def test_an_added_member_blends_like_a_trained_one(house):
@@ -119,7 +117,7 @@ def test_logits_are_said_to_be_logits(house):
     work, folds, settings = house
     columns = list(folds.classes)
     logits = rewritten(settings, lambda data: data.assign(**{name: np.log(data[name]) + 3 for name in columns}))
-    assert refusal(work, logits)[1] == "`--logits` if these are logits"
+    assert add_refusal(work, logits)[1] == "`--logits` if these are logits"
     tests = pd.read_csv(settings.test, dtype={"id": str})
     path = Path(settings.test).with_name("logits.csv")
     tests.assign(**{name: np.log(tests[name]) - 1 for name in columns}).to_csv(path, index=False)
@@ -135,7 +133,7 @@ def test_npz_and_npy_need_their_ids_and_classes(house, tmp_path):
     np.savez(tmp_path / "o.npz", ids=folds.image_id, classes=np.array(folds.classes), probs=oof, fold=folds.fold)
     np.save(tmp_path / "t.npy", test)
     bare = replace(settings, oof=str(tmp_path / "o.npz"), test=str(tmp_path / "t.npy"))
-    assert refusal(work, bare) == ("t.npy does not name its ids", "`--oof-ids and --test-ids FILE`, one a line")
+    assert add_refusal(work, bare) == ("t.npy does not name its ids", "`--oof-ids and --test-ids FILE`, one a line")
     (tmp_path / "ids.txt").write_text("\n".join(test_id) + "\n")
     (tmp_path / "classes.txt").write_text("\n".join(folds.classes) + "\n")
     named = replace(bare, test_ids=str(tmp_path / "ids.txt"), class_names=str(tmp_path / "classes.txt"))
@@ -160,7 +158,7 @@ def test_npz_and_npy_need_their_ids_and_classes(house, tmp_path):
 )  # fmt: skip
 def test_what_is_wrong_is_named(house, change, sentence):
     work, _, settings = house
-    assert refusal(work, rewritten(settings, change))[0] == sentence
+    assert add_refusal(work, rewritten(settings, change))[0] == sentence
 
 
 def test_sums_a_little_off_are_divided_by_and_counted(house):
@@ -190,14 +188,13 @@ def test_trusted_folds_are_recorded(house):
 )
 def test_a_member_cannot_take_the_name_of_something_else(house, name, fault):
     work, _, settings = house
-    with pytest.raises(UserError) as caught:
-        add_member(work, name, settings)
-    assert caught.value.message.startswith(fault)
-    assert caught.value.hint == "`python run.py add NAME --oof FILE --test FILE`"
+    message, hint = refusal(add_member, work, name, settings)
+    assert message.startswith(fault)
+    assert hint == "`python run.py add NAME --oof FILE --test FILE`"
 
 
 def test_numbers_that_are_none_are_refused_in_a_sentence(house):
     work, _, settings = house
     words = rewritten(settings, lambda data: data.astype({"c000": object}).assign(c000="much"))
-    assert refusal(work, words)[0].startswith("changed.csv cannot be read: could not convert string to float")
-    assert refusal(work, replace(settings, oof="nowhere.csv"))[0] == "nowhere.csv does not exist"
+    assert add_refusal(work, words)[0].startswith("changed.csv cannot be read: could not convert string to float")
+    assert add_refusal(work, replace(settings, oof="nowhere.csv"))[0] == "nowhere.csv does not exist"

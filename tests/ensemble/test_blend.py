@@ -26,7 +26,7 @@ from folds.base.metrics import top_classes, topk_error
 from folds.base.paired import paired_difference
 from folds.base.workspace import read_json, write_json
 from tests.benchmarks.synthetic import World
-from tests.ensemble.small import SMALL, small_oof, small_test, small_work, write_small
+from tests.ensemble.small import SMALL, refusal, small_oof, small_test, small_work, write_small
 
 QUICK = BlendSettings(trials=32, half_samples=2)
 
@@ -228,19 +228,13 @@ def test_a_damaged_blend_json_is_refused(tmp_path, change, sentence):
         load_blend(work.blend)
 
 
-def test_without_a_blend_the_next_command_is_blend(tmp_path):
+def test_a_blend_or_candidate_that_is_not_there_is_answered_with_the_next_command(tmp_path):
     work, _ = small_work(tmp_path, members=1)
-    with pytest.raises(UserError) as caught:
-        load_blend(work.blend)
-    assert caught.value.hint == "`python run.py blend`"
-
-
-def test_a_misspelt_candidate_is_answered_with_those_that_there_are(tmp_path):
-    work, _ = small_work(tmp_path, members=1)
-    with pytest.raises(UserError) as caught:
-        make_blend(work, replace(QUICK, keep="loog"), seed=0)
-    assert caught.value.message == (
-        "there is no candidate loog; there are equal, geometric, single, convex, log, log-bias, greedy, search"
+    assert refusal(load_blend, work.blend)[1] == "`python run.py blend`"
+    names = "equal, geometric, single, convex, log, log-bias, greedy, search"
+    assert refusal(make_blend, work, replace(QUICK, keep="loog"), seed=0) == (
+        f"there is no candidate loog; there are {names}",
+        "`python run.py blend`",
     )
 
 

@@ -15,7 +15,7 @@ from folds.base.errors import UserError
 from folds.base.workspace import read_json, write_json
 from models.predict.predictions import Predictions, save_predictions
 from tests.benchmarks.synthetic import write_fold
-from tests.ensemble.small import SMALL, small_oof, small_test, small_work
+from tests.ensemble.small import SMALL, refusal, small_oof, small_test, small_work
 from tests.submissions.test_submission import with_manifest
 
 QUICK = BlendSettings(trials=16, half_samples=1, keep="equal")
@@ -31,12 +31,6 @@ def write_refit(work, folds, name, test, *, views=("centre",), settings=None, di
     stored = read_json(work.fold(name, 0) / "settings.json", hint="")
     write_json(folder / "settings.json", {**stored, "settings": settings or stored["settings"]})
     write_json(folder / "done.json", {"fold": "all", "files": {"test.npz": file_digest(folder / "test.npz")}})
-
-
-def refusal(work) -> tuple[str, str | None]:
-    with pytest.raises(UserError) as caught:
-        load_members(work)
-    return caught.value.message, caught.value.hint
 
 
 def test_a_refit_counts_as_one_more_network_beside_those_of_the_folds(tmp_path):
@@ -123,7 +117,7 @@ def test_a_refit_unlike_its_folds_is_refused_with_the_way_out(tmp_path, other, f
     work, folds = small_work(tmp_path, members=1)
     write_refit(work, folds, "m00", small_test(7), **other)
     hint = hint or f"remove {work.refit('m00')}, then `python run.py train --fold all --run m00`"
-    assert refusal(work) == (f"m00: {fault.replace('{digest}', folds.digest)}", hint)
+    assert refusal(load_members, work) == (f"m00: {fault.replace('{digest}', folds.digest)}", hint)
 
 
 def test_a_damaged_refit_is_named(tmp_path):
@@ -133,9 +127,12 @@ def test_a_damaged_refit_is_named(tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
-    assert refusal(work)[0] == "m00: all/test.npz is damaged: checksum mismatch, the file changed after it was written"
+    assert (
+        refusal(load_members, work)[0]
+        == "m00: all/test.npz is damaged: checksum mismatch, the file changed after it was written"
+    )
     path.unlink()
-    assert refusal(work)[0] == "m00 lacks its file all/test.npz"
+    assert refusal(load_members, work)[0] == "m00 lacks its file all/test.npz"
 
 
 def test_a_fold_with_its_classes_in_another_order_than_the_others_is_refused(tmp_path):
@@ -148,4 +145,4 @@ def test_a_fold_with_its_classes_in_another_order_than_the_others_is_refused(tmp
     )
     done = read_json(path.parent / "done.json", hint="")
     write_json(path.parent / "done.json", {**done, "files": {**done["files"], "oof.npz": file_digest(path)}})
-    assert refusal(work)[0] == "m00: fold 1 has its classes in another order than fold 0"
+    assert refusal(load_members, work)[0] == "m00: fold 1 has its classes in another order than fold 0"

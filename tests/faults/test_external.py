@@ -19,7 +19,7 @@ from folds.base.errors import UserError
 from folds.base.workspace import Workspace
 from folds.split.assign import Folds
 from submissions.from_files import blend_files
-from tests.ensemble.small import small_oof, small_test, small_work
+from tests.ensemble.small import refusal, small_oof, small_test, small_work
 from tests.faults.tally import count
 
 CLASSES = ("a", "b", "NA", "1e5")
@@ -111,9 +111,7 @@ def test_ids_of_a_csv_stay_text(tmp_path, name):
 )
 def test_a_csv_that_says_something_else_is_refused(tmp_path, content, sentence):
     """A surplus cell shifted every number by one column: the ids were the first probabilities."""
-    with pytest.raises(UserError) as caught:
-        read(tmp_path, "p.csv", content)
-    assert caught.value.message.startswith(sentence)
+    assert refusal(read, tmp_path, "p.csv", content)[0].startswith(sentence)
 
 
 @pytest.mark.parametrize(
@@ -175,9 +173,7 @@ def test_arrays_of_any_kind_of_number_and_order_are_read(tmp_path, arrays):
     ],
 )
 def test_arrays_that_are_none_are_refused(tmp_path, name: str, content: Callable[[], bytes], sentence: str):
-    with pytest.raises(UserError) as caught:
-        read(tmp_path, name, content())
-    assert caught.value.message.startswith(sentence)
+    assert refusal(read, tmp_path, name, content())[0].startswith(sentence)
 
 
 def test_an_archive_that_unpacks_to_much_more_than_its_length_is_refused(tmp_path):
@@ -260,10 +256,8 @@ def test_lists_of_names_that_are_none_are_refused_by_their_own_name(house, tmp_p
         (tmp_path / "names").mkdir()
     else:
         (tmp_path / "names").write_bytes(content)
-    with pytest.raises(UserError) as caught:
-        add_member(work, "other", replace(settings, **{flag: str(tmp_path / "names")}))
-    assert caught.value.message == f"{tmp_path / 'names'} {fault}"
-    assert caught.value.hint == "one id or class a line"
+    said = refusal(add_member, work, "other", replace(settings, **{flag: str(tmp_path / "names")}))
+    assert said == (f"{tmp_path / 'names'} {fault}", "one id or class a line")
 
 
 @pytest.mark.parametrize(
@@ -283,7 +277,5 @@ def test_labels_beside_such_files_that_are_none_are_refused(tmp_path, labels, se
     count("CSVs")
     (tmp_path / "labels.csv").write_text(labels)
     files = FileSettings(labels=str(tmp_path / "labels.csv"), member=("m=o.csv:t.csv",), out=str(tmp_path / "out.csv"))
-    with pytest.raises(UserError) as caught:
-        blend_files(files, BlendSettings(trials=16), seed=0)
-    assert caught.value.message.startswith(sentence)
+    assert refusal(blend_files, files, BlendSettings(trials=16), seed=0)[0].startswith(sentence)
     assert not (tmp_path / "out.csv").exists()
