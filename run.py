@@ -446,8 +446,7 @@ def predict_(
 @app.command(name="views", sort_key=4)
 def views_(*, run: Runs = (), top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
     """What each view of test-time augmentation adds out of fold, and what it costs; proposes the set that pays."""
-    from ensemble.analysis.view_tables import view_summary
-    from ensemble.analysis.views import report_views
+    from ensemble.analysis.views import report_views, view_summary
 
     reports = list(report_views(Workspace(top.work), run, track=track()))
     show(*map(view_summary, reports))
@@ -612,9 +611,8 @@ def explain_(
     config: Config = KIT_TOML,
 ) -> None:
     """What every member and the blend say of one image, and where a network looks, as a picture in work/report."""
-    from ensemble.analysis.explain import explain_image
+    from ensemble.analysis.explain import explain_image, explained_summary
     from ensemble.analysis.explain_picture import draw_explained
-    from ensemble.analysis.explain_tables import explained_summary
     from models.predict.gradcam import first_maps
 
     workspace = Workspace(top.work)
@@ -627,14 +625,13 @@ def explain_(
 @app.command(name="compare", sort_key=10)
 def compare_(
     run_a: Annotated[str, Parameter(help="a run or an added member")],
-    run_b: Annotated[str, Parameter(help="what it is held against")],
+    run_b: Annotated[str, Parameter(help="the run that it is compared with")],
     *,
     top: TopFlags = Top(),
     config: Config = KIT_TOML,
 ) -> None:
     """Which of two runs is better out of fold, on the same images: paired differences, and the images that changed."""
-    from ensemble.analysis.compare import compare_runs
-    from ensemble.analysis.compare_tables import comparison_summary
+    from ensemble.analysis.compare import compare_runs, comparison_summary
 
     show(comparison_summary(compare_runs(Workspace(top.work), run_a, run_b)))
 

@@ -1,6 +1,6 @@
-"""Declares the settings of `blend` and `add`: one field, one flag, one TOML key, one check.
+"""The settings of `blend` and `add`: one field, one flag, one TOML key, one check.
 
-It imports neither numpy nor optuna, since `run.py --help` reads it.
+Imported by `run.py --help`, and therefore without numpy and optuna.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from folds.settings import COMMA_LIST, at_least
 
-MetricName = Literal["top-k-error", "accuracy", "map", "log-loss", "macro-f1"]
+MetricName = Literal["top-k-error", "accuracy", "map", "log-loss"]
 SamplerName = Literal["cma", "tpe", "random"]
 
 
@@ -23,9 +23,7 @@ class BlendSettings:
     ] = None
     metric: Annotated[MetricName, Parameter(help="what the blend is chosen by")] = "top-k-error"
     k: Annotated[int, at_least(1, at_most=100, help="how many labels count, for top-k-error and map")] = 3
-    trials: Annotated[
-        int | None, at_least(16, help="Optuna trials per search; 200 to 2,000 by the number of members if not given")
-    ] = None
+    trials: Annotated[int, at_least(16, help="Optuna trials per search")] = 200
     sampler: Annotated[SamplerName, Parameter(help="the Optuna sampler that proposes weights")] = "cma"
     half_samples: Annotated[
         int, at_least(1, at_most=256, help="half-samples that searched weights are averaged over")
@@ -68,6 +66,7 @@ class FileSettings:
     sample_csv: Annotated[str | None, Parameter(help="sample submission for the CSV's header, ids and order")] = None
     out: Annotated[str, Parameter(help="the CSV to write from --labels and --member")] = "submission.csv"
     blend_folds: Annotated[
-        int, at_least(2, at_most=100, help="folds of the blend's own score where --labels has no column `fold`")
+        int,
+        at_least(2, at_most=100, help="folds that the blend is cross-fitted on where --labels has no column `fold`"),
     ] = 5
     logits: Annotated[bool, Parameter(help="the numbers in the --member files are logits, not probabilities")] = False

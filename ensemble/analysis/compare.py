@@ -1,21 +1,21 @@
-"""Compares two runs on the same out-of-fold images: paired differences, an exact test, and what changed."""
+"""Compares two runs on the same out-of-fold images: paired differences, and the images that changed."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import binomtest
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
-from ensemble.members.glance import look_through
-from ensemble.members.oof_file import CHUNK_ROWS
-from ensemble.members.open_run import Run, list_runs, open_run
-from ensemble.members.training_rows import Rows, rows_of
-from folds.base.errors import UserError
+from ensemble.members.members import Member, Members, read_members
+from ensemble.members.open_run import list_runs, open_run
+from ensemble.members.training_rows import rows_of
+from folds.base.errors import UserError, visible
 from folds.base.metrics import top_classes, true_rank
 from folds.base.paired import Difference, paired_difference
 from folds.base.workspace import Workspace, write_bytes
@@ -23,6 +23,7 @@ from folds.split.assign import load_folds
 
 K = 3  # guesses that count
 FLOOR = 1e-15  # a lower probability of the true class counts as this one, as in `folds.base.metrics.log_loss`
+SHOWN = 5  # changed images of either kind
 
 
 @dataclass(frozen=True)
@@ -35,162 +36,117 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class SignTest:
-    """McNemar's test, exact: of the pictures on which the runs disagree, each is as likely to favour either run.
-
-    only_a, only_b  pictures that one run alone has among its first three; of copies, that it has more of
-    p  two-sided; 1 where they disagree on nothing. Source: McNemar 1947.
-    """
-
-    only_a: int
-    only_b: int
-    p: float
-
-
-@dataclass(frozen=True)
-class Change:
-    """An image that only one of the runs has among its first three. better: 0 or 1; guesses: three of each."""
-
-    image_id: str
-    label: str
-    fold: int
-    better: int
-    ranks: tuple[int, int]  # of the true class, 0 is first
-    true_probs: tuple[float, float]
-    guesses: tuple[tuple[str, ...], tuple[str, ...]]
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """Two runs on `images` images. changes: those that the first run lost come first, the largest change first."""
+    """Two runs on `images` images.
+
+    changes  the images that only one run has among its first three: those that the first run lost come first, the
+             largest change of the true class's probability first; as in the CSV, where ranks count from 1
+    """
 
     names: tuple[str, str]
     images: int
     measures: tuple[Measure, ...]
-    test: SignTest
-    changes: tuple[Change, ...]
+    changes: pd.DataFrame
     path: Path  # of the CSV with all changes
 
 
 def compare_runs(workspace: Workspace, first: str, second: str) -> Comparison:
-    """Hold two runs, or added members, against each other, and write `report/compare-A-B.csv`.
+    """Compare two runs, or added members, and write `report/compare-A-B.csv`.
 
     Raises UserError where both are the same, one is not there, lacks folds, or belongs to other folds.
     """
+    known = list_runs(workspace)
     if first == second:
-        others = [name for name in list_runs(workspace) if name != first]
+        others = [name for name in known if name != first]
         hint = f"`python run.py compare {first} {others[0]}`" if others else "`python run.py train` makes another run"
         raise UserError(f"{first} cannot be compared with itself", hint=hint)
-    _refuse_blend(workspace, first, second)
-    rows = rows_of(load_folds(workspace))
-    runs = [open_run(workspace, name, rows=rows) for name in (first, second)]
-    for run in runs:
-        look_through(run.name, run.probs, rows=rows, root=run.root)
-    return _written(workspace, _compared(runs, rows))
-
-
-def _refuse_blend(workspace: Workspace, *names: str) -> None:
-    """Say why `blend` is no run: only its scores are cross-fitted and kept, and its weights have seen every image."""
-    if "blend" in names and "blend" not in list_runs(workspace):
+    if "blend" in (first, second) and "blend" not in known:
         raise UserError(
             "the blend cannot be compared: its weights were fitted on the images that it would be compared on",
             hint="`python run.py blend` shows its cross-fitted loss beside each member's",
         )
-
-
-def _compared(runs: Sequence[Run], rows: Rows) -> Comparison:
-    seen = [_Seen.of(run, rows) for run in runs]
+    rows = rows_of(load_folds(workspace))
+    members = read_members(rows, [Member(name, (open_run(workspace, name, rows=rows),)) for name in (first, second)])
+    ranks, tops = np.empty((2, len(rows)), np.int64), np.empty((2, len(rows), min(K, len(rows.classes))), np.int64)
+    for piece, probs in members.chunks():
+        for run, own in enumerate(probs):
+            ranks[run, piece], tops[run, piece] = true_rank(own, rows.target[piece]), top_classes(own, k=K)
     losses = {
-        f"top-{K} error": [one.rank >= K for one in seen],
-        "top-1 error": [one.rank >= 1 for one in seen],
-        "log loss": [-np.log(np.maximum(one.true_prob, FLOOR)) for one in seen],
+        f"top-{K} error": ranks >= K,
+        "top-1 error": ranks >= 1,
+        "log loss": -np.log(np.maximum(members.true_probs, FLOOR)),
     }
-    a, b = losses[f"top-{K} error"]
-    return Comparison(
-        names=(runs[0].name, runs[1].name),
-        images=len(rows),
-        measures=tuple(_measure(name, one, other, rows.group) for name, (one, other) in losses.items()),
-        test=sign_test(a, b, rows.group),
-        changes=tuple(_changes(seen, rows)),
-        path=Path(),
-    )
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What one run says of all images: rank of the true class, its probability, the first three. (N,), (N,), (N, 3)"""
-
-    rank: np.ndarray
-    true_prob: np.ndarray
-    top: np.ndarray
-
-    @classmethod
-    def of(cls, run: Run, rows: Rows) -> _Seen:
-        parts = []
-        for start in range(0, len(rows), CHUNK_ROWS):
-            piece = slice(start, min(start + CHUNK_ROWS, len(rows)))
-            probs, target = run.probs(piece.start, piece.stop), rows.target[piece]
-            true_prob = np.take_along_axis(probs, target[:, None], axis=1)[:, 0]
-            parts.append((true_rank(probs, target), true_prob, top_classes(probs, k=K)))
-        return cls(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    measures = tuple(_measure(name, one, other, rows.group) for name, (one, other) in losses.items())
+    changes, path = _changes(members, ranks, tops), workspace.report / f"compare-{first}-{second}.csv"
+    write_bytes(path, changes.to_csv(index=False, lineterminator="\n").encode())
+    return Comparison((first, second), len(rows), measures, changes, path)
 
 
 def _measure(name: str, one: np.ndarray, other: np.ndarray, group: np.ndarray) -> Measure:
     return Measure(name, (float(one.mean()), float(other.mean())), paired_difference(one, other, group))
 
 
-def sign_test(one: np.ndarray, other: np.ndarray, group: np.ndarray) -> SignTest:
-    """The exact test of two runs' misses, (N,) bool each; group (N,) int: equal numbers are copies of one picture."""
-    _, draw = np.unique(group, return_inverse=True)
-    lead = np.bincount(draw, other.astype(np.float64) - one)  # above 0: the first run hits more of its copies
-    only_a, only_b = int((lead > 0).sum()), int((lead < 0).sum())
-    p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-    return SignTest(only_a, only_b, p)
+def _changes(members: Members, ranks: np.ndarray, tops: np.ndarray) -> pd.DataFrame:
+    """ranks (2, N), tops (2, N, 3)"""
+    rows, hits, probs = members.rows, ranks < K, members.true_probs
+    names, labels = members.names, np.array(rows.classes)
+    changed = np.flatnonzero(hits[0] != hits[1])
+    order = np.lexsort((rows.image_id[changed], -np.abs(probs[0] - probs[1])[changed], hits[0, changed]))
+    i = changed[order]
+    columns = {"image_id": rows.image_id[i], "label": labels[rows.target[i]], "fold": rows.fold[i]}
+    columns["better"] = np.where(hits[0, i], *names)
+    columns |= {f"rank {name}": own + 1 for name, own in zip(names, ranks[:, i], strict=True)}
+    columns |= {f"prob {name}": [f"{one:.6f}" for one in own] for name, own in zip(names, probs[:, i], strict=True)}
+    top3 = [[" | ".join(labels[one]) for one in own[i]] for own in tops]
+    return pd.DataFrame(columns | {f"top 3 {name}": own for name, own in zip(names, top3, strict=True)})
 
 
-def _changes(seen: Sequence[_Seen], rows: Rows) -> list[Change]:
-    a, b = seen
-    changed = np.flatnonzero((a.rank < K) != (b.rank < K))
-    size = np.abs(a.true_prob - b.true_prob)[changed]
-    order = np.lexsort((rows.image_id[changed], -size, a.rank[changed] < K))
-    labels = np.array(rows.classes)
-    return [
-        Change(
-            image_id=str(rows.image_id[i]),
-            label=str(labels[rows.target[i]]),
-            fold=int(rows.fold[i]),
-            better=0 if a.rank[i] < K else 1,
-            ranks=(int(a.rank[i]), int(b.rank[i])),
-            true_probs=(float(a.true_prob[i]), float(b.true_prob[i])),
-            guesses=(tuple(labels[a.top[i]].tolist()), tuple(labels[b.top[i]].tolist())),
-        )
-        for i in changed[order]
-    ]
+def comparison_summary(made: Comparison) -> Group:
+    """Everything that `compare` says, for a rich console."""
+    tables = [loss_table(made)] + ([change_table(made)] if len(made.changes) else [])
+    said = f"wrote {made.path}: all {len(made.changes):,} images that only one of them has right"
+    return Group(tables[0], Text(count_sentence(made)), *tables[1:], Text(said))
 
 
-def _written(workspace: Workspace, made: Comparison) -> Comparison:
-    """The comparison with its changes in a CSV; ranks count from 1 there."""
-    path = workspace.report / f"compare-{made.names[0]}-{made.names[1]}.csv"
-    file, (a, b) = io.StringIO(), made.names
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        [
-            "image_id",
-            "label",
-            "fold",
-            "better",
-            f"rank {a}",
-            f"rank {b}",
-            f"prob {a}",
-            f"prob {b}",
-            f"top 3 {a}",
-            f"top 3 {b}",
-        ]
+def loss_table(made: Comparison) -> Table:
+    """One row per loss: of both runs, and the first one's minus the second one's with its 95% interval."""
+    a, b = made.names
+    table = Table(
+        title=f"{a} and {b} on the same {made.images:,} out-of-fold images", title_justify="left", box=SIMPLE_HEAD
     )
-    for one in made.changes:
-        probs = [f"{prob:.6f}" for prob in one.true_probs]
-        ranks = [rank + 1 for rank in one.ranks]
-        guesses = [" | ".join(guess) for guess in one.guesses]
-        writer.writerow([one.image_id, one.label, one.fold, made.names[one.better], *ranks, *probs, *guesses])
-    write_bytes(path, file.getvalue().encode())
-    return replace(made, path=path)
+    table.add_column("")
+    for heading in (a, b, "difference", "95% interval"):
+        table.add_column(heading, justify="right")
+    for one in made.measures:
+        difference = one.difference
+        interval = f"{difference.low:+.4f} to {difference.high:+.4f}"
+        table.add_row(one.name, *(f"{loss:.4f}" for loss in one.losses), f"{difference.mean:+.4f}", interval)
+    return table
+
+
+def count_sentence(made: Comparison) -> str:
+    """How many images only one run has right, and whether that is more than chance."""
+    (a, b), difference = made.names, made.measures[0].difference
+    only_a = int((made.changes["better"] == a).sum())
+    counts = f"{a} {only_a:,}, {b} {len(made.changes) - only_a:,}"
+    chance = "the difference may be chance: its 95% interval holds 0"
+    if difference.low > 0 or difference.high < 0:
+        chance = f"{a if difference.high < 0 else b} is better: the 95% interval of the difference excludes 0"
+    return f"images that one run alone has among its first three: {counts}; {chance}"
+
+
+def change_table(made: Comparison) -> Table:
+    """The first few images that the second run has and the first has not, and the other way round."""
+    a, b = made.names
+    table = Table(
+        title="the largest changes, by the probability of the true class", title_justify="left", box=SIMPLE_HEAD
+    )
+    for heading in ("image", "label", f"guesses of {a}", f"guesses of {b}"):
+        table.add_column(heading, overflow="fold")
+    shown = pd.concat([made.changes[made.changes["better"] == better].head(SHOWN) for better in (b, a)])
+    for one in shown.to_dict("records"):
+        cells = [
+            f"{one[f'top 3 {name}'].replace(' | ', ', ')} ({float(one[f'prob {name}']):.2f} true)" for name in (a, b)
+        ]
+        table.add_row(*(Text(visible(str(text))) for text in (one["image_id"], one["label"], *cells)))
+    return table

@@ -1,4 +1,4 @@
-"""Gathers what is said of one image: by each member, and by the blend, never by a network that saw it."""
+"""Gathers each member's and the blend's predictions of one image, never by a network that was trained on it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 from ensemble.blend.apply import member_test_probs, open_blend
 from ensemble.blend.blend_json import Blend, load_blend
 from ensemble.members.members import Member
 from ensemble.members.open_run import Run, list_runs, open_run
 from ensemble.members.training_rows import Rows, rows_of
-from folds.base.errors import UserError, first_few
+from folds.base.errors import UserError, first_few, visible
 from folds.base.metrics import top_classes
 from folds.base.workspace import Workspace
 from folds.find.reasons import reason_text
 from folds.manifest.manifest import USABLE, read_manifest
-from folds.split.assign import Folds, load_folds
+from folds.split.assign import load_folds
 
 K = 3  # guesses that are shown
 MOST_COMPARED = 50_000  # ids that are searched for the nearest: more take longer than a user waits
@@ -27,7 +31,7 @@ MOST_COMPARED = 50_000  # ids that are searched for the nearest: more take longe
 
 @dataclass(frozen=True)
 class Guess:
-    """What one member, or the blend, says of the image: the first classes with their probabilities, the true one's too.
+    """One member's, or the blend's, prediction: the first classes with their probabilities, the true one's too.
 
     rank  of the true class, 1 is first; None where the truth is not known
     """
@@ -37,6 +41,11 @@ class Guess:
     probs: tuple[float, ...]
     rank: int | None
     true_prob: float | None
+
+    @property
+    def texts(self) -> list[str]:
+        """The first classes, each with its probability."""
+        return [f"{label}  {prob:.2f}" for label, prob in zip(self.labels, self.probs, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -49,77 +58,74 @@ class Explained:
     fold: int | None
     members: tuple[Guess, ...]
     blend: Guess | None
-    left_out: tuple[str, ...]  # why runs are not asked that are not fit for it
+    left_out: tuple[str, ...]  # why runs are left out that are not fit for it
     weights: Mapping[str, float]  # of each run's member in the blend
 
     def runs_by_weight(self) -> list[str]:
-        """All runs that were asked, those that weigh most in the blend first."""
+        """All runs that have a prediction, those that weigh most in the blend first."""
         return sorted((one.name for one in self.members), key=lambda name: -self.weights.get(name, 0.0))
 
     def labels_of(self, run: str) -> list[str]:
-        """What a run guesses first, and the truth where that is something else and known."""
+        """A run's first class, and the truth where that is something else and known."""
         first = next(one.labels[0] for one in self.members if one.name == run)
         return list(dict.fromkeys([first, *([self.label] if self.label is not None else [])]))
 
+    @property
+    def guesses(self) -> list[Guess]:
+        """All members', and the blend's as the last one."""
+        return [*self.members, *([self.blend] if self.blend else [])]
+
+    @property
+    def headline(self) -> str:
+        """What is known of the image."""
+        name = visible(self.image_id)
+        if self.label is None:
+            return f"{name}, a test image: the mean over each member's networks"
+        return f"{name}, labelled {visible(self.label)}, in fold {self.fold}: by networks that were trained without it"
+
 
 def explain_image(workspace: Workspace, image_id: str, *, run: str | None = None) -> Explained:
-    """Everything that is predicted of a usable image. run: one that must be among those that are asked.
+    """Everything that is predicted of a usable image. run: one that must be among those that have a prediction.
 
     Raises UserError where the id is unknown (with the nearest ones), the image was left out, or nothing is predicted.
     """
     folds = load_folds(workspace)
-    split = _find(workspace, folds, image_id)
-    rows = rows_of(folds)
-    runs, left_out = _fit_runs(workspace, rows)
+    split, rows = _find(workspace, image_id), rows_of(folds)
+    runs, left_out = _fit_runs(workspace, rows, tests_only=split == "test")
     if not runs:
-        raise UserError(f"there is no finished run to ask: {first_few(left_out)}", hint="`python run.py train`")
+        raise UserError(f"there is no finished run: {first_few(left_out)}", hint="`python run.py train`")
     if run is not None and run not in [one.name for one in runs]:
         hint = f"`--run` with one of {', '.join(one.name for one in runs)}"
         raise UserError(next((why for why in left_out if why.startswith(run)), f"there is no run {run}"), hint=hint)
-    target = int(folds.target[_place(folds.image_id, image_id)]) if split == "train" else None
-    asked = _Asked(rows, image_id, split)
-    probs = {run.name: asked.probs(Member(run.name, (run,)))[0].astype(np.float64) for run in runs}
-    blend = _load_blend(workspace, rows)
+    place = int(np.searchsorted(folds.image_id, image_id))
+    target = int(folds.target[place]) if split == "train" else None
+
+    def probs(member: Member) -> np.ndarray:
+        """Out of fold, or of a test image as a submission has them. (1, C) float32"""
+        if split == "test":
+            return member_test_probs(member.runs, np.array([image_id]), some=True)
+        row = int(np.flatnonzero(rows.image_id == image_id)[0])
+        return member.probs(row, row + 1)
+
+    members = {run.name: probs(Member(run.name, (run,)))[0].astype(np.float64) for run in runs}
+    blend, guess = _load_blend(workspace, rows), None
+    if blend is not None:
+        try:
+            made = open_blend(workspace, blend, tests_only=split == "test")
+            blended = made.recipe.probs(made.recipe.scores(probs(member) for member in made.members))[0]
+            guess = _guess(f"blend ({blend.candidate})", blended, folds.classes, target)
+        except UserError:
+            pass  # a member of it is gone or has changed
     return Explained(
         image_id=image_id,
         split=split,
         label=None if target is None else folds.classes[target],
-        fold=None if target is None else int(folds.fold[_place(folds.image_id, image_id)]),
-        members=tuple(_guess(name, one, folds.classes, target) for name, one in probs.items()),
-        blend=None if blend is None else _blended(asked, workspace, blend, folds.classes, target),
+        fold=None if target is None else int(folds.fold[place]),
+        members=tuple(_guess(name, one, folds.classes, target) for name, one in members.items()),
+        blend=guess,
         left_out=tuple(left_out),
         weights={} if blend is None else {run: blend.weights[name] for name in blend.runs for run in blend.runs[name]},
     )
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """The image among the rows of predictions."""
-
-    rows: Rows
-    image_id: str
-    split: Literal["train", "test"]
-
-    def probs(self, member: Member) -> np.ndarray:
-        """A member's probabilities: out of fold, or of a test image as a submission has them. (1, C) float32"""
-        if self.split == "train":
-            place = int(np.flatnonzero(self.rows.image_id == self.image_id)[0])
-            return member.probs(place, place + 1)
-        return member_test_probs(member.runs, np.array([self.image_id]), some=True)
-
-
-def _blended(
-    asked: _Asked, workspace: Workspace, blend: Blend, classes: tuple[str, ...], target: int | None
-) -> Guess | None:
-    """The blend's guess, by its calibrated probabilities; None where a member of it cannot be asked any more."""
-    try:
-        made = open_blend(workspace, blend)
-    except UserError:
-        return None
-    scores = made.recipe.scores(asked.probs(member) for member in made.members)  # (1, C)
-    odds = np.log(np.maximum(scores, 1e-300)) if made.recipe.pool == "mean" else scores
-    heat = np.exp((odds - odds.max()) / blend.temperature)
-    return _guess(f"blend ({blend.candidate})", heat[0] / heat.sum(), classes, target)
 
 
 def _load_blend(workspace: Workspace, rows: Rows) -> Blend | None:
@@ -139,22 +145,18 @@ def _guess(name: str, probs: np.ndarray, classes: tuple[str, ...], target: int |
     return Guess(name, tuple(classes[c] for c in top), tuple(float(probs[c]) for c in top), rank, true_prob)
 
 
-def _fit_runs(workspace: Workspace, rows: Rows) -> tuple[list[Run], list[str]]:
+def _fit_runs(workspace: Workspace, rows: Rows, *, tests_only: bool) -> tuple[list[Run], list[str]]:
     """All runs that have every fold, and the others with what is wrong with them."""
     runs, left_out = [], []
     for name in list_runs(workspace):
         try:
-            runs.append(open_run(workspace, name, rows=rows))
+            runs.append(open_run(workspace, name, rows=rows, tests_only=tests_only))
         except UserError as err:
             left_out.append(err.message)
     return runs, left_out
 
 
-def _place(ids: np.ndarray, image_id: str) -> int:
-    return int(np.searchsorted(ids, image_id))
-
-
-def _find(workspace: Workspace, folds: Folds, image_id: str) -> Literal["train", "test"]:
+def _find(workspace: Workspace, image_id: str) -> Literal["train", "test"]:
     """Which part the image belongs to."""
     manifest = read_manifest(workspace)
     found = manifest[manifest["image_id"] == image_id]
@@ -176,3 +178,20 @@ def nearest(text: str, ids: Sequence[str]) -> list[str]:
     """At most three ids: those that hold the text, else those that are spelled most like it."""
     holding = [one for one in ids if text and text in one]
     return holding[:3] or difflib.get_close_matches(text, ids[:MOST_COMPARED], n=3)
+
+
+def explained_summary(said: Explained, no_map: str) -> Group:
+    """A row per member and the blend. no_map: why runs have no map, where some have none."""
+    table = Table(title=said.headline, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("member")
+    for place in range(1, K + 1):
+        table.add_column(f"guess {place}")
+    if said.label is not None:
+        table.add_column("truth", justify="right")
+    for one in said.guesses:
+        cells = [Text(visible(text)) for text in one.texts]
+        cells += [Text("")] * (K - len(cells))
+        truth = [f"{one.true_prob:.2f}, place {one.rank}"] if one.rank is not None else []
+        table.add_row(one.name, *cells, *truth)
+    notes = [f"left out: {why}" for why in said.left_out] + ([f"no map: {no_map}"] if no_map else [])
+    return Group(table, *map(Text, notes))

@@ -1,4 +1,4 @@
-"""Measures what each view of test-time augmentation brings, and proposes the set of views that pays.
+"""Measures what each view of test-time augmentation brings, and proposes a set of views.
 
 Everything is a comparison on the same out-of-fold images, with a normal interval on the differences image by image.
 The proposed set is the smallest on a greedy path that lies within one standard error of the path's best (Breiman et al.
@@ -12,24 +12,28 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 from ensemble.members.members import load_members
 from ensemble.members.open_run import list_runs
 from ensemble.members.training_rows import Rows
 from ensemble.weights.metric import Metric
-from ensemble.weights.objective import Reduction
-from ensemble.weights.reduction import build_reduction
+from ensemble.weights.reduction import Reduction, build_reduction
 from folds.base.errors import UserError
 from folds.base.paired import Difference, paired_difference
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace
+from models.input.views import known_views
 
 Views = tuple[str, ...]
 TOP3 = Metric("top-k-error", 3)
 
 
 @dataclass(frozen=True)
-class ViewWorth:
+class ViewValue:
     """One view: its error alone, and the error of all the others' mean minus that of all views' (above 0: it helps)."""
 
     view: str
@@ -54,13 +58,13 @@ class ViewReport:
     runs: tuple[str, ...]
     images: int
     views: Views  # in the order of the files
-    worth: tuple[ViewWorth, ...]
+    worth: tuple[ViewValue, ...]
     path: tuple[Step, ...]
     best: Step
     proposed: Step
     behind: Difference  # the proposed set's error minus the best one's
-    honest: float  # the error of proposing: each fold scored under the set proposed without it
-    honest_against_all: Difference  # that error minus the one of all views
+    crossfit: float  # the error of proposing: each fold scored under the set proposed without it
+    crossfit_against_all: Difference  # that error minus the one of all views
     proposed_without: tuple[Views, ...]  # the sets proposed without each fold
 
     @property
@@ -69,7 +73,7 @@ class ViewReport:
 
         Each was chosen by the images of the other folds alone, which is a little less than the proposed set had.
         """
-        return len(self.proposed.views) < len(self.views) and not self.honest_against_all.is_above_error
+        return len(self.proposed.views) < len(self.views) and not self.crossfit_against_all.is_above_error
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,10 @@ class Sets:
             self._known[key] = np.mean(found, axis=0)
         return self._known[key]
 
+    def difference(self, views: Views, other: Views, rows: np.ndarray | slice = slice(None)) -> Difference:
+        """The error of one set minus another's. rows (N,) bool: the images that count"""
+        return paired_difference(self.misses(views)[rows], self.misses(other)[rows], self.rows.group[rows])
+
     @cached_property
     def _known(self) -> dict[frozenset[str], np.ndarray]:
         return {}
@@ -101,8 +109,11 @@ def report_views(
     """
     from threadpoolctl import threadpool_limits
 
+    trained = [name for name in list_runs(workspace) if not (workspace.members / name).is_dir()]
+    runs = tuple(dict.fromkeys(names or trained))  # views of added members were predicted elsewhere
+    if not runs:
+        raise UserError("there is no finished run", hint="`python run.py train`")
     made: list[tuple[Sets, Views]] = []
-    runs = tuple(dict.fromkeys(names or _trained_runs(workspace)))
     with threadpool_limits(1):
         for name in runs:
             made.append(_open_sets(workspace, name, track=track))
@@ -113,34 +124,40 @@ def report_views(
             yield replace(make_report(f"mean of {len(runs)} runs", pooled, shared), runs=runs)
 
 
-def _trained_runs(workspace: Workspace) -> list[str]:
-    """All runs that have views of ours: those of other tools were predicted elsewhere."""
-    names = [name for name in list_runs(workspace) if not (workspace.members / name).is_dir()]
-    if not names:
-        raise UserError("there is no finished run", hint="`python run.py train`")
-    return names
+def _open_sets(workspace: Workspace, name: str, *, track: Track) -> tuple[Sets, Views]:
+    """A run's views, checked, and all that averaging them can change about its ranks."""
+    members = load_members(workspace, [name], separate_views=True, track=track)
+    steps = TOP3.steps(len(members.rows.classes))
+    assert steps is not None
+    made = build_reduction(members.chunks(), members.rows.target, steps=steps)
+    names = tuple(member.runs[0].views[0] for member in members.members)
+    return Sets(((names, made),), members.rows), members.members[0].runs[0].blocks[0].stored.views
 
 
 def make_report(name: str, sets: Sets, views: Views) -> ViewReport:
     """Everything about the views of one run."""
-    target, group, fold = sets.rows.target, sets.rows.group, sets.rows.fold
-    everyone = np.ones(len(target), bool)
+    fold, n_folds = sets.rows.fold, sets.rows.n_folds
+    everyone = np.ones(len(fold), bool)
     path = greedy_path(sets, views, everyone)
     best, proposed = propose(sets, path, everyone)
-    without = [propose(sets, greedy_path(sets, views, fold != k), fold != k)[1] for k in range(sets.rows.n_folds)]
-    honest = np.concatenate([sets.misses(step.views)[sets.rows.of_fold(k)] for k, step in enumerate(without)])
+    without = [propose(sets, greedy_path(sets, views, fold != k), fold != k)[1] for k in range(n_folds)]
+    crossfit = np.concatenate([sets.misses(step.views)[sets.rows.of_fold(k)] for k, step in enumerate(without)])
+    others = {view: tuple(one for one in views if one != view) for view in views}
     return ViewReport(
         name=name,
         runs=(name,),
-        images=len(target),
+        images=len(fold),
         views=views,
-        worth=tuple(_worth(sets, view, views) for view in views),
+        worth=tuple(
+            ViewValue(view, float(sets.misses((view,)).mean()), sets.difference(rest, views) if rest else None)
+            for view, rest in others.items()
+        ),
         path=path,
         best=best,
         proposed=proposed,
-        behind=paired_difference(sets.misses(proposed.views), sets.misses(best.views), group),
-        honest=float(honest.mean()),
-        honest_against_all=paired_difference(honest, sets.misses(views), group),
+        behind=sets.difference(proposed.views, best.views),
+        crossfit=float(crossfit.mean()),
+        crossfit_against_all=paired_difference(crossfit, sets.misses(views), sets.rows.group),
         proposed_without=tuple(step.views for step in without),
     )
 
@@ -153,7 +170,7 @@ def greedy_path(sets: Sets, views: Views, rows: np.ndarray) -> tuple[Step, ...]:
         wider = [(*before, view) for view in views if view not in before]
         errors = [float(sets.misses(one)[rows].mean()) for one in wider]
         least = int(np.argmin(errors))  # the first of equals
-        gain = _difference(sets, before, wider[least], rows) if before else None
+        gain = sets.difference(before, wider[least], rows) if before else None
         path.append(Step(wider[least], errors[least], gain))
     return tuple(path)
 
@@ -161,29 +178,74 @@ def greedy_path(sets: Sets, views: Views, rows: np.ndarray) -> tuple[Step, ...]:
 def propose(sets: Sets, path: Sequence[Step], rows: np.ndarray) -> tuple[Step, Step]:
     """The step of least error, and the first one that cannot be told apart from it by one standard error."""
     best = min(path, key=lambda step: step.error)
-    proposed = next(step for step in path if not _difference(sets, step.views, best.views, rows).is_above_error)
+    proposed = next(step for step in path if not sets.difference(step.views, best.views, rows).is_above_error)
     return best, proposed
 
 
-def _difference(sets: Sets, views: Views, other: Views, rows: np.ndarray) -> Difference:
-    return paired_difference(sets.misses(views)[rows], sets.misses(other)[rows], sets.rows.group[rows])
+def view_summary(report: ViewReport) -> Group:
+    """Everything that `views` says of a run, for a rich console."""
+    title = f"{report.name}: views, top-3 error on {report.images:,} out-of-fold images"
+    alone = _table(title, "view", "alone", "adds to the others", "95% interval", "forward passes")
+    for one in report.worth:
+        alone.add_row(one.view, f"{one.alone:.4f}", *_gain_cells(one.adds), "1")
+    title = f"{report.name}: one view after the other, the proposed ones down to *"
+    path = _table(title, "", "view", "error", "gain", "95% interval", "forward passes")
+    for step in report.path:
+        mark, view = "*" if step is report.proposed else "", ("+ " if step.gain else "") + step.views[-1]
+        path.add_row(mark, view, f"{step.error:.4f}", *_gain_cells(step.gain), str(len(step.views)))
+    return Group(alone, path, *(Text(sentence) for sentence in view_sentences(report)))
 
 
-def _worth(sets: Sets, view: str, views: Views) -> ViewWorth:
-    others = tuple(one for one in views if one != view)
-    everyone = np.ones(len(sets.rows), bool)
-    adds = _difference(sets, others, views, everyone) if others else None
-    return ViewWorth(view, float(sets.misses((view,)).mean()), adds)
+def view_sentences(report: ViewReport) -> list[str]:
+    """What is proposed, its cross-fitted error, which commands use it, and which views are not predicted."""
+    proposed, best, apart = report.proposed, report.best, report.crossfit_against_all
+    said = f"proposed: {', '.join(proposed.views)}, top-3 error {proposed.error:.4f} with {_passes(proposed.views)}"
+    if proposed is best:
+        said = f"{said}, the best set on this path"
+    else:
+        said = (
+            f"{said}; the best set on this path, {', '.join(best.views)}, has {best.error:.4f} with"
+            f" {_passes(best.views)}: {report.behind.mean:.4f} +- {report.behind.standard_error:.4f} less"
+        )
+    alike = sum(set(one) == set(proposed.views) for one in report.proposed_without)
+    sentences = [
+        said,
+        f"chosen without each fold and scored on it: top-3 error {report.crossfit:.4f}, {apart.mean:+.4f}"
+        f" ({apart.low:+.4f} to {apart.high:+.4f}) against all {len(report.views)} views;"
+        f" {alike} of {len(report.proposed_without)} times the same set was chosen",
+    ]
+    views, runs = ",".join(proposed.views), ",".join(report.runs)
+    if report.is_worth_it:
+        sentences.append(
+            f"to use them: `python run.py blend --member-views {views}`;"
+            f" to predict nothing else: `python run.py predict --run {runs} --views {views}`"
+        )
+    elif len(proposed.views) < len(report.views):
+        sentences.append(
+            f"a set chosen like this errs more than all {len(report.views)} views on images that it was not chosen by:"
+            f" keep all, unless {_passes(report.views)} are too many: `python run.py blend --member-views {views}`"
+        )
+    lacking = [view for view in known_views() if view not in report.views]
+    if lacking and len(report.runs) == 1:
+        more = ",".join([*report.views, *lacking])
+        sentences.append(
+            f"not predicted: {', '.join(lacking)}; to look at them: `python run.py predict --run {report.name}"
+            f" --views {more}`"
+        )
+    return sentences
 
 
-def _open_sets(workspace: Workspace, name: str, *, track: Track) -> tuple[Sets, Views]:
-    """A run's views, checked, and all that averaging them can change about its ranks."""
-    members = load_members(workspace, [name], separate_views=True, track=track)
-    readers = [member.probs for member in members.members]
-    n_classes = len(members.rows.classes)
-    steps = TOP3.steps(n_classes)
-    assert steps is not None
-    made = build_reduction(readers, members.rows.target, n_classes=n_classes, steps=steps)
-    names = tuple(member.runs[0].views[0] for member in members.members)
-    stored = members.members[0].runs[0].blocks[0].stored.views
-    return Sets(((names, made),), members.rows), stored
+def _passes(views: Views) -> str:
+    return f"{len(views)} forward pass{'es' if len(views) > 1 else ''} an image"
+
+
+def _gain_cells(gain: Difference | None) -> tuple[str, str]:
+    return ("-", "-") if gain is None else (f"{gain.mean:+.4f}", f"{gain.low:+.4f} to {gain.high:+.4f}")
+
+
+def _table(title: str, first: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column(first)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "view" else "right")
+    return table

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.blend.blend_json import Blend
+from ensemble.blend.blend_json import HINT, Blend
 from ensemble.blend.recipe import Recipe
-from ensemble.members.members import Member, Members, check_members
-from ensemble.members.oof_file import CHUNK_ROWS, file_digest, open_predictions
+from ensemble.members.members import Member, Members, read_members
+from ensemble.members.oof_file import CHUNK_ROWS, open_predictions, refuse_changed
 from ensemble.members.open_run import Run, open_run
 from ensemble.members.training_rows import Rows, rows_of
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
 from models.predict.predictions import ROW_SUM_TOLERANCE
-
-BLEND_HINT = "`python run.py blend`"
 
 
 @dataclass(frozen=True)
@@ -47,27 +45,30 @@ def apply_blend(workspace: Workspace, blend: Blend) -> Blended:
 
     Raises UserError where a member is gone or not as it was when the blend was made.
     """
-    made = open_blend(workspace, blend)
+    made = open_blend(workspace, blend, tests_only=True)
     image_id = _test_ids(made.members[0].runs[0])
     scores = made.recipe.scores(member_test_probs(member.runs, image_id) for member in made.members)
     return Blended(image_id, scores, blend.classes)
 
 
-def open_blend(workspace: Workspace, blend: Blend) -> Applied:
-    """The blend with the members that it needs. Raises UserError as `apply_blend`."""
-    rows, recipe = _same_rows(workspace, blend), blend.recipe()
-    used = [name for name in sorted(blend.weights) if blend.weights[name] > 0]
-    weights = recipe.weights[recipe.weights > 0]
-    members = (_same_member(workspace, blend, name, rows=rows) for name in used)
-    return Applied(Recipe(recipe.pool, weights, recipe.bias), tuple(members))
-
-
 def apply_run(workspace: Workspace, name: str) -> Blended:
     """One run's probabilities of all test images that it predicted."""
     rows = rows_of(load_folds(workspace))
-    run = open_run(workspace, name, rows=rows)
+    run = open_run(workspace, name, rows=rows, tests_only=True)
     image_id = _test_ids(run)
     return Blended(image_id, member_test_probs([run], image_id).astype(np.float64), rows.classes)
+
+
+def open_blend(workspace: Workspace, blend: Blend, *, tests_only: bool) -> Applied:
+    """The blend with the members that it needs. Raises UserError as `apply_blend`.
+
+    tests_only  for the test images alone: no out-of-fold file is read
+    """
+    recipe = blend.recipe()
+    used = [name for name in sorted(blend.weights) if blend.weights[name] > 0]
+    rows = _same_rows(workspace, blend)
+    members = tuple(_same_member(workspace, blend, name, rows, tests_only=tests_only) for name in used)
+    return Applied(Recipe(recipe.pool, recipe.weights[recipe.weights > 0], recipe.bias), members)
 
 
 def open_members(workspace: Workspace, blend: Blend) -> Members:
@@ -76,7 +77,8 @@ def open_members(workspace: Workspace, blend: Blend) -> Members:
     Raises UserError where one is gone or not as it was when the blend was made.
     """
     rows = _same_rows(workspace, blend)
-    return check_members(rows, [_same_member(workspace, blend, name, rows=rows) for name in sorted(blend.weights)])
+    names = sorted(blend.weights)
+    return read_members(rows, [_same_member(workspace, blend, name, rows, tests_only=False) for name in names])
 
 
 def member_test_probs(runs: Sequence[Run], image_id: np.ndarray, *, some: bool = False) -> np.ndarray:
@@ -102,10 +104,10 @@ def member_test_probs(runs: Sequence[Run], image_id: np.ndarray, *, some: bool =
 
 def _checked_probs(run: Run, path: Path, image_id: np.ndarray, *, some: bool) -> Iterator[tuple[slice, np.ndarray]]:
     """One file's probabilities in the order of the ids, piece by piece: (rows, (n, C) float32)."""
-    hint, place = run.mend, _place(run, path)
+    hint, place = run.remake_hint, path.relative_to(run.root).as_posix()
     stored = open_predictions(path, hint=hint)
-    if not some and file_digest(path) != run.digests.get(place):
-        raise UserError(f"{run.name}: {place} is damaged, its bytes are not those that were written", hint=hint)
+    if not some:
+        refuse_changed(path, run.digests.get(place), what=f"{run.name}: {place}", hint=hint)
     order = np.argsort(stored.image_id, kind="stable")
     if some:
         order = order[np.isin(stored.image_id[order], image_id)]
@@ -124,31 +126,25 @@ def _checked_probs(run: Run, path: Path, image_id: np.ndarray, *, some: bool) ->
 
 def _test_ids(run: Run) -> np.ndarray:
     """The ids of a run's test predictions, sorted."""
-    stored = open_predictions(run.tests[0], hint=run.mend)
-    return np.sort(stored.image_id)
+    return np.sort(open_predictions(run.tests[0], hint=run.remake_hint).image_id)
 
 
 def _same_rows(workspace: Workspace, blend: Blend) -> Rows:
     """The training images that a blend was made with."""
     rows = rows_of(load_folds(workspace), blend.partial["folds"] if blend.partial else None)
     if (rows.digest, rows.classes) != (blend.folds_digest, blend.classes):
-        raise UserError("the blend was made with other folds than those of this work folder", hint=BLEND_HINT)
+        raise UserError("the blend was made with other folds than those of this work folder", hint=HINT)
     return rows
 
 
-def _place(run: Run, path: Path) -> str:
-    return path.relative_to(run.root).as_posix()
-
-
-def _same_member(workspace: Workspace, blend: Blend, name: str, *, rows: Rows) -> Member:
-    return Member(name, tuple(_same_run(workspace, run, blend, name, rows=rows) for run in blend.runs[name]))
-
-
-def _same_run(workspace: Workspace, name: str, blend: Blend, member: str, *, rows: Rows) -> Run:
-    """The run as it was when the blend was made, with the views that the member uses."""
-    run = open_run(workspace, name, rows=rows, views=tuple(blend.views[member]))
-    known = blend.files[name]
-    changed = [place for place in sorted({*known, *run.digests}) if run.digests.get(place) != known.get(place)]
-    if changed:
-        raise UserError(f"{name} has changed since the blend was made: {first_few(changed)}", hint=BLEND_HINT)
-    return run
+def _same_member(workspace: Workspace, blend: Blend, name: str, rows: Rows, *, tests_only: bool) -> Member:
+    """The member's runs as they were when the blend was made, with the views that it uses."""
+    runs = []
+    for run_name in blend.runs[name]:
+        views = tuple(blend.views[name])
+        run, known = open_run(workspace, run_name, rows=rows, views=views, tests_only=tests_only), blend.files[run_name]
+        changed = [place for place in sorted({*known, *run.digests}) if run.digests.get(place) != known.get(place)]
+        if changed:
+            raise UserError(f"{run_name} has changed since the blend was made: {first_few(changed)}", hint=HINT)
+        runs.append(run)
+    return Member(name, tuple(runs))

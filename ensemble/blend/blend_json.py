@@ -1,4 +1,4 @@
-"""`blend.json`: everything that a blend is, and where it came from, read and written."""
+"""Reads and writes `blend.json`: everything that a blend is, and where it came from."""
 
 from __future__ import annotations
 
@@ -10,20 +10,13 @@ from typing import Any
 import numpy as np
 
 from ensemble.blend.recipe import Recipe
-from ensemble.weights.objective import FLOOR, Pool
+from ensemble.weights.reduction import FLOOR, Pool
 from folds.base.errors import UserError
 from folds.base.workspace import read_json, write_json
 
-VERSION = 1
+VERSION = 2
 TIES = "descending score, ties to the lower class"
 HINT = "`python run.py blend`"
-OPTIONAL = (
-    "partial",
-    "worth",
-    "gain",
-    "promised",
-    "promised_interval",
-)  # a blend without them is applied like any other
 
 
 @dataclass(frozen=True)
@@ -38,25 +31,24 @@ class Blend:
     pool: Pool
     weights: Mapping[str, float]  # by member
     bias: Mapping[str, float] | None  # by class
-    temperature: float  # probabilities are those of score / temperature; the order of the classes does not change
     runs: Mapping[str, tuple[str, ...]]  # the runs that a member averages
     views: Mapping[str, tuple[str, ...]]  # the views in use, by member
     metric: str
     k: int
     crossfit: float  # of the kept candidate, which was chosen on the same images
     in_sample: float
-    oof_top3_error: float  # nested, whatever the metric is: what `submit` and the report promise
+    oof_top3_error: float  # nested, whatever the metric is: what `submit` and the report expect
     scores: tuple[Mapping[str, Any], ...]
     images: int
     seed: int
     classes: tuple[str, ...]
     folds_digest: str
     files: Mapping[str, Mapping[str, str]]  # by run: the digests of its files
-    partial: Mapping[str, Any] | None = None  # the folds in use and each run's networks, where folds were lacking
-    worth: tuple[Mapping[str, Any], ...] | None = None  # of each member, as `ensemble.blend.member_value` says it
-    promised: float | None = None  # the nested loss: each fold under the candidate chosen without it
-    promised_interval: tuple[float, float] | None = None  # 95%
-    gain: Mapping[str, Any] | None = None  # {"over", "mean", "low", "high"}: cross-fitted loss less the best member's
+    partial: Mapping[str, Any] | None  # the folds in use and each run's networks, where folds were lacking
+    worth: tuple[Mapping[str, Any], ...]  # each member's `ensemble.blend.member_value.MemberValue`
+    promised: float  # the expected loss, nested: each fold under the candidate chosen without it
+    promised_interval: tuple[float, float]  # 95%
+    gain: Mapping[str, Any]  # {"over", "mean", "low", "high"}: cross-fitted loss less the best member's
 
     def recipe(self) -> Recipe:
         """The weights as arrays: members in the order of their names, classes in target order."""
@@ -77,13 +69,11 @@ def load_blend(path: Path) -> Blend:
         version = stored.get("version") if isinstance(stored, dict) else None
         raise UserError(f"{path} has version {version}, and this kit reads version {VERSION}", hint=HINT)
     try:
-        values = {name: _frozen(stored[name]) for name in Blend.__dataclass_fields__ if name not in OPTIONAL}
-        values |= {name: _frozen(stored.get(name)) for name in OPTIONAL}
-        blend = Blend(**values)
-        recipe = blend.recipe()
+        blend = Blend(**{name: _frozen(stored[name]) for name in Blend.__dataclass_fields__})
+        weights = blend.recipe().weights
     except (KeyError, TypeError, ValueError) as err:
         raise UserError(f"{path} is damaged: {type(err).__name__} {err}", hint=HINT) from err
-    weights, known = recipe.weights, sorted(blend.runs) == sorted(blend.weights)
+    known = sorted(blend.runs) == sorted(blend.weights)
     if blend.pool not in ("mean", "log") or not known or not np.isfinite(weights).all() or not (weights >= 0).all():
         raise UserError(f"{path} is damaged: its pool, members or weights are not usable", hint=HINT)
     if weights.sum() <= 0:

@@ -8,21 +8,25 @@ from functools import cached_property
 
 import numpy as np
 
-from ensemble.blend.evidence import Evidence
 from ensemble.blend.recipe import Recipe
 from ensemble.members.members import Members
-from ensemble.weights.log_pool import LogPoolFits, fit_log_pools
+from ensemble.weights.log_pool import LogPool, LogPoolFits, fit_log_pools
+from ensemble.weights.metric import Metric
+from ensemble.weights.reduction import Pool, build_reduction
 from ensemble.weights.search import Search
+from ensemble.weights.simple import FitData, LogLoss, Objective
 from folds.base.progress import Track
+
+PIECE_ROWS = 512  # (M, n, C) float32 at M = 15 is 3 MB: in the cache
 
 
 @dataclass(frozen=True)
-class Case:
-    """What a candidate may look at: everything, or everything but one fold."""
+class FitInput:
+    """What a candidate is fitted on: all images, and all but one fold."""
 
     members: Members
-    whole: Evidence
-    without: tuple[Evidence, ...]  # one per fold
+    whole: FitData
+    without: tuple[FitData, ...]  # one per fold
     search: Search
     track: Track
 
@@ -46,69 +50,53 @@ class Candidate:
 
     name: str
     about: str
-    fit: Callable[[Case], Fits]
+    fit: Callable[[FitInput], Fits]
 
 
-def _each(fit: Callable[[Evidence, int], Recipe]) -> Callable[[Case], Fits]:
-    """Fit on everything and, in the same way, without each fold; the number seeds what is random."""
+def fit_data(members: Members, metric: Metric) -> FitData:
+    """What weights are fitted on, of all N images."""
+    log_loss, steps = LogLoss(members.true_probs), metric.steps(len(members.rows.classes))
+    objective: Objective = log_loss
+    if steps is not None:
+        pieces = members.chunks(size=PIECE_ROWS)
+        objective = build_reduction(pieces, members.rows.target, steps=steps)
+    return FitData(objective, log_loss, members.rows.group)
 
-    def fits(case: Case) -> Fits:
-        parts: Sequence[Evidence] = (case.whole, *case.without)
-        whole, *without = [fit(evidence, number) for number, evidence in enumerate(parts)]
+
+def _each(pool: Pool, weights: Callable[[FitData], np.ndarray]) -> Callable[[FitInput], Fits]:
+    """Fit on everything and, in the same way, without each fold."""
+
+    def fits(given: FitInput) -> Fits:
+        whole, *without = [Recipe(pool, weights(data)) for data in (given.whole, *given.without)]
         return Fits(whole, tuple(without))
 
     return fits
 
 
-def _equal_mean(evidence: Evidence, _: int) -> Recipe:
-    return Recipe("mean", np.full(evidence.n_members, 1 / evidence.n_members))
+def _equal(data: FitData) -> np.ndarray:
+    return np.full(data.n_members, 1 / data.n_members)
 
 
-def _equal_log(evidence: Evidence, _: int) -> Recipe:
-    return Recipe("log", _equal_mean(evidence, 0).weights)
-
-
-def _best_single(evidence: Evidence, _: int) -> Recipe:
-    """The member with the least loss, ties by log loss."""
-    alone = np.eye(evidence.n_members)
-    losses = evidence.objective.losses(alone)
-    tied = np.flatnonzero(losses == losses.min())
-    return Recipe("mean", alone[tied[evidence.likelihood.losses(alone[tied]).argmin()]])
-
-
-def _convex(evidence: Evidence, _: int) -> Recipe:
-    return Recipe("mean", evidence.convex)
-
-
-def _greedy(evidence: Evidence, _: int) -> Recipe:
-    return Recipe("mean", evidence.greedy)
-
-
-def _log_pool(case: Case) -> Fits:
-    whole, without = case.log_pools.plain
+def _log_pool(pools: Sequence[LogPool]) -> Fits:
+    whole, *without = [Recipe("log", pool.weights, pool.bias) for pool in pools]
     return Fits(whole, tuple(without))
 
 
-def _log_pool_with_bias(case: Case) -> Fits:
-    whole, without = case.log_pools.biased
-    return Fits(whole, tuple(without))
-
-
-def _search(case: Case) -> Fits:
-    parts = (case.whole, *case.without)
-    tracked = case.track(enumerate(parts), what="searching weights", total=len(parts), unit="searches")
-    whole, *without = [Recipe("mean", case.search.weights(evidence, number)) for number, evidence in tracked]
+def _search(given: FitInput) -> Fits:
+    parts = (given.whole, *given.without)
+    tracked = given.track(enumerate(parts), what="searching weights", total=len(parts), unit="searches")
+    whole, *without = [Recipe("mean", given.search.weights(data, number)) for number, data in tracked]
     return Fits(whole, tuple(without))
 
 
 # The order is the order of trust: among candidates that cannot be told apart the first is kept.
 CANDIDATES = (
-    Candidate("equal", "mean of probabilities, equal weights", _each(_equal_mean)),
-    Candidate("geometric", "mean of log-probabilities, equal weights", _each(_equal_log)),
-    Candidate("single", "the best member alone", _each(_best_single)),
-    Candidate("convex", "mean of probabilities, weights of least log loss", _each(_convex)),
-    Candidate("log", "weighted log-probabilities of least log loss", _log_pool),
-    Candidate("log-bias", "the same with a bias per class", _log_pool_with_bias),
-    Candidate("greedy", "mean of members taken greedily, with replacement", _each(_greedy)),
+    Candidate("equal", "mean of probabilities, equal weights", _each("mean", _equal)),
+    Candidate("geometric", "mean of log-probabilities, equal weights", _each("log", _equal)),
+    Candidate("single", "the best member alone", _each("mean", lambda data: data.best_of(np.eye(data.n_members)))),
+    Candidate("convex", "mean of probabilities, weights of least log loss", _each("mean", lambda data: data.convex)),
+    Candidate("log", "weighted log-probabilities of least log loss", lambda given: _log_pool(given.log_pools.plain)),
+    Candidate("log-bias", "the same with a bias per class", lambda given: _log_pool(given.log_pools.biased)),
+    Candidate("greedy", "mean of members taken greedily, with replacement", _each("mean", lambda data: data.greedy)),
     Candidate("search", "mean of probabilities, weights by Optuna on the metric", _search),
 )

@@ -3,22 +3,23 @@
 A candidate's cross-fitted score blends each fold with weights fitted on the other folds. Candidates are compared on the
 same images, image by image and by groups of duplicates; the first one (they are ordered by simplicity) whose loss lies
 within one standard error of the best is kept. Source: the one-standard-error rule, Breiman et al. 1984, CART.
-The kept candidate's score flatters it, since it was chosen on the images that it is scored on. What is promised is the
-nested score: each fold under the candidate chosen on the other folds. Source: Varma and Simon 2006.
+The kept candidate's score is a little too good, since it was chosen on the images that it is scored on. The expected
+score is the nested one: each fold under the candidate chosen on the other folds. Source: Varma and Simon 2006.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ensemble.blend.candidates import Candidate, Fits
-from ensemble.blend.evidence import Objective, pooled_as
-from ensemble.blend.recipe import Recipe, stream_scores
+from ensemble.blend.recipe import Recipe, blend_scores
 from ensemble.members.members import Members
 from ensemble.weights.metric import Metric
+from ensemble.weights.reduction import Reduction
+from ensemble.weights.simple import Objective
 from folds.base.paired import paired_difference
 
 
@@ -45,20 +46,19 @@ def score_candidates(
     members: Members, metric: Metric, objective: Objective, fits: Mapping[Candidate, Fits]
 ) -> list[Score]:
     """The candidates in their order, each with in-sample and cross-fitted loss, interval and distance to the best."""
-    target, group = members.rows.target, members.rows.group
+    group = members.rows.group
     outcomes = crossfit_outcomes(members, metric, objective, list(fits.values()))  # (candidates, 2, N)
-    crossfit = [metric.loss(outcome, target) for _, outcome in outcomes]
+    crossfit = [float(own.mean()) for own in outcomes[:, 1]]
     best = int(np.argmin(crossfit))
-    shares = [metric.shares(outcome, target) for outcome in outcomes[:, 1]]
     return [
         Score(
             candidate=candidate,
             fits=fits[candidate],
-            in_sample=metric.loss(outcomes[i, 0], target),
+            in_sample=float(outcomes[i, 0].mean()),
             crossfit=crossfit[i],
-            interval=metric.interval(outcomes[i, 1], target, group),
+            interval=metric.interval(outcomes[i, 1], group),
             behind=crossfit[i] - crossfit[best],
-            behind_error=paired_difference(shares[i], shares[best], group).standard_error,
+            behind_error=paired_difference(outcomes[i, 1], outcomes[best, 1], group).standard_error,
             outcomes=outcomes[i, 1],
         )
         for i, candidate in enumerate(fits)
@@ -87,26 +87,23 @@ def nested_choice(members: Members, metric: Metric, scores: Sequence[Score], kep
 
     is_chosen  whether the figures chose `kept`; a candidate that the user named has its own cross-fitted score
     """
-    n_folds = members.rows.n_folds
+    n_folds, fold, group = members.rows.n_folds, members.rows.fold, members.rows.group
     if not is_chosen or n_folds == 1 or len(scores) == 1:
         return Nested((kept,) * n_folds, kept.crossfit, kept.interval)
-    target, fold, group = members.rows.target, members.rows.fold, members.rows.group
-    chosen = tuple(_chosen_on(metric, scores, target, group, fold != k) for k in range(n_folds))
+    chosen = tuple(_chosen_on(scores, group, fold != k) for k in range(n_folds))
     outcomes = np.stack([one.outcomes for one in chosen])[fold, np.arange(len(fold))]
-    return Nested(chosen, metric.loss(outcomes, target), metric.interval(outcomes, target, group))
+    return Nested(chosen, float(outcomes.mean()), metric.interval(outcomes, group))
 
 
-def _chosen_on(
-    metric: Metric, scores: Sequence[Score], target: np.ndarray, group: np.ndarray, rows: np.ndarray
-) -> Score:
+def _chosen_on(scores: Sequence[Score], group: np.ndarray, rows: np.ndarray) -> Score:
     """The candidate that `simplest_good` keeps by these images alone. rows (N,) bool
 
     The standard error is that of all N images, with which the kept one is chosen: fewer would keep a simpler one.
     """
-    shares = [metric.shares(score.outcomes[rows], target[rows]) for score in scores]
-    best = min(shares, key=lambda share: float(share.mean()))
+    outcomes = [score.outcomes[rows] for score in scores]
+    best = min(outcomes, key=lambda own: float(own.mean()))
     fewer = float(np.sqrt(rows.mean()))
-    apart = [paired_difference(share, best, group[rows]) for share in shares]
+    apart = [paired_difference(own, best, group[rows]) for own in outcomes]
     within = [one.mean - 1 / len(rows) <= one.standard_error * fewer for one in apart]
     return scores[within.index(True)]
 
@@ -114,7 +111,7 @@ def _chosen_on(
 def crossfit_outcomes(members: Members, metric: Metric, objective: Objective, fits: Sequence[Fits]) -> np.ndarray:
     """Each candidate's outcomes in-sample [:, 0] and cross-fitted [:, 1]. (candidates, 2, N) float64."""
     outcomes = np.full((len(fits), 2, len(members.rows)), np.nan)
-    fast = [_fast_objective(objective, fit.whole) for fit in fits]
+    fast = [_for_recipe(objective, fit.whole) for fit in fits]
     for i, (fit, known) in enumerate(zip(fits, fast, strict=True)):
         if known is not None:
             outcomes[i, 0] = known.outcomes(fit.whole.weights)
@@ -123,23 +120,30 @@ def crossfit_outcomes(members: Members, metric: Metric, objective: Objective, fi
                 outcomes[i, 1, place] = known.outcomes(recipe.weights)[place]
     slow = [i for i, known in enumerate(fast) if known is None]
     if slow:
-        outcomes[slow] = _streamed_outcomes(members, metric, [fits[i] for i in slow])
+        outcomes[slow] = _blended_outcomes(members, metric, [fits[i] for i in slow])
     assert not np.isnan(outcomes).any(), "an image was not scored"
     return outcomes
 
 
-def _fast_objective(objective: Objective, recipe: Recipe) -> Objective | None:
+def _for_recipe(objective: Objective, recipe: Recipe) -> Objective | None:
     """The objective for the recipe's pool; None where the images have to be blended."""
-    return None if recipe.bias is not None else pooled_as(objective, recipe.pool)
+    if recipe.bias is not None:
+        return None
+    if recipe.pool == "mean":
+        return objective
+    return replace(objective, pool=recipe.pool) if isinstance(objective, Reduction) else None
 
 
-def _streamed_outcomes(members: Members, metric: Metric, fits: Sequence[Fits]) -> np.ndarray:
-    """The same from one reading of the members, for recipes that the objective does not know."""
+def _blended_outcomes(members: Members, metric: Metric, fits: Sequence[Fits]) -> np.ndarray:
+    """The same by blending all images, for recipes that the objective does not know."""
     outcomes = np.empty((len(fits), 2, len(members.rows)))
     for fold in range(members.rows.n_folds):
         recipes = [recipe for fit in fits for recipe in (fit.whole, fit.without[fold])]
-        for piece, blended in stream_scores(recipes, members.chunks(members.rows.of_fold(fold))):
-            target, pairs = members.rows.target[piece], zip(recipes, blended, strict=True)
-            made = [metric.outcomes(metric.judged(recipe, scores), target) for recipe, scores in pairs]
+        for piece, probs in members.chunks(members.rows.of_fold(fold)):
+            made = []
+            for recipe, scores in zip(recipes, blend_scores(recipes, probs), strict=True):
+                # Ranks are taken of the scores, as in the submission: probabilities can be equal where scores are not.
+                judged = recipe.probs(scores) if metric.name == "log-loss" else scores
+                made.append(metric.outcomes(judged, members.rows.target[piece]))
             outcomes[:, :, piece] = np.reshape(made, (len(fits), 2, -1))
     return outcomes

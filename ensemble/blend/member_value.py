@@ -1,22 +1,22 @@
-"""Says what each member is worth to the blend that is kept: its own loss, its weight, the loss without it."""
+"""Measures what each member brings to the blend that is kept: its own loss, its weight, the loss without it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ensemble.blend.candidates import Fits
 from ensemble.blend.cross_fit import Score, crossfit_outcomes
-from ensemble.blend.evidence import Objective
-from ensemble.blend.recipe import Recipe
 from ensemble.members.members import Members
-from ensemble.weights.metric import Metric
-from folds.base.paired import Difference, paired_difference
+from ensemble.weights.metric import LEAST_PROB, Metric
+from ensemble.weights.simple import Objective
+from folds.base.paired import paired_difference
 
 
 @dataclass(frozen=True)
-class Worth:
+class MemberValue:
     """One member. Losses are the metric's; without it the others keep their proportions, cross-fitted."""
 
     name: str
@@ -30,50 +30,36 @@ class Worth:
     nearest: str | None  # the member whose errors are most like its own
 
 
-def member_worth(members: Members, metric: Metric, objective: Objective, kept: Score) -> list[Worth]:
-    """Every member's worth, in the order of their names."""
+def member_values(members: Members, metric: Metric, objective: Objective, kept: Score) -> list[MemberValue]:
+    """Every member's figures, in the order of their names."""
     alone = np.stack([objective.outcomes(one) for one in np.eye(len(members))])  # (M, N)
-    alike = correlation(alone)
+    alike, is_single = correlation(alone), len(members) == 1
     weights = np.stack([recipe.weights / recipe.weights.sum() for recipe in (kept.fits.whole, *kept.fits.without)])
     without = _losses_without(members, metric, objective, kept)
+    nearest = np.where(np.eye(len(members), dtype=bool), -np.inf, alike).argmax(axis=1)
     return [
-        Worth(
+        MemberValue(
             name=name,
-            alone=metric.loss(alone[m], members.rows.target),
-            log_loss=float(-np.log(np.maximum(members.true_probs[m].astype(np.float64), 1e-15)).mean()),
+            alone=float(alone[m].mean()),
+            log_loss=float(-np.log(np.maximum(members.true_probs[m].astype(np.float64), LEAST_PROB)).mean()),
             weight=float(weights[0, m]),
             weight_low=float(weights[1:, m].min()),
             weight_high=float(weights[1:, m].max()),
             without=without[m],
-            error_correlation=None if len(members) == 1 else float(np.delete(alike[m], m).mean()),
-            nearest=None if len(members) == 1 else _nearest(members.names, alike[m], m),
+            error_correlation=None if is_single else float(np.delete(alike[m], m).mean()),
+            nearest=None if is_single else members.names[nearest[m]],
         )
         for m, name in enumerate(members.names)
     ]
 
 
-def costs_nothing(worth: list[Worth], crossfit: float) -> list[str]:
-    """The members without which the kept blend would be as good."""
-    return [one.name for one in worth if one.without is not None and one.without <= crossfit]
-
-
 def gain_over_best(
-    members: Members, metric: Metric, objective: Objective, kept: Score, worth: list[Worth]
-) -> tuple[str, Difference] | None:
-    """The best member's name, and the kept blend's cross-fitted loss minus its own (below 0: the blend is better).
-
-    None for macro-F1, which is no mean over images.
-    """
-    if metric.name == "macro-f1":
-        return None
-    best = min(range(len(worth)), key=lambda member: worth[member].alone)
-    alone = objective.outcomes(np.eye(len(members))[best])
-    return worth[best].name, paired_difference(kept.outcomes, alone, members.rows.group)
-
-
-def _nearest(names: tuple[str, ...], correlation: np.ndarray, member: int) -> str:
-    others = np.where(np.arange(len(names)) == member, -np.inf, correlation)
-    return names[int(others.argmax())]
+    members: Members, objective: Objective, kept: Score, values: Sequence[MemberValue]
+) -> dict[str, str | float]:
+    """The kept blend's cross-fitted loss minus the best member's and its 95% interval; below 0 the blend is better."""
+    best = min(range(len(values)), key=lambda member: values[member].alone)
+    gain = paired_difference(kept.outcomes, objective.outcomes(np.eye(len(members))[best]), members.rows.group)
+    return {"over": values[best].name, "mean": gain.mean, "low": gain.low, "high": gain.high}
 
 
 def correlation(outcomes: np.ndarray) -> np.ndarray:
@@ -85,23 +71,21 @@ def correlation(outcomes: np.ndarray) -> np.ndarray:
 
 def _losses_without(members: Members, metric: Metric, objective: Objective, kept: Score) -> list[float | None]:
     """The cross-fitted loss of the kept blend when each member in turn has no weight."""
-    fits = [_without(kept.fits, member) for member in range(len(members))]
-    possible = [fit for fit in fits if fit is not None]
-    if not possible:
+    fits = {m: fit for m in range(len(members)) if (fit := _without(kept.fits, m)) is not None}
+    if not fits:
         return [None] * len(members)
-    outcomes = iter(crossfit_outcomes(members, metric, objective, possible))
-    return [None if fit is None else metric.loss(next(outcomes)[1], members.rows.target) for fit in fits]
+    outcomes = crossfit_outcomes(members, metric, objective, list(fits.values()))  # (fits, 2, N)
+    losses = {m: float(own.mean()) for m, own in zip(fits, outcomes[:, 1], strict=True)}
+    return [losses.get(m) for m in range(len(members))]
 
 
 def _without(fits: Fits, member: int) -> Fits | None:
-    recipes = [_dropped(recipe, member) for recipe in (fits.whole, *fits.without)]
-    if any(recipe.weights.sum() <= 1e-9 for recipe in recipes):
-        return None
-    return Fits(recipes[0], tuple(recipes[1:]))
-
-
-def _dropped(recipe: Recipe, member: int) -> Recipe:
-    """The member's weight goes to the others in proportion to theirs."""
-    weights = recipe.weights.copy()
-    weights[member] = 0.0
-    return replace(recipe, weights=weights * (recipe.weights.sum() / max(weights.sum(), 1e-12)))
+    """The member's weight goes to the others in proportion to theirs; None where they have none."""
+    made = []
+    for recipe in (fits.whole, *fits.without):
+        weights = recipe.weights.copy()
+        weights[member] = 0.0
+        if weights.sum() <= 1e-9:
+            return None
+        made.append(replace(recipe, weights=weights * (recipe.weights.sum() / weights.sum())))
+    return Fits(made[0], tuple(made[1:]))

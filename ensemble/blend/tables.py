@@ -7,7 +7,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ensemble.blend.cross_fit import Score
 from ensemble.blend.make_blend import BlendResult
 from folds.base.errors import first_few
 
@@ -16,20 +15,14 @@ MOST_WARNINGS = 5
 
 def blend_summary(result: BlendResult) -> Group:
     """Everything that `blend` says, for a rich console."""
-    sentences = [Text(sentence) for sentence in blend_sentences(result)]
-    return Group(candidate_table(result), member_table(result), *sentences)
+    return Group(candidate_table(result), member_table(result), *map(Text, blend_sentences(result)))
 
 
 def candidate_table(result: BlendResult) -> Table:
-    """One row per candidate: what it seems to lose, what it loses on images that its weights have not seen."""
-    table = Table(
-        title=f"candidates, {result.metric.title} on {result.blend.images:,} out-of-fold images", box=SIMPLE_HEAD
-    )
-    for heading, justify in (("", "left"), ("candidate", "left"), ("in-sample", "right"), ("cross-fitted", "right")):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    for heading in ("95% interval", "optimism", "behind the best"):
-        table.add_column(heading, justify="right")
-    table.add_column("what it is")
+    """One row per candidate: its loss in-sample, and on images that its weights have not seen."""
+    title = f"candidates, {result.metric.title} on {result.blend.images:,} out-of-fold images"
+    numbers = ("in-sample", "cross-fitted", "95% interval", "optimism", "behind the best")
+    table = _table(title, ("", "candidate"), numbers, "what it is")
     for score in result.scores:
         table.add_row(
             "*" if score is result.kept else "",
@@ -45,13 +38,10 @@ def candidate_table(result: BlendResult) -> Table:
 
 
 def member_table(result: BlendResult) -> Table:
-    """One row per member: its own loss, its weight with the spread over folds, and what the blend is without it."""
-    table = Table(title=f"members of the kept blend, {result.kept.candidate.name}", box=SIMPLE_HEAD)
-    table.add_column("member")
-    for heading in ("alone", "log loss", "weight", "over folds", "without it", "error correlation"):
-        table.add_column(heading, justify="right")
-    table.add_column("nearest")
-    for one in result.worth:
+    """One row per member: its own loss, its weight with the spread over folds, and the change without it."""
+    numbers = ("alone", "log loss", "weight", "over folds", "without it", "error correlation")
+    table = _table(f"members of the kept blend, {result.kept.candidate.name}", ("member",), numbers, "nearest")
+    for one in result.values:
         table.add_row(
             one.name,
             f"{one.alone:.4f}",
@@ -65,14 +55,25 @@ def member_table(result: BlendResult) -> Table:
     return table
 
 
+def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...], last: str) -> Table:
+    table = Table(title=title, box=SIMPLE_HEAD)
+    for heading in texts:
+        table.add_column(heading)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    table.add_column(last)
+    return table
+
+
 def blend_sentences(result: BlendResult) -> list[str]:
-    """What was kept and why, what is promised, which members could go, and what looks wrong."""
+    """What was kept and why, the expected score, which members could go, and what looks wrong."""
     blend, kept = result.blend, result.kept
     low, high = result.nested.interval
+    in_sample = f"in-sample {kept.in_sample:.4f}, too good: the weights were fitted on the same images"
     sentences = [
         f"kept: {blend.candidate}, because {blend.why}",
         f"expected {result.metric.title} {result.nested.loss:.4f} ({low:.4f} to {high:.4f}), cross-fitted;"
-        f" {_in_sample(kept)}",
+        f" {in_sample if kept.optimism else 'in-sample the same'}",
     ]
     if result.nested.loss != kept.crossfit:
         sentences.append(
@@ -83,12 +84,7 @@ def blend_sentences(result: BlendResult) -> list[str]:
         sentences.append(
             f"weights can change the outcome of {result.undecided:.1%} of the images; the others are decided"
         )
-    if result.idle:
-        sentences.append(f"dropping {first_few(result.idle, most=5)} (one at a time) costs nothing")
+    idle = [one.name for one in result.values if one.without is not None and one.without <= kept.crossfit]
+    if idle:
+        sentences.append(f"without {first_few(idle, most=5)} (one at a time) the blend is as good")
     return sentences + [f"warning: {warning}" for warning in result.warnings[:MOST_WARNINGS]]
-
-
-def _in_sample(kept: Score) -> str:
-    if kept.optimism == 0:
-        return "nothing was fitted that could flatter it"
-    return f"in-sample it is {kept.in_sample:.4f}, which is not to be trusted"

@@ -1,5 +1,4 @@
 """The members of a blend: runs of this kit, or predictions of another tool, joined by image id.
 
-In: folders of runs. Out: members that stream probabilities in the order of the training images. Read
- `members.py` first.
+In: folders of runs. Out: members with their probabilities in the order of the training images. Read `members.py` first.
 """

@@ -1,17 +1,16 @@
-"""Takes predictions from other tools into the work folder, once they are checked, as one more member."""
+"""Checks predictions of another tool and stores them in the work folder as one more member."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ensemble.members.external import External, read_external
 from ensemble.members.oof_file import file_digest
-from ensemble.members.outside_predictions import Foreign, read_foreign
 from ensemble.settings import AddSettings
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, write_json
@@ -36,9 +35,9 @@ class AddResult:
 
 
 def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddResult:
-    """Check predictions made elsewhere and store them as member `name` in `work/ensemble/members/`.
+    """Check predictions of another tool and store them as member `name` in `work/ensemble/members/`.
 
-    Raises UserError naming the first ids, classes or rows that are missing, strange, not finite or no probabilities.
+    Raises UserError naming the first ids, classes or rows that are missing, unknown, not finite or no probabilities.
     """
     hint = "`python run.py add NAME --oof FILE --test FILE`"
     refuse_name(name, what="member", hint=hint)
@@ -49,82 +48,81 @@ def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddRes
     folds = load_folds(workspace)
     oof = _read(settings.oof, settings.oof_ids, settings, folds)
     test = _read(settings.test, settings.test_ids, settings, folds)
-    warnings = [*_check_folds(name, oof, folds, trust=settings.trust_folds)]
-    oof_rows, notes = _joined(oof, folds.image_id)
+    warnings = _check_folds(name, oof, folds, trust=settings.trust_folds)
+    oof_rows, oof_unused = _joined(oof, folds.image_id)
     test_id = _test_ids(workspace, test)
-    test_rows, test_notes = _joined(test, test_id)
+    test_rows, test_unused = _joined(test, test_id)
     oof_probs, oof_sums = _as_probs(oof, folds, logits=settings.logits)
     test_probs, test_sums = _as_probs(test, folds, logits=settings.logits)
-    warnings += [*notes, *test_notes, *oof_sums, *test_sums]
-    folder = _store(
-        workspace,
-        name,
-        folds,
-        oof=oof_probs[oof_rows],
-        test_id=test_id,
-        test=test_probs[test_rows],
-        record={"trust_folds": settings.trust_folds, "warnings": warnings},
-    )
+    warnings += [*oof_unused, *test_unused, *oof_sums, *test_sums]
+    oof_probs = oof_probs[oof_rows]
+    parts = {
+        f"fold{k}/oof.npz": (folds.image_id[folds.fold == k], oof_probs[folds.fold == k]) for k in range(folds.n_folds)
+    }
+    parts["test.npz"] = (test_id, test_probs[test_rows])
+    folder = workspace.members / name
+    _store(folder, {file: _predictions(*part, folds) for file, part in parts.items()}, folds.digest, settings, warnings)
     return AddResult(name, folder, len(folds.image_id), len(test_id), tuple(warnings))
 
 
-def _read(file: str, ids: str | None, settings: AddSettings, folds: Folds) -> Foreign:
+def _read(file: str, ids: str | None, settings: AddSettings, folds: Folds) -> External:
     """A file with exactly the classes of the folds, in any order, and distinct ids."""
-    foreign = read_foreign(
+    made = read_external(
         Path(file),
         ids=Path(ids) if ids else None,
         class_names=Path(settings.class_names) if settings.class_names else None,
         known_classes=folds.classes,
     )
-    odd = sorted(set(foreign.classes) ^ set(folds.classes))
-    if odd or len(foreign.classes) != len(folds.classes):
-        raise UserError(f"{foreign.path.name} and the folds do not have the same classes: {first_few(odd)}")
-    names, count = np.unique(foreign.image_id, return_counts=True)
+    odd = sorted(set(made.classes) ^ set(folds.classes))
+    if odd or len(made.classes) != len(folds.classes):
+        raise UserError(f"{made.path.name} and the folds do not have the same classes: {first_few(odd)}")
+    names, count = np.unique(made.image_id, return_counts=True)
     if (count > 1).any():
-        raise UserError(f"{foreign.path.name} has the id {first_few(list(names[count > 1]))} more than once")
-    return foreign
+        raise UserError(f"{made.path.name} has the id {first_few(list(names[count > 1]))} more than once")
+    if not len(names):
+        raise UserError(f"{made.path.name} has no rows")
+    return made
 
 
-def _joined(foreign: Foreign, image_id: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """The row of each id, and a note where the file knows more. Refuses gaps."""
-    if not len(foreign.image_id):
-        raise UserError(f"{foreign.path.name} has no rows")
-    order = np.argsort(foreign.image_id)
-    found = np.minimum(np.searchsorted(foreign.image_id[order], image_id), len(order) - 1)
+def _joined(made: External, image_id: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The row of each id, and a note where the file has more. Refuses gaps."""
+    order = np.argsort(made.image_id)
+    found = np.minimum(np.searchsorted(made.image_id[order], image_id), len(order) - 1)
     rows = order[found]
-    gaps = image_id[foreign.image_id[rows] != image_id]
+    gaps = image_id[made.image_id[rows] != image_id]
     if len(gaps):
         raise UserError(
-            f"{foreign.path.name} has no row for {len(gaps):,} of {len(image_id):,} images: {first_few(list(gaps))}",
-            hint=f"its own ids look like {foreign.image_id[0]}",
+            f"{made.path.name} has no row for {len(gaps):,} of {len(image_id):,} images: {first_few(list(gaps))}",
+            hint=f"its own ids look like {made.image_id[0]}",
         )
-    extra = len(foreign.image_id) - len(image_id)
-    return rows, [f"{foreign.path.name} has {extra:,} rows of images that are not used here"] if extra else []
+    extra = len(made.image_id) - len(image_id)
+    return rows, [f"{made.path.name} has {extra:,} rows of images that are not used here"] if extra else []
 
 
-def _as_probs(foreign: Foreign, folds: Folds, *, logits: bool) -> tuple[np.ndarray, list[str]]:
+def _as_probs(made: External, folds: Folds, *, logits: bool) -> tuple[np.ndarray, list[str]]:
     """Probabilities in target order, (n, C) float64, and a note where rows were divided by their sum."""
-    values = foreign.values[:, [foreign.classes.index(label) for label in folds.classes]]
+    values, file = made.values[:, [made.classes.index(label) for label in folds.classes]], made.path.name
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
-        raise UserError(f"{foreign.path.name} has NaN or infinity for {_names(foreign, bad)}")
+        raise UserError(f"{file} has NaN or infinity for {first_few(made.image_id[bad].tolist())}")
     if logits:
         odds = np.exp(values - values.max(axis=1, keepdims=True))
         return odds / odds.sum(axis=1, keepdims=True), []
     off = np.abs(values.sum(axis=1) - 1)
     bad = (values < 0).any(axis=1) | (off > RENORMALISED)
     if bad.any():
+        names = first_few(made.image_id[bad].tolist())
         raise UserError(
-            f"{foreign.path.name} holds no probabilities for {_names(foreign, bad)}: negative, or a sum far from 1",
+            f"{file} holds no probabilities for {names}: negative, or a sum far from 1",
             hint="`--logits` if these are logits",
         )
     uneven = int((off > ROW_SUM_TOLERANCE).sum())
-    notes = [f"{uneven:,} rows of {foreign.path.name} had a sum up to {off.max():.4f} from 1 and were divided by it"]
+    notes = [f"{uneven:,} rows of {file} had a sum up to {off.max():.4f} from 1 and were divided by it"]
     return values / values.sum(axis=1, keepdims=True), notes if uneven else []
 
 
-def _check_folds(name: str, oof: Foreign, folds: Folds, *, trust: bool) -> list[str]:
-    """Refuse predictions of which nobody says that they were made out of these folds; a note where that is trusted."""
+def _check_folds(name: str, oof: External, folds: Folds, *, trust: bool) -> list[str]:
+    """Refuse predictions that are not known to be out of these folds; a warning where the user says that they are."""
     if oof.fold is not None:
         rows, _ = _joined(oof, folds.image_id)
         pairs = len({*zip(oof.fold[rows].tolist(), folds.fold.tolist(), strict=True)})
@@ -138,40 +136,11 @@ def _check_folds(name: str, oof: Foreign, folds: Folds, *, trust: bool) -> list[
     )
 
 
-def _test_ids(workspace: Workspace, test: Foreign) -> np.ndarray:
+def _test_ids(workspace: Workspace, test: External) -> np.ndarray:
     """The usable test images of the work folder, sorted; without a manifest, the file's own."""
     if not workspace.manifest.is_file():
         return np.sort(test.image_id)
     return np.sort(usable_rows(read_manifest(workspace), split="test")["image_id"].to_numpy(str))
-
-
-def _store(
-    workspace: Workspace,
-    name: str,
-    folds: Folds,
-    *,
-    oof: np.ndarray,
-    test_id: np.ndarray,
-    test: np.ndarray,
-    record: dict[str, object],
-) -> Path:
-    """Write the member's files, `done.json` last; what an earlier `add` left is replaced once all of them are there."""
-    folder = workspace.members / name
-    new = folder / ".new"
-    parts = {f"fold{k}/oof.npz": (folds.image_id[folds.fold == k], oof[folds.fold == k]) for k in range(folds.n_folds)}
-    parts["test.npz"] = (test_id, test)
-    try:
-        for file, (image_id, probs) in parts.items():
-            save_predictions(new / file, _predictions(image_id, probs, folds))
-        files = {file: file_digest(new / file) for file in parts}
-        (folder / "done.json").unlink(missing_ok=True)
-        for file in parts:
-            (folder / file).parent.mkdir(exist_ok=True)
-            os.replace(new / file, folder / file)
-        write_json(folder / "done.json", {"run": name, "folds_digest": folds.digest, **record, "files": files})
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    return folder
 
 
 def _predictions(image_id: np.ndarray, probs: np.ndarray, folds: Folds) -> Predictions:
@@ -179,6 +148,20 @@ def _predictions(image_id: np.ndarray, probs: np.ndarray, folds: Folds) -> Predi
     return Predictions(image_id, np.array(folds.classes), np.array(["as-given"]), log_probs, folds.digest)
 
 
-def _names(foreign: Foreign, rows: np.ndarray) -> str:
-    names: Sequence[str] = foreign.image_id[rows].tolist()
-    return first_few(names)
+def _store(
+    folder: Path, parts: dict[str, Predictions], folds_digest: str, settings: AddSettings, warnings: list[str]
+) -> None:
+    """Write the member's files, `done.json` last; what an earlier `add` left is replaced once all of them are there."""
+    new = folder / ".new"
+    try:
+        for file, part in parts.items():
+            save_predictions(new / file, part)
+        files = {file: file_digest(new / file) for file in parts}
+        (folder / "done.json").unlink(missing_ok=True)
+        for file in parts:
+            (folder / file).parent.mkdir(exist_ok=True)
+            os.replace(new / file, folder / file)
+        record = {"run": folder.name, "folds_digest": folds_digest, "trust_folds": settings.trust_folds}
+        write_json(folder / "done.json", {**record, "warnings": warnings, "files": files})
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

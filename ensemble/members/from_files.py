@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 from ensemble.members.add_member import add_member
 from ensemble.members.oof_file import open_predictions
 from ensemble.settings import AddSettings, FileSettings
-from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv
+from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, write_bytes
 from folds.manifest.manifest import sample_path
@@ -25,11 +24,11 @@ LABELS_HINT = "`--labels labels.csv`: an id column and a label column, one row p
 
 
 def make_file_workspace(workspace: Workspace, files: FileSettings, *, seed: int) -> tuple[str, ...]:
-    """Folds from `labels.csv`, and the members, in an empty work folder. Returns what the labels warn of.
+    """Folds from `labels.csv`, and the members, in an empty work folder. Returns warnings about the labels.
 
-    The members' rows are trusted to be out of fold; the folds here only keep the blend's own score honest. They are the
-    `fold` column of the labels, or else drawn class by class. A `group` column names images of one picture: they share
-    a drawn fold, and count as one draw in the intervals; an image whose cell is empty is a group of its own.
+    The members' rows are trusted to be out of fold; the folds here only cross-fit the blend. They are the `fold` column
+    of the labels, or else drawn class by class. A `group` column names images of one picture: they share a drawn fold,
+    and count as one draw in the intervals; an image whose cell is empty is a group of its own.
     """
     if not files.labels or not files.member:
         raise UserError("a blend of files needs labels and members", hint="`--labels FILE --member OOF:TEST`")
@@ -41,30 +40,16 @@ def make_file_workspace(workspace: Workspace, files: FileSettings, *, seed: int)
     warnings = _make_folds(workspace, Path(files.labels), n_folds=files.blend_folds, seed=seed)
     wanted = _copy_sample(workspace, Path(files.sample_csv)) if files.sample_csv else []
     for name, oof, test in members:
-        settings = AddSettings(oof=oof, test=test, logits=files.logits, trust_folds=True)
-        added = add_member(workspace, name, settings)
-        _refuse_unpredicted(wanted, added.folder / "test.npz", test=test, sample=files.sample_csv or "")
+        added = add_member(workspace, name, AddSettings(oof=oof, test=test, logits=files.logits, trust_folds=True))
+        predicted = set(open_predictions(added.folder / "test.npz", hint="").image_id.tolist())
+        lacking = [one for one in wanted if one not in predicted]
+        if lacking:  # before a search that would end without a CSV
+            raise UserError(
+                f"{test} has no prediction for {len(lacking):,} of the {len(wanted):,} ids of {files.sample_csv}:"
+                f" {first_few(lacking)}",
+                hint="add their rows, or take them out of the sample",
+            )
     return tuple(warnings)
-
-
-def _copy_sample(workspace: Workspace, path: Path) -> list[str]:
-    """Take a sample submission into the work folder; returns its ids."""
-    data = _read(path)
-    write_bytes(sample_path(workspace), data)
-    table = read_csv(data, name=path.name)
-    return table.column(pick_column(table, ID_NAMES, what="id", given=None, flag="--sample-csv", position=0))
-
-
-def _refuse_unpredicted(wanted: Sequence[str], stored: Path, *, test: str, sample: str) -> None:
-    """Refuse a member that lacks ids of the sample, before a search that would end without a CSV."""
-    predicted = set(open_predictions(stored, hint="").image_id.tolist())
-    lacking = [name for name in wanted if name not in predicted]
-    if lacking:
-        raise UserError(
-            f"{test} has no prediction for {len(lacking):,} of the {len(wanted):,} ids of {sample}: "
-            f"{first_few(lacking)}",
-            hint="add their rows, or take them out of the sample",
-        )
 
 
 def _member(text: str) -> tuple[str, str, str]:
@@ -76,6 +61,14 @@ def _member(text: str) -> tuple[str, str, str]:
     name = name or Path(oof).stem
     refuse_name(name, what="member", hint=f"`--member NAME={files}`")
     return name, oof, test
+
+
+def _copy_sample(workspace: Workspace, path: Path) -> list[str]:
+    """Take a sample submission into the work folder; returns its ids."""
+    data = _read(path)
+    write_bytes(sample_path(workspace), data)
+    table = read_csv(data, name=path.name)
+    return table.column(pick_column(table, ID_NAMES, what="id", given=None, flag="--sample-csv", position=0))
 
 
 def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) -> list[str]:
@@ -97,11 +90,13 @@ def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) ->
         raise UserError(f"{path.name} has {len(classes)} classes, and a blend needs two", hint=LABELS_HINT)
     place = {label: number for number, label in enumerate(classes)}
     target = np.array([place[label] for label in labels.tolist()])
-    fold, group = _given(table.header, table.rows, "fold"), _given_groups(table.header, table.rows)
-    if fold is None:
+    group = _groups(table)
+    if "fold" in table.header:
+        fold = np.unique(table.column("fold"), return_inverse=True)[1]
+        if fold.max() < 1:
+            raise UserError(f"{path.name} has one fold, and cross-fitting the blend needs two", hint=LABELS_HINT)
+    else:
         fold = _drawn_folds(target, group, n_folds=n_folds, seed=seed)
-    elif fold.max() < 1:
-        raise UserError(f"{path.name} has one fold, and a blend's own score needs two", hint=LABELS_HINT)
     columns = (ids, ids, labels, target, fold, group)
     made = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True))).sort_values(
         "image_id", kind="stable", ignore_index=True
@@ -111,21 +106,14 @@ def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) ->
     return [f"the folds of {path.name} cut {cut:,} of its groups: the scores may be too good"] if cut else []
 
 
-def _given(header: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> np.ndarray | None:
-    """A column of the labels as numbers 0, 1, .., whatever stands in it; None if there is none."""
-    if name not in header:
-        return None
-    return np.unique([row[header.index(name)] for row in rows], return_inverse=True)[1]
-
-
-def _given_groups(header: Sequence[str], rows: Sequence[Sequence[str]]) -> np.ndarray:
+def _groups(table: CsvTable) -> np.ndarray:
     """The `group` column as numbers; an image without a group has one of its own. (N,) int64"""
-    alone = np.arange(len(rows))
-    given = _given(header, rows, "group")
-    if given is None:
+    alone = np.arange(len(table.rows))
+    if "group" not in table.header:
         return alone
-    is_empty = np.array([not row[header.index("group")].strip() for row in rows])
-    return np.where(is_empty, len(rows) + alone, given)
+    cells = table.column("group")
+    is_empty = np.array([not cell.strip() for cell in cells])
+    return np.where(is_empty, len(cells) + alone, np.unique(cells, return_inverse=True)[1])
 
 
 def _drawn_folds(target: np.ndarray, group: np.ndarray, *, n_folds: int, seed: int) -> np.ndarray:

@@ -1,26 +1,26 @@
-"""Makes the members of a blend out of runs, and streams their probabilities over all training images."""
+"""Makes the members of a blend out of runs, and gives their probabilities of all training images."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ensemble.blend.threads import in_threads
-from ensemble.members.choose_folds import Choice, choose_parts
-from ensemble.members.glance import look_through
-from ensemble.members.oof_file import CHUNK_ROWS
+from ensemble.members.oof_file import CHUNK_ROWS, in_threads
 from ensemble.members.open_run import Run, list_runs, open_run
 from ensemble.members.training_rows import Rows, rows_of
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
+from models.predict.predictions import ROW_SUM_TOLERANCE
+from models.runs import done_folds, is_probe
 
-MOST_MEMBERS = 250  # the objective counts members in one byte
-SPARSE = 32  # where fewer rows than one of so many are wanted, each is read alone, and not all 24 GB of a million
+KEPT_BYTES = 600_000_000  # probabilities up to this size stay in memory once read: 15 members x 88,220 x 103 classes
+FAR_BELOW = 0.25  # of the median agreement of all members; networks of very different strength stay above a half
+LEAST_PROB = 1e-6
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Member:
     runs: tuple[Run, ...]
 
     def probs(self, start: int, stop: int) -> np.ndarray:
-        """Out-of-fold probabilities of rows start to stop. (n, C) float32."""
+        """Out-of-fold probabilities of rows start to stop, read from the files. (n, C) float32."""
         probs = self.runs[0].probs(start, stop)
         for run in self.runs[1:]:
             probs = probs + run.probs(start, stop)
@@ -43,12 +43,14 @@ class Members:
     """The M members of a blend, sorted by name, over the same N rows.
 
     true_probs (M, N) float32: each member's probability of each true class    tops (M, N) int16: its first choice
+    kept (M, N, C) float32: all probabilities, where they fit into memory
     """
 
     rows: Rows
     members: tuple[Member, ...]
     true_probs: np.ndarray
     tops: np.ndarray
+    kept: np.ndarray | None = field(default=None, repr=False)
     left_out: tuple[str, ...] = ()  # runs that lack a fold that the others have
 
     @property
@@ -65,17 +67,7 @@ class Members:
 
     def stacked(self, piece: slice) -> np.ndarray:
         """All members' probabilities of some rows. (M, n, C) float32"""
-        probs = np.empty((len(self), piece.stop - piece.start, len(self.rows.classes)), np.float32)
-        for member, own in zip(self.members, probs, strict=True):
-            own[:] = member.probs(piece.start, piece.stop)
-        return probs
-
-    def every(self, stride: int, piece: slice) -> np.ndarray:
-        """All members' probabilities of the first row of a piece and each stride-th after it. (M, n > 0, C) float32"""
-        if stride < SPARSE:
-            return self.stacked(piece)[:, ::stride]
-        alone = [self.stacked(slice(row, row + 1)) for row in range(piece.start, piece.stop, stride)]
-        return np.concatenate(alone, axis=1)
+        return _read(self.members, piece) if self.kept is None else self.kept[:, piece]
 
     def pieces(self, rows: slice | None = None, *, size: int = CHUNK_ROWS) -> Iterator[slice]:
         """The rows, cut into pieces that lie inside one fold each."""
@@ -97,7 +89,7 @@ def load_members(
     partial: bool = False,
     track: Track = silently,
 ) -> Members:
-    """All named runs (all finished ones by default), checked and joined by id to `folds.csv`, values left on disk.
+    """All named runs (all finished ones by default), checked, and joined by id to `folds.csv`.
 
     partial  runs may lack folds: the rows are then those of the folds that all members have
 
@@ -113,35 +105,47 @@ def load_members(
     members = [Member(run.name, (run,)) for run in runs] if separate_seeds else join_siblings(runs)
     if separate_views:
         members = [apart for member in members for apart in _views_apart(member)]
-    _refuse_one_name(members)
-    if len(members) > MOST_MEMBERS:
-        raise UserError(f"a blend has at most {MOST_MEMBERS} members, not {len(members)}", hint="`--members A,B`")
-    return check_members(rows, members, left_out=chosen.left_out, track=track)
+    return read_members(rows, members, left_out=chosen.left_out, track=track)
 
 
-def check_members(
+def read_members(
     rows: Rows, members: Sequence[Member], *, left_out: tuple[str, ...] = (), track: Track = silently
 ) -> Members:
-    """Look through every member once. Raises UserError naming one that has NaN, or rows that do not sum to 1."""
-    looked = in_threads(lambda one: look_through(one.name, one.probs, rows=rows, root=one.runs[0].root), members)
-    glances = list(track(looked, what="checking members", total=len(members), unit="members"))
-    return Members(
-        rows=rows,
-        members=tuple(members),
-        true_probs=np.stack([glance.true_prob for glance in glances]),
-        tops=np.stack([glance.top for glance in glances]),
-        left_out=left_out,
-    )
+    """Read every member once. Raises UserError naming one that has NaN, or rows that do not sum to 1."""
+    shape = len(members), len(rows), len(rows.classes)
+    kept = np.empty(shape, np.float32) if 4 * np.prod(shape, dtype=float) <= KEPT_BYTES else None
+    made = Members(rows, tuple(members), np.empty(shape[:2], np.float32), np.empty(shape[:2], np.int16), kept, left_out)
+
+    def read(piece: slice) -> None:
+        probs = _read(members, piece, None if kept is None else kept[:, piece])
+        for member, own in zip(members, probs, strict=True):
+            _refuse_bad_rows(member.name, own, rows.image_id[piece], hint=member.runs[0].remake_hint)
+        made.true_probs[:, piece] = probs[:, np.arange(probs.shape[1]), rows.target[piece]]
+        made.tops[:, piece] = probs.argmax(axis=2)
+
+    pieces = list(made.pieces())
+    for _ in track(in_threads(read, pieces), what="reading members", total=len(pieces), unit="pieces"):
+        pass
+    return made
 
 
-def _refuse_one_name(members: Sequence[Member]) -> None:
-    """Refuse siblings whose joined name is that of a run: `add` once allowed `+` in a name."""
-    names = [member.name for member in members]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise UserError(
-            f"{twice[0]} is the name of a run and of siblings averaged", hint="`--separate-seeds` keeps them apart"
-        )
+def _read(members: Sequence[Member], piece: slice, out: np.ndarray | None = None) -> np.ndarray:
+    """All members' probabilities of some rows, from the files. (M, n, C) float32"""
+    made: np.ndarray | None = out
+    for m, member in enumerate(members):
+        probs = member.probs(piece.start, piece.stop)
+        made = np.empty((len(members), *probs.shape), np.float32) if made is None else made
+        made[m] = probs
+    assert made is not None, "there is no member"
+    return made
+
+
+def _refuse_bad_rows(name: str, probs: np.ndarray, image_id: np.ndarray, *, hint: str) -> None:
+    sums = probs.sum(axis=1)  # NaN and +infinity spread to the sum; -infinity of a logarithm is a probability of 0
+    bad = ~(np.abs(sums - 1) <= ROW_SUM_TOLERANCE)
+    if bad.any():
+        fault = "do not sum to 1" if np.isfinite(sums[bad]).all() else "are NaN or infinite"
+        raise UserError(f"{name}: the probabilities of {first_few(list(image_id[bad]))} {fault}", hint=hint)
 
 
 def _views_apart(member: Member) -> list[Member]:
@@ -160,12 +164,9 @@ def join_siblings(runs: Sequence[Run]) -> list[Member]:
     for family in families.values():
         seeds = [run.seed for run in family]
         alone = len(set(seeds)) < len(seeds)  # the same settings and seed under two names: a copy, not a sibling
-        members += [Member(run.name, (run,)) for run in family] if alone else [_joined(family)]
+        joined = [Member("+".join(run.name for run in family), tuple(family))]
+        members += [Member(run.name, (run,)) for run in family] if alone else joined
     return sorted(members, key=lambda member: member.name)
-
-
-def _joined(family: Sequence[Run]) -> Member:
-    return Member("+".join(run.name for run in family), tuple(family))
 
 
 def _wanted(names: Sequence[str] | None, known: tuple[str, ...]) -> list[str]:
@@ -174,8 +175,82 @@ def _wanted(names: Sequence[str] | None, known: tuple[str, ...]) -> list[str]:
         if not known:
             raise UserError("there is no finished run to blend", hint="`python run.py train`")
         return list(known)
-    strangers = [name for name in names if name not in known]
-    if strangers or not names:
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
         hint = f"there are {', '.join(known)}" if known else "`python run.py train` makes the first run"
-        raise UserError(f"there is no finished run {first_few(strangers)}".rstrip(), hint=hint)
+        raise UserError(f"there is no finished run {first_few(unknown)}".rstrip(), hint=hint)
     return sorted(set(names))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Runs that all have these folds, and the runs that are left out since they lack one of them."""
+
+    runs: tuple[str, ...]
+    folds: tuple[int, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def choose_parts(
+    workspace: Workspace, names: Sequence[str], *, added: frozenset[str], n_folds: int, is_named: bool
+) -> Choice:
+    """The folds of one run, and all runs that have them too: those that keep the most out-of-fold predictions.
+
+    Predictions of probes are counted last: a probe has every fold within minutes, and must not keep a network out that
+    has been trained on some of them.
+
+    added     members from other tools, which have every fold
+    is_named  the user named the runs: all of them are blended, by the folds that all of them have
+    Raises UserError where no fold is common to the runs named.
+    """
+    whole = frozenset(range(n_folds))
+    done = {name: whole if name in added else frozenset(done_folds(workspace, name)) & whole for name in names}
+    common = frozenset.intersection(*done.values())
+    if is_named:
+        if not common:
+            raise UserError(f"{first_few(sorted(names))} have no fold in common", hint="`--members` with fewer of them")
+        return Choice(tuple(names), tuple(sorted(common)))
+
+    def predictions(folds: frozenset[int], of: Mapping[str, frozenset[int]]) -> tuple[int, int]:
+        n_members = sum(has >= folds for has in of.values())
+        return len(folds) * n_members, n_members
+
+    trained = {name: has for name, has in done.items() if name in added or not is_probe(workspace, name)}
+    choices = sorted({*done.values(), common} - {frozenset()}, key=sorted)
+    folds = max(choices, key=lambda one: (predictions(one, trained), predictions(one, done)))
+    runs = tuple(name for name in names if done[name] >= folds)
+    return Choice(runs, tuple(sorted(folds)), tuple(name for name in names if name not in runs))
+
+
+def disagreeing_members(members: Members) -> list[str]:
+    """A sentence for every member that agrees with the others far less than they do with each other.
+
+    Accuracy does not see rows shifted by one where images are sorted by class. But hard images are hard for every
+    network: inside a class, the members' confidence in the true class rises and falls together, and that is gone after
+    a shift. After a permutation of classes the first choices no longer agree.
+    """
+    if len(members) < 3:
+        return []
+    same = np.array([(members.tops == one).mean(axis=1) for one in members.tops])  # (M, M)
+    choices = (same.sum(axis=1) - 1) / (len(members) - 1)
+    target = members.rows.target
+    confidence = np.log(members.true_probs.astype(np.float64) + LEAST_PROB)  # (M, N)
+    count = np.maximum(np.bincount(target), 1)
+    for one in confidence:
+        one -= (np.bincount(target, one) / count)[target]
+    scaled = confidence / np.maximum(np.linalg.norm(confidence, axis=1, keepdims=True), 1e-12)
+    others = scaled.sum(axis=0) - scaled  # (M, N)
+    correlations = np.sum(scaled * others, axis=1) / np.maximum(np.linalg.norm(others, axis=1), 1e-12)
+    sentences = []
+    for name, choice, correlation in zip(members.names, choices, correlations, strict=True):
+        if choice < FAR_BELOW * np.median(choices):
+            sentences.append(
+                f"{name} has the same first choice as another member on {choice:.1%} of the images only"
+                f" (median {np.median(choices):.1%}): are its classes in another order?"
+            )
+        elif correlation < FAR_BELOW * np.median(correlations):
+            sentences.append(
+                f"{name} finds other images hard than the other members do (correlation {correlation:.2f},"
+                f" median {np.median(correlations):.2f}): are its rows shifted?"
+            )
+    return sentences

@@ -1,11 +1,15 @@
-"""Reads the log-probabilities of an `oof.npz` piece by piece, so that no member is ever whole in memory."""
+"""Reads the log-probabilities of an `oof.npz` piece by piece, several files side by side."""
 
 from __future__ import annotations
 
 import mmap
+import os
 import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +17,10 @@ from folds.base.errors import UserError
 from folds.base.workspace import digest
 
 CHUNK_ROWS = 2048  # rows x 103 classes x float32 = 0.8 MB: a piece and its working copies stay in the processor's cache
+MOST_THREADS = 4  # each holds one piece of all members; beyond that the disk or the memory bus is the limit
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,6 @@ class StoredPredictions:
 
     image_id (n,) str    classes (C,) str    views (V,) str    folds_digest of the folds that it belongs to
     offset: where the (n, V, C) float32 values of log_probs begin in the file
-    values: these values, where the file holds them in a way that cannot be read in part (compressed, or transposed)
     """
 
     path: Path
@@ -30,12 +37,9 @@ class StoredPredictions:
     views: tuple[str, ...]
     folds_digest: str
     offset: int
-    values: np.ndarray | None = None
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Log-probabilities of rows start to stop. (stop - start, V, C) float32."""
-        if self.values is not None:
-            return self.values[start:stop]
         shape = (stop - start, len(self.views), len(self.classes))
         row_size = shape[1] * shape[2]
         # A plain read, not a memory map: mapped pages would count as memory of this process.
@@ -46,8 +50,6 @@ class StoredPredictions:
 
     def scattered_rows(self, index: np.ndarray) -> np.ndarray:
         """Log-probabilities of rows in any order. (len(index), V, C) float32."""
-        if self.values is not None:
-            return self.values[index]
         shape = (len(self.image_id), len(self.views), len(self.classes))
         return np.asarray(np.memmap(self.path, np.float32, "r", offset=self.offset, shape=shape)[index])
 
@@ -59,7 +61,6 @@ def open_predictions(path: Path, *, hint: str) -> StoredPredictions:
             image_id, classes, views = arrays["image_id"], arrays["classes"], arrays["views"]
             folds_digest = str(arrays["folds_digest"])
             offset, shape = _find_values(path)
-            values = None if offset else np.ascontiguousarray(arrays["log_probs"], np.float32)
     except FileNotFoundError as err:
         raise UserError(f"{path} does not exist", hint=hint) from err
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as err:
@@ -68,7 +69,7 @@ def open_predictions(path: Path, *, hint: str) -> StoredPredictions:
     if shape != expected or 0 in expected[1:]:
         raise UserError(f"{path} is damaged: log_probs has shape {shape}, not {expected}", hint=hint)
     names = tuple(map(str, classes)), tuple(map(str, views))
-    return StoredPredictions(path, image_id, *names, folds_digest, offset, values)
+    return StoredPredictions(path, image_id, *names, folds_digest, offset)
 
 
 def file_digest(path: Path) -> str:
@@ -80,19 +81,22 @@ def file_digest(path: Path) -> str:
             return digest(data)
 
 
+def refuse_changed(path: Path, expected: object, *, what: str, hint: str) -> None:
+    """Refuse a file whose digest is no longer the one that its `done.json` records."""
+    if file_digest(path) != expected:
+        raise UserError(f"{what} is damaged: checksum mismatch, the file changed after it was written", hint=hint)
+
+
 def _find_values(path: Path) -> tuple[int, tuple[int, ...]]:
-    """Where the values of log_probs.npy begin in the file (0: not as they are in memory), and their shape."""
+    """Where the values of log_probs.npy begin in the file, and their shape."""
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         entry = archive.getinfo("log_probs.npy")
         with archive.open(entry) as array:
-            version = np.lib.format.read_magic(array)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, dtype = read_header(array)
+            np.lib.format.read_magic(array)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(array)  # `np.savez` writes no other version
             header_size = array.tell()
         if entry.compress_type != zipfile.ZIP_STORED or fortran or dtype != np.float32:
-            return 0, shape
+            raise ValueError("log_probs is compressed, transposed or not float32")
         file.seek(entry.header_offset)
         header = file.read(30)  # the fixed part of a local file header; bytes 26 to 30: lengths of name and extra field
         file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
@@ -100,3 +104,9 @@ def _find_values(path: Path) -> tuple[int, tuple[int, ...]]:
         if path.stat().st_size < start + 4 * int(np.prod(shape)):
             raise ValueError("log_probs is cut off")
         return start, shape
+
+
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """The results in the order of the items, whatever finishes first, so that sums come out the same every time."""
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
+        yield from pool.map(work, items)

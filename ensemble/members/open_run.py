@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ensemble.members.oof_file import StoredPredictions, open_predictions
-from ensemble.members.run_checks import (
-    again,
-    check_belonging,
-    check_layout,
-    check_prior,
-    check_refit,
-    checked_digests,
-    places_of_views,
-    refuse_gaps,
-    settings_without_seed,
-)
+from ensemble.members.oof_file import StoredPredictions, open_predictions, refuse_changed
 from ensemble.members.training_rows import Rows
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, read_json
-from models.runs import done_folds, done_refit
+from models.runs import PROBE, done_folds, done_refit
 
 
 @dataclass(frozen=True)
@@ -42,18 +31,18 @@ class Block:
     def log_probs(self, start: int, stop: int) -> np.ndarray:
         """Rows start to stop, counted from the first row of all. (n, V, C) float32."""
         start, stop = start - self.start, stop - self.start
-        return (
-            self.stored.rows(start, stop) if self.order is None else self.stored.scattered_rows(self.order[start:stop])
-        )
+        if self.order is None:
+            return self.stored.rows(start, stop)
+        return self.stored.scattered_rows(self.order[start:stop])
 
 
 @dataclass(frozen=True)
 class Run:
-    """One trained run (or one set of predictions from elsewhere), opened and checked, its values still on disk."""
+    """One trained run (or one set of predictions of another tool), opened and checked, its values still on disk."""
 
     name: str
     root: Path
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block, ...]  # none where the run was opened for the test images alone
     tests: tuple[Path, ...]
     views: tuple[str, ...]  # those in use
     use_views: tuple[int, ...]  # their places in the file
@@ -73,9 +62,9 @@ class Run:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     @property
-    def mend(self) -> str:
-        """The command that makes its predictions anew."""
-        return again(self.root)
+    def remake_hint(self) -> str:
+        """The command that makes its predictions again."""
+        return _remake_hint(self.root)
 
     def with_view(self, view: str) -> Run:
         """The same run with one of its views in use."""
@@ -97,98 +86,189 @@ def list_runs(workspace: Workspace) -> tuple[str, ...]:
     return tuple(sorted(trained | added))
 
 
-def open_run(workspace: Workspace, name: str, *, rows: Rows, views: tuple[str, ...] | None = None) -> Run:
+def open_run(
+    workspace: Workspace,
+    name: str,
+    *,
+    rows: Rows,
+    views: tuple[str, ...] | None = None,
+    tests_only: bool = False,
+) -> Run:
     """A run with all its folds, and its refit on all images if that is done: one more network for the test images.
 
+    tests_only  for the test images alone: no out-of-fold file is read
     Raises UserError, naming the run, where anything about it is unfit for a blend.
     """
     added = (workspace.members / name / "done.json").is_file()
-    root = workspace.members / name if added else workspace.models / name
-    hint = again(root) if added else f"`python run.py train --run {name}`"
-    numbers = _networks(workspace, name, rows) if not added else list(rows.folds)
-    folders = [root / f"fold{k}" for k in numbers]
-    if not added:
-        gaps = f"{hint}, or `python run.py blend --partial` for the folds that are done"
-        refuse_gaps(name, folders, known=_known_runs(workspace), hint=gaps)
-    if added:
-        done = {root: read_json(root / "done.json", hint=hint)}
-    else:
-        hint, records = again(root), done_folds(workspace, name)
-        done = {folder: records[number] for folder, number in zip(folders, numbers, strict=True)}
-    digests = checked_digests(name, root, done, hint=hint)
-    stored = _open_folds(name, folders, rows=rows, hint=hint)
+    root = (workspace.members if added else workspace.models) / name
+    opened = _Opened(name, root, rows, _remake_hint(root))
+    done = {root: read_json(root / "done.json", hint=opened.hint)} if added else opened.done_folds(workspace)
+    digests = opened.digests(done, checked="" if tests_only else "oof.npz")
+    folders = [root / f"fold{k}" for k in rows.folds] if added else list(done)
+    files = [folder / "test.npz" for folder in done] if tests_only else [folder / "oof.npz" for folder in folders]
+    stored: list[StoredPredictions] = []
+    for k, file in enumerate(files):
+        stored.append(opened.predictions(file, f"fold {k}", first=stored[0] if stored else None))
     if not added and (refit := done_refit(workspace, name)):
         done[workspace.refit(name)] = refit
-        digests |= _refit_digests(workspace, name, refit, stored[0], fold=folders[0], rows=rows)
-    check_prior(name, done, hint=f"`python run.py train --run {name}`")
-    places = places_of_views(root, stored[0].views, views)
+        digests |= opened.refit_digests(workspace.refit(name), refit, stored[0], tests_only=tests_only)
+    known, use_views = stored[0].classes, opened.places_of_views(stored[0].views, views)
+    in_use = [] if tests_only else [stored[folders.index(root / f"fold{number}")] for number in rows.folds]
     first = next(iter(done.values()))
     return Run(
         name=name,
         root=root,
-        blocks=tuple(
-            _block(name, stored[numbers.index(number)], k, rows=rows, hint=hint) for k, number in enumerate(rows.folds)
-        ),
+        blocks=tuple(opened.block(one, k) for k, one in enumerate(in_use)),
         tests=tuple(folder / "test.npz" for folder in done),
-        views=tuple(stored[0].views[place] for place in places),
-        use_views=places,
-        columns=_columns(stored[0].classes, rows.classes),
+        views=tuple(stored[0].views[place] for place in use_views),
+        use_views=use_views,
+        columns=None if known == rows.classes else np.array([known.index(label) for label in rows.classes]),
         seed=first.get("seed"),
-        settings={} if added else settings_without_seed(folders[0]),
+        settings={} if added else _settings_without_seed(folders[0]),
         digests=digests,
         warnings=tuple(first.get("warnings", ())),
     )
 
 
-def _networks(workspace: Workspace, name: str, rows: Rows) -> list[int]:
-    """The folds whose networks are asked about the test images: all, or of a run in parts those that are done."""
-    return sorted({*rows.folds, *done_folds(workspace, name)}) if rows.is_partial else list(rows.folds)
+@dataclass(frozen=True)
+class _Opened:
+    """A run while it is opened; hint: what makes its predictions again."""
+
+    name: str
+    root: Path
+    rows: Rows
+    hint: str
+
+    def done_folds(self, workspace: Workspace) -> dict[Path, Any]:
+        """Each fold's folder and `done.json`. Refuses a run that lacks one of the folds in use."""
+        there = done_folds(workspace, self.name)
+        lacking = [str(k) for k in self.rows.folds if k not in there]
+        if len(lacking) == len(self.rows.folds):
+            known = ", ".join(list_runs(workspace))
+            hint = f"there are {known}" if known else "`python run.py train` makes the first run"
+            raise UserError(f"there is no finished fold of a run {self.name}", hint=hint)
+        if lacking:
+            train = f"`python run.py train --run {self.name}`"
+            hint = f"{train}, or `python run.py blend --partial` for the folds that are done"
+            raise UserError(f"{self.name} lacks fold {', '.join(lacking)} of {len(self.rows.folds)}", hint=hint)
+        # Of a run in parts all networks that are done predict the test images.
+        return {self.root / f"fold{k}": there[k] for k in (there if self.rows.is_partial else self.rows.folds)}
+
+    def digests(self, done: Mapping[Path, Any], *, checked: str, hint: str = "") -> dict[str, str]:
+        """The digests that each `done.json` records; the files called `checked` are compared with theirs now."""
+        hint, digests = hint or self.hint, {}
+        for folder, record in done.items():
+            files = record.get("files") if isinstance(record, dict) else None
+            if not isinstance(files, dict):
+                place = (folder / "done.json").relative_to(self.root)
+                raise UserError(f"{self.name}: {place} names no files", hint=hint)
+            for path, expected in sorted((folder / file, expected) for file, expected in files.items()):
+                place = path.relative_to(self.root).as_posix()
+                digests[place] = str(expected)
+                if not path.is_file():
+                    raise UserError(f"{self.name} lacks its file {place}", hint=hint)
+                if path.name in (checked, "settings.json"):
+                    way_out = hint if path.name == checked else f"remove {folder} and train it again"
+                    refuse_changed(path, expected, what=f"{self.name}: {place}", hint=way_out)
+        return digests
+
+    def predictions(
+        self, path: Path, what: str, *, first: StoredPredictions | None = None, hint: str = ""
+    ) -> StoredPredictions:
+        """A file of predictions. Refuses those made on other folds or for other classes, or unlike the first ones."""
+        stored, rows, hint = open_predictions(path, hint=hint or self.hint), self.rows, hint or self.hint
+        first = first or stored
+        odd = sorted(set(stored.classes) ^ set(rows.classes))
+        counts = f"{len(stored.classes)} classes where the folds have {len(rows.classes)}"
+        views = f"({', '.join(stored.views)}) than fold 0 ({', '.join(first.views)})"
+        predict = f"`python run.py predict --run {self.name} --views {','.join(first.views)}`"
+        other_folds = f"other folds ({stored.folds_digest}) than this work folder's ({rows.digest})"
+        for is_wrong, fault, way_out in (
+            (stored.folds_digest != rows.digest, f"was made on {other_folds}", hint),
+            (
+                odd or len(stored.classes) != len(rows.classes),
+                f"has {counts}; the difference is {first_few(odd)}",
+                hint,
+            ),
+            (stored.views != first.views, f"has other views or view order {views}", predict),
+            (stored.classes != first.classes, "has its classes in another order than fold 0", self.hint),
+        ):
+            if is_wrong:
+                raise UserError(f"{self.name}: {what} {fault}", hint=self.hint if _is_added(self.root) else way_out)
+        return stored
+
+    def refit_digests(
+        self, folder: Path, done: dict[str, Any], first: StoredPredictions, *, tests_only: bool
+    ) -> dict[str, str]:
+        """The digests of a run's refit, once it is checked like a fold; refuses other settings than a fold's."""
+        hint = f"remove {folder}, then `python run.py train --fold all --run {self.name}`"
+        digests = self.digests({folder: done}, checked="" if tests_only else "test.npz", hint=hint)
+        fold = first.path.parent
+        now, before = (_flat(read_json(one / "settings.json", hint=hint)) for one in (folder, fold))
+        keys = dict.fromkeys([*before, *now])
+        changed = [f"{key} {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
+        if changed:
+            raise UserError(
+                f"{self.name}: its refit on all images was trained with other settings than its folds:"
+                f" {first_few(changed, most=4)}",
+                hint=hint,
+            )
+        self.predictions(folder / "test.npz", "its refit", first=first, hint=hint)
+        return digests
+
+    def places_of_views(self, there: tuple[str, ...], views: tuple[str, ...] | None) -> tuple[int, ...]:
+        """Where the views in use (all by default) stand among those that are there."""
+        lacking = [view for view in views or () if view not in there]
+        if lacking:
+            more = ",".join(dict.fromkeys([*there, *(views or ())]))
+            raise UserError(
+                f"{self.name} has no view {first_few(lacking)}; it has {', '.join(there)}",
+                hint=f"another tool made it: leave out `--member-views`, or {self.name} with `--members`"
+                if _is_added(self.root)
+                else f"`python run.py predict --run {self.name} --views {more}`",
+            )
+        return tuple(there.index(view) for view in (views or there))
+
+    def block(self, stored: StoredPredictions, fold: int) -> Block:
+        """A fold's rows, joined by id. Refuses gaps, ids of other folds, and ids that stand there twice."""
+        place = self.rows.of_fold(fold)
+        expected, what = self.rows.image_id[place], f"{self.name}: fold {self.rows.folds[fold]}"
+        if np.array_equal(stored.image_id, expected):
+            return Block(place.start, replace(stored, image_id=expected), None)  # one copy of the ids for all runs
+        ids, first, count = np.unique(stored.image_id, return_index=True, return_counts=True)
+        for names, fault in (
+            (np.setdiff1d(expected, ids), "has no prediction for"),
+            (np.setdiff1d(ids, expected), "predicts images that are not in it:"),
+            (ids[count > 1], "predicts twice"),
+        ):
+            if len(names):
+                raise UserError(f"{what} {fault} {first_few(list(names))}", hint=self.hint)
+        return Block(place.start, stored, first[np.searchsorted(ids, expected)])
 
 
-def _open_folds(name: str, folders: Sequence[Path], *, rows: Rows, hint: str) -> list[StoredPredictions]:
-    """The out-of-fold predictions of each fold, made on these folds, for these classes and under the same views."""
-    stored = [open_predictions(folder / "oof.npz", hint=hint) for folder in folders]
-    for k, predictions in enumerate(stored):
-        check_belonging(name, predictions, rows=rows, what=f"fold {k}", hint=hint)
-        check_layout(name, predictions, stored[0], what=f"fold {k}")
-    return stored
+def _is_added(root: Path) -> bool:
+    """Whether another tool made these predictions: no network here can predict them again."""
+    return root.parent.name == "members"
 
 
-def _refit_digests(
-    workspace: Workspace, name: str, done: dict[str, Any], first: StoredPredictions, *, fold: Path, rows: Rows
-) -> dict[str, str]:
-    """The files of a run's refit with their digests, once it is checked like a fold."""
-    folder = workspace.refit(name)
-    hint = f"remove {folder}, then `python run.py train --fold all --run {name}`"
-    digests = checked_digests(name, folder.parent, {folder: done}, hint=hint, held="test.npz")
-    check_refit(name, folder, fold, hint=hint)
-    stored = open_predictions(folder / "test.npz", hint=hint)
-    check_belonging(name, stored, rows=rows, what="its refit", hint=hint)
-    check_layout(name, stored, first, what="its refit")
-    return digests
+def _remake_hint(root: Path) -> str:
+    """What makes a run's predictions again: its networks; for a probe one more pass; of an added member, its files."""
+    if _is_added(root):
+        return f"`python run.py add {root.name} --oof FILE --test FILE`, or remove {root}"
+    paths = sorted(root.glob("fold*/settings.json"))
+    if any(read_json(path, hint=f"remove {path.parent} and train it again").get("kind") == PROBE for path in paths):
+        return f"remove {root}, then `python run.py probe` with its backbone"
+    return f"`python run.py predict --run {root.name}`"
 
 
-def _known_runs(workspace: Workspace) -> str:
-    names = list_runs(workspace)
-    return f"there are {', '.join(names)}" if names else "`python run.py train` makes the first run"
+def _settings_without_seed(folder: Path) -> dict[str, Any]:
+    """The settings that siblings share; none where the file is absent, and then there are no siblings."""
+    path = folder / "settings.json"
+    settings = read_json(path, hint="`python run.py train`") if path.is_file() else {}
+    return {key: value for key, value in settings.items() if key not in ("seed", "run", "fold")}
 
 
-def _block(name: str, stored: StoredPredictions, fold: int, *, rows: Rows, hint: str) -> Block:
-    """The fold's rows, joined by id. Refuses gaps, strangers and ids that stand there twice."""
-    place = rows.of_fold(fold)
-    expected, fold = rows.image_id[place], rows.folds[fold]
-    if np.array_equal(stored.image_id, expected):
-        return Block(place.start, stored, None)
-    ids, first, count = np.unique(stored.image_id, return_index=True, return_counts=True)
-    gaps, strangers, twice = np.setdiff1d(expected, ids), np.setdiff1d(ids, expected), ids[count > 1]
-    for names, fault in ((gaps, "has no prediction for"), (strangers, "predicts images that are not in it:")):
-        if len(names):
-            raise UserError(f"{name}: fold {fold} {fault} {first_few(list(names))}", hint=hint)
-    if len(twice):
-        raise UserError(f"{name}: fold {fold} predicts twice {first_few(list(twice))}", hint=hint)
-    return Block(place.start, stored, first[np.searchsorted(ids, expected)])
-
-
-def _columns(classes: tuple[str, ...], wanted: tuple[str, ...]) -> np.ndarray | None:
-    """Where each class stands in the file, or None if all stand where they should."""
-    return None if classes == wanted else np.array([classes.index(label) for label in wanted])
+def _flat(stored: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run or a refit as one dict, without the number of the fold."""
+    kept = {key: value for key, value in stored.items() if key not in ("settings", "fold")}
+    return {**kept, **stored.get("settings", {})}

@@ -1,4 +1,4 @@
-"""Puts the training images in the one order that the blender works in: fold by fold, inside a fold by id."""
+"""The training images in the order that the blend works in: fold by fold, inside a fold by id."""
 
 from __future__ import annotations
 

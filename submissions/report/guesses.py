@@ -74,7 +74,7 @@ def best_guesses(source: Source, ranks: Mapping[str, Ranks]) -> Guesses | None:
     if blend is not None and source.folds is not None:
         members = source.attempt(lambda: open_members(source.workspace, blend))
         if members is not None:
-            return _guesses("the blend", members, blend.recipe(), temperature=blend.temperature, is_blend=True)
+            return _guesses("the blend", members, blend.recipe(), temperature=1.0, is_blend=True)
     if not ranks:
         return None
     best = min(ranks.values(), key=lambda one: (-len(one.rows), one.error(3), one.log_loss)).name

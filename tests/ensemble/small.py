@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from folds.base.errors import UserError
 from folds.base.workspace import Workspace
 from folds.split.assign import Folds
 from tests.benchmarks.synthetic import World, make_folds, member_log_probs, write_member
@@ -39,3 +42,10 @@ def write_small(
     """Store a run whose test predictions are those of the member with the last digit of its name."""
     test = small_test(int(name[-1]) if name[-1].isdigit() else 0, world=world)
     write_member(workspace, world, folds, name, oof, test, seed=seed)
+
+
+def refusal(do: Callable[..., object], *args, **options) -> tuple[str, str | None]:
+    """Message and hint of the UserError that a call ends in."""
+    with pytest.raises(UserError) as caught:
+        do(*args, **options)
+    return caught.value.message, caught.value.hint

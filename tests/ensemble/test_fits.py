@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import optuna
 import pytest
 from scipy.optimize import minimize
 
-from ensemble.blend.evidence import Evidence, LogLoss
 from ensemble.members.members import load_members
-from ensemble.weights.cma import CMA
-from ensemble.weights.convex import log_loss_weights
-from ensemble.weights.greedy import greedy_weights
 from ensemble.weights.line_search import best_on_line, descend
 from ensemble.weights.log_pool import BIAS_SD, WEIGHT_SHRINKAGE, fit_log_pools
 from ensemble.weights.metric import Metric
-from ensemble.weights.objective import FLOOR
-from ensemble.weights.reduction import build_reduction
-from ensemble.weights.search import Search, half_of_groups, softmax, to_logits
-from ensemble.weights.study import stored_losses
-from folds.base.errors import UserError
+from ensemble.weights.reduction import FLOOR, build_reduction
+from ensemble.weights.search import Search, half_of_groups, softmax, start_weights, to_logits
+from ensemble.weights.simple import FitData, LogLoss, greedy_weights, log_loss_weights
 from tests.ensemble.small import small_oof, small_work, write_small
 
 
 @dataclass(frozen=True)
 class Made:
-    evidence: Evidence
+    data: FitData
     probs: np.ndarray
     target: np.ndarray
 
@@ -40,27 +32,22 @@ def made(seed: int, *, n: int = 800, n_members: int = 5, n_classes: int = 12) ->
     logits = rng.normal(size=(n, n_classes)) + 2.0 * rng.normal(size=(n_members, n, n_classes)) / 2
     logits[:, np.arange(n), target] += np.linspace(1.0, 2.2, n_members)[:, None]
     probs = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
-    readers = [lambda start, stop, member=member: member[start:stop] for member in probs.astype(np.float32)]
-    steps = Metric("top-k-error", 3).steps(n_classes)
-    reduction = build_reduction(readers, target, n_classes=n_classes, steps=steps)
+    steps, pieces = Metric("top-k-error", 3).steps(n_classes), [(slice(0, n), probs.astype(np.float32))]
+    reduction = build_reduction(pieces, target, steps=steps)
     true_probs = probs[:, np.arange(n), target].astype(np.float32)
-    return Made(Evidence(reduction, LogLoss(true_probs), np.arange(n)), probs, target)
+    return Made(FitData(reduction, LogLoss(true_probs), np.arange(n)), probs, target)
 
 
-def test_log_loss_weights_are_those_of_a_general_optimiser():
-    true_probs = made(0).evidence.likelihood.true_probs.astype(np.float64)
+def test_log_loss_weights_are_those_of_a_general_optimiser_and_pass_their_certificate():
+    true_probs = made(0).data.log_loss.true_probs.astype(np.float64)
     weights = log_loss_weights(true_probs)
     general = minimize(
         lambda w: -np.log(w @ true_probs).mean(), np.full(5, 0.2), method="SLSQP", bounds=[(0, 1)] * 5,
         constraints={"type": "eq", "fun": lambda w: w.sum() - 1}, options={"ftol": 1e-14},
     )  # fmt: skip
-    assert -np.log(weights @ true_probs).mean() <= general.fun + 1e-7
+    mix = weights @ true_probs
+    assert -np.log(mix).mean() <= general.fun + 1e-7
     assert weights.sum() == pytest.approx(1)
-
-
-def test_log_loss_weights_pass_their_certificate():
-    true_probs = made(1).evidence.likelihood.true_probs
-    mix = log_loss_weights(true_probs) @ true_probs
     assert (true_probs / mix).mean(axis=1).max() <= 1 + 1e-4  # Cover 1984: at the optimum no member has a mean above 1
 
 
@@ -77,7 +64,7 @@ def test_weighted_log_probabilities_are_those_of_a_general_optimiser(tmp_path):
         shrink = WEIGHT_SHRINKAGE / 2 * ((point[:3] - 1 / 3) ** 2).sum()
         return float(nll + shrink + (point[3:] ** 2).sum() / (2 * BIAS_SD**2 * rows.sum()))
 
-    whole, without = fit_log_pools(members).biased
+    whole, *without = fit_log_pools(members).biased
     for recipe, rows in zip(
         [whole, *without], [np.ones(600, bool), *(members.rows.fold != k for k in range(3))], strict=True
     ):
@@ -91,11 +78,11 @@ def test_weighted_log_probabilities_are_those_of_a_general_optimiser(tmp_path):
 
 def test_weights_without_a_fold_do_not_know_that_fold(tmp_path):
     work, folds = small_work(tmp_path, members=2)
-    _, before = fit_log_pools(load_members(work)).plain
+    _, *before = fit_log_pools(load_members(work)).plain
     spoilt = np.log(np.random.default_rng(0).dirichlet(np.ones(8), size=600)).astype(np.float32)
     rows = folds.fold == 1
     write_small(work, folds, "m00", np.where(rows[:, None], spoilt, small_oof(folds, 0)))
-    _, after = fit_log_pools(load_members(work)).plain
+    _, *after = fit_log_pools(load_members(work)).plain
     assert after[1].weights == pytest.approx(before[1].weights, abs=0.02)
     assert np.abs(after[0].weights - before[0].weights).max() > 0.1
 
@@ -103,7 +90,7 @@ def test_weights_without_a_fold_do_not_know_that_fold(tmp_path):
 def test_a_line_search_finds_what_a_fine_grid_finds():
     for seed in range(20):
         case = made(seed, n=300, n_members=3)
-        reduction = case.evidence.objective
+        reduction = case.data.objective
         start, end = np.random.default_rng(seed).dirichlet(np.ones(3), size=2)
         share, loss = best_on_line(reduction, start, end)
         shares = np.linspace(0, 1, 2001)
@@ -116,8 +103,8 @@ def test_descent_never_makes_it_worse():
     for seed in range(10):
         case = made(seed, n=300)
         start = np.random.default_rng(seed).dirichlet(np.ones(5))
-        found = descend(case.evidence.objective, start, passes=6)
-        losses = case.evidence.objective.losses(np.stack([start, found]))
+        found = descend(case.data.objective, start, passes=6)
+        losses = case.data.objective.losses(np.stack([start, found]))
         assert losses[1] <= losses[0]
         assert found.sum() == pytest.approx(1)
         assert (found >= 0).all()
@@ -125,7 +112,7 @@ def test_descent_never_makes_it_worse():
 
 def test_greedy_selection_is_that_of_the_slow_way():
     case = made(3, n=300, n_members=4)
-    found = greedy_weights(case.evidence.objective.losses, case.evidence.likelihood.losses, 4, steps=20)
+    found = greedy_weights(case.data.objective.losses, case.data.log_loss.losses, 4, steps=20)
     taken: list[int] = []
     best, best_loss = np.zeros(4), np.inf
     for _ in range(20):
@@ -140,72 +127,34 @@ def test_greedy_selection_is_that_of_the_slow_way():
     assert found == pytest.approx(best)
 
 
-def test_the_strategy_finds_the_bottom_of_a_narrow_valley():
-    strategy = CMA(np.zeros(5), np.random.default_rng(0), low=-4, high=4)
-    scales = np.array([1.0, 3.0, 10.0, 30.0, 100.0])
-    for _ in range(150):
-        points = strategy.ask()
-        strategy.tell(points, (scales * (points - 0.5) ** 2).sum(axis=1))
-    assert strategy.mean == pytest.approx(np.full(5, 0.5), abs=0.01)
-
-
-def test_the_search_is_no_worse_than_its_starts_and_repeats_itself():
-    case = made(4)
-    search = Search(("a", "b", "c", "d", "e"), trials=96, sampler="cma", half_samples=1, seed=0)
-    found = search.weights(case.evidence, 1)
-    starts = np.vstack([np.full((1, 5), 0.2), np.eye(5), case.evidence.greedy[None]])
-    assert case.evidence.objective.losses(found[None])[0] <= case.evidence.objective.losses(starts).min()
-    assert np.array_equal(search.weights(case.evidence, 1), found)
-
-
 @pytest.mark.parametrize("sampler", ["cma", "tpe", "random"])
-def test_every_sampler_repeats_itself(sampler):
+def test_the_search_is_no_worse_than_its_starts_and_repeats_itself(sampler):
+    case = made(4)
+    search = Search(("a", "b", "c", "d", "e"), trials=48, sampler=sampler, half_samples=1, seed=0)
+    found = search.weights(case.data, 1)
+    assert case.data.objective.losses(found[None])[0] <= case.data.objective.losses(start_weights(case.data)).min()
+    assert np.array_equal(search.weights(case.data, 1), found)
+
+
+def test_a_search_by_half_samples_repeats_itself():
     case = made(5, n=200)
-    search = Search(("a", "b", "c", "d", "e"), trials=32, sampler=sampler, half_samples=2, seed=7)
-    assert np.array_equal(search.weights(case.evidence, 0), search.weights(case.evidence, 0))
+    search = Search(("a", "b", "c", "d", "e"), trials=32, sampler="cma", half_samples=2, seed=7)
+    assert np.array_equal(search.weights(case.data, 0), search.weights(case.data, 0))
 
 
-def test_the_study_file_opens_in_optuna_and_an_interrupted_search_ends_as_if_it_had_not_been(tmp_path):
-    case = made(6, n=200)
-    study = (tmp_path / "study.db", "blend-x")
-    names = ("a", "b", "c", "d", "e")
-    whole = Search(names, trials=64, sampler="cma", half_samples=2, seed=0, study=study).weights(case.evidence, 0)
-    loaded = optuna.load_study(study_name="blend-x", storage=f"sqlite:///{study[0]}")
-    assert len(loaded.trials) == 72  # 8 starts and 64 trials
-    assert loaded.best_value == min(loss for _, loss in stored_losses(*study, dict.fromkeys(names)).values())
-    assert set(loaded.best_params) == set(names)
-
-    again = (tmp_path / "again.db", "blend-x")
-    Search(names, trials=16, sampler="cma", half_samples=2, seed=0, study=again).weights(case.evidence, 0)
-    resumed = Search(names, trials=64, sampler="cma", half_samples=2, seed=0, study=again).weights(case.evidence, 0)
-    assert np.array_equal(resumed, whole)
-    assert len(optuna.load_study(study_name="blend-x", storage=f"sqlite:///{again[0]}").trials) == 72
+def test_the_study_file_opens_in_optuna_and_replaces_whatever_was_there(tmp_path):
+    case, path, names = made(6, n=200), tmp_path / "study.log", ("a", "b", "c", "d", "e")
+    path.write_bytes(b"no journal" * 100)
+    search = Search(names, trials=64, sampler="cma", half_samples=2, seed=0, study=path)
+    assert np.array_equal(search.weights(case.data, 0), replace(search, study=None).weights(case.data, 0))
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+    loaded = optuna.load_study(study_name="blend", storage=storage)
+    assert (len(loaded.trials), set(loaded.best_params)) == (64, set(names))
+    losses = case.data.objective.losses(softmax(np.array([list(loaded.best_params.values())])))
+    assert loaded.best_value == losses[0]
 
 
-def test_a_study_file_that_is_none_is_replaced(tmp_path):
-    case, path = made(6, n=200), tmp_path / "study.db"
-    path.write_bytes(b"this is no database, whatever its name is" * 100)
-    Search(("a", "b", "c", "d", "e"), 16, "cma", 1, 0, study=(path, "blend-x")).weights(case.evidence, 0)
-    assert len(optuna.load_study(study_name="blend-x", storage=f"sqlite:///{path}").trials) == 24
-
-
-@pytest.mark.parametrize("lock", ["immediate", "exclusive"])  # others can read, nobody else can
-def test_a_study_that_another_program_holds_is_not_taken_for_a_damaged_one_and_deleted(tmp_path, monkeypatch, lock):
-    case, path = made(6, n=200), tmp_path / "study.db"
-    names = ("a", "b", "c", "d", "e")
-    Search(names, 16, "cma", 1, 0, study=(path, "blend-x")).weights(case.evidence, 0)
-    before = path.read_bytes()
-    connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda name, **options: connect(name, **options | {"timeout": 0.01}))
-    with closing(connect(path)) as other:
-        other.execute(f"begin {lock}")
-        with pytest.raises(UserError, match="another program holds it") as caught:
-            Search(names, 32, "cma", 1, 0, study=(path, "blend-x")).weights(case.evidence, 0)
-    assert caught.value.hint == "close what reads it, then `python run.py blend`"
-    assert path.read_bytes() == before
-
-
-def test_logits_inside_the_bounds_give_their_weights_back():
+def test_logits_give_their_weights_back():
     weights = np.array([0.5, 0.3, 0.15, 0.05])
     assert softmax(to_logits(weights)[None])[0] == pytest.approx(weights)
 

@@ -9,8 +9,7 @@ import pytest
 from ensemble.blend.apply import apply_blend, member_test_probs
 from ensemble.blend.blend_json import load_blend
 from ensemble.blend.make_blend import make_blend
-from ensemble.members.choose_folds import choose_parts
-from ensemble.members.members import load_members
+from ensemble.members.members import choose_parts, load_members
 from ensemble.settings import BlendSettings
 from folds.base.errors import UserError
 from folds.base.workspace import read_json, write_json

@@ -14,7 +14,7 @@ STAGES = (  # (before which event, how often it happened before, the last part o
     ("os.rename", 2, "checkpoint.safetensors"),
     ("os.rename", 1, "oof.npz"),
     ("os.rename", 1, "done.json"),
-    ("sqlite3.connect", 4, "study.db"),
+    ("os.rename", 1, "study.log"),
     ("os.rename", 1, "blend.csv"),
 )
 

@@ -24,7 +24,7 @@ STAGES = (  # (before which event, how often, the last part of the file's name)
     ("os.rename", 1, "folds.json"),
     ("os.rename", 1, "checkpoint.safetensors"),
     ("os.rename", 1, "test.npz"),
-    ("sqlite3.connect", 4, "study.db"),
+    ("os.rename", 1, "study.log"),
     ("os.rename", 1, "blend.csv"),
 )
 GO_ON = "hint: the same command goes on where it was stopped\n"

@@ -13,14 +13,11 @@ from ensemble.blend.apply import apply_run
 from ensemble.blend.make_blend import make_blend
 from ensemble.members.add_member import add_member
 from ensemble.members.members import load_members
-from ensemble.members.oof_file import file_digest
 from ensemble.settings import AddSettings, BlendSettings
 from folds.base.errors import CannotWriteError, UserError
-from folds.base.workspace import read_json, write_json
 from models.predict.predictions import save_predictions
-from tests.benchmarks.synthetic import write_fold
 from tests.competition import fingerprint
-from tests.ensemble.small import small_oof, small_test, small_work
+from tests.ensemble.small import refusal, small_oof, small_test, small_work
 
 QUICK = BlendSettings(trials=32, half_samples=2)
 
@@ -49,11 +46,10 @@ def rewritten(settings: AddSettings, change) -> AddSettings:
     return replace(settings, oof=str(path))
 
 
-def refusal(work, settings) -> tuple[str, str | None]:
-    with pytest.raises(UserError) as caught:
-        add_member(work, "other", settings)
+def add_refusal(work, settings) -> tuple[str, str | None]:
+    said = refusal(add_member, work, "other", settings)
     assert not (work.ensemble / "members" / "other" / "done.json").exists()
-    return caught.value.message, caught.value.hint
+    return said
 
 
 @pytest.mark.parametrize("place", ["fold0/oof.npz", "test.npz", "done.json"])
@@ -64,35 +60,18 @@ def test_the_hint_for_a_damaged_added_member_is_no_prediction_of_a_network_that_
     data = bytearray((folder / place).read_bytes())
     data[len(data) // 2] ^= 1
     (folder / place).write_bytes(data)
-    with pytest.raises(UserError) as caught:
-        apply_run(work, "other")
-    assert place.rpartition("/")[2] in caught.value.message
-    assert caught.value.hint == f"`python run.py add other --oof FILE --test FILE`, or remove {folder}"
+    message, hint = refusal(load_members, work) if "oof" in place else refusal(apply_run, work, "other")
+    assert place.rpartition("/")[2] in message
+    assert hint == f"`python run.py add other --oof FILE --test FILE`, or remove {folder}"
 
 
 def test_the_hint_for_a_view_that_an_added_member_lacks_is_to_leave_one_of_them_out(house):
     work, _, settings = house
     add_member(work, "other", settings)
-    with pytest.raises(UserError) as caught:
-        load_members(work, ["other"], views=("centre",))
-    assert caught.value.message == "other has no view centre; it has as-given"
-    assert caught.value.hint == "other tools made it: leave out `--member-views`, or other with `--members`"
-
-
-def test_the_hint_for_nan_of_an_added_member_is_to_add_it_again(house):
-    work, _, settings = house
-    folder = add_member(work, "other", settings).folder
-    path = folder / "fold0" / "oof.npz"
-    with np.load(path) as arrays:
-        stored = dict(arrays)
-    stored["log_probs"][0, 0, 0] = np.nan
-    np.savez(path, **stored)
-    done = read_json(folder / "done.json", hint="")
-    done["files"]["fold0/oof.npz"] = file_digest(path)
-    write_json(folder / "done.json", done)
-    with pytest.raises(UserError, match=r"^other: the probabilities of .* are NaN or infinite$") as caught:
-        load_members(work, ["other"])
-    assert caught.value.hint == f"`python run.py add other --oof FILE --test FILE`, or remove {folder}"
+    assert refusal(load_members, work, ["other"], views=("centre",)) == (
+        "other has no view centre; it has as-given",
+        "another tool made it: leave out `--member-views`, or other with `--members`",
+    )
 
 
 def test_an_added_member_blends_like_a_trained_one(house):
@@ -138,7 +117,7 @@ def test_logits_are_said_to_be_logits(house):
     work, folds, settings = house
     columns = list(folds.classes)
     logits = rewritten(settings, lambda data: data.assign(**{name: np.log(data[name]) + 3 for name in columns}))
-    assert refusal(work, logits)[1] == "`--logits` if these are logits"
+    assert add_refusal(work, logits)[1] == "`--logits` if these are logits"
     tests = pd.read_csv(settings.test, dtype={"id": str})
     path = Path(settings.test).with_name("logits.csv")
     tests.assign(**{name: np.log(tests[name]) - 1 for name in columns}).to_csv(path, index=False)
@@ -154,7 +133,7 @@ def test_npz_and_npy_need_their_ids_and_classes(house, tmp_path):
     np.savez(tmp_path / "o.npz", ids=folds.image_id, classes=np.array(folds.classes), probs=oof, fold=folds.fold)
     np.save(tmp_path / "t.npy", test)
     bare = replace(settings, oof=str(tmp_path / "o.npz"), test=str(tmp_path / "t.npy"))
-    assert refusal(work, bare) == ("t.npy does not name its ids", "`--oof-ids and --test-ids FILE`, one a line")
+    assert add_refusal(work, bare) == ("t.npy does not name its ids", "`--oof-ids and --test-ids FILE`, one a line")
     (tmp_path / "ids.txt").write_text("\n".join(test_id) + "\n")
     (tmp_path / "classes.txt").write_text("\n".join(folds.classes) + "\n")
     named = replace(bare, test_ids=str(tmp_path / "ids.txt"), class_names=str(tmp_path / "classes.txt"))
@@ -179,7 +158,7 @@ def test_npz_and_npy_need_their_ids_and_classes(house, tmp_path):
 )  # fmt: skip
 def test_what_is_wrong_is_named(house, change, sentence):
     work, _, settings = house
-    assert refusal(work, rewritten(settings, change))[0] == sentence
+    assert add_refusal(work, rewritten(settings, change))[0] == sentence
 
 
 def test_sums_a_little_off_are_divided_by_and_counted(house):
@@ -198,62 +177,24 @@ def test_trusted_folds_are_recorded(house):
     )
 
 
-def test_a_member_cannot_take_the_name_of_a_run(house):
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("m00", "`m00` is a trained run"),
+        ("../m9", "`../m9` is no name for a member: up to 100 letters, digits, `.`, `_` and `-` are allowed, a letter"),
+        ("s0+s1", "`s0+s1` is no name for a member: up to 100 letters"),  # siblings averaged are called so
+        ("Blend", "`Blend` is no name for a member: its CSV would replace the blend's"),
+    ],
+)
+def test_a_member_cannot_take_the_name_of_something_else(house, name, fault):
     work, _, settings = house
-    with pytest.raises(UserError, match="`m00` is a trained run"):
-        add_member(work, "m00", settings)
-    with pytest.raises(UserError, match="is no name for a member"):
-        add_member(work, "../m9", settings)
-
-
-def test_a_member_could_be_called_like_siblings_which_ended_the_blend_in_a_traceback(house):
-    work, _, settings = house
-    with pytest.raises(UserError) as caught:
-        add_member(work, "s0+s1", settings)
-    assert caught.value.message == (
-        "`s0+s1` is no name for a member: up to 100 letters, digits, `.`, `_` and `-` are allowed, a letter or digit"
-        " first"
-    )
-
-
-@pytest.mark.parametrize("name", ["blend", "Blend"])
-def test_a_member_could_be_called_blend_and_its_csv_replaced_the_blends(house, name):
-    work, _, settings = house
-    with pytest.raises(UserError) as caught:
-        add_member(work, name, settings)
-    assert caught.value.message == f"`{name}` is no name for a member: its CSV would replace the blend's"
-    assert caught.value.hint == "`python run.py add NAME --oof FILE --test FILE`"
-
-
-def test_a_member_of_an_older_kit_that_is_called_like_siblings_is_refused_by_name(house):
-    work, folds, settings = house
-    for seed in (0, 1):
-        for fold in range(3):
-            rows = folds.fold == fold
-            write_fold(
-                work,
-                folds,
-                f"s{seed}",
-                fold,
-                folds.image_id[rows],
-                small_oof(folds, seed)[rows],
-                np.array([f"{number:07d}" for number in range(40)]),
-                small_test(seed),
-                seed=seed,
-                settings={"lr": 1},
-            )
-            path = work.fold(f"s{seed}", fold) / "settings.json"
-            write_json(path, {**read_json(path, hint=""), "run": "s"})
-    add_member(work, "other", settings)
-    (work.members / "other").rename(work.members / "s0+s1")
-    with pytest.raises(UserError) as caught:
-        make_blend(work, QUICK, seed=0)
-    assert caught.value.message == "s0+s1 is the name of a run and of siblings averaged"
-    assert "s0+s1" in make_blend(work, replace(QUICK, separate_seeds=True), seed=0).blend.weights
+    message, hint = refusal(add_member, work, name, settings)
+    assert message.startswith(fault)
+    assert hint == "`python run.py add NAME --oof FILE --test FILE`"
 
 
 def test_numbers_that_are_none_are_refused_in_a_sentence(house):
     work, _, settings = house
     words = rewritten(settings, lambda data: data.astype({"c000": object}).assign(c000="much"))
-    assert refusal(work, words)[0].startswith("changed.csv cannot be read: could not convert string to float")
-    assert refusal(work, replace(settings, oof="nowhere.csv"))[0] == "nowhere.csv does not exist"
+    assert add_refusal(work, words)[0].startswith("changed.csv cannot be read: could not convert string to float")
+    assert add_refusal(work, replace(settings, oof="nowhere.csv"))[0] == "nowhere.csv does not exist"

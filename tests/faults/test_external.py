@@ -1,4 +1,4 @@
-"""Hands odd predictions of other tools to `add` and to `blend --labels`: each is used right or refused."""
+"""Odd predictions of other tools given to `add` and to `blend --labels`: each is used right or refused."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 
 from ensemble.members.add_member import add_member
-from ensemble.members.members import load_members
-from ensemble.members.outside_predictions import read_foreign
+from ensemble.members.external import read_external
 from ensemble.settings import AddSettings, BlendSettings, FileSettings
 from folds.base.errors import UserError
 from folds.base.workspace import Workspace
 from folds.split.assign import Folds
 from submissions.from_files import blend_files
-from tests.ensemble.small import small_oof, small_test, small_work
+from tests.ensemble.small import refusal, small_oof, small_test, small_work
 from tests.faults.tally import count
 
 CLASSES = ("a", "b", "NA", "1e5")
@@ -30,9 +29,9 @@ HEADER = "id,a,b,NA,1e5\n"
 
 
 def read(tmp_path: Path, name: str, content: bytes):
-    count("foreign files")
+    count("external files")
     (tmp_path / name).write_bytes(content)
-    return read_foreign(tmp_path / name, ids=None, class_names=None, known_classes=CLASSES)
+    return read_external(tmp_path / name, ids=None, class_names=None, known_classes=CLASSES)
 
 
 def npz(**arrays: np.ndarray) -> bytes:
@@ -83,9 +82,9 @@ def encrypted() -> bytes:
     ],
 )
 def test_a_csv_is_read_however_it_was_saved(tmp_path, text):
-    foreign = read(tmp_path, "p.csv", text.encode())
-    assert foreign.image_id.tolist() == ["x"]
-    assert foreign.values.tolist() == [[1, 0, 0, 0]]
+    made = read(tmp_path, "p.csv", text.encode())
+    assert made.image_id.tolist() == ["x"]
+    assert made.values.tolist() == [[1, 0, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -112,9 +111,7 @@ def test_ids_of_a_csv_stay_text(tmp_path, name):
 )
 def test_a_csv_that_says_something_else_is_refused(tmp_path, content, sentence):
     """A surplus cell shifted every number by one column: the ids were the first probabilities."""
-    with pytest.raises(UserError) as caught:
-        read(tmp_path, "p.csv", content)
-    assert caught.value.message.startswith(sentence)
+    assert refusal(read, tmp_path, "p.csv", content)[0].startswith(sentence)
 
 
 @pytest.mark.parametrize(
@@ -129,9 +126,9 @@ def test_a_csv_that_says_something_else_is_refused(tmp_path, content, sentence):
     ],
 )
 def test_arrays_of_any_kind_of_number_and_order_are_read(tmp_path, arrays):
-    foreign = read(tmp_path, "p.npz", npz(**arrays))
-    assert (foreign.image_id.tolist(), foreign.values.tolist()) == (["x", "y"], EVEN.tolist())
-    assert foreign.fold is None or foreign.fold.tolist() in ([0, 1], [1, 0])
+    made = read(tmp_path, "p.npz", npz(**arrays))
+    assert (made.image_id.tolist(), made.values.tolist()) == (["x", "y"], EVEN.tolist())
+    assert made.fold is None or made.fold.tolist() in ([0, 1], [1, 0])
 
 
 @pytest.mark.parametrize(
@@ -176,9 +173,7 @@ def test_arrays_of_any_kind_of_number_and_order_are_read(tmp_path, arrays):
     ],
 )
 def test_arrays_that_are_none_are_refused(tmp_path, name: str, content: Callable[[], bytes], sentence: str):
-    with pytest.raises(UserError) as caught:
-        read(tmp_path, name, content())
-    assert caught.value.message.startswith(sentence)
+    assert refusal(read, tmp_path, name, content())[0].startswith(sentence)
 
 
 def test_an_archive_that_unpacks_to_much_more_than_its_length_is_refused(tmp_path):
@@ -227,25 +222,15 @@ def with_probs(settings: AddSettings, change: Callable[[np.ndarray], np.ndarray]
     ],
 )
 def test_rows_that_are_no_probabilities_are_refused_and_nothing_is_stored(house, change, fault):
-    count("foreign files")
+    count("external files")
     work, _, settings = house
     with pytest.raises(UserError, match=fault):
         add_member(work, "other", with_probs(settings, change))
     assert not (work.ensemble / "members" / "other").exists()
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ">f4", np.float32])
-def test_narrow_numbers_are_the_same_member_within_their_precision(house, dtype):
-    count("foreign files")
-    work, folds, settings = house
-    added = add_member(work, "other", with_probs(settings, lambda probs: np.asfortranarray(probs.astype(dtype))))
-    assert added.images == 600
-    expected = np.exp(small_oof(folds, 1))[np.argsort(folds.fold, kind="stable")]
-    assert load_members(work, ("other",)).members[0].probs(0, 600) == pytest.approx(expected, abs=1e-3)
-
-
 def test_a_file_without_rows_is_refused(house, tmp_path):
-    count("foreign files")
+    count("external files")
     work, folds, settings = house
     (tmp_path / "none.csv").write_text(",".join(["id", *folds.classes]) + "\n")
     for odd in (replace(settings, oof=str(tmp_path / "none.csv")), replace(settings, test=str(tmp_path / "none.csv"))):
@@ -265,16 +250,14 @@ def test_a_file_without_rows_is_refused(house, tmp_path):
 )
 def test_lists_of_names_that_are_none_are_refused_by_their_own_name(house, tmp_path, flag, content, fault):
     """An empty list was said to be a fault of the predictions."""
-    count("foreign files")
+    count("external files")
     work, _, settings = house
     if content is None:
         (tmp_path / "names").mkdir()
     else:
         (tmp_path / "names").write_bytes(content)
-    with pytest.raises(UserError) as caught:
-        add_member(work, "other", replace(settings, **{flag: str(tmp_path / "names")}))
-    assert caught.value.message == f"{tmp_path / 'names'} {fault}"
-    assert caught.value.hint == "one id or class a line"
+    said = refusal(add_member, work, "other", replace(settings, **{flag: str(tmp_path / "names")}))
+    assert said == (f"{tmp_path / 'names'} {fault}", "one id or class a line")
 
 
 @pytest.mark.parametrize(
@@ -290,11 +273,9 @@ def test_lists_of_names_that_are_none_are_refused_by_their_own_name(house, tmp_p
         ("id,label\nx,a\ny,b,c\n", "row 3 of labels.csv has 3 cells where its header has 2"),
     ],
 )
-def test_labels_beside_foreign_files_that_are_none_are_refused(tmp_path, labels, sentence):
+def test_labels_beside_such_files_that_are_none_are_refused(tmp_path, labels, sentence):
     count("CSVs")
     (tmp_path / "labels.csv").write_text(labels)
     files = FileSettings(labels=str(tmp_path / "labels.csv"), member=("m=o.csv:t.csv",), out=str(tmp_path / "out.csv"))
-    with pytest.raises(UserError) as caught:
-        blend_files(files, BlendSettings(trials=16), seed=0)
-    assert caught.value.message.startswith(sentence)
+    assert refusal(blend_files, files, BlendSettings(trials=16), seed=0)[0].startswith(sentence)
     assert not (tmp_path / "out.csv").exists()
