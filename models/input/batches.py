@@ -1,4 +1,4 @@
-"""Brings batches from the pixel store to the device: one prefetch thread, reused buffers, no workers."""
+"""Brings batches from the pixel store to the device: one prefetch thread, reused buffers, no worker processes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from folds.pixels.jpeg import JpegPixels
+from folds.base.errors import UserError
 from folds.pixels.store import Pixels
-from models.input.decoding import Read, batches_on_gpu, reading
 
 DEPTH = 3  # buffers: one in use, one ready, one being filled
 
@@ -23,15 +22,13 @@ def gather_batches(pixels: Pixels, batches: Sequence[np.ndarray], device: torch.
     pixels   (n, S, S, 3) uint8 of a pixel store, raw or JPEGs
     batches  arrays of (B,) int rows, which `PixelStore.rows` has checked
     """
-    if isinstance(pixels, JpegPixels) and pixels.on_gpu:
-        yield from batches_on_gpu(pixels, batches, device)
-        return
     largest = max((len(rows) for rows in batches), default=0)
     buffers = [_Buffer(largest, pixels.shape[1:], device) for _ in range(min(DEPTH, len(batches)))]
-    with reading(pixels) as read, ThreadPoolExecutor(1, thread_name_prefix="gather") as thread:
+    # OMP_NUM_THREADS holds here too: it is what a job on a shared machine has.
+    with ThreadPoolExecutor(torch.get_num_threads()) as decoders, ThreadPoolExecutor(1) as thread:
 
         def start(i: int) -> Future[_Buffer]:
-            return thread.submit(buffers[i % DEPTH].fill, read, batches[i])
+            return thread.submit(buffers[i % DEPTH].fill, pixels, batches[i], decoders)
 
         filling = deque(start(i) for i in range(min(DEPTH - 1, len(batches))))
         for i in range(len(batches)):
@@ -51,11 +48,11 @@ class _Buffer:
         self.uploaded = torch.cuda.Event() if is_gpu else None
         self.n_rows = 0
 
-    def fill(self, read: Read, rows: np.ndarray) -> _Buffer:
+    def fill(self, pixels: Pixels, rows: np.ndarray, decoders: ThreadPoolExecutor) -> _Buffer:
         if self.uploaded is not None:
             self.uploaded.synchronize()
         self.n_rows = len(rows)
-        read(rows, self.host.numpy()[: self.n_rows])
+        _read(pixels, rows, self.host.numpy()[: self.n_rows], decoders)
         return self
 
     def upload(self) -> Tensor:
@@ -63,3 +60,21 @@ class _Buffer:
         if self.uploaded is not None:
             self.uploaded.record()
         return batch
+
+
+def _read(pixels: Pixels, rows: np.ndarray, out: np.ndarray, decoders: ThreadPoolExecutor) -> None:
+    """Copy rows of a raw store, or decode JPEGs, which Pillow does outside of the interpreter's lock."""
+    if isinstance(pixels, np.ndarray):
+        np.take(pixels, rows, axis=0, out=out, mode="clip")  # "clip" writes straight into `out`; the default copies
+        return
+
+    def decode(row: int, place: np.ndarray) -> None:
+        try:
+            place[:] = pixels[row]
+        except OSError as err:
+            raise UserError(
+                f"the JPEG in row {row} of the pixel store does not decode: {err}",
+                hint="remove its `folds/pixels-*.json`, then `python run.py prepare DATA`",
+            ) from err
+
+    list(decoders.map(decode, rows.tolist(), out))  # raises what a thread has raised

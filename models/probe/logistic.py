@@ -27,6 +27,9 @@ class Head:
     weight: Tensor
     bias: Tensor
 
+    def to(self, device: torch.device) -> Head:
+        return Head(self.weight.to(device), self.bias.to(device))
+
     def log_probs(self, features: Tensor) -> Tensor:
         """(n, C) float32 from (n, D) float32 on the head's device."""
         return torch.addmm(self.bias, features, self.weight.T).log_softmax(1)

@@ -1,8 +1,8 @@
 """Measures prediction under several views: `python -m tests.benchmarks.predict`.
 
-Test images per second with 1, 2, 5 and 8 views, from a made-up store through `predict_views`, by turns. The views share
-the gathering and the upload, so V of them must not cost more than V times one. Beside it stands the forward pass alone,
-on a batch that lies on the device: what gathering and resampling add.
+Test images per second with 1, 2, 5 and 8 views, from a made-up store, by turns. The views share the gathering and the
+upload, so V of them must not cost more than V times one. Beside it stands the forward pass alone, on a batch that lies
+on the device: what gathering and resampling add.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from folds.pixels.store import PixelStore
 from models.backbones import Backbone, build_network, resolve_backbone
 from models.device import autocast, choose_device, choose_precision
 from models.input.views import VIEWS
-from models.predict.model import predict_views
+from models.predict.model import Model
 from models.sizes import store_size_for
 from tests.benchmarks.measure import by_turns, finish, ranged, ratios, show, spread, synthetic_store
 
@@ -60,13 +60,11 @@ def measure(
     """Seconds per image with so many views, and of a forward pass alone."""
     precision, n = choose_precision("auto", device), len(store.image_id)
     network = build_network(backbone, CLASSES, size=size).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    model = Model(network, backbone, size, device, precision, shift=np.zeros(CLASSES))
     seen = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
 
     def predict(views: tuple[str, ...]) -> None:
-        predict_views(
-            [network], store, np.arange(n), backbone=backbone, size=size, views=views, batch_size=batch,
-            device=device, precision=precision, corrections=[np.zeros(CLASSES)],
-        )  # fmt: skip
+        model.log_probs(store, np.arange(n), views, batch_size=batch)
 
     works = {f"{count}": (lambda views=views: predict(views)) for count, views in VIEW_SETS.items()}
     works["forward"] = lambda: forward(network, seen, n // batch, device=device, precision=precision)

@@ -11,12 +11,11 @@ from safetensors.torch import save_file
 from folds.pixels.store import open_store
 from folds.split.assign import load_folds
 from models.backbones import build_network, resolve_backbone
-from models.input.inputs import network_input
+from models.input.resample import network_input
 from models.input.views import view_boxes
-from models.predict.results import test_rows as rows_of_test_images
-from models.probe.features import image_features
-from models.probe.frozen import FrozenBody
-from models.probe.head_files import set_head, start_head
+from models.predict.again import test_rows as rows_of_test_images
+from models.probe.features import FrozenBody, image_features
+from models.probe.heads import set_head, start_head
 from tests.models.test_trainer import prepared
 
 CPU = torch.device("cpu")
@@ -41,7 +40,7 @@ def body(tmp_path):
 
 def ask(workspace, body, *, views=("centre", "mirror"), **options):
     store = open_store(workspace)
-    return image_features(workspace, store, rows_of_test_images(store), body, views=views, **options)
+    return list(image_features(workspace, store, rows_of_test_images(store), body, views=views, **options).values())
 
 
 def written(files):
@@ -115,8 +114,8 @@ def test_the_size_of_batches_leaves_the_features_as_they_are(workspace, body):
 
 def test_no_images_have_no_features_but_know_their_width(workspace, body):
     none = image_features(workspace, open_store(workspace), np.array([], dtype=np.int64), body, views=("centre",))
-    assert none[0].load().shape == (0, 96)
-    assert none[0].is_whole()
+    assert none["centre"].load().shape == (0, 96)
+    assert none["centre"].is_whole()
 
 
 def test_features_do_not_disturb_what_is_drawn_at_random(workspace, body):
@@ -131,18 +130,8 @@ def test_every_fold_starts_from_its_own_head_and_only_the_first_costs_a_pass(wor
     folds, store = load_folds(workspace), open_store(workspace)
 
     def start(fold):
-        return start_head(
-            workspace,
-            folds,
-            store,
-            backbone=BACKBONE,
-            weights=body.weights,
-            size=32,
-            fold=fold,
-            mirror=True,
-            device=CPU,
-            precision=torch.float32,
-        )
+        head = start_head(workspace, folds, store, body, fold=fold)
+        return head.weight, head.bias
 
     first = start(0)
     files = {path: path.stat().st_mtime_ns for path in workspace.features.iterdir()}

@@ -13,7 +13,7 @@ from folds.pixels.store import open_store
 from folds.split.assign import load_folds
 from models.jobs.plan import find_rates, plan_job
 from models.runs import done_folds, plan_runs
-from models.train.job import make_trainer
+from models.train.fold import make_trainer
 from models.train.lr_find import judge_sweep, smoothed, sweep
 from tests.models.test_trainer import SETTINGS, prepared, train
 
@@ -50,7 +50,7 @@ def test_the_suggestion_lies_on_the_slope_of_a_valley():
 
 
 def test_a_loss_that_never_falls_is_refused():
-    with pytest.raises(UserError, match="at no rate from 1e-06 to 1e\\+00 does the loss fall"):
+    with pytest.raises(UserError, match="the loss falls at no rate from 1e-06 to 1e\\+00"):
         judge_sweep(np.geomspace(1e-6, 1, 50), np.linspace(1, 2, 50))
 
 

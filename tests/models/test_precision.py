@@ -8,9 +8,10 @@ import torch
 
 import models.precision as precision
 from folds.base.errors import UserError
+from folds.split.assign import load_folds
 from models.backbones import resolve_backbone
 from models.precision import faster, run_precision
-from models.predict.again import _load_run, load_folds
+from models.predict.again import load_trained
 from models.probe.probe import probe_runs
 from models.runs import chosen_precision, plan_runs
 from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
@@ -95,7 +96,8 @@ def test_a_run_keeps_the_precision_that_it_was_begun_with(measured, tmp_path):
     (tmp_path / "cache" / "foldblend" / "precision.json").unlink()
     after = next(event for event in train(workspace, AUTO, only_folds=[1]) if type(event).__name__ == "FoldStarted")
     assert (after.precision, len(asked)) == ("bfloat16", 1)
-    assert _load_run(workspace, "test_resnet", load_folds(workspace), device=CPU).precision == torch.bfloat16
+    trained = load_trained(workspace, "test_resnet", 0, load_folds(workspace), device=CPU)
+    assert trained.model.precision == torch.bfloat16
     with pytest.raises(UserError, match="begun with other settings: precision auto -> fp32"):
         train(workspace, dataclasses.replace(AUTO, precision="fp32"))
 

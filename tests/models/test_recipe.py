@@ -14,13 +14,13 @@ from folds.split.assign import load_folds
 from models.backbones import build_network, resolve_backbone
 from models.input.sampling import sampling_shift
 from models.jobs.plan import plan_job
-from models.predict.again import predict_run
+from models.predict.again import FILES, predict_run
 from models.predict.predictions import load_predictions
-from models.predict.results import FILES
-from models.probe.head_files import start_head
+from models.probe.features import FrozenBody
+from models.probe.heads import start_head
 from models.runs import done_folds, done_refit, plan_runs
 from models.settings import PredictSettings
-from models.train.job import make_trainer
+from models.train.fold import make_trainer
 from models.watch.events import FoldStarted, MemoryShort, Verdict
 from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
 
@@ -170,21 +170,12 @@ def test_a_fold_starts_from_its_probed_head_with_the_prior_that_sampling_makes(w
     folds, store = load_folds(workspace), open_store(workspace)
     probed, plain = trainer(workspace, settings), trainer(workspace, dataclasses.replace(settings, head="random"))
     assert (probed.is_probed, plain.is_probed) == (True, False)
-    weight, bias = start_head(
-        workspace,
-        folds,
-        store,
-        backbone=resolve_backbone("test_resnet"),
-        weights=weights,
-        size=32,
-        fold=0,
-        device=torch.device("cpu"),
-        precision=torch.float32,
-    )
-    torch.testing.assert_close(probed.stepper.network.fc.weight, weight)
+    body = FrozenBody(resolve_backbone("test_resnet"), weights, 32, torch.device("cpu"), torch.float32)
+    head = start_head(workspace, folds, store, body, fold=0)
+    torch.testing.assert_close(probed.stepper.network.fc.weight, head.weight)
     target = folds.target[folds.fold != 0]
     shift = torch.from_numpy(sampling_shift(target, settings, n_classes=4)).float()
-    torch.testing.assert_close(probed.stepper.network.fc.bias, bias - shift)
+    torch.testing.assert_close(probed.stepper.network.fc.bias, head.bias - shift)
     assert probed.score_training()[0] < plain.score_training()[0]
 
 

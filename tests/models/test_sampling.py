@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.input.sampling import draw_epoch, expected_repeats, prior_correction, sampling_correction
+from models.input.sampling import draw_epoch, expected_repeats, prior_correction, sampling_shift
 from models.settings import TrainSettings
 
 TARGET = np.repeat([0, 1, 2], [900, 90, 10])
@@ -50,18 +50,16 @@ def test_an_epoch_is_a_function_of_its_generator():
     np.testing.assert_array_equal(one, two)
 
 
-def test_the_correction_turns_the_sampled_prior_back_into_the_natural_one():
-    repeats = expected_repeats(TARGET, power=0.7, most=4)
-    sampled = np.bincount(TARGET, weights=repeats) / 1000
-    restored = sampled * np.exp(prior_correction(TARGET, repeats, n_classes=3))
+def test_the_shift_turns_the_sampled_prior_back_into_the_natural_one():
+    settings = TrainSettings(sampling_power=0.7)
+    sampled = np.bincount(TARGET, weights=expected_repeats(TARGET, power=0.7)) / 1000
+    restored = sampled * np.exp(sampling_shift(TARGET, settings, n_classes=3))
     np.testing.assert_allclose(restored / restored.sum(), [0.9, 0.09, 0.01])
 
 
-def test_a_class_that_is_absent_gets_no_correction():
-    target = np.array([0, 0, 2])
-    np.testing.assert_allclose(prior_correction(target, np.ones(3), n_classes=4), 0)
-
-
-def test_nothing_is_corrected_where_the_settings_say_so():
-    correction = sampling_correction(TARGET, TrainSettings(restore_prior="no"), n_classes=3)
-    np.testing.assert_array_equal(correction, np.zeros(3))
+def test_absent_classes_natural_sampling_and_a_prior_that_is_to_stay_get_no_correction():
+    sparse = np.array([0, 0, 2])
+    np.testing.assert_allclose(prior_correction(sparse, TrainSettings(sampling_power=0.7), n_classes=4)[[1, 3]], 0)
+    np.testing.assert_allclose(prior_correction(TARGET, TrainSettings(), n_classes=3), 0)
+    shifted = TrainSettings(sampling_power=0.7, restore_prior=False)
+    np.testing.assert_array_equal(prior_correction(TARGET, shifted, n_classes=3), np.zeros(3))

@@ -74,7 +74,7 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_keeps_the_step():
 def test_memory_that_holds_nothing_is_refused_in_a_sentence():
     one = stepper()
     lets_pass(one, 0)
-    with pytest.raises(UserError, match="there is not memory enough for 3 images of 32 pixels at a time"):
+    with pytest.raises(UserError, match="out of memory with 3 images of 32 pixels at a time"):
         one.accumulate(*batch())
 
 

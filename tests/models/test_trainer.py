@@ -20,7 +20,7 @@ from models.predict.again import predict_run
 from models.predict.predictions import load_predictions
 from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
-from models.train.job import make_trainer
+from models.train.fold import make_trainer
 from tests.competition import fingerprint, make_competition
 
 SETTINGS = TrainSettings(
@@ -132,17 +132,6 @@ def test_steps_are_counted_from_zero_through_all_epochs_and_so_is_the_schedule(t
     assert rates[one.data.epoch_steps] == max(rates) == pytest.approx(1e-3)  # the peak, after an epoch of warm-up
 
 
-def test_batches_come_in_order_and_hold_the_rows_that_were_asked_for(trained):
-    pixels = open_store(trained).pixels
-    batches = [np.array(rows) for rows in ([3, 1, 2], [0, 5, 4], [7, 7, 7], [9, 8], [1])]
-    for rows, batch in zip(batches, gather_batches(pixels, batches, torch.device("cpu")), strict=True):
-        np.testing.assert_array_equal(batch.numpy(), pixels[rows])
-
-
-def test_no_batches_give_no_batches(trained):
-    assert list(gather_batches(open_store(trained).pixels, [], torch.device("cpu"))) == []
-
-
 def test_batch_size_at_prediction_makes_no_difference(tmp_path, trained):
     before = load_predictions(trained.fold("test_resnet", 0) / "oof.npz", hint="")
     list(predict_run(trained, "test_resnet", PredictSettings(predict_batch=5), device_name="cpu"))
@@ -159,7 +148,7 @@ def test_what_is_stored_predicts_again_what_was_predicted_with_averaging_and_une
     prepare(workspace, data, PrepareSettings(store_size=32, workers=1))
     split(workspace, SplitSettings(n_folds=2), seed=0)
     assert len(set(np.bincount(load_folds(workspace).target[load_folds(workspace).fold == 0]))) > 1
-    train(workspace, dataclasses.replace(SETTINGS, ema_share=0.5, sampling_power=1.0, restore_prior="yes"))
+    train(workspace, dataclasses.replace(SETTINGS, ema_share=0.5, sampling_power=1.0))
     files = [workspace.fold("test_resnet", fold) / name for fold in (0, 1) for name in ("oof.npz", "test.npz")]
     before = [load_predictions(path, hint="").log_probs for path in files]
     list(predict_run(workspace, "test_resnet", VIEWS, device_name="cpu"))

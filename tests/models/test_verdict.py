@@ -3,19 +3,16 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from folds.split.assign import load_folds
 from models.backbones import build_network, resolve_backbone
-from models.predict.predictions import load_predictions
 from models.probe.probe import probe_runs
 from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
-from models.train.own_probe import against_probe
-from models.train.verdict import judge, remedy_for
+from models.train.verdict import against_probe, judge, remedy_for
 from models.watch.events import AgainstProbe, EpochRow, Verdict
 from models.watch.tables import event_lines
 from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
@@ -194,18 +191,6 @@ def test_only_a_probe_of_the_same_weights_and_size_counts_and_a_damaged_one_is_p
     path = workspace.fold("test_resnet-probe", 0) / "oof.npz"
     path.write_bytes(path.read_bytes()[:-1])
     assert compare(workspace, used).probe == "frozen"
-
-
-def test_the_log_losses_are_compared_at_the_best_temperature_of_each(tmp_path, slow):
-    workspace = prepared(tmp_path)
-    probe(workspace, slow)
-    train(workspace, slow, only_folds=[0])
-    used = done_folds(workspace, "test_resnet")[0]["weights_digest"]
-    folds, path = load_folds(workspace), workspace.fold("test_resnet", 0) / "oof.npz"
-    own = load_predictions(path, hint="")
-    target = folds.target[folds.fold == 0]
-    plain = -own.log_probs.mean(axis=1)[np.arange(len(target)), target].mean()
-    assert compare(workspace, used).loss <= plain + 1e-3
 
 
 def test_views_that_the_probe_lacks_are_left_aside(tmp_path, slow):

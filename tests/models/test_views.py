@@ -33,14 +33,16 @@ def test_every_view_lies_inside_the_picture_even_of_extreme_shapes(view):
     assert (boxes[:, :2] < boxes[:, 2:]).all()
 
 
-def test_an_unknown_view_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match=r"there is no view `center`; there are centre, whole"):
-        check_views(("centre", "center"))
-
-
-def test_a_view_that_stands_twice_is_refused():
-    with pytest.raises(UserError, match=r"a view stands twice in `--views centre,centre`"):
-        check_views(("centre", "centre"))
+@pytest.mark.parametrize(
+    ("views", "sentence"),
+    [
+        (("centre", "center"), "there is no view `center`; there are centre, whole"),
+        (("centre", "centre"), "`--views centre,centre` names a view twice"),
+    ],
+)
+def test_an_unknown_or_repeated_view_is_refused(views, sentence):
+    with pytest.raises(UserError, match=sentence):
+        check_views(views)
 
 
 def draw(seed=0, n=4000, crop_scale=0.35, mirror=True, width=300, height=200):
@@ -63,6 +65,7 @@ def test_random_crops_keep_to_the_aspect_limits_in_true_pixels():
     aspect = (width / height)[~whole_height]
     assert aspect.min() > 3 / 4 - 1e-3
     assert aspect.max() < 4 / 3 + 1e-3
+    assert (width * height).max() <= 300 * 200 * (1 + 1e-6)
     assert (width * height).min() > 0.35 * 0.7 * 300 * 200
 
 
