@@ -40,7 +40,7 @@ SCRATCH = Family(
     name="from scratch",
     pattern="",
     lr=1e-3,
-    head="random",  # features of random weights say little of the classes
+    head="random",  # features of random weights do not tell classes apart
     batch_norm="train",  # there are no statistics to keep
     source="AdamW's usual rate for small networks from scratch; the statistics and the head have nothing to keep",
 )

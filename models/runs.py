@@ -132,7 +132,7 @@ def _weights_file(settings: TrainSettings) -> Path | None:
 def stored_settings(
     plan: RunPlan, settings: FullSettings, *, tag: str, weights_digest: str, seed: int, folds_digest: str
 ) -> dict[str, Any]:
-    """What settings.json says of a run, and what another `train` under its name must agree with."""
+    """What settings.json records of a run; another `train` under its name must have the same."""
     fields = dataclasses.asdict(settings)
     return {
         "run": plan.name,
@@ -153,7 +153,7 @@ def refuse_other_settings(workspace: Workspace, wanted: Mapping[str, Any]) -> No
     run = wanted["run"]
     if (workspace.members / run).is_dir():
         raise UserError(
-            f"{run} is a member that was added, which would be blended in the run's place",
+            f"{run} is a member that was added, which would be blended instead of the run",
             hint=f"`--run NEW-NAME`, or remove {workspace.members / run}",
         )
     for path in sorted((workspace.models / run).glob("fold*/settings.json")):
@@ -168,7 +168,7 @@ def refuse_other_settings(workspace: Workspace, wanted: Mapping[str, Any]) -> No
 
 
 def chosen_precision(workspace: Workspace, run: str) -> dict[str, str]:
-    """What `--precision auto` was for a run that has been begun, by `train` and `forward`; empty if nothing says so."""
+    """What `--precision auto` was for a run that has been begun, by `train` and `forward`; empty if not recorded."""
     for path in sorted((workspace.models / run).glob("fold*/settings.json")):
         if chosen := read_json(path, hint=f"remove {path.parent} to train it anew").get(CHOSEN):
             return dict(chosen)

@@ -88,7 +88,7 @@ def _fault(predictions: Predictions) -> str | None:
         return "it has no views or no classes"
     ids, count = np.unique(predictions.image_id, return_counts=True)
     if (count > 1).any():
-        return f"the id {first_few(list(ids[count > 1]))} stands in it twice"
+        return f"it has the id {first_few(list(ids[count > 1]))} twice"
     pieces = [predictions.log_probs[start : start + PIECE] for start in range(0, n, PIECE)] or [predictions.log_probs]
     bad = np.concatenate([~np.isfinite(piece).all(axis=(1, 2)) for piece in pieces])
     if bad.any():

@@ -60,14 +60,14 @@ class FrozenBody:
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """Features of n images under one view: `path` holds (n, D) float16, and a JSON file beside it says of what."""
+    """Features of n images under one view: `path` holds (n, D) float16, and a JSON file beside it records of what."""
 
     path: Path
     facts: dict[str, Any]
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits that stand for everything that the features depend on."""
+        """16 hexadecimal digits: a digest of everything that the features depend on."""
         return self.path.stem
 
     def load(self) -> np.ndarray:

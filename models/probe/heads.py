@@ -171,7 +171,7 @@ class InnerSplit:
 
 
 def inner_splits(fold: np.ndarray, group: np.ndarray, *, n_folds: int) -> list[InnerSplit]:
-    """Each outer fold stands in two splits: without it and the next fold, and without it and the one before.
+    """Each outer fold is in two splits: without it and the next fold, and without it and the one before.
 
     That is one fit per fold where all pairs were K - 1 for each. With two folds only, each training part is cut into
     halves that keep copies together.

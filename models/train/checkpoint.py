@@ -32,7 +32,7 @@ KEY = b'"digest":"'  # in the header; inside the state's JSON, which is text the
 
 @dataclass(frozen=True)
 class Resumed:
-    """The rows of the epochs that a checkpoint says are done, and the seconds that the job had taken."""
+    """The rows of the epochs that are done, and the seconds that the job had taken."""
 
     rows: tuple[EpochRow, ...] = ()
     seconds: float = 0.0

@@ -135,7 +135,7 @@ def make_trainer(
         dropout=settings.dropout,
         drop_path=settings.drop_path,
     )
-    # Features of random weights say little of the classes: such networks start from a random head.
+    # Features of random weights do not tell classes apart: such networks start from a random head.
     is_to_probe = settings.head == "probe" and job.weights is not None
     ways: tuple[Way, ...] = ("train", "forward") if is_to_probe else ("train",)
     before = chosen_precision(workspace, job.plan.name)
@@ -147,7 +147,7 @@ def make_trainer(
     if is_to_probe:  # linear probing, then fine-tuning (LP-FT, Kumar et al. 2022)
         body = FrozenBody(job.backbone, job.weights, size, device, precisions["forward"])
         head = start_head(workspace, folds, store, body, fold=job.fold, mirror=settings.mirror, track=track)
-        # The probe knows the natural prior; the bias starts from what sampling makes of it.
+        # The probe was fitted under the natural prior; the bias starts from the prior that sampling makes.
         target = folds.target if job.fold is None else folds.target[folds.fold != job.fold]
         shift = sampling_shift(target, settings, n_classes=len(folds.classes))
         is_probed = set_head(network, head.weight, head.bias - torch.from_numpy(shift).float())
@@ -185,7 +185,7 @@ def _started(job: Job, trainer: FoldTrainer) -> FoldStarted:
 
 
 def _resumed(job: Job, trainer: FoldTrainer, checkpoint: Checkpoint) -> Generator[Event, None, Resumed]:
-    """Bring the trainer to where an earlier process was stopped; one line says so, or why that cannot be."""
+    """Load the checkpoint of an earlier process, if there is one; an event reports it, or why it cannot be used."""
     try:
         before = checkpoint.resume(trainer.stepper)
     except RefusedError as err:
@@ -212,8 +212,8 @@ def _train(
             yield event
     except (KeyboardInterrupt, TimeUpError) as stop:
         lost = round(time.perf_counter() - checkpoint.last)
-        place = f"{job.name} goes on after epoch {kept} of {trainer.n_epochs}"
-        stop.add_note(f"{place}; {lost // 60}:{lost % 60:02d} of work are lost")
+        begin = f"{job.name} goes on after epoch {kept} of {trainer.n_epochs}"
+        stop.add_note(f"{begin}; {lost // 60}:{lost % 60:02d} of work are lost")
         raise
     return rows
 

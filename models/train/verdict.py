@@ -134,7 +134,7 @@ def _probes(
 ) -> Iterator[tuple[str, Predictions]]:
     """The predictions of each probe of these weights; a damaged one is passed over, since others refuse it."""
     if not weights_digest:
-        return  # a probe of random weights says nothing
+        return  # random weights have no probe worth a comparison
     for name in sorted(runs(workspace), key=lambda name: (name != f"{run}-{PROBE}", name)):
         folder = workspace.fold(name, fold)
         try:

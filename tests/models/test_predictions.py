@@ -51,7 +51,7 @@ def test_a_view_that_is_not_there_is_refused_with_the_way_to_get_it():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"image_id": np.array(["a", "a", "b"])}, "the id a stands in it twice"),
+        ({"image_id": np.array(["a", "a", "b"])}, "it has the id a twice"),
         ({"image_id": np.array(["a", "b"])}, r"log_probs has shape \(3, 2, 4\), not \(2, 2, 4\)"),
         ({"log_probs": np.full((3, 2, 4), np.nan, np.float32)}, "has NaN or infinite log-probabilities"),
         ({"log_probs": np.zeros((3, 2, 4), np.float32)}, "do not sum to 1"),

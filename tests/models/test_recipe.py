@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite_stops_the_fold_with_step_rate_and_advice(work
 
 def test_a_backbone_without_stochastic_depth_says_so(workspace):
     settings = dataclasses.replace(SETTINGS, backbone=("vgg11",), drop_path=0.1)
-    with pytest.raises(UserError, match=r"vgg11.* knows no stochastic depth"):
+    with pytest.raises(UserError, match=r"vgg11.* has no stochastic depth"):
         train(workspace, settings)
 
 

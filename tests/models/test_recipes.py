@@ -94,7 +94,7 @@ def test_a_network_without_stochastic_depth_gets_none_from_its_family_and_an_exp
     assert filled(tag=tag).drop_path == 0.1
     assert filled(tag=tag, has_drop_path=False).drop_path == 0.0
     full = filled(TrainSettings(drop_path=0.2), has_drop_path=False)
-    with pytest.raises(UserError, match="knows no stochastic depth"):
+    with pytest.raises(UserError, match="has no stochastic depth"):
         build_network(resolve_backbone("vgg11"), 4, size=64, drop_path=full.drop_path)
 
 

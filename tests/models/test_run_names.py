@@ -32,4 +32,4 @@ def test_a_run_with_the_name_of_an_added_member_was_trained_and_never_blended(tm
     (workspace.members / "other").mkdir(parents=True)
     with pytest.raises(UserError) as caught:
         refuse_other_settings(workspace, {"run": "other"})
-    assert caught.value.message == "other is a member that was added, which would be blended in the run's place"
+    assert caught.value.message == "other is a member that was added, which would be blended instead of the run"

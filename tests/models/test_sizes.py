@@ -46,7 +46,7 @@ def test_one_store_serves_the_largest_input_of_all_runs():
 
 
 def test_a_start_above_the_end_is_refused():
-    with pytest.raises(UserError, match="--start-size 256 is above the size that it should grow to, 160"):
+    with pytest.raises(UserError, match="`--start-size 256` is larger than the final size, 160"):
         refuse_odd_sizes(TrainSettings(image_size=160, start_size=256), RESNET)
 
 
