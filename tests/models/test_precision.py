@@ -1,7 +1,10 @@
-"""Checks what `--precision auto` is on a CPU: measured once, kept by the machine, and by each run."""
+"""Checks device and precision: `--precision auto` on a CPU is measured once, and malloc keeps freed memory."""
 
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,3 +116,36 @@ def test_a_probe_keeps_the_precision_that_it_was_begun_with(measured, tmp_path):
     stored = json.loads((workspace.fold("test_resnet-probe", 1) / "settings.json").read_text())
     assert stored["settings"]["precision"] == "bfloat16"
     assert asked == [(32, "forward")]
+
+
+ROOT = Path(__file__).parents[2]
+FAULTS = """
+import resource, sys, torch
+from models.device import choose_device
+if sys.argv[1] == "kept":
+    choose_device("cpu")
+def work():
+    for _ in range(3):
+        torch.ones(1 << 24)  # 64 MB: glibc maps a block of more than 32 MB on its own, whatever came before
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc on Linux")
+def test_large_blocks_are_not_handed_back_and_zeroed_again():
+    def faults(how):
+        command = [sys.executable, "-c", FAULTS, how]
+        return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+    kept, left = faults("kept"), faults("left")
+    assert 10 * kept < left, (kept, left)
+
+
+def test_a_system_without_glibc_is_left_as_it_is(monkeypatch):
+    from models.device import keep_memory
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert keep_memory.__wrapped__() is False

@@ -6,23 +6,20 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from folds.base.errors import UserError
 from folds.pixels.store import open_store
 from folds.split.assign import load_folds
-from models.backbones import build_network, resolve_backbone
+from models.backbones import resolve_backbone
 from models.input.sampling import sampling_shift
-from models.jobs.plan import plan_job
 from models.predict.again import FILES, predict_run
 from models.predict.predictions import load_predictions
 from models.probe.features import FrozenBody
 from models.probe.heads import start_head
-from models.runs import done_folds, done_refit, plan_runs
+from models.runs import done_folds, done_refit
 from models.settings import PredictSettings
-from models.train.fold import make_trainer
 from models.watch.events import FoldStarted, MemoryShort, Verdict
-from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
+from tests.models.test_trainer import SETTINGS, VIEWS, prepared, save_body, train, trainer
 
 EVERYTHING = dataclasses.replace(
     SETTINGS,
@@ -47,12 +44,6 @@ EVERYTHING = dataclasses.replace(
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     return prepared(tmp_path_factory.mktemp("recipe"))
-
-
-def trainer(workspace, settings, *, fold=0):
-    folds = load_folds(workspace)
-    job = plan_job(workspace, plan_runs(settings, {})[0], folds, fold, seed=0)
-    return make_trainer(workspace, job, folds, open_store(workspace), lr=1e-3)
 
 
 def log(workspace, run, fold=0):
@@ -158,11 +149,7 @@ def test_predictions_are_made_at_the_test_size(workspace):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A weights file of a body, as a hub would have it."""
-    path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
-    torch.manual_seed(3)
-    save_file(build_network(resolve_backbone("test_resnet"), 7, size=32).state_dict(), path)
-    return path
+    return save_body(tmp_path_factory.mktemp("weights") / "test_resnet.safetensors")
 
 
 def test_a_fold_starts_from_its_probed_head_with_the_prior_that_sampling_makes(workspace, weights):

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from folds.base.errors import UserError
 from folds.base.metrics import topk_error
@@ -14,6 +15,7 @@ from folds.manifest.prepare import prepare
 from folds.pixels.store import open_store
 from folds.settings import PrepareSettings, SplitSettings
 from folds.split.assign import load_folds, split
+from models.backbones import build_network, resolve_backbone
 from models.input.batches import gather_batches
 from models.jobs.plan import plan_job, train_runs
 from models.predict.again import predict_run
@@ -43,6 +45,19 @@ def prepared(folder):
     prepare(workspace, make_competition(folder / "data"), PrepareSettings(store_size=32, workers=1))
     split(workspace, SplitSettings(n_folds=2), seed=0)
     return workspace
+
+
+def save_body(path, *, seed=3, n_classes=7):
+    """A weights file of test_resnet, as a hub would have it."""
+    torch.manual_seed(seed)
+    save_file(build_network(resolve_backbone("test_resnet"), n_classes, size=32).state_dict(), path)
+    return path
+
+
+def trainer(workspace, settings=SETTINGS, *, fold=0, lr=1e-3):
+    folds = load_folds(workspace)
+    job = plan_job(workspace, plan_runs(settings, {})[0], folds, fold, seed=0)
+    return make_trainer(workspace, job, folds, open_store(workspace), lr=lr)
 
 
 def train(workspace, settings=SETTINGS, *, seed=0, views=VIEWS, **options):
@@ -114,9 +129,7 @@ def test_no_image_of_the_fold_is_ever_in_a_training_batch(trained, monkeypatch):
 def test_steps_are_counted_from_zero_through_all_epochs_and_so_is_the_schedule(trained, monkeypatch):
     """A schedule one step ahead never has its first rate, and nobody sees it in the score."""
     settings = dataclasses.replace(SETTINGS, epochs=3, warmup_epochs=1.0)
-    folds = load_folds(trained)
-    job = plan_job(trained, plan_runs(settings, {})[0], folds, 0, seed=0)
-    one = make_trainer(trained, job, folds, open_store(trained), lr=1e-3)
+    one = trainer(trained, settings)
     seen, step = [], one.stepper.step
 
     def noted(number, images, target):
