@@ -143,7 +143,7 @@ def probe_backbones(every: Every, *, deadline: float | None) -> bool:
     from folds.base.progress import silently
     from folds.base.signals import TimeUpError, until
     from models.jobs.plan import refuse_runs
-    from models.probe.first_probes import plans_to_probe, probe_first
+    from models.probe.probe import plans_to_probe, probe_first
     from models.runs import as_probe
     from models.watch.events import FoldFailed, JobEvent
     from models.watch.picture import Picture

@@ -1,8 +1,9 @@
-"""Turns a name into a network: full weight tags, their input facts, local or downloaded weights."""
+"""From a name to a network: full weight tags, what their input is, local or downloaded weights."""
 
 from __future__ import annotations
 
 import difflib
+import pickle
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ SHORT_NAMES = {
     "inception_v4": "inception_v4.tf_in1k",
     "resnext101_64x4d": "resnext101_64x4d.c1_in1k",
 }
-REACH_SECONDS = 4  # how long the model hub may take to answer before it counts as out of reach
+REACH_SECONDS = 4  # the model hub counts as unreachable if it takes longer to answer
 HUB_FILE = "model.safetensors"  # what timm calls its weights on the hub
 
 
@@ -94,7 +95,7 @@ def build_network(
     try:
         network = timm.create_model(backbone.tag, pretrained=False, **extra)
     except TypeError as err:
-        raise UserError(f"{backbone.tag} knows no stochastic depth: {err}", hint="leave out `--drop-path`") from err
+        raise UserError(f"{backbone.tag} has no stochastic depth: {err}", hint="leave out `--drop-path`") from err
     if weights is not None:
         network = _with_body(network, weights, backbone=backbone, size=size, extra=extra)
     _refuse_small_input(network, backbone, size=size)
@@ -129,7 +130,7 @@ def _no_weights(backbone: Backbone, why: str) -> UserError:
 
 
 def _hub_answers() -> bool:
-    """Whether anything answers at the hub's address; huggingface_hub itself tries for three quarters of a minute."""
+    """Whether the model hub answers; huggingface_hub itself tries for three quarters of a minute."""
     request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=REACH_SECONDS).close()
@@ -147,19 +148,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError as err:
         raise UserError(f"the weights file {path} does not exist", hint=f"`--weights FILE`: {hint}") from err
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, _unpickling_error()) as err:
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as err:
         raise UserError(f"{path} holds no weights that can be read safely", hint=f"needed: {hint}") from err
     for key in ("state_dict", "model"):
         state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no state dict", hint=f"needed: {hint}")
     return {name.removeprefix("module."): value.float() for name, value in state.items()}
-
-
-def _unpickling_error() -> type[Exception]:
-    import pickle  # only for the name of the error that torch.load raises on code in a file
-
-    return pickle.UnpicklingError
 
 
 def _with_body(network: nn.Module, path: Path, *, backbone: Backbone, size: int, extra: dict[str, Any]) -> nn.Module:
@@ -204,7 +199,7 @@ def head_parameters(network: nn.Module) -> set[str]:
 
 @dataclass(frozen=True)
 class Traits:
-    """has_drop_path: it knows stochastic depth; has_one_head: its head is one linear layer with a bias."""
+    """has_drop_path: it supports stochastic depth; has_one_head: its head is one linear layer with a bias."""
 
     has_drop_path: bool
     has_one_head: bool
@@ -212,7 +207,7 @@ class Traits:
 
 @cache
 def find_traits(tag: str) -> Traits:
-    """What a network is capable of, found out on one without parameters."""
+    """What a network supports, found out on one whose parameters take no memory."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         try:
             network, has_drop_path = timm.create_model(tag, pretrained=False, num_classes=2, drop_path_rate=0.1), True

@@ -1,4 +1,4 @@
-"""Chooses device and precision, and sets a process up for them: threads, cuDNN, memory."""
+"""Device and precision, and what a process needs for them: threads, cuDNN, memory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from folds.engine import EngineSettings
 # M_MMAP_MAX 0 keeps large blocks in the heap where some glibc refuse an M_MMAP_THRESHOLD above 32 MB.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 TOP_PAD = 1 << 28  # bytes by which the heap grows
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def set_threads(engine: EngineSettings) -> None:
-    """Let torch have the threads that are asked for: what it computes on a CPU depends on their number, bit by bit."""
+    """Let torch use the threads that are asked for: what it computes on a CPU depends on their number, bit by bit."""
     if engine.cpus_per_job:
         torch.set_num_threads(engine.cpus_per_job)
 
@@ -38,11 +39,11 @@ def choose_device(name: str) -> torch.device:
 
 @cache
 def keep_memory() -> bool:
-    """Let malloc keep what it was given: glibc hands large blocks back after every layer, and gets them zeroed again.
+    """Let malloc keep freed memory: glibc returns large blocks after every layer, and gets them zeroed again.
 
     True where that could be set: with glibc on Linux. Three steps of tf_efficientnet_lite0 on 32 images of 160 pixels,
     one core: 2.8 s in user mode and 0.04 to 0.13 in the kernel, without it 2.9 and 1.4 to 1.9; 0.2 GB more at the peak.
-    One arena, since blocks of threads (an errand on Ray) come from arenas of 64 MB, which are handed back all the same.
+    One arena, since blocks of threads (a job on Ray) come from arenas of 64 MB, which are returned all the same.
     """
     if sys.platform != "linux":
         return False
@@ -65,7 +66,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """
     if name == "auto":
         name = "bf16" if has_bf16(device) else "fp16" if device.type == "cuda" else "fp32"
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
+    return PRECISIONS[name]
 
 
 def has_bf16(device: torch.device) -> bool:

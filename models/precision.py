@@ -1,4 +1,4 @@
-"""Decides what `--precision auto` is on a CPU: float32 or bfloat16, measured once a machine and network."""
+"""What `--precision auto` is on a CPU: float32 or bfloat16, measured once for each machine, network and size."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from folds.base.errors import CannotWriteError
 from folds.base.workspace import write_bytes
 from models.backbones import Backbone, build_network
-from models.device import autocast, choose_precision, has_bf16
+from models.device import PRECISIONS, autocast, choose_precision, has_bf16
 
 Way = Literal["train", "forward"]  # forward and backward pass, or the forward pass alone
 IMAGES, STEPS = 16, 2  # of each measurement, after one step that warms up
@@ -25,13 +24,7 @@ CLEARLY = 0.85  # of float32's time is what bfloat16 may take to be chosen: less
 
 
 def run_precision(
-    name: str,
-    device: torch.device,
-    backbone: Backbone,
-    *,
-    size: int,
-    way: Way,
-    before: Mapping[str, str],
+    name: str, device: torch.device, backbone: Backbone, *, size: int, way: Way, before: Mapping[str, str]
 ) -> torch.dtype:
     """The precision of a run: as set; else on a CPU what the run was begun with, or what is measured to be faster.
 
@@ -48,25 +41,7 @@ def run_precision(
 
 def short_name(precision: torch.dtype) -> str:
     """What `--precision` calls a type."""
-    return {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[precision]
-
-
-def _kept_choice(backbone: Backbone, *, size: int, way: Way) -> str:
-    """The choice that this machine made before, else a new one, which is kept if that is possible."""
-    key = "; ".join(
-        [_cpu(), f"{torch.get_num_threads()} threads", f"torch {torch.__version__}", backbone.tag, f"{size} px", way]
-    )
-    path = _path()
-    if (choice := _read(path).get(key)) in ("fp32", "bf16"):
-        return str(choice)
-    seconds = _measure(backbone, size=size, way=way)
-    choice = faster(seconds)
-    known = _read(path)  # whoever measured meanwhile was first
-    if known.get(key) in ("fp32", "bf16"):
-        return str(known[key])
-    with suppress(CannotWriteError):
-        write_bytes(path, (json.dumps({**known, key: choice}, indent=2, sort_keys=True) + "\n").encode())
-    return choice
+    return next(name for name, one in PRECISIONS.items() if one == precision)
 
 
 def faster(seconds: Mapping[str, float]) -> str:
@@ -74,8 +49,20 @@ def faster(seconds: Mapping[str, float]) -> str:
     return "bf16" if seconds["bf16"] < CLEARLY * seconds["fp32"] else "fp32"
 
 
-def _path() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foldblend" / "precision.json"
+def _kept_choice(backbone: Backbone, *, size: int, way: Way) -> str:
+    """The choice that this machine made before, else a new one, which is kept if that is possible."""
+    threads, version = torch.get_num_threads(), torch.__version__
+    key = f"{_cpu()}; {threads} threads; torch {version}; {backbone.tag}; {size} px; {way}"
+    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foldblend" / "precision.json"
+    if (kept := _read(path).get(key)) in ("fp32", "bf16"):
+        return str(kept)
+    choice = faster(_measure(backbone, size=size, way=way))
+    known = _read(path)
+    if known.get(key) in ("fp32", "bf16"):  # another process has measured meanwhile
+        return str(known[key])
+    with suppress(CannotWriteError):
+        write_bytes(path, (json.dumps({**known, key: choice}, indent=2, sort_keys=True) + "\n").encode())
+    return choice
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -104,20 +91,15 @@ def _measure(backbone: Backbone, *, size: int, way: Way) -> dict[str, float]:
         network = build_network(backbone, 16, size=size).to(memory_format=torch.channels_last)
         images = torch.randn(IMAGES, 3, size, size).contiguous(memory_format=torch.channels_last)
         network.train(way == "train")
-        types = {"fp32": torch.float32, "bf16": torch.bfloat16}
-        taken: dict[str, list[float]] = {name: [] for name in types}
+        taken: dict[str, list[float]] = {"fp32": [], "bf16": []}
         for _ in range(1 + STEPS):
-            for name, precision in types.items():
-                taken[name].append(_seconds(network, images, precision, way=way))
+            for name, seconds in taken.items():
+                began = time.perf_counter()
+                with torch.set_grad_enabled(way == "train"):
+                    with autocast(images.device, PRECISIONS[name]):
+                        answer = network(images)
+                    if way == "train":
+                        answer.float().square().mean().backward()
+                        network.zero_grad(set_to_none=True)
+                seconds.append(time.perf_counter() - began)
     return {name: min(seconds[1:]) for name, seconds in taken.items()}
-
-
-def _seconds(network: nn.Module, images: torch.Tensor, precision: torch.dtype, *, way: Way) -> float:
-    began = time.perf_counter()
-    with torch.set_grad_enabled(way == "train"):
-        with autocast(images.device, precision):
-            answer = network(images)
-        if way == "train":
-            answer.float().square().mean().backward()
-            network.zero_grad(set_to_none=True)
-    return time.perf_counter() - began

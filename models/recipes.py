@@ -1,4 +1,4 @@
-"""Knows what differs between families of networks when they are fine-tuned; it needs no torch.
+"""What differs between families of networks when they are fine-tuned; it needs no torch.
 
 A setting that is not given comes from the first row of `FAMILIES` that fits the backbone's full tag; a flag or kit.toml
 overrides each of them.
@@ -20,7 +20,7 @@ FROM_FAMILY = ("epochs", "lr", "head", "head_lr_scale", "layer_decay", "batch_no
 
 @dataclass(frozen=True)
 class Family:
-    """A row of the table: which tags it is for, what it sets, and where its numbers come from.
+    """Which tags a family has, what it sets, and where its numbers come from.
 
     pattern  found in the full tag, `architecture.weights`; the first row that fits counts
     """
@@ -40,7 +40,7 @@ SCRATCH = Family(
     name="from scratch",
     pattern="",
     lr=1e-3,
-    head="random",  # frozen random features are worth nothing
+    head="random",  # features of random weights do not tell classes apart
     batch_norm="train",  # there are no statistics to keep
     source="AdamW's usual rate for small networks from scratch; the statistics and the head have nothing to keep",
 )
@@ -78,7 +78,7 @@ FAMILIES = (
         ),
     ),
 )
-RANDOM_HEAD_LR_SCALE = 10.0  # a random head has to cover the way that a fitted one begins at the end of
+RANDOM_HEAD_LR_SCALE = 10.0  # a random head has far more to learn than the body's weights
 
 # Epochs by the images that train a fold, between these points in the logarithm of their number. BiT's rule keeps the
 # number of steps up to a size (Kolesnikov et al. 2020: 500 of 512 images below 20,000); ours keeps the passes
@@ -124,10 +124,10 @@ def full_settings(
     has_drop_path: bool = True,
     takes_head: bool = True,
 ) -> FullSettings:
-    """The settings of a run of one backbone, the ones that are not given taken from its family.
+    """The settings of a run of one backbone; those that are not given come from its family.
 
     n_train        images in a fold's training part
-    has_drop_path  whether the network knows stochastic depth: one that does not gets none unless it is asked for
+    has_drop_path  whether the network supports stochastic depth: one that does not gets none unless it is asked for
     takes_head     whether a fitted head can be put into the network: otherwise it starts from a random one
     """
     values: dict[str, Any] = {one.name: getattr(settings, one.name) for one in fields(TrainSettings)}

@@ -1,8 +1,10 @@
-"""Knows runs: what one is to be, what is stored of it, which folds are done. It needs no torch."""
+"""Runs: what one is to be, what is stored of it, which folds are done. It needs no torch."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +15,10 @@ from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, read_json
 from models.recipes import FullSettings
 from models.settings import TrainSettings
+from models.watch.events import EpochRow
 
-NOT_COMPARED = (
-    "backbone",
-    "weights",
-    "pretrained",
-    "device",
-    "jpeg_decoder",
-    "compile",
-    "micro_batch",
-    "checkpoint_share",
-)  # the first three stand in settings.json as tag and digest, the others say how and not what
+# The first three are in settings.json as tag and digest; the others change how a network is trained and not what.
+NOT_COMPARED = ("backbone", "weights", "pretrained", "device", "compile", "micro_batch")
 CHOSEN = "chosen_precision"  # in settings.json: what `--precision auto` was on the CPU where the run was begun
 PROBE = "probe"  # the `kind` in settings.json of a run that fitted heads to a frozen backbone
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # no `+` and no `:`, which the blend's own names have
@@ -100,7 +95,7 @@ def is_probe(workspace: Workspace, run: str) -> bool:
 
 
 def refuse_name(name: str, *, what: str, hint: str) -> None:
-    """Refuse a name for `what` (a run, a member) that leads elsewhere, or whose files would be another's."""
+    """Refuse a name for `what` (a run, a member) that is no plain file name, or whose CSV would be the blend's."""
     if not RUN_NAME.fullmatch(name):
         allowed = "up to 100 letters, digits, `.`, `_` and `-` are allowed, a letter or digit first"
         raise UserError(f"`{name}` is no name for a {what}: {allowed}", hint=hint)
@@ -137,7 +132,7 @@ def _weights_file(settings: TrainSettings) -> Path | None:
 def stored_settings(
     plan: RunPlan, settings: FullSettings, *, tag: str, weights_digest: str, seed: int, folds_digest: str
 ) -> dict[str, Any]:
-    """What settings.json says of a run, and what another `train` under its name must agree with."""
+    """What settings.json records of a run; another `train` under its name must have the same."""
     fields = dataclasses.asdict(settings)
     return {
         "run": plan.name,
@@ -150,16 +145,20 @@ def stored_settings(
 
 
 def refuse_other_settings(workspace: Workspace, wanted: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run that was begun with other settings, naming what differs, or is an added member."""
+    """Refuse a run that was begun with other settings, naming what differs, and the name of an added member."""
+
+    def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {**{key: value for key, value in settings.items() if key != "settings"}, **settings.get("settings", {})}
+
     run = wanted["run"]
     if (workspace.members / run).is_dir():
         raise UserError(
-            f"{run} is a member that was added, which would be blended in the run's place",
+            f"{run} is a member that was added, which would be blended instead of the run",
             hint=f"`--run NEW-NAME`, or remove {workspace.members / run}",
         )
     for path in sorted((workspace.models / run).glob("fold*/settings.json")):
         stored = read_json(path, hint=f"remove {path.parent} to train it anew")
-        before, now = _flat(stored), _flat(wanted)
+        before, now = flat(stored), flat(wanted)
         changed = [f"{key} {before.get(key)} -> {now.get(key)}" for key in now if before.get(key) != now[key]]
         if changed:
             raise UserError(
@@ -169,15 +168,11 @@ def refuse_other_settings(workspace: Workspace, wanted: Mapping[str, Any]) -> No
 
 
 def chosen_precision(workspace: Workspace, run: str) -> dict[str, str]:
-    """What `--precision auto` was for a run that has been begun, by `train` and `forward`; empty if nothing says so."""
+    """What `--precision auto` was for a run that has been begun, by `train` and `forward`; empty if not recorded."""
     for path in sorted((workspace.models / run).glob("fold*/settings.json")):
         if chosen := read_json(path, hint=f"remove {path.parent} to train it anew").get(CHOSEN):
             return dict(chosen)
     return {}
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{key: value for key, value in settings.items() if key != "settings"}, **settings.get("settings", {})}
 
 
 def runs(workspace: Workspace) -> list[str]:
@@ -208,3 +203,17 @@ def _record(path: Path, *, run: str, fold: int | str) -> dict[str, Any]:
     if written_for != (run, fold):
         raise UserError(f"{path} was written for {written_for[0]} fold {written_for[1]}", hint=hint)
     return record
+
+
+def log_line(row: EpochRow) -> str:
+    """A line of `log.jsonl`: an epoch's figures as JSON, in which NaN is null."""
+    figures = dataclasses.asdict(row).items()
+    known = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in figures}
+    return json.dumps(known) + "\n"
+
+
+def read_log_line(line: str) -> EpochRow:
+    """The row of a line that `log_line` wrote."""
+    known: dict[str, Any] = json.loads(line)
+    figures: dict[str, Any] = {key: math.nan if value is None else value for key, value in known.items()}
+    return EpochRow(**figures)

@@ -1,4 +1,4 @@
-"""Declares the settings of `train`, `predict` and trackers; no torch, since `run.py --help` reads it."""
+"""The settings of `train`, `predict` and trackers; no torch, since `run.py --help` reads it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from folds.settings import COMMA_LIST, at_least
 
-BY_FAMILY = "of the backbone's family if not given"  # models/recipes.py knows the families
+BY_FAMILY = "by family if not given"  # of the backbone, see models/recipes.py
 
 
 def _is_rate(type_: Any, value: Any) -> None:
@@ -17,111 +17,77 @@ def _is_rate(type_: Any, value: Any) -> None:
         raise ValueError("Must be above 0 and at most 1, or `find`.")
 
 
+def _says(text: str) -> Parameter:
+    return Parameter(help=text)
+
+
+def _side(text: str) -> Parameter:
+    """The flag of a side in pixels."""
+    return at_least(16, at_most=1024, help=text)
+
+
 @dataclass(frozen=True)
 class TrainSettings:
-    backbone: Annotated[
-        tuple[str, ...], COMMA_LIST, Parameter(help="short names or any of timm's, one run each; see the README")
-    ] = ("resnet50", "resnet101", "inception")
-    pretrained: Annotated[bool, Parameter(help="start from downloaded weights where --weights names no file")] = True
-    weights: Annotated[
-        tuple[str, ...], COMMA_LIST, Parameter(help="local weights: FILE, or BACKBONE=FILE where there are several")
-    ] = ()
-    image_size: Annotated[
-        int | None,
-        at_least(16, at_most=1024, help="side of the network's input, in pixels; the weights' own if not given"),
-    ] = None
-    start_size: Annotated[
-        int | None, at_least(16, at_most=1024, help="side in the first epoch; it grows to --image-size")
-    ] = None
-    test_size: Annotated[int | None, at_least(16, at_most=1024, help="side at prediction, if not --image-size")] = None
-    epochs: Annotated[
-        int | None,
-        at_least(1, help="passes over the fold's training part; by the number of its images if not given"),
-    ] = None
+    backbone: Annotated[tuple[str, ...], COMMA_LIST, _says("short names or any of timm's, one run each")] = (
+        "resnet50",
+        "resnet101",
+        "inception",
+    )
+    pretrained: Annotated[bool, _says("start from downloaded weights where --weights names no file")] = True
+    weights: Annotated[tuple[str, ...], COMMA_LIST, _says("local weights: FILE, or BACKBONE=FILE of several")] = ()
+    image_size: Annotated[int | None, _side("side of the input, in pixels; the weights' own if not given")] = None
+    start_size: Annotated[int | None, _side("side in the first epoch; it grows to --image-size")] = None
+    test_size: Annotated[int | None, _side("side at prediction, if not --image-size")] = None
+    epochs: Annotated[int | None, at_least(1, help="by the number of training images if not given")] = None
     batch_size: Annotated[int, at_least(2, help="images per optimiser step")] = 64
-    micro_batch: Annotated[
-        int | None, at_least(1, help="images that pass the network at once; smaller ones add up to --batch-size")
-    ] = None
+    micro_batch: Annotated[int | None, at_least(1, help="images that pass the network at once")] = None
     lr: Annotated[
         float | Literal["find"] | None,
         Parameter(validator=_is_rate, help=f"peak learning rate (AdamW), `find` runs lr-find; {BY_FAMILY}"),
     ] = None
     head: Annotated[
         Literal["random", "probe"] | None,
-        Parameter(help=f"the new head's start: random, or fitted to frozen features (LP-FT); {BY_FAMILY}"),
+        _says(f"the new head's start: random, or fitted to frozen features (LP-FT); {BY_FAMILY}"),
     ] = None
-    head_lr_scale: Annotated[
-        float | None, at_least(0, help=f"the new head learns this many times faster than the body; {BY_FAMILY}")
-    ] = None
+    head_lr_scale: Annotated[float | None, at_least(0, help=f"the head's rate over the body's; {BY_FAMILY}")] = None
     layer_decay: Annotated[
-        float | None,
-        at_least(
-            0.1, at_most=1, help=f"each earlier layer learns this many times as fast as the next, 1 is off; {BY_FAMILY}"
-        ),
+        float | None, at_least(0.1, at_most=1, help=f"each earlier layer's rate over the next's, 1 is off; {BY_FAMILY}")
     ] = None
     cycles: Annotated[int, at_least(1, at_most=100, help="cosine cycles, each from the peak rate (SGDR); 1 is off")] = 1
-    cycle_mult: Annotated[float, at_least(1, at_most=10, help="each cycle is this many times as long as the last")] = (
-        1.0
-    )
+    cycle_mult: Annotated[float, at_least(1, at_most=10, help="the length of each cycle over the last one's")] = 1.0
     warmup_epochs: Annotated[float, at_least(0, help="epochs over which the rate rises to its peak")] = 1.0
     weight_decay: Annotated[float, at_least(0, help="AdamW's, on matrices and kernels only")] = 0.05
     clip_norm: Annotated[float, at_least(0, help="largest norm of the gradient; 0 for no clipping")] = 5.0
     batch_norm: Annotated[
-        Literal["train", "frozen"] | None,
-        Parameter(help=f"its statistics: trained, or the weights' own; {BY_FAMILY}"),
+        Literal["train", "frozen"] | None, _says(f"its statistics: trained, or the weights' own; {BY_FAMILY}")
     ] = None
     label_smoothing: Annotated[float, at_least(0, below=1, help="share of the target spread over all classes")] = 0.0
     dropout: Annotated[float, at_least(0, below=1, help="before the head")] = 0.0
-    drop_path: Annotated[
-        float | None, at_least(0, below=1, help=f"stochastic depth: share of blocks left out; {BY_FAMILY}")
-    ] = None
-    ema_share: Annotated[
-        float, at_least(0, at_most=1, help="the parameters are averaged over about this share of all steps; 0 for none")
-    ] = 0.0
+    drop_path: Annotated[float | None, at_least(0, below=1, help=f"stochastic depth; {BY_FAMILY}")] = None
+    ema_share: Annotated[float, at_least(0, at_most=1, help="share of the steps that are averaged; 0 for none")] = 0.0
     sampling_power: Annotated[
         float, at_least(0, at_most=1, help="an image of a class of n is drawn with weight n^-power; 0 is natural")
     ] = 0.0
-    max_repeats: Annotated[float, at_least(1, help="most draws of one image in an epoch, on average")] = 4.0
-    restore_prior: Annotated[
-        Literal["oof", "yes", "no"],
-        Parameter(help="undo the class prior that sampling shifted, at prediction; oof: unless OOF is better with it"),
-    ] = "oof"
-    crop_scale: Annotated[float, at_least(0.01, at_most=1, help="smallest share of the picture in a training crop")] = (
-        0.35
-    )
-    mirror: Annotated[bool, Parameter(help="mirror half of the training images")] = True
+    restore_prior: Annotated[bool, _says("undo the class prior that sampling shifted, at prediction")] = True
+    crop_scale: Annotated[float, at_least(0.01, at_most=1, help="least share of the picture in a crop")] = 0.35
+    mirror: Annotated[bool, _says("mirror half of the training images")] = True
     rotate: Annotated[float, at_least(0, at_most=180, help="turn training images by at most this many degrees")] = 0.0
-    colour_jitter: Annotated[
-        float, at_least(0, below=1, help="change brightness, contrast, saturation by at most this share")
-    ] = 0.0
+    colour_jitter: Annotated[float, at_least(0, below=1, help="most change of light, contrast, saturation")] = 0.0
     erase: Annotated[float, at_least(0, at_most=1, help="share of training images with a part erased")] = 0.0
-    mixup: Annotated[float, at_least(0, at_most=10, help="Mixup's alpha; 0 is off")] = 0.0
-    cutmix: Annotated[float, at_least(0, at_most=10, help="CutMix's alpha; 0 is off")] = 0.0
-    mix_share: Annotated[float, at_least(0, at_most=1, help="Mixup and CutMix stop after this share of the epochs")] = (
-        0.8
-    )
-    compile: Annotated[bool, Parameter(help="torch.compile: pays on a GPU, over many steps of one size")] = False
-    checkpoint_share: Annotated[
-        float,
-        at_least(
-            0, at_most=1, help="most of the time that checkpoints may take; 1 keeps every epoch whatever it costs"
-        ),
-    ] = 0.05
+    mixup: Annotated[float, at_least(0, at_most=10, help="Mixup's alpha, not in the last epochs; 0 is off")] = 0.0
+    cutmix: Annotated[float, at_least(0, at_most=10, help="CutMix's alpha, not in the last epochs; 0 is off")] = 0.0
+    compile: Annotated[bool, _says("torch.compile: pays on a GPU, over many steps of one size")] = False
     precision: Annotated[
         Literal["auto", "bf16", "fp16", "fp32"],
-        Parameter(help="bf16 and fp16 are autocast; auto: what the hardware is fast in, measured on a CPU"),
+        _says("bf16 and fp16 are autocast; auto: what the hardware is fast in, measured on a CPU"),
     ] = "auto"
-    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="where to train and to predict")] = "auto"
-    jpeg_decoder: Annotated[
-        Literal["cpu", "gpu"], Parameter(help="what decodes a store of JPEGs while a network trains; gpu is nvJPEG")
-    ] = "cpu"
+    device: Annotated[Literal["auto", "cpu", "cuda"], _says("where to train and to predict")] = "auto"
 
 
 @dataclass(frozen=True)
 class FirstSettings:
     probe: Annotated[
-        bool,
-        Parameter(help="before training, probe each backbone that has weights: a first CSV, and members of the blend"),
+        bool, _says("before training, probe each backbone that has weights: a first CSV, and members of the blend")
     ] = True
 
 
@@ -130,19 +96,13 @@ class PredictSettings:
     views: Annotated[
         tuple[str, ...],
         COMMA_LIST,
-        Parameter(
-            help="test-time augmentation, averaged as probabilities: centre, mirror, whole, whole-mirror, wide, ..."
-        ),
+        _says("test-time augmentation, averaged as probabilities: centre, mirror, whole, whole-mirror, wide, ..."),
     ] = ("centre", "mirror")
     predict_batch: Annotated[int, at_least(1, help="images per forward pass at prediction")] = 128
 
 
 @dataclass(frozen=True)
 class TrackSettings:
-    tensorboard: Annotated[bool, Parameter(help="curves for TensorBoard below work/tensorboard")] = False
-    mlflow: Annotated[
-        bool, Parameter(help="curves for MLflow: MLFLOW_TRACKING_URI, or a database in the work folder")
-    ] = False
-    wandb: Annotated[bool, Parameter(help="curves for Weights & Biases; local files where no account is set up")] = (
-        False
-    )
+    tensorboard: Annotated[bool, _says("curves for TensorBoard below work/tensorboard")] = False
+    mlflow: Annotated[bool, _says("curves for MLflow: MLFLOW_TRACKING_URI, or a database in the work folder")] = False
+    wandb: Annotated[bool, _says("curves for Weights & Biases; local files where no account is set up")] = False

@@ -1,4 +1,4 @@
-"""Decides sizes in pixels: of each epoch, of prediction, and of the store that serves them."""
+"""Sizes in pixels: of each epoch, of prediction, and of the store that serves them."""
 
 from __future__ import annotations
 
@@ -33,16 +33,15 @@ def epoch_sizes(settings: FullSettings, *, size: int) -> list[int]:
     if start is None:
         return [size] * settings.epochs
     shares = [min(1.0, epoch / last) if last else 1.0 for epoch in range(settings.epochs)]
-    return [size if share == 1.0 else _on_grid(start + (size - start) * share) for share in shares]
+    between = [max(GRID, round((start + (size - start) * share) / GRID) * GRID) for share in shares]
+    return [size if share == 1.0 else rounded for share, rounded in zip(shares, between, strict=True)]
 
 
 def refuse_odd_sizes(settings: TrainSettings, backbone: Backbone) -> None:
-    """Refuse sizes that shrink, and other sizes than its own for a network that knows only one."""
+    """Refuse sizes that shrink, and a second size for a network whose input has a fixed size."""
     size, start = train_size(settings, backbone), settings.start_size
     if start and start > size:
-        raise UserError(
-            f"--start-size {start} is above the size that it should grow to, {size}", hint=f"`--image-size {start}`"
-        )
+        raise UserError(f"`--start-size {start}` is larger than the final size, {size}", hint=f"`--image-size {start}`")
     if backbone.fixed_size and {start or size, predict_size(settings, backbone)} != {size}:
         raise UserError(
             f"{backbone.tag} works on one size only, {size} pixels", hint="leave out `--start-size` and `--test-size`"
@@ -61,7 +60,3 @@ def needed_store_size(plans: Iterable[RunPlan]) -> int:
 def store_size_for(size: int) -> int:
     """The side of a store that serves inputs of a size: a sixth more, rounded up."""
     return math.ceil(size * STORE_MARGIN / STORE_GRID) * STORE_GRID
-
-
-def _on_grid(size: float) -> int:
-    return max(GRID, round(size / GRID) * GRID)

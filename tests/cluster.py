@@ -26,7 +26,6 @@ batch_size = 8
 epochs = {epochs}
 precision = "fp32"
 device = "cpu"
-checkpoint_share = 1.0
 [run.a]
 [run.b]
 lr = 0.003

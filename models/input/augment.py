@@ -1,4 +1,4 @@
-"""Augments: what is drawn for each training image, and what is done to a batch on the device."""
+"""Augmentation: what is drawn for each training image, and what is done to a batch on the device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones import Backbone
-from models.input.inputs import cut, normalise
+from models.input.resample import normalise, resample
 from models.settings import TrainSettings
 
 ASPECT_LOW, ASPECT_HIGH = 3 / 4, 4 / 3  # the crop's width / height, in true pixels; RandomResizedCrop's own limits
@@ -19,7 +19,7 @@ LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue; ITU-R BT.601, as Pillo
 
 @dataclass(frozen=True)
 class Draws:
-    """What chance decided for n images, so that neither batch size nor device matters.
+    """What was drawn at random for n images, so that neither batch size nor device matters.
 
     boxes   (n, 4) float32, shares of width and height; right < left mirrors
     angle   (n,) float32, radians, or None where nothing is turned
@@ -74,7 +74,7 @@ def training_input(
 
     pixels  (B, S, S, 3) uint8 on the device     precision  of the resampling, that of training
     """
-    grey = cut(pixels, draws.boxes, size=size, backbone=backbone, dtype=precision)
+    grey = resample(pixels, draws.boxes, size=size, kernel=backbone.kernel, dtype=precision)
     if draws.colour is not None:
         grey = jitter(grey, torch.from_numpy(draws.colour).to(grey.device, non_blocking=True))
     if draws.angle is not None:

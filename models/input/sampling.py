@@ -1,4 +1,4 @@
-"""Decides which training images an epoch shows: tempered against imbalance, a function of seed and epoch."""
+"""Which training images an epoch shows: tempered against imbalance, a function of seed and epoch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import numpy as np
 
 from models.settings import TrainSettings
 
+MOST_REPEATS = 4.0  # draws of one image in an epoch, on average: more of them would be known by heart
 
-def expected_repeats(target: np.ndarray, *, power: float, most: float) -> np.ndarray:
+
+def expected_repeats(target: np.ndarray, *, power: float, most: float = MOST_REPEATS) -> np.ndarray:
     """How often each image is drawn in an epoch of N draws, on average. (N,) float64, sums to N.
 
     target  (N,) int class of each training image
@@ -40,30 +42,21 @@ def draw_epoch(repeats: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(drawn)
 
 
-def prior_correction(target: np.ndarray, repeats: np.ndarray, *, n_classes: int) -> np.ndarray:
-    """What to add to the logits to undo the prior that the sampling shifted. (C,) float64, 0 for absent classes.
+def sampling_shift(target: np.ndarray, settings: TrainSettings, *, n_classes: int) -> np.ndarray:
+    """What to add to logits learnt under the settings' sampling to restore the natural class prior. (C,) float64.
 
-    log of natural over sampled share of each class. Source: Saerens, Latinne, Decaestecker 2002.
+    target  (N,) int class of each image in the training part
+    The log of the natural over the sampled share of each class, 0 for absent classes. Source: Saerens, Latinne,
+    Decaestecker 2002.
     """
+    repeats = expected_repeats(target, power=settings.sampling_power)
     natural = np.bincount(target, minlength=n_classes)
     sampled = np.bincount(target, weights=repeats, minlength=n_classes)
-    present = natural > 0
-    return np.log(natural, where=present, out=np.zeros(n_classes)) - np.log(
-        sampled, where=present, out=np.zeros(n_classes)
-    )
+    shares = np.stack([natural, sampled])
+    logs = np.log(shares, where=natural > 0, out=np.zeros_like(shares))
+    return logs[0] - logs[1]
 
 
-def sampling_correction(target: np.ndarray, settings: TrainSettings, *, n_classes: int) -> np.ndarray:
-    """What a fold's logits need at prediction, (C,) float64: zeros where the settings keep the shifted prior.
-
-    target  (N,) int class of each image in the fold's training part
-    """
-    if settings.restore_prior == "no":
-        return np.zeros(n_classes)
-    return sampling_shift(target, settings, n_classes=n_classes)
-
-
-def sampling_shift(target: np.ndarray, settings: TrainSettings, *, n_classes: int) -> np.ndarray:
-    """What logits learnt under the settings' sampling lack of those for the natural prior. (C,) float64."""
-    repeats = expected_repeats(target, power=settings.sampling_power, most=settings.max_repeats)
-    return prior_correction(target, repeats, n_classes=n_classes)
+def prior_correction(target: np.ndarray, settings: TrainSettings, *, n_classes: int) -> np.ndarray:
+    """What a network's logits get at prediction, (C,) float64: zeros with `--no-restore-prior`."""
+    return sampling_shift(target, settings, n_classes=n_classes) if settings.restore_prior else np.zeros(n_classes)

@@ -1,4 +1,4 @@
-"""Defines the views of test-time augmentation: each is a box per image, as is every augmentation."""
+"""The views of test-time augmentation: each is a box per image, as is every augmentation."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ def view_boxes(view: str, *, width: np.ndarray, height: np.ndarray, crop_share: 
     width, height  (n,) true size in pixels, upright
     crop_share     the weights' own share of the short side that the centre crop takes (timm's crop_pct), in (0, 1]
     """
-    mirrored = view == "mirror" or view.endswith("-mirror")
-    plain = VIEWS["centre" if view == "mirror" else view.removesuffix("-mirror")]
-    boxes = plain(width.astype(np.float64), height.astype(np.float64), crop_share)
-    return (boxes[:, [2, 1, 0, 3]] if mirrored else boxes).astype(np.float32)
+    plain = "centre" if view == "mirror" else view.removesuffix("-mirror")
+    boxes = VIEWS[plain](width.astype(np.float64), height.astype(np.float64), crop_share)
+    return (boxes if plain == view else boxes[:, [2, 1, 0, 3]]).astype(np.float32)
 
 
 def known_views() -> tuple[str, ...]:
@@ -37,21 +36,16 @@ def check_views(views: Sequence[str]) -> None:
             hint="`--views centre,mirror`",
         )
     if len(set(views)) < len(views):
-        raise UserError(f"a view stands twice in `--views {','.join(views)}`", hint="name each view once")
-
-
-def _square(side: np.ndarray, *, across: float, down: float, width: np.ndarray, height: np.ndarray) -> Boxes:
-    """Squares of `side` pixels; across and down place them, 0 at the left or top edge, 1 at the right or bottom."""
-    left, top = (width - side) * across, (height - side) * down
-    return np.stack([left / width, top / height, (left + side) / width, (top + side) / height], axis=1)
+        raise UserError(f"`--views {','.join(views)}` names a view twice", hint="name each view once")
 
 
 def _crop(share: float | None, *, across: float = 0.5, down: float = 0.5) -> Callable[..., Boxes]:
-    """A square of `share` of the short side (None: the weights' own share)."""
+    """A square of `share` of the short side (None: the weights' own); across 0 is left, down 0 is the top."""
 
     def boxes(width: np.ndarray, height: np.ndarray, crop_share: float) -> Boxes:
         side = np.minimum(width, height) * (crop_share if share is None else share)
-        return _square(side, across=across, down=down, width=width, height=height)
+        left, top = (width - side) * across, (height - side) * down
+        return np.stack([left / width, top / height, (left + side) / width, (top + side) / height], axis=1)
 
     return boxes
 

@@ -10,9 +10,9 @@ import timm
 import torch
 
 from folds.base.workspace import Workspace
+from models.runs import read_log_line
 from models.sizes import train_size
-from models.train.job import Job
-from models.train.log import read_log_line
+from models.train.fold import Job
 from models.watch.events import EpochRow
 
 

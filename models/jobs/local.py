@@ -17,12 +17,10 @@ from folds.base.signals import TimeUpError
 from folds.base.workspace import Workspace, sweep
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
-from models.predict.prior import choose_prior
 from models.runs import RunPlan, done_folds, done_refit
 from models.settings import PredictSettings
-from models.train.fold import CHECKPOINT, do_job
-from models.train.job import Job
-from models.train.rates import peak_rate
+from models.train.fold import CHECKPOINT, Job, do_job
+from models.train.lr_find import peak_rate
 from models.watch.events import Event, FoldDone, FoldFailed, FoldHeld
 
 T = TypeVar("T")
@@ -86,12 +84,11 @@ def _attempt_all(bench: Bench, jobs: Sequence[Job]) -> Generator[Event, None, li
 
 
 def end_run(bench: Bench, run: RunJobs, do_refit: Callable[[Job], Iterator[Event]]) -> Iterator[Event]:
-    """Choose the prior, once all folds are done, and refit if that was asked for and no fold failed.
+    """Refit, once all folds are done, if that was asked for and no fold failed.
 
     A mistake in that is its own failure, and stops no other run.
     """
     try:
-        yield from _settle_prior(bench, run)
         if refit := _refit_due(bench, run):
             yield from do_refit(refit)
     except CannotWriteError:
@@ -143,21 +140,12 @@ def _refit(bench: Bench, refit: Job) -> Iterator[Event]:
         pause(bench.track)
 
 
-def _settle_prior(bench: Bench, run: RunJobs) -> Iterator[Event]:
-    """Choose a run's prior, once all its folds are done."""
-    name, job = run.plan.name, run.folds[0] if run.folds else run.refit
-    assert job is not None, f"{name} has no jobs"
-    choice = yield from when_free(bench, f"{name}.files", job, lambda: choose_prior(bench.workspace, name, bench.folds))
-    if choice:
-        yield choice
-
-
 def _refit_due(bench: Bench, run: RunJobs) -> Job | None:
     """The refit that was asked for, once all folds of its run are done."""
     done = done_folds(bench.workspace, run.plan.name)
     if run.refit is None or not done.keys() >= set(range(bench.folds.n_folds)):
         return None
-    return _as_the_folds(run.refit, done)
+    return run.refit
 
 
 def when_free(bench: Bench, what: str, job: Job, do: Callable[[], T]) -> Generator[Event, None, T]:
@@ -187,10 +175,3 @@ def _tidy(bench: Bench, job: Job) -> None:
 def _done_before(job: Job, done: dict[str, Any]) -> FoldDone:
     views = tuple(done["views"])
     return FoldDone(job.plan.name, job.fold, done["oof_top3_error"], done["seconds"], trained=False, views=views)
-
-
-def _as_the_folds(refit: Job, done: dict[int, dict[str, Any]]) -> Job:
-    """The refit with the prior restored or not, as its folds chose to; its stored settings stay theirs."""
-    restored = all(one.get("prior_restored", True) for one in done.values())
-    settings = dataclasses.replace(refit.settings, restore_prior="yes" if restored else "no")
-    return dataclasses.replace(refit, settings=settings)

@@ -24,8 +24,8 @@ from models.recipes import FullSettings, find_family, from_family, full_settings
 from models.runs import RunPlan, done_folds, done_refit, refuse_other_settings, sibling, stored_settings
 from models.settings import PredictSettings
 from models.sizes import refuse_odd_sizes, train_size
-from models.train.job import Job
-from models.train.rates import FoundRate, find_rate
+from models.train.fold import Job
+from models.train.lr_find import FoundRate, find_rate
 from models.watch.events import Event, JobEvent, JobProgress
 
 Fold: TypeAlias = int | None  # None stands for the refit on all images

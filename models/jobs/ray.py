@@ -22,7 +22,7 @@ from models.jobs.hand import Errand
 from models.jobs.local import Bench, RunJobs, attempt, done_record, end_run
 from models.jobs.ray_cluster import on_ray
 from models.settings import PredictSettings
-from models.train.job import Job
+from models.train.fold import Job
 from models.watch.events import EpochRow, Event, FoldFailed, JobEvent, JobProgress, by_job, fold_name
 
 

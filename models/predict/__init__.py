@@ -1,4 +1,4 @@
 """Log-probabilities of every view, and the files that keep them.
 
-In: a network and rows. Out: `oof.npz` and `test.npz`. Read `predictions.py` first.
+In: a network and rows. Out: `oof.npz` and `test.npz`. Read `model.py` first, then `again.py`.
 """

@@ -1,37 +1,41 @@
-"""Predicts again from the checkpoints of a run, under other views perhaps, without any training."""
+"""The files of a trained fold, and prediction from them: under other views perhaps, without any training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from folds.base.errors import UserError
+from folds.base.metrics import topk_error
 from folds.base.progress import Track, silently
-from folds.base.workspace import Workspace, digest, read_json
+from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
 from folds.engine import SEQUENTIAL, EngineSettings
 from folds.pixels.cache import cached
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
-from models.backbones import Backbone, build_network, read_weights, resolve_backbone
+from models.backbones import build_network, read_weights, resolve_backbone
 from models.device import choose_device, choose_precision, set_threads
-from models.input.sampling import sampling_correction
+from models.input.sampling import prior_correction
 from models.input.views import check_views
-from models.predict.model import predict_views
-from models.predict.prior import choose_prior
-from models.predict.results import FILES, REFIT_FILES, test_rows, write_done, write_predictions, write_test
+from models.predict.model import Model, log_probs_of
+from models.predict.predictions import Predictions, save_predictions
 from models.recipes import FullSettings
 from models.runs import CHOSEN, done_folds, done_refit, is_probe
 from models.settings import PredictSettings
 from models.sizes import predict_size, train_size
-from models.watch.events import FoldPredicted, PriorChoice
+from models.watch.events import FoldPredicted
 
-CLAIMS = ("lr", "weights_digest", "verdict")  # of done.json that outlive a prediction
+FILES = ("network.safetensors", "oof.npz", "settings.json", "test.npz")
+REFIT_FILES = ("network.safetensors", "settings.json", "test.npz")  # nothing is kept out, so nothing is out of fold
+OF_TRAINING = ("lr", "weights_digest", "verdict")  # of done.json: kept when the fold is predicted again
 
 
 def predict_run(
@@ -42,7 +46,7 @@ def predict_run(
     device_name: str,
     engine: EngineSettings = SEQUENTIAL,
     track: Track = silently,
-) -> Iterator[FoldPredicted | PriorChoice]:
+) -> Iterator[FoldPredicted]:
     """Predict with every done fold of a run again, and with its refit. The test images are read once for all."""
     check_views(predict.views)
     if is_probe(workspace, run):
@@ -52,155 +56,146 @@ def predict_run(
         )
     set_threads(engine)
     folds, store = load_folds(workspace), open_store(cached(workspace, engine.cache, track=track))
-    trained = _load_run(workspace, run, folds, device=choose_device(device_name))
+    parts: list[int | None] = [*done_folds(workspace, run)]
+    if not parts:
+        raise UserError(f"the run {run} has no fold that is done", hint="`python run.py train`")
+    parts += [None] if done_refit(workspace, run) else []
+    trained = [load_trained(workspace, run, fold, folds, device=choose_device(device_name)) for fold in parts]
+    size, models = predict.predict_batch, [one.model for one in trained]
+    tests = log_probs_of(
+        models, store, test_rows(store), predict.views, batch_size=size, what=f"{run}: test", track=track
+    )
     rows = store.rows(folds.image_id, split="train")
-    test = trained.ask(store, test_rows(store), predict, what=f"{run}: test", track=track)
-    for i, (fold, done) in enumerate(trained.done.items()):
-        folder, error = trained.folders[i], None
-        if fold is None:
-            write_test(folder, folds, store, views=predict.views, test=test[i])
-        else:
-            own = rows[folds.fold == fold]
-            oof = trained.ask(store, own, predict, only=i, what=f"{run}: oof of fold {fold}", track=track)[0]
-            error = write_predictions(folder, folds, store, fold=fold, views=predict.views, oof=oof, test=test[i])
-        kept = {key: done[key] for key in CLAIMS if key in done}
+    for one, test in zip(trained, tests, strict=True):
+        oof = None
+        if one.fold is not None:
+            own, what = rows[folds.fold == one.fold], f"{run}: oof of fold {one.fold}"
+            oof = one.model.log_probs(store, own, predict.views, batch_size=size, what=what, track=track)
+        error = write_predictions(one.folder, folds, store, fold=one.fold, views=predict.views, oof=oof, test=test)
         write_done(
-            folder,
-            trained.settings_json,
-            fold="all" if fold is None else fold,
-            n_folds=folds.n_folds,
+            one.folder,
+            one.settings_json,
+            folds,
+            fold=one.fold,
             views=predict.views,
             oof_top3_error=error,
-            seconds=done["seconds"],
-            more={**kept, "prior_restored": trained.settings.restore_prior != "no"},
-            files=REFIT_FILES if fold is None else FILES,
+            seconds=one.done["seconds"],
+            more={key: one.done[key] for key in OF_TRAINING if key in one.done},
         )
-        yield FoldPredicted(run, fold, error)
-    choice = choose_prior(workspace, run, folds)
-    if choice:
-        yield choice
+        yield FoldPredicted(run, one.fold, error)
 
 
 @dataclass(frozen=True)
-class _TrainedRun:
-    """The networks of a run's done folds and refit (None), on the device, with what they need; lists as `done`."""
+class Trained:
+    """A done fold of a run, or its refit (fold None): its folder, done.json, settings.json and model."""
 
-    done: dict[int | None, dict[str, Any]]
-    folders: list[Path]
-    settings: FullSettings
+    fold: int | None
+    folder: Path
+    done: dict[str, Any]
     settings_json: dict[str, Any]
-    networks: list[nn.Module]
-    corrections: list[np.ndarray]
-    backbone: Backbone
-    size: int
-    device: torch.device
-    precision: torch.dtype
-
-    def ask(
-        self,
-        store: PixelStore,
-        rows: np.ndarray,
-        predict: PredictSettings,
-        *,
-        only: int | None = None,
-        what: str,
-        track: Track,
-    ) -> np.ndarray:
-        """(networks, n, V, C) float32 log-probabilities of store rows, from all networks or from the only-th alone."""
-        which = slice(None) if only is None else slice(only, only + 1)
-        return predict_views(
-            self.networks[which],
-            store,
-            rows,
-            backbone=self.backbone,
-            size=self.size,
-            views=predict.views,
-            batch_size=predict.predict_batch,
-            device=self.device,
-            precision=self.precision,
-            corrections=self.corrections[which],
-            what=what,
-            track=track,
-        )
+    model: Model
 
 
-@dataclass(frozen=True)
-class LoadedFold:
-    """The network of one done fold, on the host, and the size in pixels at which it predicts."""
-
-    network: nn.Module
-    backbone: Backbone
-    size: int
-
-
-def load_fold(workspace: Workspace, run: str, fold: int, folds: Folds) -> LoadedFold:
-    """The network of a fold that is done, once it is checked like all that predict."""
-    folder, done = workspace.fold(run, fold), done_folds(workspace, run)[fold]
-    stored = _stored_settings(folder, done, folds)
-    settings, backbone = _train_settings(stored), resolve_backbone(stored["backbone"])
-    network = _trained(folder, done, backbone, len(folds.classes), size=train_size(settings, backbone))
-    return LoadedFold(network.eval(), backbone, predict_size(settings, backbone))
-
-
-def _load_run(workspace: Workspace, run: str, folds: Folds, *, device: torch.device) -> _TrainedRun:
-    done: dict[int | None, dict[str, Any]] = dict(done_folds(workspace, run).items())
-    if not done:
-        raise UserError(f"the run {run} has no fold that is done", hint="`python run.py train`")
-    refit = done_refit(workspace, run)
-    if refit:
-        done[None] = refit
-    folders = [workspace.refit(run) if fold is None else workspace.fold(run, fold) for fold in done]
-    stored = [_stored_settings(folder, done[k], folds) for folder, k in zip(folders, done, strict=True)]
-    settings, backbone = _train_settings(stored[0]), resolve_backbone(stored[0]["backbone"])
-    n_classes, size = len(folds.classes), train_size(settings, backbone)
-    networks = [
-        _trained(folder, done[k], backbone, n_classes, size=size) for folder, k in zip(folders, done, strict=True)
-    ]
-    return _TrainedRun(
-        done=done,
-        folders=folders,
-        settings=settings,
-        settings_json=stored[0],
-        networks=[one.to(device, memory_format=torch.channels_last).eval() for one in networks],  # type: ignore[call-overload]
-        corrections=[
-            sampling_correction(folds.target[folds.fold != (-1 if k is None else k)], settings, n_classes=n_classes)
-            for k in done
-        ],
-        backbone=backbone,
-        size=predict_size(settings, backbone),
-        device=device,
-        precision=choose_precision(_precision_name(stored[0], device), device),
-    )
-
-
-def _stored_settings(folder: Path, done: dict[str, Any], folds: Folds) -> dict[str, Any]:
-    path, hint = folder / "settings.json", f"remove {folder} and train it again"
+def load_trained(workspace: Workspace, run: str, fold: int | None, folds: Folds, *, device: torch.device) -> Trained:
+    """A fold that is done. Raises UserError where its files are not those that were written, or its folds not these."""
+    done = done_refit(workspace, run) if fold is None else done_folds(workspace, run)[fold]
+    assert done is not None, f"the refit of {run} is not done"
+    folder = workspace.refit(run) if fold is None else workspace.fold(run, fold)
+    hint = f"remove {folder} and train it again"
+    path, weights = folder / "settings.json", folder / "network.safetensors"
     stored: dict[str, Any] = read_json(path, hint=hint)
-    if digest(path.read_bytes()) != done["files"].get(path.name, digest(path.read_bytes())):
+    if done["files"].get(path.name) not in (None, digest(path.read_bytes())):
         raise UserError(f"{path} is not the file that the fold was trained with", hint=hint)
     if stored["folds_digest"] != folds.digest:
-        raise UserError(f"{folder} was trained on other folds", hint=f"remove {folder} and train it again")
-    return stored
-
-
-def _precision_name(stored: dict[str, Any], device: torch.device) -> str:
-    """As set; for `auto`, on a CPU, what it was when the run was trained on one."""
-    name = str(stored["settings"]["precision"])
-    return str(stored.get(CHOSEN, {}).get("train", name)) if name == "auto" and device.type == "cpu" else name
-
-
-def _train_settings(stored: dict[str, Any]) -> FullSettings:
+        raise UserError(f"{folder} was trained on other folds", hint=hint)
+    if not weights.is_file() or digest(weights.read_bytes()) != done["files"][weights.name]:
+        raise UserError(f"{weights} is absent or not the file that was trained", hint=hint)
     known = {field.name for field in fields(FullSettings)}
-    return FullSettings(**{key: value for key, value in stored["settings"].items() if key in known})
+    settings = FullSettings(**{key: value for key, value in stored["settings"].items() if key in known})
+    backbone, n_classes = resolve_backbone(stored["backbone"]), len(folds.classes)
+    network = build_network(backbone, n_classes, size=train_size(settings, backbone))
+    network.load_state_dict(read_weights(weights))
+    precision = settings.precision
+    if precision == "auto" and device.type == "cpu":  # as it was when the run was trained on one
+        precision = stored.get(CHOSEN, {}).get("train", precision)
+    target = folds.target[folds.fold != (-1 if fold is None else fold)]
+    model = Model(
+        network.to(device, memory_format=torch.channels_last).eval(),  # type: ignore[call-overload]
+        backbone,
+        predict_size(settings, backbone),
+        device,
+        choose_precision(precision, device),
+        prior_correction(target, settings, n_classes=n_classes),
+    )
+    return Trained(fold, folder, done, stored, model)
 
 
-def _trained(folder: Path, done: dict[str, Any], backbone: Backbone, n_classes: int, *, size: int) -> nn.Module:
-    """The network of a done fold, after a look at its digest."""
-    path = folder / "network.safetensors"
-    if not path.is_file() or digest(path.read_bytes()) != done["files"][path.name]:
-        raise UserError(
-            f"{path} is absent or not the file that was trained", hint=f"remove {folder} and train it again"
-        )
-    network = build_network(backbone, n_classes, size=size)
-    network.load_state_dict(read_weights(path))
-    return network
+def test_rows(store: PixelStore) -> np.ndarray:
+    """The store's rows of all usable test images, in the store's order. (T,) int."""
+    return np.flatnonzero(store.split == "test")
+
+
+def write_network(folder: Path, network: nn.Module) -> None:
+    """Write parameters and buffers as safetensors, in a fixed order, so that the same network is the same bytes."""
+    state = sorted(network.state_dict().items())
+    write_bytes(folder / "network.safetensors", save({name: value.cpu().contiguous() for name, value in state}))
+
+
+def write_predictions(
+    folder: Path,
+    folds: Folds,
+    store: PixelStore,
+    *,
+    fold: int | None,
+    views: Sequence[str],
+    oof: np.ndarray | None,
+    test: np.ndarray,
+) -> float | None:
+    """Write `oof.npz` and `test.npz`; returns the fold's OOF top-3 error over the views' mean. A refit has no OOF.
+
+    oof   (n, V, C) float32 log-probabilities of the fold's own images, in the order of folds.csv
+    test  (T, V, C) float32, in the order of `test_rows`
+    """
+
+    def save_as(name: str, image_id: np.ndarray, log_probs: np.ndarray) -> Predictions:
+        made = Predictions(image_id, np.array(folds.classes), np.array(views), log_probs, folds.digest)
+        save_predictions(folder / name, made)
+        return made
+
+    error = None
+    if oof is not None:
+        made = save_as("oof.npz", folds.image_id[folds.fold == fold], oof)
+        error = topk_error(made.probs(), folds.target[folds.fold == fold])
+    save_as("test.npz", store.image_id[test_rows(store)], test)
+    return error
+
+
+def write_done(
+    folder: Path,
+    settings_json: Mapping[str, Any],
+    folds: Folds,
+    *,
+    fold: int | None,
+    views: Sequence[str],
+    oof_top3_error: float | None,
+    seconds: float,
+    more: Mapping[str, Any] = MappingProxyType({}),
+    files: Sequence[str] = (),
+) -> None:
+    """Declare a fold, or the refit (fold None), done; written after everything that it names by digest.
+
+    files  of the folder; those of a trained network if empty
+    """
+    names = files or (REFIT_FILES if fold is None else FILES)
+    done = {
+        **{key: settings_json[key] for key in ("run", "backbone", "seed", "folds_digest")},
+        "fold": "all" if fold is None else fold,
+        "n_folds": folds.n_folds,
+        "views": list(views),
+        "oof_top3_error": oof_top3_error,
+        "seconds": round(seconds, 1),
+        **more,
+        "prior_restored": settings_json["settings"].get("restore_prior", True),
+        "files": {name: digest((folder / name).read_bytes()) for name in names},
+    }
+    write_json(folder / "done.json", done)

@@ -1,4 +1,4 @@
-"""Defines class maps: where in a picture a network sees what speaks for a class. It needs no torch."""
+"""Class maps: where in a picture a network finds what speaks for a class. It needs no torch."""
 
 from __future__ import annotations
 

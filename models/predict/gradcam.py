@@ -1,4 +1,4 @@
-"""Shows where a network looks: Grad-CAM, the part of its last feature map that speaks for a class."""
+"""Grad-CAM: the part of a network's last feature map that speaks for a class."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from folds.base.errors import UserError
 from folds.base.workspace import Workspace
 from folds.pixels.store import open_store
 from folds.split.assign import load_folds
-from models.input.inputs import network_input
 from models.input.views import view_boxes
-from models.predict.again import load_fold
+from models.predict.again import load_trained
 from models.predict.class_maps import ClassMaps
 from models.runs import done_folds, is_probe
 
@@ -31,19 +30,15 @@ def class_maps(workspace: Workspace, run: str, image_id: str, *, fold: int, labe
     if fold not in done_folds(workspace, run):
         raise UserError(f"{run} has no network of fold {fold}", hint=f"`python run.py train --run {run}`")
     folds, store = load_folds(workspace), open_store(workspace)
-    loaded = load_fold(workspace, run, fold, folds)
-    split = "train" if image_id in folds.image_id else "test"
-    row = store.rows(np.array([image_id]), split=split)
-    boxes = view_boxes(
-        VIEW, width=store.width[row], height=store.height[row], crop_share=loaded.backbone.crop_share
-    )  # (1, 4)
-    pixels = torch.from_numpy(np.array(store.pixels[int(row[0])]))[None]  # (1, S, S, 3)
-    seen = network_input(pixels, boxes, size=loaded.size, backbone=loaded.backbone)
-    heat = grad_cam(loaded.network, seen, [folds.classes.index(label) for label in labels])
+    model = load_trained(workspace, run, fold, folds, device=torch.device("cpu")).model
+    row = store.rows(np.array([image_id]), split="train" if image_id in folds.image_id else "test")
+    (seen,) = next(model.inputs(store, row, (VIEW,)))  # (1, 3, size, size)
+    heat = grad_cam(model.network, seen, [folds.classes.index(label) for label in labels])
     if heat is None:
-        size = f"{loaded.size} x {loaded.size} pixels"
-        raise UserError(f"{run}: {loaded.backbone.tag} keeps no map of the picture behind its last layer at {size}")
-    left, top, right, bottom = (float(edge) for edge in boxes[0])
+        size = f"{model.size} x {model.size} pixels"
+        raise UserError(f"{run}: {model.backbone.tag} keeps no map of the picture behind its last layer at {size}")
+    box = view_boxes(VIEW, width=store.width[row], height=store.height[row], crop_share=model.backbone.crop_share)
+    left, top, right, bottom = box[0].tolist()
     return ClassMaps(run, fold, tuple(labels), heat, (left, top, right, bottom))
 
 
@@ -73,17 +68,11 @@ def grad_cam(network: nn.Module, seen: Tensor, targets: Sequence[int]) -> np.nda
         return None
     features = features.detach().requires_grad_(True)
     logits = network.forward_head(features)  # type: ignore[operator]
-    channels = 3 if _is_channels_last(network, features) else 1
+    count = getattr(network, "num_features", None)
+    channels = 3 if features.shape[3] == count != features.shape[1] else 1  # last for Swin and its kin
     maps = []
     for target in targets:
         (gradient,) = torch.autograd.grad(logits[0, target], features, retain_graph=True)
-        places = [axis for axis in (1, 2, 3) if axis != channels]
-        weight = gradient.mean(dim=places, keepdim=True)
+        weight = gradient.mean(dim=[axis for axis in (1, 2, 3) if axis != channels], keepdim=True)
         maps.append((weight * features).sum(dim=channels).clamp(min=0)[0].detach())  # (h, w)
     return np.stack([(one / one.max() if one.max() > 0 else one).float().numpy() for one in maps])
-
-
-def _is_channels_last(network: nn.Module, features: Tensor) -> bool:
-    """Whether the map is (1, h, w, C), as Swin and its kin keep it."""
-    count = getattr(network, "num_features", None)
-    return features.shape[3] == count and features.shape[1] != count

@@ -1,8 +1,9 @@
-"""Asks trained networks: batches outside, views and networks inside, and every view's probabilities kept."""
+"""A network and how it is asked: log-probabilities and features of the store's images under each view."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,64 +14,109 @@ from folds.pixels.store import PixelStore
 from models.backbones import Backbone
 from models.device import autocast
 from models.input.batches import gather_batches
-from models.input.inputs import network_input
+from models.input.resample import network_input
 from models.input.views import view_boxes
 
 
-def predict_views(
-    networks: Sequence[nn.Module],
+@dataclass(frozen=True)
+class Model:
+    """A network in evaluation mode on its device, the size of its input in pixels, and what its logits lack.
+
+    shift  (C,) float64, added to the logits: what restores the class prior that sampling shifted, else zeros
+    """
+
+    network: nn.Module
+    backbone: Backbone
+    size: int
+    device: torch.device
+    precision: torch.dtype
+    shift: np.ndarray
+
+    def log_probs(
+        self,
+        store: PixelStore,
+        rows: np.ndarray,
+        views: Sequence[str],
+        *,
+        batch_size: int = 128,
+        what: str = "predict",
+        track: Track = silently,
+    ) -> np.ndarray:
+        """(n, V, C) float32 log-probabilities of store rows (n,) under V views."""
+        return log_probs_of([self], store, rows, views, batch_size=batch_size, what=what, track=track)[0]
+
+    def features(
+        self,
+        store: PixelStore,
+        rows: np.ndarray,
+        views: Sequence[str],
+        *,
+        batch_size: int = 128,
+        what: str = "features",
+        track: Track = silently,
+    ) -> Iterator[Tensor]:
+        """(V, B, D) float32 on the device, batch after batch: what the head would get. No rows: one batch of none."""
+        inputs = self.inputs(store, rows, views, batch_size=batch_size, what=what, track=track)
+        for seen in (
+            inputs if len(rows) else [[torch.zeros(1, 3, self.size, self.size, device=self.device)] * len(views)]
+        ):
+            with torch.inference_mode(), autocast(self.device, self.precision):
+                answers = [
+                    self.network.forward_head(self.network.forward_features(one), pre_logits=True)  # type: ignore[operator]
+                    for one in seen
+                ]
+                found = torch.stack([answer.float().flatten(1) for answer in answers])
+            yield found if len(rows) else found[:, :0]
+
+    def inputs(
+        self,
+        store: PixelStore,
+        rows: np.ndarray,
+        views: Sequence[str],
+        *,
+        batch_size: int = 128,
+        what: str = "",
+        track: Track = silently,
+    ) -> Iterator[Iterable[Tensor]]:
+        """For each batch of rows V inputs (B, 3, size, size), made when asked for: eight at once fill the cache."""
+        boxes = [
+            view_boxes(view, width=store.width[rows], height=store.height[rows], crop_share=self.backbone.crop_share)
+            for view in views
+        ]
+        starts = range(0, len(rows), batch_size)
+        batches = [rows[start : start + batch_size] for start in starts]
+        gathered = gather_batches(store.pixels, batches, self.device)
+        for start, pixels in zip(starts, track(gathered, what=what, total=len(rows), each=batch_size), strict=True):
+            yield (
+                network_input(pixels, box[start : start + batch_size], size=self.size, backbone=self.backbone)
+                for box in boxes
+            )
+
+
+def log_probs_of(
+    models: Sequence[Model],
     store: PixelStore,
     rows: np.ndarray,
-    *,
-    backbone: Backbone,
-    size: int,
     views: Sequence[str],
-    batch_size: int,
-    device: torch.device,
-    precision: torch.dtype,
-    corrections: Sequence[np.ndarray],
+    *,
+    batch_size: int = 128,
     what: str = "predict",
     track: Track = silently,
 ) -> np.ndarray:
-    """Log-probabilities of every network for every view. (len(networks), n, V, C) float32.
-
-    rows         (n,) int rows of the store; each is gathered and moved to the device once
-    corrections  for each network (C,) float64 to add to its logits: the prior that its sampling shifted
-    """
-    boxes = [
-        view_boxes(view, width=store.width[rows], height=store.height[rows], crop_share=backbone.crop_share)
-        for view in views
-    ]
-    shifts = torch.from_numpy(np.stack(corrections)).float().to(device)  # (len(networks), C)
-    starts = range(0, len(rows), batch_size)
-    batches = [rows[start : start + batch_size] for start in starts]
-    gathered = track(gather_batches(store.pixels, batches, device), what=what, total=len(rows), each=batch_size)
-    found: list[Tensor] = []
-    for start, pixels in zip(starts, gathered, strict=True):
-        views_of_batch = (
-            network_input(pixels, box[start : start + batch_size], size=size, backbone=backbone) for box in boxes
-        )
-        found.append(_log_probs(networks, views_of_batch, shifts, device=device, precision=precision))
-    none = torch.empty(len(networks), 0, len(views), len(corrections[0]))
-    return torch.cat([none, *found], dim=1).numpy()
+    """(len(models), n, V, C) float32 log-probabilities by models of one run, for which each image is read once."""
+    first = models[0]
+    shifts = torch.from_numpy(np.stack([model.shift for model in models])).float().to(first.device)  # (models, C)
+    found = [torch.empty(len(models), 0, len(views), shifts.shape[1])]
+    for seen in first.inputs(store, rows, views, batch_size=batch_size, what=what, track=track):
+        with torch.inference_mode():
+            # One view at a time: eight at once cost 8.7 times one, since they leave no room in the processor's cache.
+            answers = [torch.stack([_logits(model, view) for model in models]) for view in seen]  # (models, B, C) each
+            logits = torch.stack(answers, dim=2) + shifts[:, None, None]
+            found.append(logits.log_softmax(dim=3).cpu())
+    return torch.cat(found, dim=1).numpy()
 
 
-@torch.inference_mode()
-def _log_probs(
-    networks: Sequence[nn.Module],
-    seen: Iterable[Tensor],
-    shifts: Tensor,
-    *,
-    device: torch.device,
-    precision: torch.dtype,
-) -> Tensor:
-    """(len(networks), B, V, C) float32 on the host; seen yields V inputs of (B, 3, size, size), made when asked for.
-
-    One view at a time: eight at once cost 8.7 times one, since they leave no room in the processor's cache.
-    """
-    answers = []
-    for view in seen:
-        with autocast(device, precision):
-            answers.append(torch.stack([network(view).float() for network in networks]))  # (len(networks), B, C)
-    logits = torch.stack(answers, dim=2) + shifts[:, None, None]
-    return logits.log_softmax(dim=3).cpu()
+def _logits(model: Model, view: Tensor) -> Tensor:
+    with autocast(model.device, model.precision):
+        answer: Tensor = model.network(view)
+    return answer.float()

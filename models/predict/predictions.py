@@ -1,4 +1,4 @@
-"""Defines `oof.npz` and `test.npz`: log-probabilities per view, with ids and classes. It needs no torch."""
+"""The format of `oof.npz` and `test.npz`: log-probabilities per view, with ids and classes. It needs no torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROW_SUM_TOLERANCE = 1e-3  # how far a row of probabilities may be from 1, here a
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one network says of n images under V views.
+    """What one network predicts for n images under V views.
 
     image_id   (n,) str, distinct         classes       (C,) str in target order
     views      (V,) str                   folds_digest  of the folds.csv that the network was trained with
@@ -46,12 +46,7 @@ class Predictions:
 
 
 def save_predictions(path: Path, predictions: Predictions) -> None:
-    """Write the predictions as an uncompressed npz without pickles; refuses (by assertion) what `load` would refuse."""
-    write_bytes(path, predictions_bytes(predictions))
-
-
-def predictions_bytes(predictions: Predictions) -> bytes:
-    """What `save_predictions` writes; the same predictions are the same bytes."""
+    """Write an uncompressed npz without pickles; the same predictions are the same bytes."""
     fault = _fault(predictions)
     assert fault is None, fault
     buffer = io.BytesIO()
@@ -60,25 +55,20 @@ def predictions_bytes(predictions: Predictions) -> bytes:
         image_id=predictions.image_id.astype(str),
         classes=predictions.classes.astype(str),
         views=predictions.views.astype(str),
-        log_probs=np.ascontiguousarray(
-            predictions.log_probs, dtype=np.float32
-        ),  # row by row, so that it can be read so
+        log_probs=np.ascontiguousarray(predictions.log_probs, dtype=np.float32),  # so that it can be read by rows
         folds_digest=np.array(predictions.folds_digest),
     )
-    return buffer.getvalue()
+    write_bytes(path, buffer.getvalue())
 
 
 def load_predictions(path: Path, *, hint: str) -> Predictions:
-    """Read and check predictions. Raises UserError, with `hint`, where the file is absent, torn or unfit."""
+    """Read and check predictions. Raises UserError, with `hint`, where the file is absent, damaged or inconsistent."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            predictions = Predictions(
-                image_id=arrays["image_id"],
-                classes=arrays["classes"],
-                views=arrays["views"],
-                log_probs=arrays["log_probs"],
-                folds_digest=str(arrays["folds_digest"]),
+            image_id, classes, views, log_probs = (
+                arrays[name] for name in ("image_id", "classes", "views", "log_probs")
             )
+            predictions = Predictions(image_id, classes, views, log_probs, str(arrays["folds_digest"]))
     except FileNotFoundError as err:
         raise UserError(f"{path} does not exist", hint=hint) from err
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as err:
@@ -98,7 +88,7 @@ def _fault(predictions: Predictions) -> str | None:
         return "it has no views or no classes"
     ids, count = np.unique(predictions.image_id, return_counts=True)
     if (count > 1).any():
-        return f"the id {first_few(list(ids[count > 1]))} stands in it twice"
+        return f"it has the id {first_few(list(ids[count > 1]))} twice"
     pieces = [predictions.log_probs[start : start + PIECE] for start in range(0, n, PIECE)] or [predictions.log_probs]
     bad = np.concatenate([~np.isfinite(piece).all(axis=(1, 2)) for piece in pieces])
     if bad.any():

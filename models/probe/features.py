@@ -1,32 +1,86 @@
-"""Keeps on disk what a frozen backbone sees of every image, asked once for the heads of all folds."""
+"""What a frozen backbone finds in every image, kept on disk: one pass serves the heads of all folds."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from folds.base.errors import UserError
+from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, read_json, replacing, reserve, write_json
 from folds.manifest.manifest import read_manifest_bytes
 from folds.pixels.store import PixelStore
-from models.input.batches import gather_batches
-from models.input.inputs import network_input
-from models.input.views import view_boxes
-from models.probe.frozen import FrozenBody, ask_frozen, refuse_odd
+from models.backbones import Backbone, build_network
+from models.predict.model import Model
 
 VERSION = 1  # of these files and of what is asked of the backbone: files of another version are made anew
 # Half the bytes of float32: 420 MB for 102,576 images x 2,048 features under one view. What bfloat16 finds is kept to
 # the last bit; OOF top-3 error of frozen resnet18 on Caltech-101: 0.1983, with float32 on disk 0.1986.
 STORED = np.float16
 LARGEST = float(np.finfo(STORED).max)
+
+
+@dataclass(frozen=True)
+class FrozenBody:
+    """A backbone that is not trained, and how it is asked.
+
+    weights  its file; None for random ones, drawn from `seed`     size  side of its input, in pixels
+    """
+
+    backbone: Backbone
+    weights: Path | None
+    size: int
+    device: torch.device
+    precision: torch.dtype
+    seed: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the features of given pixels, to the last bit on one machine; plain JSON."""
+        weights = digest(self.weights.read_bytes()) if self.weights else f"random, seed {self.seed}"
+        precision = str(self.precision).removeprefix("torch.")
+        facts = {**asdict(self.backbone), "weights": weights, "image_size": self.size, "precision": precision}
+        return dict(json.loads(json.dumps(facts)))
+
+    def model(self) -> Model:
+        """The network on its device, with a head that is not used."""
+        with torch.random.fork_rng(devices=[]):  # what is drawn later does not depend on whether features lay on disk
+            torch.manual_seed(self.seed)
+            network = build_network(self.backbone, 1, size=self.size, weights=self.weights)
+        network = network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        return Model(network, self.backbone, self.size, self.device, self.precision, shift=np.zeros(1))
+
+
+@dataclass(frozen=True)
+class FeatureFile:
+    """Features of n images under one view: `path` holds (n, D) float16, and a JSON file beside it records of what."""
+
+    path: Path
+    facts: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits: a digest of everything that the features depend on."""
+        return self.path.stem
+
+    def load(self) -> np.ndarray:
+        """(n, D) float16, read-only, memory-mapped."""
+        return np.load(self.path, mmap_mode="r", allow_pickle=False)
+
+    def is_whole(self) -> bool:
+        """Whether the file is there and holds what was written; a damaged one, or one of other images, does not."""
+        try:
+            head = read_json(self.path.with_suffix(".json"), hint="")
+            return head["facts"] == self.facts and head["digest"] == _digest(self.load())
+        except (UserError, OSError, ValueError, EOFError, KeyError, TypeError):
+            return False
 
 
 def image_features(
@@ -39,71 +93,30 @@ def image_features(
     batch_size: int = 128,
     what: str = "features",
     track: Track = silently,
-) -> list[FeatureFile]:
-    """The features of store rows under each view, from disk where they lie there, else made in one pass for all views.
+) -> dict[str, FeatureFile]:
+    """The features of store rows by view, read from disk where they are there, else made in one pass for all views.
 
     rows  (n,) int rows of the store; the files are for these images in this order, and other rows get others
     """
-    facts = {**body.facts(), **_facts_of_images(workspace, store, rows)}
-    files = [_file(workspace, {**facts, "view": view}) for view in views]
-    lacking = [file for file in files if not file.is_whole()]
+    facts = {
+        **body.facts(),
+        "version": VERSION,
+        "manifest": digest(read_manifest_bytes(workspace)),  # it holds a checksum of each image's pixels
+        "store": store.identity,
+        "images": digest("\n".join([*store.split[rows], *store.image_id[rows]]).encode()),
+    }
+    files = {}
+    for view in views:
+        own = {**facts, "view": view}
+        files[view] = FeatureFile(workspace.features / f"{digest(json.dumps(own, sort_keys=True).encode())}.npy", own)
+    lacking = {view: file for view, file in files.items() if not file.is_whole()}
     if lacking:
         _make(lacking, store, rows, body, batch_size=batch_size, what=what, track=track)
     return files
 
 
-@dataclass(frozen=True)
-class FeatureFile:
-    """Features of n images under one view: `path` holds (n, D) float16, and a JSON file beside it says of what."""
-
-    path: Path
-    facts: dict[str, Any]
-
-    @property
-    def key(self) -> str:
-        """16 hexadecimal digits that stand for everything that the features depend on."""
-        return self.path.stem
-
-    def load(self) -> np.ndarray:
-        """(n, D) float16, read-only, memory-mapped."""
-        return np.load(self.path, mmap_mode="r", allow_pickle=False)
-
-    def is_whole(self) -> bool:
-        """Whether the file is there and holds what was written; a damaged or foreign one counts as absent."""
-        try:
-            head = read_json(self.path.with_suffix(".json"), hint="")
-            return head["facts"] == self.facts and head["digest"] == _digest(self.load())
-        except (UserError, OSError, ValueError, EOFError, KeyError, TypeError):
-            return False
-
-    def describe(self) -> None:
-        """Write the JSON file, last of all: without it the features do not count as there."""
-        features = self.load()
-        head = {"facts": self.facts, "shape": list(features.shape), "digest": _digest(features)}
-        write_json(self.path.with_suffix(".json"), head)
-
-
-def _file(workspace: Workspace, facts: dict[str, Any]) -> FeatureFile:
-    key = digest(json.dumps(facts, sort_keys=True).encode())
-    return FeatureFile(workspace.features / f"{key}.npy", facts)
-
-
-def _facts_of_images(workspace: Workspace, store: PixelStore, rows: np.ndarray) -> dict[str, Any]:
-    """Which images, and which pixels of theirs: the manifest holds a sum of each image's row in the store."""
-    return {
-        "version": VERSION,
-        "manifest": digest(read_manifest_bytes(workspace)),
-        "store": store.identity,
-        "images": digest("\n".join([*store.split[rows], *store.image_id[rows]]).encode()),
-    }
-
-
-def _digest(features: np.ndarray) -> str:
-    return digest(np.ascontiguousarray(features).data.cast("B")) if features.size else ""
-
-
 def _make(
-    files: Sequence[FeatureFile],
+    files: dict[str, FeatureFile],
     store: PixelStore,
     rows: np.ndarray,
     body: FrozenBody,
@@ -113,23 +126,33 @@ def _make(
     track: Track,
 ) -> None:
     """One pass over the rows for all files; host memory holds a batch, not the features."""
+    found = body.model().features(store, rows, tuple(files), batch_size=batch_size, what=what, track=track)
     with ExitStack() as stack:
-        paths = [stack.enter_context(replacing(file.path)) for file in files]
-        pieces = _feature_batches(
-            [file.facts["view"] for file in files], store, rows, body, batch_size=batch_size, what=what, track=track
-        )
+        paths = [stack.enter_context(replacing(file.path)) for file in files.values()]
         arrays: list[np.memmap] = []
         start = 0
-        for piece in pieces:  # (V, B, D)
-            shape = (len(rows), piece.shape[2])
-            arrays = arrays or [_new_array(path, shape) for path in paths]
-            for array, seen in zip(arrays, piece, strict=True):
+        for piece in found:  # (V, B, D)
+            _refuse_odd(piece, store.image_id[rows[start : start + piece.shape[1]]], body)
+            arrays = arrays or [_new_array(path, (len(rows), piece.shape[2])) for path in paths]
+            for array, seen in zip(arrays, piece.clamp(-LARGEST, LARGEST).cpu().numpy().astype(STORED), strict=True):
                 array[start : start + len(seen)] = seen
             start += piece.shape[1]
         for array in arrays:
             array.flush()
-    for file in files:
-        file.describe()
+    for file in files.values():  # the JSON comes last: without it the features do not count as there
+        features = file.load()
+        head = {"facts": file.facts, "shape": list(features.shape), "digest": _digest(features)}
+        write_json(file.path.with_suffix(".json"), head)
+
+
+def _refuse_odd(features: Tensor, image_id: np.ndarray, body: FrozenBody) -> None:
+    """Refuse features (V, B, D) that are NaN or infinite, naming their images. image_id (B,) str."""
+    finite = torch.isfinite(features).all(dim=2).all(dim=0).cpu().numpy()
+    if not finite.all():
+        raise UserError(
+            f"{body.backbone.tag} has no finite features for {first_few(list(image_id[~finite]))}",
+            hint="`--precision fp32`",
+        )
 
 
 def _new_array(path: Path, shape: tuple[int, int]) -> np.memmap:
@@ -139,32 +162,5 @@ def _new_array(path: Path, shape: tuple[int, int]) -> np.memmap:
     return array
 
 
-def _feature_batches(
-    views: Sequence[str],
-    store: PixelStore,
-    rows: np.ndarray,
-    body: FrozenBody,
-    *,
-    batch_size: int,
-    what: str,
-    track: Track,
-) -> Iterator[np.ndarray]:
-    """(V, B, D) float16 for one batch after another; one of no images where there are no rows."""
-    network, backbone = body.network(), body.backbone
-    boxes = [
-        view_boxes(view, width=store.width[rows], height=store.height[rows], crop_share=backbone.crop_share)
-        for view in views
-    ]
-    starts = range(0, len(rows), batch_size)
-    batches = [rows[start : start + batch_size] for start in starts]
-    gathered = track(gather_batches(store.pixels, batches, body.device), what=what, total=len(rows), each=batch_size)
-    for start, pixels in zip(starts, gathered, strict=True):
-        seen = [
-            network_input(pixels, box[start : start + batch_size], size=body.size, backbone=backbone) for box in boxes
-        ]
-        features = ask_frozen(network, seen, body)
-        refuse_odd(features, store.image_id[batches[start // batch_size]], body)
-        yield features.clamp(-LARGEST, LARGEST).cpu().numpy().astype(STORED)
-    if not len(rows):
-        none = torch.zeros(1, 3, body.size, body.size, device=body.device)
-        yield ask_frozen(network, [none] * len(views), body)[:, :0].cpu().numpy().astype(STORED)
+def _digest(features: np.ndarray) -> str:
+    return digest(np.ascontiguousarray(features).data.cast("B")) if features.size else ""

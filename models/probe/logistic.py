@@ -1,4 +1,9 @@
-"""Fits multinomial logistic regression with an L2 penalty: one convex problem, solved to a tolerance."""
+"""Multinomial logistic regression with an L2 penalty: one convex problem, solved to a tolerance.
+
+`torch.optim.LBFGS(line_search_fn="strong_wolfe")`, preconditioned in the same way, took 47 to 63 s of one core instead
+of 28 for the heads of five folds (6,859 images x 1,280 features, 102 classes): each step of its line search costs two
+products with the features, and ours none.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +32,9 @@ class Head:
     weight: Tensor
     bias: Tensor
 
+    def to(self, device: torch.device) -> Head:
+        return Head(self.weight.to(device), self.bias.to(device))
+
     def log_probs(self, features: Tensor) -> Tensor:
         """(n, C) float32 from (n, D) float32 on the head's device."""
         return torch.addmm(self.bias, features, self.weight.T).log_softmax(1)
@@ -52,17 +60,14 @@ class Logistic:
         features /= self.scale
         self.design = torch.cat([features, features.new_ones(self.n, 1)], dim=1)  # (n, D + 1): the last is the bias
         some = self.design[:: math.ceil(self.n / GRAM_ROWS)]
-        self.gram = some.T @ some * (self.n / len(some))  # it guides the steps, and leaves the minimum where it is
+        self.gram = some.T @ some * (self.n / len(some))  # preconditions the steps, and does not move the minimum
 
     def fit(self, strength: float, *, start: Head | None = None, tolerance: float = TOLERANCE) -> Head:
-        """The head at the minimum; `start` saves steps and leaves the minimum where it is."""
+        """The head at the minimum; `start` saves steps and does not move the minimum."""
         penalty = self.design.new_full((self.D + 1, 1), strength * self.D)
         penalty[-1] = 0.0
-        return self._head(self._minimise(self._parameters(start), penalty, tolerance=tolerance))
-
-    def _minimise(self, parameters: Tensor, penalty: Tensor, *, tolerance: float) -> Tensor:
-        """L-BFGS over (D + 1, P) parameters. The logits are linear in them: a line search needs no product."""
-        logits = self.design @ parameters  # (n, P)
+        parameters = self._parameters(start)  # (D + 1, P)
+        logits = self.design @ parameters  # (n, P), linear in the parameters: a line search needs no product
         memory, curvature = _Memory(), self._curvature(logits, penalty)
         for _ in range(MOST_STEPS):
             gradient = self.design.T @ self._residual(logits) + penalty * parameters
@@ -75,7 +80,7 @@ class Logistic:
             length = self._length(logits, along, slope=slope, bend=bend)
             parameters, logits = parameters + length * direction, logits + length * along
             memory.step = length * direction
-        return parameters
+        return self._head(parameters)
 
     def _residual(self, logits: Tensor) -> Tensor:
         """Probabilities less the truth, (n, P)."""
@@ -84,7 +89,7 @@ class Logistic:
         return residual
 
     def _curvature(self, logits: Tensor, penalty: Tensor) -> Tensor:
-        """The Cholesky factor, (D + 1, D + 1), of a stand-in for the Hessian that is the same for every class.
+        """The Cholesky factor, (D + 1, D + 1), of an approximate Hessian that is the same for every class.
 
         It halves the steps: 40 instead of 78 at a strength of 0.06 (Caltech-101). After the bound of Boehning 1992.
         """
@@ -94,7 +99,7 @@ class Logistic:
         return torch.linalg.cholesky(spread * self.gram + torch.diag(ridge))
 
     def _length(self, logits: Tensor, along: Tensor, *, slope: float, bend: float) -> float:
-        """How far to go: Newton's steps on the slope along a line, between points known to be too near and too far.
+        """The length of a step: Newton's method on the slope along the line, kept between bounds on both sides.
 
         slope  of the whole objective at 0, negative     bend  the penalty's share of the second derivative
         """

@@ -1,10 +1,11 @@
-"""Makes a run of a frozen backbone: one pass, all heads, and what each head predicts under every view."""
+"""A run of a frozen backbone: one pass, the heads of all folds, and what each head predicts under every view."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,23 +13,27 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from folds.base.errors import CannotWriteError, UserError
 from folds.base.progress import Track, silently
-from folds.base.workspace import Workspace, write_bytes, write_json
+from folds.base.signals import TimeUpError
+from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
 from folds.engine import SEQUENTIAL, EngineSettings
 from folds.pixels.cache import cached
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
-from models.device import set_threads
+from models.backbones import build_network, resolve_backbone
+from models.device import choose_device, set_threads
 from models.input.views import check_views
-from models.predict.results import test_rows, write_done, write_predictions
-from models.probe.features import FeatureFile, image_features
-from models.probe.head_files import probed_heads
-from models.probe.heads import Heads
+from models.jobs.plan import find_start, weights_name
+from models.precision import run_precision, short_name
+from models.predict.again import test_rows, write_done, write_predictions
+from models.probe.features import FeatureFile, FrozenBody, image_features
+from models.probe.heads import head_views, probed_heads
 from models.probe.logistic import Head
-from models.probe.probe_plan import Probe, plan_probe
-from models.runs import RunPlan, as_probe
+from models.runs import PROBE, RunPlan, as_probe, done_folds, refuse_other_settings
 from models.settings import PredictSettings
-from models.watch.events import FoldDone, ProbeEvent, ProbeFitted, ProbeStarted
+from models.sizes import train_size
+from models.watch.events import FoldDone, FoldFailed, JobEvent, JobProgress, ProbeEvent, ProbeFitted, ProbeStarted
 
 FILES = ("head.safetensors", "oof.npz", "test.npz")
 
@@ -50,120 +55,154 @@ def probe_runs(
     folds, store = load_folds(workspace), open_store(cached(workspace, engine.cache, track=track))
     check_views(predict.views)
     for probe in [plan_probe(workspace, as_probe(plan), folds, predict) for plan in plans]:
-        yield from (_done_before(probe.name, k, one) for k, one in probe.done.items())
+        for k, done in probe.done.items():
+            views = tuple(done["views"])
+            yield FoldDone(probe.name, k, done["oof_top3_error"], done["seconds"], trained=False, views=views)
         if probe.lacking:
             yield from _probe_folds(workspace, probe, folds, store, predict, track=track)
 
 
-def _done_before(run: str, fold: int, done: dict[str, Any]) -> FoldDone:
-    return FoldDone(run, fold, done["oof_top3_error"], done["seconds"], trained=False, views=tuple(done["views"]))
+def plans_to_probe(plans: Sequence[RunPlan]) -> list[RunPlan]:
+    """The plans that start from weights, without those whose backbone, weights and size an earlier plan has too."""
+    first: dict[tuple[str, str, int], RunPlan] = {}
+    for plan in plans:
+        if plan.has_weights:
+            backbone = resolve_backbone(plan.backbone)
+            first.setdefault((backbone.tag, weights_name(plan), train_size(plan.settings, backbone)), plan)
+    return list(first.values())
+
+
+def probe_first(
+    workspace: Workspace, plans: Sequence[RunPlan], predict: PredictSettings, *, engine: EngineSettings, track: Track
+) -> Generator[JobEvent | JobProgress, None, None]:
+    """Probe the backbone of every plan, and yield what happens; a probe that fails is a FoldFailed, the others go on.
+
+    Raises CannotWriteError, TimeUpError and KeyboardInterrupt, which concern every probe.
+    """
+    if engine.is_ray:
+        from models.jobs.ray_runs import probe_on_ray
+
+        yield from probe_on_ray(workspace, plans, predict, engine=engine, track=track, goes_on=True)
+        return
+    for plan in plans:
+        name = as_probe(plan).name
+        try:
+            for event in probe_runs(workspace, [plan], predict, engine=engine, track=track):
+                yield JobEvent(name, getattr(event, "fold", None), event)
+        except (CannotWriteError, TimeUpError):
+            raise
+        except UserError as err:
+            yield JobEvent(name, None, FoldFailed(name, name, err.message, err.hint, trace=None))
+        except Exception as err:
+            failed = FoldFailed(name, name, f"{type(err).__name__}: {err}", None, traceback.format_exc())
+            yield JobEvent(name, None, failed)
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """The features of training and test images, by view."""
+class Probe:
+    """A run to probe, with everything that was checked before the first one began."""
 
-    train: dict[str, FeatureFile]
-    test: dict[str, FeatureFile]
+    name: str
+    body: FrozenBody
+    settings_json: dict[str, Any]
+    done: dict[int, dict[str, Any]]  # done.json of the folds that are done under the views asked for
+    lacking: tuple[int, ...]
+    weights_digest: str  # of the very file, downloaded or local; empty for random weights
+
+
+def plan_probe(workspace: Workspace, plan: RunPlan, folds: Folds, predict: PredictSettings) -> Probe:
+    """The probe of a plan, and which of its folds are done under the views asked for; refuses other settings."""
+    backbone, settings = resolve_backbone(plan.backbone), plan.settings
+    device, size = choose_device(settings.device), train_size(settings, backbone)
+    before = _begun_with(workspace, plan.name)
+    precision = run_precision(settings.precision, device, backbone, size=size, way="forward", before=before)
+    settings_json = {
+        "run": plan.name,
+        "kind": PROBE,
+        "backbone": backbone.tag,
+        "weights": weights_name(plan),
+        "seed": folds.seed,
+        "folds_digest": folds.digest,
+        "settings": {
+            "image_size": size,
+            "precision": str(precision).removeprefix("torch."),
+            "mirror": settings.mirror,
+        },
+    }
+    refuse_other_settings(workspace, settings_json)
+    done = {k: one for k, one in done_folds(workspace, plan.name).items() if one["views"] == list(predict.views)}
+    lacking = tuple(k for k in range(folds.n_folds) if k not in done)
+    weights = find_start(plan, backbone) if lacking else None
+    if lacking:  # a trial: a wrong file or size is refused now
+        build_network(backbone, 1, size=size, weights=weights)
+    body = FrozenBody(backbone, weights, size, device, precision, folds.seed)
+    return Probe(plan.name, body, settings_json, done, lacking, digest(weights.read_bytes()) if weights else "")
+
+
+def _begun_with(workspace: Workspace, run: str) -> dict[str, str]:
+    """The precision of a probe that has been begun, as `--precision` calls it."""
+    for path in sorted((workspace.models / run).glob("fold*/settings.json")):
+        stored = read_json(path, hint=f"remove {path.parent}").get("settings", {}).get("precision")
+        if stored in ("float32", "bfloat16", "float16"):
+            return {"forward": short_name(getattr(torch, stored))}
+    return {}
 
 
 def _probe_folds(
-    workspace: Workspace,
-    probe: Probe,
-    folds: Folds,
-    store: PixelStore,
-    predict: PredictSettings,
-    *,
-    track: Track,
+    workspace: Workspace, probe: Probe, folds: Folds, store: PixelStore, predict: PredictSettings, *, track: Track
 ) -> Iterator[ProbeEvent]:
     """One pass, all heads, and the predictions of the folds that lack them."""
-    yield _started(probe, folds, store)
-    began = time.perf_counter()
-    seen = _ask(workspace, probe, folds, store, predict, track=track)
-    featured = time.perf_counter()
-    files = [seen.train[view] for view in probe.head_views]
-    heads = probed_heads(workspace, folds, files, device=probe.body.device, track=track)
-    fitted = time.perf_counter()
-    yield ProbeFitted(probe.name, heads.strengths, featured - began, fitted - featured)
-    share = (fitted - began) / len(probe.lacking)  # no fold has the pass for itself
-    for k in probe.lacking:
-        yield _write_fold(workspace, probe, folds, store, seen, heads, fold=k, views=predict.views, seconds=share)
-
-
-def _started(probe: Probe, folds: Folds, store: PixelStore) -> ProbeStarted:
-    return ProbeStarted(
+    settings, body, testing = probe.settings_json["settings"], probe.body, test_rows(store)
+    yield ProbeStarted(
         run=probe.name,
-        tag=probe.body.backbone.tag,
+        tag=body.backbone.tag,
         n_train=len(folds.image_id),
-        n_test=len(test_rows(store)),
-        image_size=probe.body.size,
+        n_test=len(testing),
+        image_size=body.size,
         store_size=store.size,
-        device=probe.body.device.type,
-        precision=probe.settings_json["settings"]["precision"],
+        device=body.device.type,
+        precision=settings["precision"],
     )
-
-
-def _ask(
-    workspace: Workspace, probe: Probe, folds: Folds, store: PixelStore, predict: PredictSettings, *, track: Track
-) -> _Seen:
-    """The features of every image under the views to predict, and of training images under those of the heads too."""
 
     def ask(rows: np.ndarray, views: Sequence[str], what: str) -> dict[str, FeatureFile]:
-        files = image_features(
-            workspace,
-            store,
-            rows,
-            probe.body,
-            views=views,
-            batch_size=predict.predict_batch,
-            what=f"{probe.name}: {what}",
-            track=track,
+        size, words = predict.predict_batch, f"{probe.name}: {what}"
+        return image_features(workspace, store, rows, body, views=views, batch_size=size, what=words, track=track)
+
+    began = time.perf_counter()
+    views = head_views(mirror=settings["mirror"])
+    train = ask(store.rows(folds.image_id, split="train"), tuple(dict.fromkeys([*views, *predict.views])), "train")
+    test = ask(testing, predict.views, "test")
+    featured = time.perf_counter()
+    heads = probed_heads(workspace, folds, [train[view] for view in views], device=body.device, track=track)
+    fitted = time.perf_counter()
+    yield ProbeFitted(probe.name, heads.strengths, featured - began, fitted - featured)
+    seconds = (fitted - began) / len(probe.lacking)  # one pass served all folds
+    for k in probe.lacking:
+        own = np.flatnonzero(folds.fold == k)
+        oof = np.stack([_log_probs(heads.heads[k], train[view], body, own) for view in predict.views], axis=1)
+        tested = np.stack([_log_probs(heads.heads[k], test[view], body) for view in predict.views], axis=1)
+        folder = workspace.fold(probe.name, k)
+        (folder / "done.json").unlink(missing_ok=True)  # other views than before: not done until all of it is
+        write_json(folder / "settings.json", probe.settings_json)
+        write_bytes(folder / "head.safetensors", save({"weight": heads.heads[k].weight, "bias": heads.heads[k].bias}))
+        error = write_predictions(folder, folds, store, fold=k, views=predict.views, oof=oof, test=tested)
+        row = {"strength": heads.strengths[k], "valid_top3_error": error}
+        write_bytes(folder / "log.jsonl", (json.dumps(row) + "\n").encode())
+        write_done(
+            folder,
+            probe.settings_json,
+            folds,
+            fold=k,
+            views=predict.views,
+            oof_top3_error=error,
+            seconds=seconds,
+            more={"weights_digest": probe.weights_digest} if probe.weights_digest else {},
+            files=FILES,
         )
-        return dict(zip(views, files, strict=True))
-
-    views = tuple(dict.fromkeys([*probe.head_views, *predict.views]))
-    train = ask(store.rows(folds.image_id, split="train"), views, "train")
-    return _Seen(train, ask(test_rows(store), predict.views, "test"))
+        yield FoldDone(probe.name, k, error, seconds, trained=True, views=tuple(predict.views))
 
 
-def _write_fold(
-    workspace: Workspace,
-    probe: Probe,
-    folds: Folds,
-    store: PixelStore,
-    seen: _Seen,
-    heads: Heads,
-    *,
-    fold: int,
-    views: Sequence[str],
-    seconds: float,
-) -> FoldDone:
-    folder, head = workspace.fold(probe.name, fold), heads.heads[fold]
-    own = np.flatnonzero(folds.fold == fold)
-    oof = np.stack([_log_probs(head, seen.train[view], own) for view in views], axis=1)
-    test = np.stack([_log_probs(head, seen.test[view]) for view in views], axis=1)
-    (folder / "done.json").unlink(missing_ok=True)  # other views than before: not done until all of it is
-    write_json(folder / "settings.json", probe.settings_json)
-    write_bytes(folder / "head.safetensors", save({"weight": head.weight.cpu(), "bias": head.bias.cpu()}))
-    error = write_predictions(folder, folds, store, fold=fold, views=views, oof=oof, test=test)
-    strength = heads.strengths[fold]
-    weights = {"weights_digest": probe.weights_digest} if probe.weights_digest else {}
-    write_bytes(folder / "log.jsonl", (json.dumps({"strength": strength, "valid_top3_error": error}) + "\n").encode())
-    write_done(
-        folder,
-        probe.settings_json,
-        fold=fold,
-        n_folds=folds.n_folds,
-        views=views,
-        oof_top3_error=error,
-        seconds=seconds,
-        more={"prior_restored": True, **weights},  # no sampling shifted it
-        files=FILES,
-    )
-    return FoldDone(probe.name, fold, error, seconds, trained=True, views=tuple(views))
-
-
-def _log_probs(head: Head, file: FeatureFile, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-    """(n, C) float32 for rows of a file of features under one view."""
-    features = torch.from_numpy(file.load()[rows].astype(np.float32)).to(head.weight.device)
-    return head.log_probs(features).cpu().numpy()
+def _log_probs(head: Head, file: FeatureFile, body: FrozenBody, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """(n, C) float32 for rows of a file of features under one view, computed on the body's device."""
+    features = torch.from_numpy(file.load()[rows].astype(np.float32)).to(body.device)
+    return head.to(body.device).log_probs(features).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Keeps a fold's state after an epoch, so that a killed fold goes on from there: one safetensors file.
+"""A fold's state after each epoch in one safetensors file, so that a killed fold goes on from there.
 
 What is random in an epoch is a function of (seed, fold, epoch), and the schedule one of the step: parameters, running
 average, optimiser, loss scale, micro-batch and the rows of the log are all that an epoch hands to the next.
@@ -8,30 +8,31 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from folds.base.errors import UserError
 from folds.base.workspace import digest, write_bytes
-from models.train.log import log_line, read_log_line
-from models.train.state import fits, load_state, stepper_state
+from models.runs import log_line, read_log_line
 from models.train.stepper import Stepper
 from models.watch.events import EpochRow
 
 VERSION = 1
-NO_DIGEST = b"0" * 16  # stands in the digest's place while that is computed
-PLACE = b'"digest":"'  # in the header; inside the state's JSON, which is text there, the quotes would be escaped
+NETWORK, AVERAGE, OPTIMISER = "network", "average", "optimiser"  # what the tensors' names begin with
+NO_DIGEST = b"0" * 16  # where the digest will be, while it is computed
+KEY = b'"digest":"'  # in the header; inside the state's JSON, which is text there, the quotes would be escaped
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """What a checkpoint hands over: the rows of the epochs that are done, and the seconds that the job had taken."""
+    """The rows of the epochs that are done, and the seconds that the job had taken."""
 
     rows: tuple[EpochRow, ...] = ()
     seconds: float = 0.0
@@ -42,29 +43,21 @@ class RefusedError(Exception):
 
 
 @dataclass
-class Checkpoints:
-    """The checkpoint of one fold. `of` is what it belongs to; one of anything else is refused.
-
-    share  of the time since the last one that writing it may take; 1 keeps every epoch
-    """
+class Checkpoint:
+    """The checkpoint of one fold. `of` is what it belongs to; one of anything else is refused."""
 
     path: Path
     of: Mapping[str, Any]
-    share: float
-    cost: float = 0.0  # seconds that the last one took
-    last: float = field(default_factory=time.perf_counter)
+    last: float = field(default_factory=time.perf_counter)  # when the state was last on disk, or the job began
 
-    def keep(self, stepper: Stepper, rows: list[EpochRow], *, seconds: float, is_last: bool) -> bool:
-        """Write the state after an epoch, unless the last writing took too long to do it again so soon."""
-        began = time.perf_counter()
-        if not is_last and self.share < 1 and self.cost > self.share * (began - self.last):
-            return False
+    def keep(self, stepper: Stepper, rows: Sequence[EpochRow], *, seconds: float) -> None:
+        """Write the state after an epoch."""
         tensors, state = stepper_state(stepper)
-        said = {"version": VERSION, "of": self.of, "seconds": seconds, "log": list(map(log_line, rows)), **state}
-        write_bytes(self.path, _packed(tensors, json.dumps(said)))
+        head = {"version": VERSION, "of": self.of, "seconds": seconds, "log": list(map(log_line, rows)), **state}
+        data = bytearray(save(tensors, metadata={"digest": NO_DIGEST.decode(), "state": json.dumps(head)}))
+        data[_digest_place(data)] = digest(memoryview(data)).encode()
+        write_bytes(self.path, data)
         self.last = time.perf_counter()
-        self.cost = self.last - began
-        return True
 
     def resume(self, stepper: Stepper) -> Resumed | None:
         """Bring the stepper to the checkpoint's state; None where there is no checkpoint.
@@ -77,14 +70,14 @@ class Checkpoints:
             return None
         except OSError as err:
             raise RefusedError(f"cannot be read: {err.strerror}") from err
-        tensors, said = _unpacked(data)
-        if said.get("version") != VERSION or said.get("of") != json.loads(json.dumps(self.of)):
+        tensors, head = _unpacked(data)
+        if head.get("version") != VERSION or head.get("of") != json.loads(json.dumps(self.of)):
             raise RefusedError("belongs to another fold, run or store")
-        if not fits(stepper, tensors):
+        if not _fits(stepper, tensors):
             raise RefusedError("holds other parameters than this network has")
-        load_state(stepper, tensors, said)
+        _load_state(stepper, tensors, head)
         self.last = time.perf_counter()
-        return Resumed(tuple(map(read_log_line, said["log"])), said["seconds"])
+        return Resumed(tuple(map(read_log_line, head["log"])), head["seconds"])
 
     def remove(self) -> None:
         """Remove the file, once the fold is done."""
@@ -94,29 +87,80 @@ class Checkpoints:
             raise UserError(f"cannot remove {self.path}: {err.strerror}", hint="remove it by hand") from err
 
 
-def _packed(tensors: Mapping[str, Tensor], said: str) -> bytearray:
-    """Safetensors with the state as JSON among its metadata, and the digest of everything."""
-    data = bytearray(save(dict(tensors), metadata={"digest": NO_DIGEST.decode(), "state": said}))
-    place = _digest_place(data)
-    data[place] = digest(memoryview(data)).encode()
-    return data
-
-
 def _unpacked(data: bytearray) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and state, once the digest is that of the bytes."""
     try:
         place = _digest_place(data)
         written, data[place] = bytes(data[place]), NO_DIGEST
         if digest(memoryview(data)).encode() != written:
-            raise RefusedError("is damaged, its bytes are not those that were written")
+            raise RefusedError("is damaged: checksum mismatch")
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])["__metadata__"]
         return load(bytes(data)), json.loads(header["state"])
     except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as err:
-        raise RefusedError("is damaged, it is cut off or no checkpoint") from err
+        raise RefusedError("is damaged: it is cut off, or no checkpoint") from err
 
 
 def _digest_place(data: bytearray) -> slice:
-    """Where the digest stands. Raises ValueError where there is none."""
-    at = data.index(PLACE) + len(PLACE)
+    """Where the digest is among the bytes. Raises ValueError where there is none."""
+    at = data.index(KEY) + len(KEY)
     return slice(at, at + len(NO_DIGEST))
+
+
+def stepper_state(stepper: Stepper) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Copies of all tensors on the host, contiguous, by name; and what is JSON."""
+    parts = {NETWORK: stepper.network.state_dict()}
+    if stepper.average is not None:
+        parts[AVERAGE] = stepper.average.module.state_dict()
+    parts |= {f"{OPTIMISER}.{number}": moments for number, moments in stepper.optimiser.state_dict()["state"].items()}
+    tensors = {
+        f"{prefix}.{name}": value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for prefix, state in parts.items()
+        for name, value in state.items()
+    }
+    return tensors, {"scaler": stepper.scaler.state_dict(), "micro_batch": stepper.micro_batch}
+
+
+def _fits(stepper: Stepper, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors have the names and shapes of this stepper's network, average and parameters."""
+    expected, found = (
+        {name: value.shape for name, value in one.items() if not name.startswith(OPTIMISER)}
+        for one in (stepper_state(stepper)[0], tensors)
+    )
+    shapes = [parameter.shape for parameter in _parameters(stepper)]
+    moments = [name.split(".", 2) for name in tensors if name.startswith(OPTIMISER)]
+    return expected == found and all(
+        int(number) < len(shapes) and tensors[f"{OPTIMISER}.{number}.{key}"].shape in (shapes[int(number)], ())
+        for _, number, key in moments
+    )
+
+
+def _load_state(stepper: Stepper, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Bring a stepper to a state that fits it; every tensor keeps its device and memory layout."""
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        names = [name for name in tensors if name.startswith(f"{prefix}.")]
+        return {name.removeprefix(f"{prefix}."): tensors[name] for name in names}
+
+    stepper.network.load_state_dict(part(NETWORK))
+    if stepper.average is not None:
+        stepper.average.module.load_state_dict(part(AVERAGE))
+    stepper.optimiser.state.clear()
+    for number, parameter in enumerate(_parameters(stepper)):
+        if moments := part(f"{OPTIMISER}.{number}"):
+            stepper.optimiser.state[parameter] = {key: _like(parameter, value) for key, value in moments.items()}
+    if state["scaler"] and stepper.scaler.is_enabled():
+        stepper.scaler.load_state_dict(state["scaler"])
+    stepper.micro_batch = state["micro_batch"]
+
+
+def _parameters(stepper: Stepper) -> list[Tensor]:
+    """The parameters in the order of their numbers in the optimiser's state."""
+    return [parameter for group in stepper.optimiser.param_groups for parameter in group["params"]]
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """A moment on the parameter's device and in its memory layout, as fused AdamW takes for granted."""
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)

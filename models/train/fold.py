@@ -1,41 +1,74 @@
-"""Does one job: a fold of a run, or its refit on all images, from the pixel store to `done.json`."""
+"""One job: a fold of a run, or its refit on all images, from the pixel store to `done.json`."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from folds.base.progress import Track
+from folds.base.progress import Track, silently
 from folds.base.signals import TimeUpError
 from folds.base.workspace import Workspace, sweep, write_bytes, write_json
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
-from models.predict.results import (
-    FILES,
-    REFIT_FILES,
-    test_rows,
-    write_done,
-    write_network,
-    write_predictions,
-    write_test,
-)
-from models.runs import CHOSEN
+from models.backbones import Backbone, build_network, one_head
+from models.device import choose_device
+from models.input.sampling import sampling_shift
+from models.precision import Way, run_precision, short_name
+from models.predict.again import test_rows, write_done, write_network, write_predictions
+from models.probe.features import FrozenBody
+from models.probe.heads import set_head, start_head
+from models.recipes import FullSettings
+from models.runs import CHOSEN, RunPlan, chosen_precision, log_line
 from models.settings import PredictSettings
-from models.train.checkpoint import Checkpoints, RefusedError, Resumed
-from models.train.job import Job, make_trainer
-from models.train.log import log_line
-from models.train.own_probe import against_probe
+from models.sizes import train_size
+from models.train.checkpoint import Checkpoint, RefusedError, Resumed
 from models.train.trainer import FoldTrainer
-from models.train.verdict import judge, remedy_for
-from models.watch.events import CheckpointRefused, EpochRow, Event, FoldDone, FoldResumed, FoldStarted, Verdict
+from models.train.verdict import against_probe, judge, remedy_for
+from models.watch.events import (
+    CheckpointRefused,
+    EpochRow,
+    Event,
+    FoldDone,
+    FoldResumed,
+    FoldStarted,
+    Verdict,
+    fold_name,
+)
 
 CHECKPOINT = "checkpoint.safetensors"  # in the fold's folder, until the fold is done
+
+
+@dataclass(frozen=True)
+class Job:
+    """A fold to train (None: all images), with everything that was checked before the first job began.
+
+    weights_digest  of the very file that the network starts from, downloaded or local; empty for a random start
+    """
+
+    plan: RunPlan
+    settings: FullSettings
+    backbone: Backbone
+    weights: Path | None
+    fold: int | None
+    seed: int
+    settings_json: dict[str, Any]
+    weights_digest: str = ""
+
+    @property
+    def name(self) -> str:
+        return fold_name(self.plan.name, self.fold)
+
+    def folder(self, workspace: Workspace) -> Path:
+        name = self.plan.name
+        return workspace.refit(name) if self.fold is None else workspace.fold(name, self.fold)
 
 
 def do_job(
@@ -49,89 +82,90 @@ def do_job(
     track: Track,
 ) -> Iterator[Event]:
     """Train, predict, write, and yield what happens; `done.json` comes last."""
-    began, folder = time.perf_counter(), job.folder(workspace)
+    began, folder, views = time.perf_counter(), job.folder(workspace), predict.views
     sweep(folder)
     trainer = make_trainer(workspace, job, folds, store, lr=lr, track=track)
-    job = _with_precision(job, trainer)
-    write_json(folder / "settings.json", job.settings_json)
+    identity = {"settings": job.settings_json, "fold": "all" if job.fold is None else job.fold, "lr": lr}
+    checkpoint = Checkpoint(folder / CHECKPOINT, of={**identity, "images": store.identity})
+    settings_json = job.settings_json | ({CHOSEN: trainer.chosen_precision} if trainer.chosen_precision else {})
+    write_json(folder / "settings.json", settings_json)
     yield _started(job, trainer)
-    checkpoints = Checkpoints(folder / CHECKPOINT, of=_identity(job, store, lr=lr), share=job.settings.checkpoint_share)
-    before = yield from _resumed(job, trainer, checkpoints)
-    rows = yield from _train(job, trainer, checkpoints, before, track=track)
+    before = yield from _resumed(job, trainer, checkpoint)
+    rows = yield from _train(job, trainer, checkpoint, before, track=track)
     write_network(folder, trainer.trained)
-    more: dict[str, Any] = {"lr": lr} | ({"weights_digest": job.weights_digest} if job.weights_digest else {})
-    error = _predict(folder, job, trainer, folds, predict, track=track)
+    model, size, oof = trainer.model, predict.predict_batch, None
+    test = model.log_probs(store, test_rows(store), views, batch_size=size, what="predict test", track=track)
     if job.fold is not None:
-        verdict = _judged(workspace, job, trainer, folds, rows)
-        more["verdict"] = {
-            key: value
-            for key, value in dataclasses.asdict(verdict).items()
-            if key not in ("run", "fold") and value is not None
-        }
+        own = trainer.data.valid_rows
+        oof = model.log_probs(store, own, views, batch_size=size, what="predict oof", track=track)
+    error = write_predictions(folder, folds, store, fold=job.fold, views=views, oof=oof, test=test)
+    more: dict[str, Any] = {"lr": lr} | ({"weights_digest": job.weights_digest} if job.weights_digest else {})
+    if job.fold is not None:
+        verdict = _judged(workspace, job, job.fold, trainer, folds, rows)
+        figures = dataclasses.asdict(verdict).items()
+        more["verdict"] = {key: value for key, value in figures if key not in ("run", "fold") and value is not None}
         yield verdict
-    more["prior_restored"] = job.settings.restore_prior != "no"
     seconds = before.seconds + time.perf_counter() - began
     write_done(
         folder,
-        job.settings_json,
-        fold="all" if job.fold is None else job.fold,
-        n_folds=folds.n_folds,
-        views=predict.views,
+        settings_json,
+        folds,
+        fold=job.fold,
+        views=views,
         oof_top3_error=error,
         seconds=seconds,
         more=more,
-        files=REFIT_FILES if job.fold is None else FILES,
     )
-    checkpoints.remove()
-    yield FoldDone(job.plan.name, job.fold, error, seconds, trained=True, views=predict.views)
+    checkpoint.remove()
+    yield FoldDone(job.plan.name, job.fold, error, seconds, trained=True, views=views)
 
 
-def _resumed(job: Job, trainer: FoldTrainer, checkpoints: Checkpoints) -> Generator[Event, None, Resumed]:
-    """Bring the trainer to where an earlier process was stopped; one line says so, or why that cannot be."""
-    try:
-        before = checkpoints.resume(trainer.stepper)
-    except RefusedError as err:
-        yield CheckpointRefused(checkpoints.path, str(err))
-        return Resumed()
-    if before is None:
-        return Resumed()
-    yield FoldResumed(job.plan.name, job.fold, len(before.rows), job.settings.epochs)
-    return before
-
-
-def _train(
-    job: Job, trainer: FoldTrainer, checkpoints: Checkpoints, before: Resumed, *, track: Track
-) -> Generator[Event, None, list[EpochRow]]:
-    """Train the epochs that are left; log and checkpoint follow each. Returns the rows of all epochs."""
-    rows, kept, began = list(before.rows), len(before.rows), time.perf_counter()
-    try:
-        for event in trainer.epochs(first=len(rows), track=track):
-            if isinstance(event, EpochRow):
-                rows.append(event)
-                write_bytes(checkpoints.path.with_name("log.jsonl"), "".join(map(log_line, rows)).encode())
-                seconds = before.seconds + time.perf_counter() - began
-                if checkpoints.keep(trainer.stepper, rows, seconds=seconds, is_last=len(rows) == trainer.n_epochs):
-                    kept = len(rows)
-            yield event
-    except (KeyboardInterrupt, TimeUpError) as stop:
-        lost = round(time.perf_counter() - checkpoints.last)
-        place = f"{job.name} goes on after epoch {kept} of {trainer.n_epochs}"
-        stop.add_note(f"{place}; {lost // 60}:{lost % 60:02d} of work are lost")
-        raise
-    return rows
-
-
-def _with_precision(job: Job, trainer: FoldTrainer) -> Job:
-    """The job whose settings.json says what `--precision auto` was, so that whatever follows keeps it."""
-    chosen = {CHOSEN: trainer.chosen_precision} if trainer.chosen_precision else {}
-    return dataclasses.replace(job, settings_json={**job.settings_json, **chosen})
-
-
-def _identity(job: Job, store: PixelStore, *, lr: float) -> dict[str, Any]:
-    """What a checkpoint belongs to: a fold of a run with its settings, and pixels of one size and form."""
-    fold = "all" if job.fold is None else job.fold
-    settings = {key: value for key, value in job.settings_json.items() if key != CHOSEN}
-    return {"settings": settings, "fold": fold, "lr": lr, "images": store.identity}
+def make_trainer(
+    workspace: Workspace, job: Job, folds: Folds, store: PixelStore, *, lr: float, track: Track = silently
+) -> FoldTrainer:
+    """The trainer of a job; what is random at its start depends on (seed, fold) only."""
+    settings, size, device = job.settings, train_size(job.settings, job.backbone), choose_device(job.settings.device)
+    fold = folds.n_folds if job.fold is None else job.fold
+    torch.manual_seed(int(np.random.SeedSequence([job.seed, fold]).generate_state(1)[0]))
+    network = build_network(
+        job.backbone,
+        len(folds.classes),
+        size=size,
+        weights=job.weights,
+        dropout=settings.dropout,
+        drop_path=settings.drop_path,
+    )
+    # Features of random weights do not tell classes apart: such networks start from a random head.
+    is_to_probe = settings.head == "probe" and job.weights is not None
+    ways: tuple[Way, ...] = ("train", "forward") if is_to_probe else ("train",)
+    before = chosen_precision(workspace, job.plan.name)
+    precisions = {
+        way: run_precision(settings.precision, device, job.backbone, size=size, way=way, before=before) for way in ways
+    }
+    precisions.setdefault("forward", precisions["train"])
+    is_probed = False
+    if is_to_probe:  # linear probing, then fine-tuning (LP-FT, Kumar et al. 2022)
+        body = FrozenBody(job.backbone, job.weights, size, device, precisions["forward"])
+        head = start_head(workspace, folds, store, body, fold=job.fold, mirror=settings.mirror, track=track)
+        # The probe was fitted under the natural prior; the bias starts from the prior that sampling makes.
+        target = folds.target if job.fold is None else folds.target[folds.fold != job.fold]
+        shift = sampling_shift(target, settings, n_classes=len(folds.classes))
+        is_probed = set_head(network, head.weight, head.bias - torch.from_numpy(shift).float())
+    is_chosen = settings.precision == "auto" and device.type == "cpu"
+    return FoldTrainer(
+        network,
+        folds,
+        store,
+        fold=job.fold,
+        backbone=job.backbone,
+        settings=settings,
+        lr=lr,
+        seed=job.seed,
+        device=device,
+        precision=precisions["train"],
+        is_probed=is_probed,
+        chosen_precision={way: short_name(one) for way, one in precisions.items()} if is_chosen else {},
+    )
 
 
 def _started(job: Job, trainer: FoldTrainer) -> FoldStarted:
@@ -150,46 +184,65 @@ def _started(job: Job, trainer: FoldTrainer) -> FoldStarted:
     )
 
 
-def _judged(workspace: Workspace, job: Job, trainer: FoldTrainer, folds: Folds, rows: Sequence[EpochRow]) -> Verdict:
-    """What is to be said of a fold whose `oof.npz` is written."""
-    assert job.fold is not None, "a refit keeps nothing out that could be judged"
+def _resumed(job: Job, trainer: FoldTrainer, checkpoint: Checkpoint) -> Generator[Event, None, Resumed]:
+    """Load the checkpoint of an earlier process, if there is one; an event reports it, or why it cannot be used."""
+    try:
+        before = checkpoint.resume(trainer.stepper)
+    except RefusedError as err:
+        yield CheckpointRefused(checkpoint.path, str(err))
+        return Resumed()
+    if before is None:
+        return Resumed()
+    yield FoldResumed(job.plan.name, job.fold, len(before.rows), job.settings.epochs)
+    return before
+
+
+def _train(
+    job: Job, trainer: FoldTrainer, checkpoint: Checkpoint, before: Resumed, *, track: Track
+) -> Generator[Event, None, list[EpochRow]]:
+    """Train the epochs that are left; log and checkpoint follow each. Returns the rows of all epochs."""
+    rows, kept, began = list(before.rows), len(before.rows), time.perf_counter()
+    try:
+        for event in trainer.epochs(first=len(rows), track=track):
+            if isinstance(event, EpochRow):
+                rows.append(event)
+                write_bytes(checkpoint.path.with_name("log.jsonl"), "".join(map(log_line, rows)).encode())
+                checkpoint.keep(trainer.stepper, rows, seconds=before.seconds + time.perf_counter() - began)
+                kept = len(rows)
+            yield event
+    except (KeyboardInterrupt, TimeUpError) as stop:
+        lost = round(time.perf_counter() - checkpoint.last)
+        begin = f"{job.name} goes on after epoch {kept} of {trainer.n_epochs}"
+        stop.add_note(f"{begin}; {lost // 60}:{lost % 60:02d} of work are lost")
+        raise
+    return rows
+
+
+def _judged(
+    workspace: Workspace, job: Job, fold: int, trainer: FoldTrainer, folds: Folds, rows: Sequence[EpochRow]
+) -> Verdict:
+    """The verdict on a fold whose `oof.npz` is written."""
     train_loss, train_top3_error = trainer.score_training()
-    against = against_probe(
-        workspace,
-        job.plan.name,
-        folds,
-        fold=job.fold,
-        backbone=job.backbone.tag,
-        weights_digest=job.weights_digest,
-        image_size=trainer.sizes[-1],
-    )
     network = trainer.trained
-    head = network.get_classifier() if hasattr(network, "get_classifier") else None  # type: ignore[operator]
-    remedy = remedy_for(
-        trainer.settings,
-        lr=trainer.stepper.peak_lr,
-        has_batch_norm=any(isinstance(one, _BatchNorm) for one in network.modules()),
-        takes_head=isinstance(head, nn.Linear),
-    )
     return judge(
         job.plan.name,
-        job.fold,
+        fold,
         rows,
         train_loss=train_loss,
         train_top3_error=train_top3_error,
-        against_probe=against,
-        remedy=remedy,
+        against_probe=against_probe(
+            workspace,
+            job.plan.name,
+            folds,
+            fold=fold,
+            backbone=job.backbone.tag,
+            weights_digest=job.weights_digest,
+            image_size=trainer.sizes[-1],
+        ),
+        remedy=remedy_for(
+            trainer.settings,
+            lr=trainer.stepper.peak_lr,
+            has_batch_norm=any(isinstance(one, _BatchNorm) for one in network.modules()),
+            takes_head=one_head(network) is not None,
+        ),
     )
-
-
-def _predict(
-    folder: Path, job: Job, trainer: FoldTrainer, folds: Folds, predict: PredictSettings, *, track: Track
-) -> float | None:
-    """Predict and write; returns the OOF top-3 error, None for a refit."""
-    views, size, store = predict.views, predict.predict_batch, trainer.store
-    test = trainer.predict(test_rows(store), views, batch_size=size, what="predict test", track=track)
-    if job.fold is None:
-        write_test(folder, folds, store, views=views, test=test)
-        return None
-    oof = trainer.predict(trainer.data.valid_rows, views, batch_size=size, what="predict oof", track=track)
-    return write_predictions(folder, folds, store, fold=job.fold, views=views, oof=oof, test=test)

@@ -1,17 +1,22 @@
-"""Finds a learning rate: a short training at rising rates, and where its loss falls fastest."""
+"""A run's peak learning rate: the one that is set, or one found by a short training at rising rates."""
 
 from __future__ import annotations
 
 import copy
+import io
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from folds.base.errors import UserError
 from folds.base.progress import Track, silently
+from folds.base.workspace import Workspace, read_json, write_bytes, write_json
+from folds.pixels.store import PixelStore
+from folds.split.assign import Folds
+from models.train.fold import Job, make_trainer
 from models.train.trainer import FoldTrainer
 
 LOWEST, HIGHEST = 1e-6, 1.0  # AdamW's useful rates lie well inside
@@ -39,19 +44,58 @@ class Sweep:
         return float(np.sqrt(self.steepest * self.lowest / 10))
 
 
+@dataclass(frozen=True)
+class FoundRate:
+    """What a sweep on one fold's training part found, and its files: the figures and a plot."""
+
+    run: str
+    fold: int
+    sweep: Sweep
+    json: Path
+    picture: Path
+
+
+def peak_rate(workspace: Workspace, job: Job, folds: Folds, store: PixelStore, *, track: Track) -> float:
+    """The peak rate of a job: `--lr`, or with `find` the run's own from `lr-find.json`, made where it is absent."""
+    lr, path = job.settings.lr, workspace.models / job.plan.name / "lr-find.json"
+    if lr != "find":
+        return lr
+    stored = read_json(path, hint=f"remove {path}") if path.is_file() else {}
+    if stored.get("of") == _without_rate(job):
+        return float(stored["suggested"])
+    return find_rate(workspace, job, folds, store, track=track).sweep.suggested
+
+
+def find_rate(workspace: Workspace, job: Job, folds: Folds, store: PixelStore, *, track: Track) -> FoundRate:
+    """Sweep the rates on a job's training part, write `lr-find.json` and `lr-find.png` into the run's folder."""
+    found = sweep(make_trainer(workspace, job, folds, store, lr=1.0, track=track), track=track)
+    path = workspace.models / job.plan.name / "lr-find.json"
+    _draw(path.with_suffix(".png"), found, title=f"{job.plan.name}, fold {job.fold}: {job.backbone.tag}")
+    curve = {"rates": found.rates.tolist(), "losses": found.losses.tolist()}
+    marks = {"suggested": found.suggested, "steepest": found.steepest, "lowest": found.lowest}
+    write_json(path, {"of": _without_rate(job), "fold": job.fold, **marks, **curve})
+    return FoundRate(job.plan.name, job.fold or 0, found, path, path.with_suffix(".png"))
+
+
+def _without_rate(job: Job) -> dict[str, object]:
+    """What a sweep depends on: everything but the rate, which is what it finds."""
+    settings = {key: value for key, value in job.settings_json["settings"].items() if key != "lr"}
+    return {**job.settings_json, "settings": settings}
+
+
 def sweep(trainer: FoldTrainer, *, steps: int = STEPS, track: Track = silently) -> Sweep:
     """Train at rates from 1e-6 to 1, each step at a higher one; stop at divergence, restore the network.
 
     Raises UserError where no rate makes the loss fall. Source: Smith 2017 (LR range test), fastai's `lr_find`.
     """
-    network = trainer.stepper.network
+    network, rates = trainer.stepper.network, np.geomspace(LOWEST, HIGHEST, steps)
     before = copy.deepcopy(network.state_dict())
     try:
-        losses = list(_losses(trainer, np.geomspace(LOWEST, HIGHEST, steps), track=track))
+        losses = list(_losses(trainer, rates, track=track))
     finally:
         network.load_state_dict(before)
         trainer.stepper.optimiser.state.clear()
-    return judge_sweep(np.geomspace(LOWEST, HIGHEST, steps)[: len(losses)], np.array(losses))
+    return judge_sweep(rates[: len(losses)], np.array(losses))
 
 
 def judge_sweep(rates: np.ndarray, losses: np.ndarray) -> Sweep:
@@ -59,10 +103,7 @@ def judge_sweep(rates: np.ndarray, losses: np.ndarray) -> Sweep:
     smooth = smoothed(losses)
     bottom = int(np.argmin(smooth))
     if bottom < 2 or smooth[bottom] >= smooth[0]:
-        raise UserError(
-            f"at no rate from {rates[0]:.0e} to {rates[-1]:.0e} does the loss fall",
-            hint="leave out `--lr`",
-        )
+        raise UserError(f"the loss falls at no rate from {rates[0]:.0e} to {rates[-1]:.0e}", hint="leave out `--lr`")
     slope = np.gradient(smooth[: bottom + 1], np.log(rates[: bottom + 1]))
     return Sweep(rates, smooth, float(rates[int(np.argmin(slope))]), float(rates[bottom]))
 
@@ -82,7 +123,10 @@ def _losses(trainer: FoldTrainer, rates: np.ndarray, *, track: Track) -> Iterato
     batches = itertools.chain.from_iterable(trainer.batches(epoch % n_epochs) for epoch in itertools.count())
     tracked = track(zip(rates, batches, strict=False), what="rates", total=len(rates), unit="steps")
     for i, (rate, (images, target)) in enumerate(tracked):
-        loss = float(_step_at(rate, trainer, images, target))
+        for group in stepper.optimiser.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        loss = float(stepper.accumulate(images, target))
+        stepper.move()
         running = MEMORY * running + (1 - MEMORY) * loss
         mean = running / (1 - MEMORY ** (i + 1))
         if not np.isfinite(loss) or (i >= TRUSTED_STEPS and mean > DIVERGED * lowest):
@@ -91,10 +135,21 @@ def _losses(trainer: FoldTrainer, rates: np.ndarray, *, track: Track) -> Iterato
         yield loss
 
 
-def _step_at(rate: float, trainer: FoldTrainer, images: Tensor, target: Tensor) -> Tensor:
-    stepper = trainer.stepper
-    for group in stepper.optimiser.param_groups:
-        group["lr"] = rate * group["lr_scale"]
-    loss = stepper.accumulate(images, target)
-    stepper.move()
-    return loss
+def _draw(path: Path, sweep: Sweep, *, title: str) -> None:
+    """The loss over the rate, and the rates that it suggests: a PNG of 1,200 x 750 pixels."""
+    from matplotlib.figure import Figure  # half a second that training at a known rate does not need
+
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(sweep.rates, sweep.losses, color="#1f4e79", linewidth=2)
+    marks = (("steepest", sweep.steepest, ":"), ("lowest", sweep.lowest, "--"), ("suggested", sweep.suggested, "-"))
+    for name, rate, style in marks:
+        colour = "#c0392b" if name == "suggested" else "#7f8c8d"
+        axes.axvline(rate, color=colour, linestyle=style, label=f"{name} {rate:.1e}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, nats (running mean)", title=title)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_bytes(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Sets up what moves the parameters: AdamW with slower early layers, warm-up and cosines, running average."""
+"""The optimiser: AdamW with slower early layers, its schedule of warm-up and cosines, and the running average."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes one optimiser step: micro-batches that fit into memory, clipping, schedule, running average."""
+"""One optimiser step: micro-batches that fit into memory, clipping, schedule, running average."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from folds.base.errors import UserError
 from models.device import autocast
+from models.input.mixing import training_loss
 from models.recipes import FullSettings
 from models.train.optimiser import make_average, make_optimiser, make_schedule
 
@@ -17,7 +18,7 @@ SMALLEST_MICRO_BATCH = 2  # batch norm cannot train on one image
 
 
 class Stepper:
-    """A network with all that moves it. `micro_batch` is halved, for good, where memory does not suffice."""
+    """A network, its optimiser, schedule and average. `micro_batch` is halved, for good, where memory is short."""
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class Stepper:
         return (self.network if self.average is None else self.average.module).eval()
 
     def train_mode(self) -> None:
-        """Training mode; the statistics of batch norm keep still where the settings say so."""
+        """Training mode; the statistics of batch norm stay as they are where the settings say so."""
         self.network.train()
         if self.settings.batch_norm == "frozen":
             for module in self.network.modules():
@@ -86,9 +87,9 @@ class Stepper:
             try:
                 return self._backward(images, target)
             except RuntimeError as err:  # torch.OutOfMemoryError is one, and so is the CPU's own
-                if not _is_out_of_memory(err):
+                if not isinstance(err, torch.OutOfMemoryError) and "can't allocate memory" not in str(err):
                     raise
-            self._halve(len(images), size=images.shape[-1])  # outside of `except`, which holds on to the tensors
+            self._halve(len(images), size=images.shape[-1])  # outside of `except`, which keeps the tensors alive
 
     def _backward(self, images: Tensor, target: Tensor) -> Tensor:
         self.optimiser.zero_grad(set_to_none=True)
@@ -97,10 +98,7 @@ class Stepper:
         for seen, wanted in zip(images.tensor_split(parts), target.tensor_split(parts), strict=True):
             with autocast(self.device, self.precision):
                 logits = self.network(seen)
-            # Mixed targets, (B, C), come smoothed from timm's Mixup.
-            smoothing = self.settings.label_smoothing if wanted.ndim == 1 else 0.0
-            loss = nn.functional.cross_entropy(logits.float(), wanted, label_smoothing=smoothing)
-            loss = loss * (len(seen) / len(images))
+            loss = training_loss(logits, wanted, self.settings) * (len(seen) / len(images))
             self.scaler.scale(loss).backward()
             total += loss.detach()
         return total
@@ -111,11 +109,7 @@ class Stepper:
             torch.cuda.empty_cache()
         if self.micro_batch // 2 < SMALLEST_MICRO_BATCH:
             raise UserError(
-                f"there is not memory enough for {self.micro_batch} images of {size} pixels at a time",
+                f"out of memory with {self.micro_batch} images of {size} pixels at a time",
                 hint="a smaller `--image-size` or `--backbone`, or free the device's memory",
             )
         self.micro_batch = min(self.micro_batch, batch) // 2
-
-
-def _is_out_of_memory(err: RuntimeError) -> bool:
-    return isinstance(err, torch.OutOfMemoryError) or "can't allocate memory" in str(err)

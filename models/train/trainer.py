@@ -18,10 +18,10 @@ from folds.split.assign import Folds
 from models.backbones import Backbone
 from models.input.augment import training_input
 from models.input.batches import gather_batches
-from models.input.fold_data import Epoch, FoldData
+from models.input.fold_data import FoldData
 from models.input.mixing import Mixer, seed_everything
-from models.input.sampling import sampling_correction
-from models.predict.model import predict_views
+from models.input.sampling import prior_correction
+from models.predict.model import Model
 from models.recipes import FullSettings
 from models.sizes import epoch_sizes, predict_size, train_size
 from models.train.stepper import Stepper
@@ -32,7 +32,7 @@ VIEW = ("centre",)  # under which each epoch is scored
 
 
 class FoldTrainer:
-    """Trains on every fold but `fold` and watches `fold`; afterwards `trained` is the network to predict with."""
+    """Trains on every fold but `fold` and scores `fold`; afterwards `model` is what predicts."""
 
     def __init__(
         self,
@@ -53,24 +53,25 @@ class FoldTrainer:
         self.chosen_precision = dict(chosen_precision)  # what `--precision auto` is for this run, by what it is for
         self.is_probed = is_probed  # whether the network's head comes fitted to its frozen features
         self.settings, self.fold, self.backbone, self.store = settings, fold, backbone, store
-        self.device, self.precision = device, precision
+        self.device, self.precision, n_classes = device, precision, len(folds.classes)
         self.data = FoldData(folds, store, fold=fold, settings=settings, seed=seed)
         self.sizes = epoch_sizes(settings, size=train_size(settings, backbone))
-        self.correction = sampling_correction(self.data.train_target, settings, n_classes=len(folds.classes))
-        self.mixer = Mixer(settings, n_classes=len(folds.classes), device=device)
+        self.shift = prior_correction(self.data.train_target, settings, n_classes=n_classes)
+        self.mixer = Mixer(settings, n_classes=n_classes, device=device)
+        steps, batch_size = self.data.epoch_steps, self.data.batch_size
         self.stepper = Stepper(
-            network,
-            settings,
-            lr=lr,
-            epoch_steps=self.data.epoch_steps,
-            batch_size=self.data.batch_size,
-            device=device,
-            precision=precision,
+            network, settings, lr=lr, epoch_steps=steps, batch_size=batch_size, device=device, precision=precision
         )
 
     @property
     def trained(self) -> nn.Module:
         return self.stepper.trained
+
+    @property
+    def model(self) -> Model:
+        """The network as it is now, in evaluation mode, and how it predicts."""
+        size = predict_size(self.settings, self.backbone)
+        return Model(self.trained, self.backbone, size, self.device, self.precision, self.shift)
 
     @property
     def n_epochs(self) -> int:
@@ -98,54 +99,25 @@ class FoldTrainer:
             )
 
     def score_training(self) -> tuple[float, float]:
-        """Loss (nats) and top-3 error of training images, as many as the fold has, seen as the fold's own are."""
+        """Loss (nats) and top-3 error of training images, as many as the fold has, predicted as the fold's own are."""
         rows, target = self.data.some_training(len(self.data.valid_rows))
-        probs = np.exp(self.predict(rows, VIEW)[:, 0])
+        probs = np.exp(self.model.log_probs(self.store, rows, VIEW)[:, 0])
         return log_loss(probs, target), topk_error(probs, target)
-
-    def predict(
-        self,
-        rows: np.ndarray,
-        views: tuple[str, ...],
-        *,
-        batch_size: int = 128,
-        what: str = "",
-        track: Track = silently,
-    ) -> np.ndarray:
-        """(n, V, C) float32 log-probabilities of store rows under the views."""
-        return predict_views(
-            [self.trained],
-            self.store,
-            rows,
-            backbone=self.backbone,
-            size=predict_size(self.settings, self.backbone),
-            views=views,
-            batch_size=batch_size,
-            device=self.device,
-            precision=self.precision,
-            corrections=[self.correction],
-            what=what,
-            track=track,
-        )[0]
 
     def batches(self, epoch: int, *, track: Track = silently) -> Iterator[tuple[Tensor, Tensor]]:
         """An epoch's augmented images (B, 3, size, size) and targets, (B,) int or (B, C) shares, on the device."""
         seed_everything(*self.data.seeds, epoch)
-        shown = self.data.epoch(epoch)
-        targets = torch.from_numpy(shown.target).to(self.device).split(self.data.batch_size)
-        inputs = self._inputs(shown, self.sizes[epoch], what=f"epoch {epoch + 1}/{self.settings.epochs}", track=track)
-        for images, target in zip(inputs, targets, strict=True):
-            yield self.mixer(images, target, epoch=epoch)
-
-    def _inputs(self, shown: Epoch, size: int, *, what: str = "", track: Track = silently) -> Iterator[Tensor]:
-        batch = self.data.batch_size
+        shown, batch = self.data.epoch(epoch), self.data.batch_size
         starts = range(0, len(shown.rows), batch)
         rows = [shown.rows[start : start + batch] for start in starts]
+        targets = torch.from_numpy(shown.target).to(self.device).split(batch)
+        what = f"epoch {epoch + 1}/{self.settings.epochs}"
         gathered = gather_batches(self.store.pixels, rows, self.device)
         tracked = track(gathered, what=what, total=len(shown.rows), each=batch)
-        for start, pixels in zip(starts, tracked, strict=True):
-            draws = shown.draws[start : start + batch]
-            yield training_input(pixels, draws, size=size, backbone=self.backbone, precision=self.precision)
+        for start, pixels, target in zip(starts, tracked, targets, strict=True):
+            draws, size = shown.draws[start : start + batch], self.sizes[epoch]
+            images = training_input(pixels, draws, size=size, backbone=self.backbone, precision=self.precision)
+            yield self.mixer(images, target, epoch=epoch)
 
     def _train_epoch(self, epoch: int, track: Track) -> float:
         """One pass; returns the mean training loss in nats."""
@@ -163,7 +135,7 @@ class FoldTrainer:
         target = self.data.valid_target
         if not len(target):
             return (float("nan"),) * 3
-        probs = np.exp(self.predict(self.data.valid_rows, VIEW)[:, 0])
+        probs = np.exp(self.model.log_probs(self.store, self.data.valid_rows, VIEW)[:, 0])
         self._refuse_divergence(bool(np.isfinite(probs).all()), step=(epoch + 1) * self.data.epoch_steps - 1)
         return log_loss(probs, target), topk_error(probs, target, k=1), topk_error(probs, target)
 

@@ -1,10 +1,19 @@
-"""Answers whether a fold overfits: by its own training images under the eyes that see the valid ones."""
+"""Whether a fold overfits, underfits, or is no better than a frozen probe of the same weights, and what to change."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
+import numpy as np
+
+from folds.base.errors import UserError
+from folds.base.metrics import log_loss, true_rank
+from folds.base.paired import paired_difference
+from folds.base.workspace import Workspace, digest, read_json
+from folds.split.assign import Folds
+from models.predict.predictions import Predictions, load_predictions
+from models.runs import PROBE, done_folds, runs
 from models.settings import TrainSettings
 from models.watch.events import AgainstProbe, EpochRow, Verdict
 
@@ -12,6 +21,7 @@ LAST_SHARE = 0.25  # of the epochs: what they gained tells whether more of them 
 STILL_GAINING = 0.04  # a relative fall of the valid loss over them; a finished cosine's last quarter gains less
 RISING = 0.02  # a relative rise of the valid loss above its best epoch; less is noise of one fold
 MEMORISED = 0.25  # training error below this share of the valid error, with nothing gained at the end
+Kind = Literal["no gain", "overfitting", "underfitting", "fine"]
 
 
 def judge(
@@ -24,23 +34,42 @@ def judge(
     against_probe: AgainstProbe | None = None,
     remedy: str = "a smaller `--lr`",
 ) -> Verdict:
-    """One plain sentence on a fold: no gain over its probe, overfitting, underfitting or fine; and what to turn.
+    """One plain sentence on a fold: no gain over its probe, overfitting, underfitting or fine; and what to change.
 
     rows                        every epoch's; valid losses in nats, errors in [0, 1]
     train_loss, train_top3_error  of training images, drawn as they occur, under the view and network of the last row
     against_probe               the network beside its frozen probe, None where there is none
-    remedy                      what to turn where the network is no better than that, from `remedy_for`
+    remedy                      what to change where the network is no better than that, from `remedy_for`
     The loss tells more than the error: it still moves where the third guess is right anyway.
     """
     last, best = rows[-1], min(rows, key=lambda row: row.valid_loss)
     before = rows[max(0, len(rows) - 1 - max(1, round(LAST_SHARE * len(rows))))]
     gained = 1 - last.valid_loss / before.valid_loss if len(rows) > 1 else 0.0
-    rose = last.valid_loss / best.valid_loss - 1
-    kind: Literal["no gain", "overfitting", "underfitting", "fine"]
+    rose, more = last.valid_loss / best.valid_loss - 1, round(last.epoch * 1.5) or 1
+    risen = f"the valid loss has risen by {rose:.0%} since epoch {best.epoch}"
+    falling = f"the last epochs still took {gained:.0%} off the valid loss"
+    kind: Kind = "fine"
+    advice = "the valid loss has settled, and the training images are not memorised"
     if against_probe is not None and not against_probe.is_better:
-        kind, advice = _no_gain(against_probe, remedy, last, best, gained=gained, rose=rose)
-    else:
-        kind, advice = _sentence(last, best, gained=gained, rose=rose, train_top3_error=train_top3_error)
+        one, kind = against_probe, "no gain"
+        advice = (
+            f"no better than its own frozen probe (top-3 error {one.top3_error:.4f} against "
+            f"{one.probe_top3_error:.4f}, log loss {one.loss:.4f} against {one.probe_loss:.4f}): {remedy}"
+        )
+        if rose > RISING:
+            advice += f"; {risen}, so fewer epochs may help too (`--epochs {best.epoch}`)"
+        elif gained > STILL_GAINING:
+            advice += f"; {falling}, so more of them may help too (`--epochs {more}`)"
+    elif rose > RISING:
+        kind, advice = "overfitting", f"{risen}: fewer epochs (`--epochs {best.epoch}`) or a smaller `--lr`"
+    elif gained > STILL_GAINING:
+        kind, advice = "underfitting", f"{falling}: more of them (`--epochs {more}`) or a higher `--lr`"
+    elif train_top3_error < MEMORISED * last.valid_top3_error:
+        kind = "overfitting"
+        advice = (
+            "the valid loss has settled while the training images are nearly memorised: more epochs would add little; "
+            "better weights or a larger `--image-size` would help, and another backbone would help the blend"
+        )
     return Verdict(
         run=run,
         fold=fold,
@@ -56,7 +85,7 @@ def judge(
 
 
 def remedy_for(settings: TrainSettings, *, lr: float, has_batch_norm: bool, takes_head: bool) -> str:
-    """What to turn in a run that is no better than its frozen probe: what is not so already, in words.
+    """What to change in a run that is no better than its frozen probe, in words; nothing that is set so already.
 
     lr          the peak rate that the fold was trained with
     takes_head  whether a fitted head can be put into the network
@@ -73,46 +102,48 @@ def remedy_for(settings: TrainSettings, *, lr: float, has_batch_norm: bool, take
     return smaller
 
 
-def _no_gain(
-    against: AgainstProbe, remedy: str, last: EpochRow, best: EpochRow, *, gained: float, rose: float
-) -> tuple[Literal["no gain"], str]:
-    said = (
-        f"no better than its own frozen probe (top-3 error {against.top3_error:.4f} against "
-        f"{against.probe_top3_error:.4f}, log loss {against.loss:.4f} against {against.probe_loss:.4f}): {remedy}"
-    )
-    if rose > RISING:
-        said += (
-            f"; the valid loss has risen by {rose:.0%} since epoch {best.epoch}, so fewer epochs may help too "
-            f"(`--epochs {best.epoch}`)"
-        )
-    elif gained > STILL_GAINING:
-        said += (
-            f"; the last epochs still took {gained:.0%} off the valid loss, so more of them may help too "
-            f"(`--epochs {_more(last)}`)"
-        )
-    return "no gain", said
+def against_probe(
+    workspace: Workspace, run: str, folds: Folds, *, fold: int, backbone: str, weights_digest: str, image_size: int
+) -> AgainstProbe | None:
+    """The fold's network beside its frozen probe, by the `oof.npz` of both; None where there is no such probe.
+
+    backbone    the full tag      image_size  at the end of training
+    A probe counts that has the same backbone, weights, size, folds and images; of several, the one called RUN-probe.
+    Views that only one of the two was predicted under are left aside. Better: lower in top-3 error or log loss, and
+    not beyond one standard error above in top-3 error.
+    """
+    own = load_predictions(workspace.fold(run, fold) / "oof.npz", hint="`python run.py predict`")
+    target, group = (values[folds.fold == fold] for values in (folds.target, folds.group))
+    for name, probe in _probes(workspace, run, fold, backbone, weights_digest, image_size):
+        views = tuple(str(view) for view in own.views if view in probe.views)
+        is_alike = own.folds_digest == probe.folds_digest and np.array_equal(own.image_id, probe.image_id)
+        if not views or not is_alike or not np.array_equal(own.classes, probe.classes):
+            continue
+        both = [one.probs(views) for one in (own, probe)]
+        missed = [(true_rank(probs, target) >= 3).astype(float) for probs in both]
+        error, probe_error = (float(one.mean()) for one in missed)
+        loss, probe_loss = (log_loss(probs, target) for probs in both)
+        is_worse = paired_difference(missed[0], missed[1], group).is_above_error
+        is_better = (error < probe_error or loss < probe_loss) and not is_worse
+        return AgainstProbe(name, views, error, probe_error, loss, probe_loss, is_better)
+    return None
 
 
-def _more(last: EpochRow) -> int:
-    return round(last.epoch * 1.5) or 1
-
-
-def _sentence(
-    last: EpochRow, best: EpochRow, *, gained: float, rose: float, train_top3_error: float
-) -> tuple[Literal["overfitting", "underfitting", "fine"], str]:
-    if rose > RISING:
-        return "overfitting", (
-            f"the valid loss has risen by {rose:.0%} since epoch {best.epoch}: fewer epochs (`--epochs {best.epoch}`) "
-            "or a smaller `--lr`"
-        )
-    if gained > STILL_GAINING:
-        return "underfitting", (
-            f"the last epochs still took {gained:.0%} off the valid loss: more of them (`--epochs {_more(last)}`) "
-            "or a higher `--lr`"
-        )
-    if train_top3_error < MEMORISED * last.valid_top3_error:
-        return "overfitting", (
-            "the valid loss has settled while the training images are nearly memorised: more epochs would add little; "
-            "better weights or a larger `--image-size` would help, and another backbone would help the blend"
-        )
-    return "fine", "the valid loss has settled, and the training images are not memorised"
+def _probes(
+    workspace: Workspace, run: str, fold: int, backbone: str, weights_digest: str, image_size: int
+) -> Iterator[tuple[str, Predictions]]:
+    """The predictions of each probe of these weights; a damaged one is passed over, since others refuse it."""
+    if not weights_digest:
+        return  # random weights have no probe worth a comparison
+    for name in sorted(runs(workspace), key=lambda name: (name != f"{run}-{PROBE}", name)):
+        folder = workspace.fold(name, fold)
+        try:
+            stored = read_json(folder / "settings.json", hint="")
+            if (stored.get("kind"), stored.get("backbone")) != (PROBE, backbone):
+                continue
+            done = done_folds(workspace, name)[fold]
+            is_same = stored["settings"]["image_size"] == image_size and done.get("weights_digest") == weights_digest
+            if is_same and digest((folder / "oof.npz").read_bytes()) == done["files"]["oof.npz"]:
+                yield name, load_predictions(folder / "oof.npz", hint="")
+        except (UserError, OSError, KeyError, AttributeError):
+            continue

@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol
 
 from folds.base.errors import UserError, visible
 from folds.base.workspace import Workspace
+from models.runs import read_log_line
 from models.settings import TrackSettings
-from models.train.log import read_log_line
 from models.watch.board import JobKey
 from models.watch.events import (
     EpochRow,

@@ -10,8 +10,7 @@ from typing import Any
 
 from folds.base.errors import UserError
 from folds.base.workspace import read_json
-from models.runs import done_folds
-from models.train.log import read_log_line
+from models.runs import done_folds, read_log_line
 from models.watch.events import EpochRow
 from submissions.report.charts import Chart
 from submissions.report.curves import curves, sweep

@@ -1,4 +1,4 @@
-"""Measures the way of a picture to the device: `python -m tests.benchmarks.input`.
+"""Measures what it costs to bring a picture to the device: `python -m tests.benchmarks.input`.
 
 Host time per image from the pixel store to a uint8 batch on the device, rows in random order, page cache warm; and of
 the same pictures from their JPEG files through timm's `create_loader` and through torchvision's `ImageFolder` in a
@@ -12,12 +12,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import cyclopts
 import numpy as np
 import torch
-from cyclopts import Parameter
 from timm.data import create_dataset, create_loader
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -34,31 +33,38 @@ from tests.benchmarks.measure import Cost, cost_of, finish, make_pictures, range
 
 EPOCHS_OF_OURS = 16  # in one go: an epoch of a few hundred images would measure the start of the thread
 MOST_SECONDS, LEAST_TIMES = 25e-6, 20  # the goals
+SIZE = 288  # of the store and of the rivals' crops
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def main(
-    *,
-    data: Annotated[
-        Path | None, Parameter(help="a competition's folder; made-up pictures of 500 x 375 if none")
-    ] = None,
-    pictures: Annotated[int, Parameter(help="how many of them, at most")] = 512,
-    size: int = 288,
-    batch: int = 64,
-    workers: Annotated[int, Parameter(help="processes of the rivals; timm's default is 1")] = 1,
-    repeats: int = 3,
-    record: Annotated[bool, Parameter(help="append the figures to results.jsonl")] = True,
+    *, data: Path | None = None, pictures: int = 512, workers: int = 1, repeats: int = 3, record: bool = True
 ) -> None:
-    """Measure, print the table, and append the figures to results.jsonl."""
+    """Measure, print the table, and append the figures to results.jsonl.
+
+    data     a competition's folder; made-up pictures of 500 x 375 if none     pictures  how many of them, at most
+    workers  processes of the rivals; timm's default is 1
+    """
     device = choose_device("auto")
     with tempfile.TemporaryDirectory() as temporary:
         workspace, folder = Workspace(Path(temporary) / "work"), data or Path(temporary) / "data"
         if data is None:
             make_pictures(folder, pictures)
-        prepare(workspace, folder, PrepareSettings(store_size=size))
+        prepare(workspace, folder, PrepareSettings(store_size=SIZE))
         files = link_pictures(workspace, folder, Path(temporary) / "classes", most=pictures)
-        figures = measure(workspace, files, size=size, batch=batch, workers=workers, repeats=repeats, device=device)
-    show_figures(figures)
+        figures = measure(workspace, files, size=SIZE, batch=64, workers=workers, repeats=repeats, device=device)
+    rows = [
+        (
+            name,
+            ranged(cpu, scale=1e6),
+            ranged(figures["wall_seconds_per_image"][name], scale=1e6),
+            f"{figures['times_ours'][name]:,.0f}",
+        )
+        for name, cpu in figures["cpu_seconds_per_image"].items()
+    ]
+    goal = f"goal: at most {MOST_SECONDS * 1e6:.0f} us, rivals at least {LEAST_TIMES} times"
+    headings = ("", "host CPU, us per image", "wall, us per image", "times the store's CPU")
+    show(f"{figures['pictures']:,} pictures to {SIZE} x {SIZE}, {goal}", headings, rows)
     finish("input", figures, keep=record)
 
 
@@ -75,19 +81,15 @@ def link_pictures(workspace: Workspace, data: Path, folder: Path, *, most: int) 
 def measure(
     workspace: Workspace, files: Path, *, size: int, batch: int, workers: int, repeats: int, device: torch.device
 ) -> dict[str, Any]:
-    """Cost per image of each way, by turns."""
+    """Cost per image of the store and of each rival, by turns."""
     n = sum(1 for _ in files.rglob("*.*"))
-    ways: dict[str, Callable[[], Cost]] = {
+    works: dict[str, Callable[[], Cost]] = {
         "store": lambda: ours(workspace, n, batch=batch, device=device),
         "timm": lambda: marginal(lambda: timm_loader(files, size=size, batch=batch, workers=workers, device=device)),
         "torchvision": lambda: marginal(lambda: torchvision_loader(files, size=size, batch=batch, workers=workers)),
     }
-    costs: dict[str, list[Cost]] = {name: [] for name in ways}
-    for turn in range(repeats + 1):  # the first one warms up
-        for name, way in ways.items():
-            cost = way()
-            if turn:
-                costs[name].append(cost)
+    rounds = [{name: work() for name, work in works.items()} for _ in range(repeats + 1)][1:]  # the first warms up
+    costs = {name: [one[name] for one in rounds] for name in works}
     cpu = {name: spread(cost.cpu for cost in one) for name, one in costs.items()}
     return {
         "device": str(device),
@@ -140,24 +142,6 @@ def torchvision_loader(files: Path, *, size: int, batch: int, workers: int) -> A
     steps = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
     dataset = ImageFolder(str(files), transforms.Compose([*steps, transforms.Normalize(MEAN, STD)]))
     return DataLoader(dataset, batch, shuffle=True, num_workers=workers, drop_last=True)
-
-
-def show_figures(figures: dict[str, Any]) -> None:
-    rows = [
-        (
-            {"store": "pixel store, gather_batches", "timm": "timm create_loader, JPEG"}.get(
-                name, "torchvision ImageFolder + DataLoader, JPEG"
-            ),
-            ranged(cpu, scale=1e6),
-            ranged(figures["wall_seconds_per_image"][name], scale=1e6),
-            f"{1 / figures['wall_seconds_per_image'][name]['median']:,.0f}",
-            f"{figures['times_ours'][name]:,.0f}",
-        )
-        for name, cpu in figures["cpu_seconds_per_image"].items()
-    ]
-    headings = ("way", "host CPU, us per image", "wall, us per image", "images/s", "times the store's CPU")
-    title = f"{figures['pictures']:,} pictures to {figures['size']} x {figures['size']}, goal"
-    show(f"{title}: at most {MOST_SECONDS * 1e6:.0f} us, rivals at least {LEAST_TIMES} times", headings, rows)
 
 
 if __name__ == "__main__":

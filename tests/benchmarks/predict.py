@@ -1,27 +1,25 @@
 """Measures prediction under several views: `python -m tests.benchmarks.predict`.
 
-Test images per second with 1, 2, 5 and 8 views, from a made-up store through `predict_views`, by turns. The views share
-the gathering and the upload, so V of them must not cost more than V times one. Beside it stands the forward pass alone,
-on a batch that lies on the device: what gathering and resampling add.
+Test images per second with 1, 2, 5 and 8 views, from a made-up store, by turns. The views share the gathering and the
+upload, so V of them must not cost more than V times one. Beside it stands the forward pass alone, on a batch that lies
+on the device: what gathering and resampling add.
 """
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import cyclopts
 import numpy as np
 import torch
-from cyclopts import Parameter
-from torch import nn
 
 from folds.pixels.store import PixelStore
 from models.backbones import Backbone, build_network, resolve_backbone
 from models.device import autocast, choose_device, choose_precision
 from models.input.views import VIEWS
-from models.predict.model import predict_views
+from models.predict.model import Model
 from models.sizes import store_size_for
 from tests.benchmarks.measure import by_turns, finish, ranged, ratios, show, spread, synthetic_store
 
@@ -34,23 +32,24 @@ VIEW_SETS = {
 }
 
 
-def main(
-    *,
-    backbone: Annotated[str | None, Parameter(help="resnet18, on a GPU resnet50")] = None,
-    size: Annotated[int | None, Parameter(help="side of the input; 64, on a GPU 224")] = None,
-    images: Annotated[int | None, Parameter(help="how many; 256, on a GPU 8,192")] = None,
-    batch: Annotated[int | None, Parameter(help="images at a time; 64, on a GPU 256")] = None,
-    repeats: int = 3,
-    record: Annotated[bool, Parameter(help="append the figures to results.jsonl")] = True,
-) -> None:
+def main(*, repeats: int = 3, record: bool = True) -> None:
     """Measure, print the table, and append the figures to results.jsonl."""
     device = choose_device("auto")
-    usual = ("resnet50", 224, 8192, 256) if device.type == "cuda" else ("resnet18", 64, 256, 64)
-    name, side, n, at_once = (a or b for a, b in zip((backbone, size, images, batch), usual, strict=True))
+    name, size, n, batch = ("resnet50", 224, 8192, 256) if device.type == "cuda" else ("resnet18", 64, 256, 64)
     with tempfile.TemporaryDirectory() as temporary:
-        store = synthetic_store(Path(temporary), n, store_size_for(side))
-        figures = measure(store, resolve_backbone(name), size=side, batch=at_once, repeats=repeats, device=device)
-    show_figures(figures)
+        store = synthetic_store(Path(temporary), n, store_size_for(size))
+        figures = measure(store, resolve_backbone(name), size=size, batch=batch, repeats=repeats, device=device)
+    rows = [
+        (
+            f"{count} views",
+            ranged(figures["seconds_per_image"][count], scale=1e3, form=".3f"),
+            ranged(times, form=".2f"),
+            ranged(figures["passes"][count], form=".2f"),
+        )
+        for count, times in figures["times_one_view"].items()
+    ]
+    title = f"{figures['backbone']} at {size}, batches of {batch}, {figures['precision']} on {device}"
+    show(title, ("", "ms per image", "times one view, goal <= V", "forward passes"), rows)
     finish("predict", figures, keep=record)
 
 
@@ -60,17 +59,20 @@ def measure(
     """Seconds per image with so many views, and of a forward pass alone."""
     precision, n = choose_precision("auto", device), len(store.image_id)
     network = build_network(backbone, CLASSES, size=size).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    model = Model(network, backbone, size, device, precision, shift=np.zeros(CLASSES))
     seen = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
 
+    @torch.inference_mode()
+    def forward() -> None:
+        for _ in range(n // batch):
+            with autocast(device, precision):
+                network(seen)
+
     def predict(views: tuple[str, ...]) -> None:
-        predict_views(
-            [network], store, np.arange(n), backbone=backbone, size=size, views=views, batch_size=batch,
-            device=device, precision=precision, corrections=[np.zeros(CLASSES)],
-        )  # fmt: skip
+        model.log_probs(store, np.arange(n), views, batch_size=batch)
 
     works = {f"{count}": (lambda views=views: predict(views)) for count, views in VIEW_SETS.items()}
-    works["forward"] = lambda: forward(network, seen, n // batch, device=device, precision=precision)
-    costs = by_turns(works, repeats=repeats, device=device)
+    costs = by_turns({**works, "forward": forward}, repeats=repeats, device=device)
     return {
         "device": str(device),
         "backbone": backbone.tag,
@@ -80,32 +82,9 @@ def measure(
         "batch": batch,
         "precision": str(precision),
         "seconds_per_image": {name: spread(cost.wall / n for cost in one) for name, one in costs.items()},
-        "times_one_view": {str(count): ratios(costs[str(count)], costs["1"]) for count in VIEW_SETS},
-        "times_one_view_cpu": {str(count): ratios(costs[str(count)], costs["1"], clock="cpu") for count in VIEW_SETS},
-        "passes": {str(count): ratios(costs[str(count)], costs["forward"]) for count in VIEW_SETS},
+        "times_one_view": {count: ratios(costs[count], costs["1"]) for count in works},
+        "passes": {count: ratios(costs[count], costs["forward"]) for count in works},
     }
-
-
-@torch.inference_mode()
-def forward(network: nn.Module, seen: torch.Tensor, batches: int, *, device: torch.device, precision: Any) -> None:
-    for _ in range(batches):
-        with autocast(device, precision):
-            network(seen)
-
-
-def show_figures(figures: dict[str, Any]) -> None:
-    rows = []
-    for name, seconds in figures["seconds_per_image"].items():
-        last = (
-            (ranged(figures["times_one_view"][name], form=".2f"), ranged(figures["passes"][name], form=".2f"))
-            if name in figures["passes"]
-            else ("", "1")
-        )
-        label = f"{name} views" if name.isdigit() else "forward pass alone"
-        rows.append((label, ranged(seconds, scale=1e3, form=".3f"), f"{1 / seconds['median']:,.0f}", *last))
-    title = f"{figures['backbone']} at {figures['size']}, batches of {figures['batch']}, {figures['precision']}"
-    headings = ("", "ms per image", "images/s", "times one view, goal <= V", "forward passes")
-    show(f"{title} on {figures['device']}", headings, rows)
 
 
 if __name__ == "__main__":

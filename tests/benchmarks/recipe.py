@@ -16,7 +16,6 @@ from typing import Annotated, Any
 
 import cyclopts
 import numpy as np
-from cyclopts import Parameter
 
 from ensemble.members.members import load_members
 from folds.base.metrics import true_rank
@@ -47,8 +46,7 @@ def main(
     ours: Names,
     plain: Names = (),
     fastai: Names = (),
-    tta: Annotated[bool, Parameter(help="fastai's `learn.tta` beside its plain predictions")] = True,
-    record: Annotated[bool, Parameter(help="append the figures to results.jsonl")] = True,
+    record: bool = True,
 ) -> None:
     """Compare, print the table, and append the figures to results.jsonl."""
     workspace, folds = Workspace(work), load_folds(Workspace(work))
@@ -57,10 +55,15 @@ def main(
         ways["plain fine-tuning"] = read_runs(workspace, folds, plain)
     if fastai:
         ways["fastai fine_tune"] = read_fastai(fastai, folds, "probs")
-        if tta:
-            ways["fastai fine_tune, tta"] = read_fastai(fastai, folds, "tta")
+        ways["fastai fine_tune, tta"] = read_fastai(fastai, folds, "tta")
     figures = compare(ways, folds)
-    show_figures(figures)
+    rows = []
+    for name, made in figures["ways"].items():
+        deviation = f" +- {made['deviation']:.4f}" if made["deviation"] is not None else ""
+        apart = "{:+.4f} ({:+.4f} to {:+.4f})".format(*made["difference"]) if made["difference"] else ""
+        rows.append((name, f"{made['top3_error']:.4f}{deviation}", f"{made['minutes']:.1f}", apart))
+    title = f"{figures['images']:,} images, {figures['n_folds']} folds"
+    show(title, ("", "OOF top-3 error", "minutes", "this recipe less that"), rows)
     finish("recipe", figures, keep=record)
 
 
@@ -122,16 +125,6 @@ def compare(ways: dict[str, Way], folds: Folds) -> dict[str, Any]:
             "difference": [apart.mean, apart.low, apart.high] if way is not first else None,
         }
     return {"images": len(folds.target), "n_folds": folds.n_folds, "folds_digest": folds.digest, "ways": figures}
-
-
-def show_figures(figures: dict[str, Any]) -> None:
-    rows = []
-    for name, made in figures["ways"].items():
-        deviation = f" +- {made['deviation']:.4f}" if made["deviation"] is not None else ""
-        apart = "{:+.4f} ({:+.4f} to {:+.4f})".format(*made["difference"]) if made["difference"] else ""
-        rows.append((name, f"{made['seeds']}", f"{made['top3_error']:.4f}{deviation}", f"{made['minutes']:.1f}", apart))
-    title = f"{figures['images']:,} images, {figures['n_folds']} folds"
-    show(title, ("", "seeds", "OOF top-3 error", "minutes", "this recipe less that"), rows)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from typing import Annotated, Any
 
 import cyclopts
 import torch
-from cyclopts import Parameter
 from torch import Tensor
 
 from folds.pixels.store import PixelStore
@@ -27,17 +26,7 @@ from models.recipes import full_settings
 from models.settings import TrainSettings
 from models.sizes import store_size_for, train_size
 from models.train.trainer import FoldTrainer
-from tests.benchmarks.measure import (
-    by_turns,
-    finish,
-    ranged,
-    ratios,
-    show,
-    spread,
-    synthetic_folds,
-    synthetic_store,
-    wait_for,
-)
+from tests.benchmarks import measure as shared
 
 CLASSES, GOAL = 103, 0.95
 ROWS = 4096  # of the store: 1 GB at 288 pixels, far more than a processor's caches hold
@@ -46,68 +35,71 @@ EPOCHS = 1000  # more than are ever begun: the schedule must not end
 
 def main(
     *,
-    backbone: Annotated[
-        tuple[str, ...], COMMA_LIST, Parameter(help="resnet18,resnet50; on a GPU resnet50,resnet101,inception")
-    ] = (),
-    size: Annotated[int | None, Parameter(help="side of the input; 64, on a GPU 224 and 299 for inception")] = None,
-    batch: Annotated[int | None, Parameter(help="images per step; 32, on a GPU 256")] = None,
-    steps: Annotated[int | None, Parameter(help="steps per turn; 4, on a GPU 30")] = None,
+    backbone: Annotated[tuple[str, ...], COMMA_LIST] = (),
+    steps: int | None = None,
     repeats: int = 3,
-    compile: Annotated[bool, Parameter(help="also the compiled network, and when that pays")] = False,
-    record: Annotated[bool, Parameter(help="append the figures to results.jsonl")] = True,
+    compile: bool = False,
+    record: bool = True,
 ) -> None:
-    """Measure, print the table, and append the figures to results.jsonl."""
+    """Measure, print the table, and append the figures to results.jsonl. compile: also the compiled networks."""
     device = choose_device("auto")
     is_gpu = device.type == "cuda"
     names = backbone or (("resnet50", "resnet101", "inception") if is_gpu else ("resnet18", "resnet50"))
     settings = TrainSettings(
-        backbone=names, pretrained=False, image_size=size or (None if is_gpu else 64), epochs=EPOCHS,
-        batch_size=batch or (256 if is_gpu else 32), head="random",
+        backbone=names, pretrained=False, image_size=None if is_gpu else 64, epochs=EPOCHS,
+        batch_size=256 if is_gpu else 32, head="random",
     )  # fmt: skip
-    per_turn = steps or (30 if is_gpu else 4)
-    figures: dict[str, Any] = {
-        "device": str(device),
-        "precision": str(choose_precision("auto", device)),
-        "steps": per_turn,
-    }
-    variants = [(name, False) for name in names] + [(name, True) for name in names if compile]
-    figures["networks"] = {
-        f"{name}{', compiled' if compiled else ''}": measure(
-            name, dataclasses.replace(settings, compile=compiled), steps=per_turn, repeats=repeats, device=device
+    per_turn, networks = steps or (30 if is_gpu else 4), {}
+    for name in names:
+        networks[name] = measure(name, settings, steps=per_turn, repeats=repeats, device=device)
+        if compile:
+            compiled = dataclasses.replace(settings, compile=True)
+            made = measure(name, compiled, steps=per_turn, repeats=repeats, device=device)
+            add_payback(networks[name], made)
+            networks[f"{name}, compiled"] = made
+    rows = [
+        (
+            f"{name} at {made['size']}, batches of {made['batch']}",
+            *(shared.ranged(made["images_per_second"][kind], form=",.0f") for kind in ("real", "kept")),
+            shared.ranged(made["real_over_kept"], scale=100) + " %",
+            f"{made['times_plain']:.2f} x, after {made['pays_after_steps']} steps" if "times_plain" in made else "",
         )
-        for name, compiled in variants
-    }
-    for name in names if compile else ():
-        add_payback(figures["networks"][name], figures["networks"][f"{name}, compiled"])
-    show_figures(figures)
-    finish("step", figures, keep=record)
+        for name, made in networks.items()
+    ]
+    precision = str(choose_precision("auto", device))
+    title = f"training steps, {precision} on {device}, goal on a GPU: real data at least {GOAL:.0%} of a kept batch"
+    shared.show(title, ("", "images/s, real data", "batch kept on device", "of that", "compiling pays"), rows)
+    figures = {"device": str(device), "precision": precision, "steps": per_turn, "networks": networks}
+    shared.finish("step", figures, keep=record)
 
 
 def measure(name: str, settings: TrainSettings, *, steps: int, repeats: int, device: torch.device) -> dict[str, Any]:
     """Seconds per image of both kinds of steps, and the seconds until the first step was done."""
-    backbone = resolve_backbone(name)
-    size = train_size(settings, backbone)
+    size, batch = train_size(settings, resolve_backbone(name)), settings.batch_size
     with tempfile.TemporaryDirectory() as temporary:
-        rows = max(ROWS, settings.batch_size * 4) if device.type == "cuda" else settings.batch_size * (steps + 1) * 2
-        store = synthetic_store(Path(temporary), rows, store_size_for(size))
+        rows = max(ROWS, batch * 4) if device.type == "cuda" else batch * (steps + 1) * 2
+        store = shared.synthetic_store(Path(temporary), rows, store_size_for(size))
         trainer = make_trainer(store, name, settings, device=device)
-        fresh = endless(trainer)
+        fresh = (one for epoch in range(EPOCHS) for one in trainer.batches(epoch))
         kept = next(fresh)
-        first_seconds = seconds_of_first(trainer, kept, device=device)
+        start = time.perf_counter()
+        trainer.stepper.step(0, *kept)  # in which kernels are chosen and a compiled network is compiled
+        shared.wait_for(device)
+        first_seconds = time.perf_counter() - start
         works = {
             "real": lambda: run_steps(trainer, fresh, steps),
             "kept": lambda: run_steps(trainer, iter([kept] * steps), steps),
         }
-        costs = by_turns(works, repeats=repeats, device=device)
-    n = steps * settings.batch_size
+        costs = shared.by_turns(works, repeats=repeats, device=device)
+    n = steps * batch
     return {
         "size": size,
         "store_size": store.size,
-        "batch": settings.batch_size,
+        "batch": batch,
         "first_step_seconds": first_seconds,
-        "seconds_per_image": {kind: spread(cost.wall / n for cost in one) for kind, one in costs.items()},
-        "images_per_second": {kind: spread(n / cost.wall for cost in one) for kind, one in costs.items()},
-        "real_over_kept": ratios(costs["kept"], costs["real"]),
+        "seconds_per_image": {kind: shared.spread(cost.wall / n for cost in one) for kind, one in costs.items()},
+        "images_per_second": {kind: shared.spread(n / cost.wall for cost in one) for kind, one in costs.items()},
+        "real_over_kept": shared.ratios(costs["kept"], costs["real"]),
         "peak_device_gb": torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None,
     }
 
@@ -118,30 +110,16 @@ def make_trainer(store: PixelStore, name: str, settings: TrainSettings, *, devic
     network = build_network(backbone, CLASSES, size=train_size(settings, backbone))
     full = full_settings(settings, tag=backbone.tag, has_weights=False, n_train=len(store.image_id))
     trainer = FoldTrainer(
-        network, synthetic_folds(store, n_classes=CLASSES), store, fold=0, backbone=backbone, settings=full,
+        network, shared.synthetic_folds(store, n_classes=CLASSES), store, fold=0, backbone=backbone, settings=full,
         lr=1e-4, seed=0, device=device, precision=choose_precision("auto", device),
     )  # fmt: skip
     trainer.stepper.train_mode()
     return trainer
 
 
-def endless(trainer: FoldTrainer) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented batches, epoch after epoch."""
-    for epoch in range(EPOCHS):
-        yield from trainer.batches(epoch)
-
-
 def run_steps(trainer: FoldTrainer, batches: Iterator[tuple[Tensor, Tensor]], steps: int) -> None:
     for _ in range(steps):
         trainer.stepper.step(1, *next(batches))
-
-
-def seconds_of_first(trainer: FoldTrainer, batch: tuple[Tensor, Tensor], *, device: torch.device) -> float:
-    """Of the first step, in which kernels are chosen and a compiled network is compiled."""
-    start = time.perf_counter()
-    trainer.stepper.step(0, *batch)
-    wait_for(device)
-    return time.perf_counter() - start
 
 
 def add_payback(plain: dict[str, Any], compiled: dict[str, Any]) -> None:
@@ -150,33 +128,6 @@ def add_payback(plain: dict[str, Any], compiled: dict[str, Any]) -> None:
     compiled["times_plain"] = was / now
     paid = (compiled["first_step_seconds"] - plain["first_step_seconds"]) / (was - now) if now < was else None
     compiled["pays_after_steps"] = None if paid is None else round(paid)
-
-
-def show_figures(figures: dict[str, Any]) -> None:
-    rows = []
-    for name, made in figures["networks"].items():
-        real, kept = (ranged(made["images_per_second"][kind], form=",.0f") for kind in ("real", "kept"))
-        pays = made.get("pays_after_steps")
-        gain = (
-            f"{made['times_plain']:.2f} x, {f'after {pays:,} steps' if pays else 'never'}"
-            if "times_plain" in made
-            else ""
-        )
-        per = ranged(made["seconds_per_image"]["real"], scale=1e3, form=".3f")
-        share = ranged(made["real_over_kept"], scale=100, form=".1f") + " %"
-        rows.append((name, f"{made['size']}", f"{made['batch']}", real, kept, share, per, gain))
-    headings = (
-        "network",
-        "px",
-        "batch",
-        "images/s, real data",
-        "batch kept on device",
-        "of that",
-        "ms per image",
-        "compiling pays",
-    )
-    title = f"training steps, {figures['precision']} on {figures['device']}, goal on a GPU"
-    show(f"{title}: real data at least {GOAL:.0%} of a kept batch", headings, rows)
 
 
 if __name__ == "__main__":

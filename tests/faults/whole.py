@@ -19,7 +19,6 @@ batch_size = 8
 epochs = 2
 precision = "fp32"
 device = "cpu"
-checkpoint_share = 1.0
 [run.a]
 [run.b]
 lr = 0.003

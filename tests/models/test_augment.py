@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageEnhance
 
 from models.backbones import resolve_backbone
-from models.input.augment import draw, jitter, random_boxes, training_input, turn
-from models.input.mixing import Mixer, seed_everything
+from models.input.augment import draw, jitter, training_input, turn
+from models.input.mixing import Mixer, batch_size_for, seed_everything, training_loss
 from models.input.resample import resample
 from models.settings import TrainSettings
 from tests.full import full
@@ -74,26 +74,13 @@ def test_draws_stay_in_their_limits_and_a_slice_is_a_part():
     np.testing.assert_array_equal(draws[10:20].boxes, draws.boxes[10:20])
 
 
-def test_crops_keep_their_area_and_stay_inside():
-    width, height = np.full(2000, 300), np.full(2000, 200)
-    boxes = random_boxes(np.random.default_rng(0), width=width, height=height, crop_scale=0.35, mirror=True)
-    left, right = boxes[:, [0, 2]].min(axis=1), boxes[:, [0, 2]].max(axis=1)
-    assert left.min() >= 0
-    assert right.max() <= 1 + 1e-6
-    area = (right - left) * (boxes[:, 3] - boxes[:, 1])
-    assert area.max() <= 1 + 1e-6
-    assert np.mean(area >= 0.35 - 1e-6) > 0.9  # a crop that would stick out is cut at the edge
-    assert np.mean(boxes[:, 2] < boxes[:, 0]) == pytest.approx(0.5, abs=0.05)
-
-
 def test_a_whole_box_without_chance_is_the_resampled_picture_normalised():
     backbone = resolve_backbone("test_resnet")
     pixels = torch.from_numpy(picture()[None].copy())
     draws = draw(np.random.default_rng(0), PLAIN, width=np.array([32]), height=np.array([32]))
     got = training_input(pixels, draws, size=16, backbone=backbone)
-    box = torch.from_numpy(draws.boxes * np.float32(32))
     mean, std = (torch.tensor(one).view(3, 1, 1) * 255 for one in (backbone.mean, backbone.std))
-    torch.testing.assert_close(got, (resample(pixels, box, size=16, kernel=backbone.kernel) - mean) / std)
+    torch.testing.assert_close(got, (resample(pixels, draws.boxes, size=16, kernel=backbone.kernel) - mean) / std)
 
 
 def mixed(settings, *, epoch, seed=0):
@@ -103,7 +90,7 @@ def mixed(settings, *, epoch, seed=0):
 
 
 def test_mixing_stops_before_the_last_epochs():
-    settings = dataclasses.replace(PLAIN, mixup=1.0, epochs=10, mix_share=0.8)
+    settings = dataclasses.replace(PLAIN, mixup=1.0, epochs=10)
     assert mixed(settings, epoch=7)[1].shape == (8, 4)
     images, target = mixed(settings, epoch=8)
     assert target.tolist() == [0, 1, 2, 3] * 2
@@ -121,6 +108,19 @@ def test_cutmix_pastes_a_rectangle_whose_area_is_the_share():
     images, target = mixed(dataclasses.replace(PLAIN, cutmix=1.0, label_smoothing=0.0), epoch=0)
     assert set(images[0].unique().tolist()) <= {0.0, 7.0}
     assert (images[0, 0] == 0).float().mean() == pytest.approx(float(target[0, 0]), abs=1e-5)
+
+
+def test_images_that_are_mixed_in_pairs_need_an_even_batch():
+    assert batch_size_for(full(batch_size=7), 100) == 7
+    assert batch_size_for(full(batch_size=7, cutmix=1.0), 100) == 6
+    assert batch_size_for(full(batch_size=64, mixup=0.1), 33) == 32
+
+
+def test_the_loss_smooths_classes_and_leaves_shares_as_the_mixer_smoothed_them():
+    settings, logits = full(label_smoothing=0.2), torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    target = torch.tensor([0, 1])
+    shares = torch.nn.functional.one_hot(target, 2) * 0.8 + 0.1
+    torch.testing.assert_close(training_loss(logits, target, settings), training_loss(logits, shares, settings))
 
 
 def test_a_share_of_the_images_is_erased_in_part():

@@ -6,8 +6,10 @@ import json
 import pytest
 import torch
 
-from models.train.checkpoint import Checkpoints, RefusedError
-from models.train.log import log_line, read_log_line
+from models.jobs.plan import train_runs
+from models.runs import log_line, plan_runs, read_log_line
+from models.settings import PredictSettings
+from models.train.checkpoint import Checkpoint, RefusedError
 from models.train.stepper import Stepper
 from models.train.trainer import FoldTrainer
 from models.watch.events import CheckpointRefused, EpochRow, FoldResumed
@@ -15,9 +17,7 @@ from tests.full import full
 from tests.models.test_trainer import SETTINGS, prepared, train
 
 CPU = torch.device("cpu")
-LIVELY = dataclasses.replace(
-    SETTINGS, epochs=3, checkpoint_share=1.0, mixup=0.3, erase=0.3, dropout=0.1, ema_share=0.5, drop_path=0.1
-)
+LIVELY = dataclasses.replace(SETTINGS, epochs=3, mixup=0.3, erase=0.3, dropout=0.1, ema_share=0.5, drop_path=0.1)
 FILES = ("network.safetensors", "oof.npz", "test.npz")
 
 
@@ -28,20 +28,12 @@ def workspace(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(workspace):
-    return trained_files(workspace, dataclasses.replace(LIVELY), "undisturbed")
-
-
-def run_of(settings, name):
-    from models.runs import plan_runs
-
-    return plan_runs(settings, {}, names=[name])
+    return trained_files(workspace, LIVELY, "undisturbed")
 
 
 def trained_files(workspace, settings, name, events=None):
-    from models.jobs.plan import train_runs
-    from models.settings import PredictSettings
-
-    for event in train_runs(workspace, run_of(settings, name), PredictSettings(), seed=0, only_folds=[0]):
+    plans = plan_runs(settings, {}, names=[name])
+    for event in train_runs(workspace, plans, PredictSettings(), seed=0, only_folds=[0]):
         if events is not None:
             events.append(event)
     folder = workspace.fold(name, 0)
@@ -94,8 +86,8 @@ def test_a_fold_that_was_stopped_between_its_files_ends_in_the_same_bytes(worksp
     assert not [event for event in events if isinstance(event, EpochRow)]
 
 
-def checkpoints(path, of="x"):
-    return Checkpoints(path, of={"fold": of}, share=1.0)
+def checkpoint(path, of="x"):
+    return Checkpoint(path, of={"fold": of})
 
 
 def stepper(seed=0, *, width=4, settings=SETTINGS):
@@ -124,9 +116,9 @@ def bytes_of(one):
 def test_a_stepper_from_a_checkpoint_moves_as_the_one_that_wrote_it(tmp_path):
     one = moved(stepper(), 3)
     one.micro_batch = 4
-    assert checkpoints(tmp_path / "c").keep(one, [], seconds=1.5, is_last=False)
+    checkpoint(tmp_path / "c").keep(one, [], seconds=1.5)
     other = stepper(seed=1)
-    assert checkpoints(tmp_path / "c").resume(other).seconds == 1.5
+    assert checkpoint(tmp_path / "c").resume(other).seconds == 1.5
     assert other.micro_batch == 4
     assert bytes_of(moved(other, 3, first=3)) == bytes_of(moved(one, 3, first=3))
 
@@ -143,21 +135,21 @@ def damages(data):
 
 def test_a_damaged_checkpoint_is_refused_and_the_stepper_stays_as_it_was(tmp_path):
     path = tmp_path / "c"
-    checkpoints(path).keep(moved(stepper(), 1), [], seconds=0, is_last=False)
+    checkpoint(path).keep(moved(stepper(), 1), [], seconds=0)
     untouched, before = stepper(seed=1), bytes_of(stepper(seed=1))
     for what, damage in damages(path.read_bytes()):
         (tmp_path / "damaged").write_bytes(damage)
         with pytest.raises(RefusedError, match="is damaged"):
-            pytest.fail(what) if checkpoints(tmp_path / "damaged").resume(untouched) else None
+            pytest.fail(what) if checkpoint(tmp_path / "damaged").resume(untouched) else None
         assert bytes_of(untouched) == before, what
 
 
 def test_a_checkpoint_of_another_fold_or_network_is_refused(tmp_path):
-    checkpoints(tmp_path / "c").keep(moved(stepper(), 1), [], seconds=0, is_last=False)
+    checkpoint(tmp_path / "c").keep(moved(stepper(), 1), [], seconds=0)
     with pytest.raises(RefusedError, match=r"^belongs to another fold, run or store$"):
-        checkpoints(tmp_path / "c", of="y").resume(stepper())
+        checkpoint(tmp_path / "c", of="y").resume(stepper())
     with pytest.raises(RefusedError, match=r"^holds other parameters than this network has$"):
-        checkpoints(tmp_path / "c").resume(stepper(width=8))
+        checkpoint(tmp_path / "c").resume(stepper(width=8))
 
 
 def test_a_fold_with_a_damaged_checkpoint_says_so_and_begins_anew(workspace, undisturbed, monkeypatch):
@@ -170,16 +162,8 @@ def test_a_fold_with_a_damaged_checkpoint_says_so_and_begins_anew(workspace, und
     events = []
     assert trained_files(workspace, LIVELY, "damaged", events) == undisturbed
     assert [event for event in events if isinstance(event, CheckpointRefused)] == [
-        CheckpointRefused(path, "is damaged, its bytes are not those that were written")
+        CheckpointRefused(path, "is damaged: checksum mismatch")
     ]
-
-
-def test_checkpoints_that_cost_too_much_are_left_out_but_the_last(tmp_path):
-    one, kept = stepper(), Checkpoints(tmp_path / "c", of={}, share=0.05)
-    assert kept.keep(one, [], seconds=0, is_last=False)  # nobody knows yet what it costs
-    kept.cost = 1e6
-    assert not kept.keep(one, [], seconds=0, is_last=False)
-    assert kept.keep(one, [], seconds=0, is_last=True)
 
 
 def test_the_rows_of_a_refit_survive_though_they_hold_nan(workspace):

@@ -5,8 +5,7 @@ import dataclasses
 from folds.split.assign import load_folds
 from models.jobs.costs import Costs
 from models.jobs.plan import plan_run
-from models.runs import RunPlan
-from models.train.log import log_line
+from models.runs import RunPlan, log_line
 from models.watch.events import EpochRow
 from tests.models.test_trainer import SETTINGS, prepared
 

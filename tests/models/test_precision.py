@@ -1,16 +1,20 @@
-"""Checks what `--precision auto` is on a CPU: measured once, kept by the machine, and by each run."""
+"""Checks device and precision: `--precision auto` on a CPU is measured once, and malloc keeps freed memory."""
 
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import models.precision as precision
 from folds.base.errors import UserError
+from folds.split.assign import load_folds
 from models.backbones import resolve_backbone
 from models.precision import faster, run_precision
-from models.predict.again import _load_run, load_folds
+from models.predict.again import load_trained
 from models.probe.probe import probe_runs
 from models.runs import chosen_precision, plan_runs
 from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
@@ -95,7 +99,8 @@ def test_a_run_keeps_the_precision_that_it_was_begun_with(measured, tmp_path):
     (tmp_path / "cache" / "foldblend" / "precision.json").unlink()
     after = next(event for event in train(workspace, AUTO, only_folds=[1]) if type(event).__name__ == "FoldStarted")
     assert (after.precision, len(asked)) == ("bfloat16", 1)
-    assert _load_run(workspace, "test_resnet", load_folds(workspace), device=CPU).precision == torch.bfloat16
+    trained = load_trained(workspace, "test_resnet", 0, load_folds(workspace), device=CPU)
+    assert trained.model.precision == torch.bfloat16
     with pytest.raises(UserError, match="begun with other settings: precision auto -> fp32"):
         train(workspace, dataclasses.replace(AUTO, precision="fp32"))
 
@@ -111,3 +116,36 @@ def test_a_probe_keeps_the_precision_that_it_was_begun_with(measured, tmp_path):
     stored = json.loads((workspace.fold("test_resnet-probe", 1) / "settings.json").read_text())
     assert stored["settings"]["precision"] == "bfloat16"
     assert asked == [(32, "forward")]
+
+
+ROOT = Path(__file__).parents[2]
+FAULTS = """
+import resource, sys, torch
+from models.device import choose_device
+if sys.argv[1] == "kept":
+    choose_device("cpu")
+def work():
+    for _ in range(3):
+        torch.ones(1 << 24)  # 64 MB: glibc maps a block of more than 32 MB on its own, whatever came before
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc on Linux")
+def test_large_blocks_are_not_handed_back_and_zeroed_again():
+    def faults(how):
+        command = [sys.executable, "-c", FAULTS, how]
+        return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+    kept, left = faults("kept"), faults("left")
+    assert 10 * kept < left, (kept, left)
+
+
+def test_a_system_without_glibc_is_left_as_it_is(monkeypatch):
+    from models.device import keep_memory
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert keep_memory.__wrapped__() is False

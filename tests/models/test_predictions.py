@@ -1,11 +1,15 @@
-"""Checks the predictions format: a round trip, views averaged as probabilities, and every fault by name."""
+"""Checks the format of predictions, and Grad-CAM."""
 
 import dataclasses
 
 import numpy as np
 import pytest
+import timm
+import torch
+from torch import nn
 
 from folds.base.errors import UserError
+from models.predict.gradcam import grad_cam
 from models.predict.predictions import Predictions, load_predictions, save_predictions
 
 
@@ -51,7 +55,7 @@ def test_a_view_that_is_not_there_is_refused_with_the_way_to_get_it():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"image_id": np.array(["a", "a", "b"])}, "the id a stands in it twice"),
+        ({"image_id": np.array(["a", "a", "b"])}, "it has the id a twice"),
         ({"image_id": np.array(["a", "b"])}, r"log_probs has shape \(3, 2, 4\), not \(2, 2, 4\)"),
         ({"log_probs": np.full((3, 2, 4), np.nan, np.float32)}, "has NaN or infinite log-probabilities"),
         ({"log_probs": np.zeros((3, 2, 4), np.float32)}, "do not sum to 1"),
@@ -79,3 +83,52 @@ def test_an_absent_file_is_refused_with_the_hint(tmp_path):
     with pytest.raises(UserError, match=r"oof\.npz does not exist") as err:
         load_predictions(tmp_path / "oof.npz", hint="`python run.py train`")
     assert err.value.hint == "`python run.py train`"
+
+
+class Known(nn.Module):
+    """Its features are its input; each class's logit is the mean of one channel."""
+
+    num_features = 3
+
+    def __init__(self, *, channels_last: bool = False) -> None:
+        super().__init__()
+        self.channels_last = channels_last
+
+    def forward_features(self, x):
+        return x.permute(0, 2, 3, 1) if self.channels_last else x
+
+    def forward_head(self, x):
+        return x.mean(dim=(1, 2) if self.channels_last else (2, 3))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_map_of_a_class_is_the_channel_that_it_is_the_mean_of(channels_last):
+    seen = torch.rand(1, 3, 4, 5) + 0.1
+    heat = grad_cam(Known(channels_last=channels_last), seen, [2, 0])
+    assert heat.shape == (2, 4, 5)
+    for one, channel in zip(heat, (2, 0), strict=True):
+        assert one == pytest.approx((seen[0, channel] / seen[0, channel].max()).numpy(), rel=1e-6)
+
+
+def test_where_nothing_speaks_for_a_class_its_map_is_empty():
+    assert not grad_cam(Known(), -torch.ones(1, 3, 4, 4), [1]).any()
+
+
+def test_a_convolutional_net_has_a_map_and_keeps_its_parameters():
+    network = timm.create_model("test_resnet", num_classes=4)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    heat = grad_cam(network, torch.randn(1, 3, 64, 64), [0, 3])
+    assert heat.shape[0] == 2
+    assert min(heat.shape[1:]) > 1
+    assert ((heat >= 0) & (heat <= 1)).all()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_tokens_are_no_map():
+    network = timm.create_model("test_vit", num_classes=4, img_size=64)
+    assert grad_cam(network, torch.randn(1, 3, 64, 64), [0]) is None
+
+
+def test_one_place_is_no_map():
+    assert grad_cam(Known(), torch.ones(1, 3, 1, 1), [0]) is None
+    assert grad_cam(Known(), torch.ones(1, 3, 2, 2), [0]).dtype == np.float32

@@ -6,8 +6,7 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import run
 from ensemble.blend.blend_json import load_blend
@@ -15,7 +14,6 @@ from folds.base.errors import UserError
 from folds.base.metrics import topk_error
 from folds.base.workspace import digest
 from folds.split.assign import load_folds
-from models.backbones import build_network, resolve_backbone
 from models.predict.again import predict_run
 from models.predict.predictions import load_predictions
 from models.probe.probe import probe_runs
@@ -23,7 +21,7 @@ from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings
 from models.watch.events import FoldDone, ProbeFitted
 from tests.competition import fingerprint
-from tests.models.test_trainer import SETTINGS, VIEWS, prepared
+from tests.models.test_trainer import SETTINGS, VIEWS, prepared, save_body
 
 RUN = "test_resnet-probe"
 
@@ -110,10 +108,9 @@ def test_damaged_heads_are_fitted_anew(tmp_path):
 def test_a_probe_with_other_settings_or_weights_is_refused(tmp_path, probed):
     with pytest.raises(UserError, match="the run test_resnet-probe was begun with other settings: image_size 32 -> 48"):
         probe(probed, dataclasses.replace(SETTINGS, image_size=48))
-    torch.manual_seed(1)
-    save_file(build_network(resolve_backbone("test_resnet"), 4, size=32).state_dict(), tmp_path / "body.safetensors")
+    other = save_body(tmp_path / "body.safetensors")
     with pytest.raises(UserError, match="begun with other settings: weights random -> "):
-        probe(probed, dataclasses.replace(SETTINGS, weights=(str(tmp_path / "body.safetensors"),)))
+        probe(probed, dataclasses.replace(SETTINGS, weights=(str(other),)))
 
 
 def test_where_a_mirrored_image_is_none_the_head_never_sees_one(tmp_path):

@@ -17,8 +17,7 @@ from folds.base.processes import is_alive
 from folds.base.progress import silently
 from folds.engine import EngineSettings
 from models.jobs.ray_cluster import on_ray
-from models.probe.first_probes import probe_first
-from models.probe.probe import probe_runs
+from models.probe.probe import probe_first, probe_runs
 from models.runs import done_folds, plan_runs
 from models.watch.events import FoldDone, FoldFailed, JobEvent
 from tests.cluster import JOBS, cluster, make_place, run, start, wait_for, workers

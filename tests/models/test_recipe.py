@@ -6,23 +6,20 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from folds.base.errors import UserError
 from folds.pixels.store import open_store
 from folds.split.assign import load_folds
-from models.backbones import build_network, resolve_backbone
+from models.backbones import resolve_backbone
 from models.input.sampling import sampling_shift
-from models.jobs.plan import plan_job
-from models.predict.again import predict_run
+from models.predict.again import FILES, predict_run
 from models.predict.predictions import load_predictions
-from models.predict.results import FILES
-from models.probe.head_files import start_head
-from models.runs import done_folds, done_refit, plan_runs
+from models.probe.features import FrozenBody
+from models.probe.heads import start_head
+from models.runs import done_folds, done_refit
 from models.settings import PredictSettings
-from models.train.job import make_trainer
 from models.watch.events import FoldStarted, MemoryShort, Verdict
-from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
+from tests.models.test_trainer import SETTINGS, VIEWS, prepared, save_body, train, trainer
 
 EVERYTHING = dataclasses.replace(
     SETTINGS,
@@ -47,12 +44,6 @@ EVERYTHING = dataclasses.replace(
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     return prepared(tmp_path_factory.mktemp("recipe"))
-
-
-def trainer(workspace, settings, *, fold=0):
-    folds = load_folds(workspace)
-    job = plan_job(workspace, plan_runs(settings, {})[0], folds, fold, seed=0)
-    return make_trainer(workspace, job, folds, open_store(workspace), lr=1e-3)
 
 
 def log(workspace, run, fold=0):
@@ -143,7 +134,7 @@ def test_a_loss_that_is_not_finite_stops_the_fold_with_step_rate_and_advice(work
 
 def test_a_backbone_without_stochastic_depth_says_so(workspace):
     settings = dataclasses.replace(SETTINGS, backbone=("vgg11",), drop_path=0.1)
-    with pytest.raises(UserError, match=r"vgg11.* knows no stochastic depth"):
+    with pytest.raises(UserError, match=r"vgg11.* has no stochastic depth"):
         train(workspace, settings)
 
 
@@ -158,11 +149,7 @@ def test_predictions_are_made_at_the_test_size(workspace):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A weights file of a body, as a hub would have it."""
-    path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
-    torch.manual_seed(3)
-    save_file(build_network(resolve_backbone("test_resnet"), 7, size=32).state_dict(), path)
-    return path
+    return save_body(tmp_path_factory.mktemp("weights") / "test_resnet.safetensors")
 
 
 def test_a_fold_starts_from_its_probed_head_with_the_prior_that_sampling_makes(workspace, weights):
@@ -170,21 +157,12 @@ def test_a_fold_starts_from_its_probed_head_with_the_prior_that_sampling_makes(w
     folds, store = load_folds(workspace), open_store(workspace)
     probed, plain = trainer(workspace, settings), trainer(workspace, dataclasses.replace(settings, head="random"))
     assert (probed.is_probed, plain.is_probed) == (True, False)
-    weight, bias = start_head(
-        workspace,
-        folds,
-        store,
-        backbone=resolve_backbone("test_resnet"),
-        weights=weights,
-        size=32,
-        fold=0,
-        device=torch.device("cpu"),
-        precision=torch.float32,
-    )
-    torch.testing.assert_close(probed.stepper.network.fc.weight, weight)
+    body = FrozenBody(resolve_backbone("test_resnet"), weights, 32, torch.device("cpu"), torch.float32)
+    head = start_head(workspace, folds, store, body, fold=0)
+    torch.testing.assert_close(probed.stepper.network.fc.weight, head.weight)
     target = folds.target[folds.fold != 0]
     shift = torch.from_numpy(sampling_shift(target, settings, n_classes=4)).float()
-    torch.testing.assert_close(probed.stepper.network.fc.bias, bias - shift)
+    torch.testing.assert_close(probed.stepper.network.fc.bias, head.bias - shift)
     assert probed.score_training()[0] < plain.score_training()[0]
 
 

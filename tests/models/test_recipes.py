@@ -1,21 +1,95 @@
-"""Checks what a backbone's family gives to settings that are not given, and how long a fold trains."""
+"""Checks the settings of runs: names, sizes in pixels, what a backbone's family gives, and how long a fold trains."""
 
 import dataclasses
 import json
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from folds.base.errors import UserError
+from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
 from models.backbones import build_network, find_traits, resolve_backbone
 from models.jobs.plan import family_remark, full_of
 from models.predict.again import predict_run
 from models.recipes import FROM_FAMILY, FullSettings, epochs_for, find_family, from_family, full_settings
-from models.runs import done_folds, plan_runs
+from models.runs import done_folds, plan_runs, refuse_other_settings
 from models.settings import TrainSettings
-from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
+from models.sizes import epoch_sizes, needed_store_size, predict_size, refuse_odd_sizes, store_size_for, train_size
+from tests.full import full
+from tests.models.test_trainer import SETTINGS, VIEWS, prepared, save_body, train
+
+ONE = TrainSettings(backbone=("test_resnet",))
+
+
+@pytest.mark.parametrize("name", ["blend", "BLEND"])
+@pytest.mark.parametrize("is_table", [False, True])
+def test_a_run_could_be_called_blend_and_its_csv_replaced_the_blends(name, is_table):
+    with pytest.raises(UserError) as caught:
+        plan_runs(ONE, {name: ONE} if is_table else {}, names=() if is_table else (name,))
+    assert caught.value.message == f"`{name}` is no name for a run: its CSV would replace the blend's"
+    assert caught.value.hint == "`--run NAME`, or `[run.NAME]` in kit.toml"
+
+
+@pytest.mark.parametrize("name", ["s0+s1", "m:mirror", "_features", "../x", ".hidden", "a b", "", "a" * 101])
+def test_a_name_that_leads_elsewhere_or_means_something_else_is_refused(name):
+    with pytest.raises(UserError, match="is no name for a run: up to 100 letters, digits"):
+        plan_runs(ONE, {name: ONE})
+
+
+def test_a_run_with_the_name_of_an_added_member_was_trained_and_never_blended(tmp_path):
+    workspace = Workspace(tmp_path)
+    (workspace.members / "other").mkdir(parents=True)
+    with pytest.raises(UserError) as caught:
+        refuse_other_settings(workspace, {"run": "other"})
+    assert caught.value.message == "other is a member that was added, which would be blended instead of the run"
+
+
+RESNET = resolve_backbone("resnet50")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "start", "size", "sizes"),
+    [
+        (9, 128, 224, [128, 144, 160, 176, 192, 208, 224, 224, 224]),  # the last quarter is final
+        (3, None, 225, [225, 225, 225]),
+        (1, 64, 100, [100]),
+    ],
+)
+def test_sizes_grow_from_the_start_size_to_the_final_one(epochs, start, size, sizes):
+    assert epoch_sizes(full(epochs=epochs, start_size=start), size=size) == sizes
+
+
+def test_sizes_come_from_the_settings_or_from_the_weights():
+    plain = TrainSettings()
+    assert (train_size(plain, RESNET), predict_size(plain, RESNET)) == (RESNET.size, RESNET.size)
+    larger = TrainSettings(image_size=160, test_size=224)
+    assert (train_size(larger, RESNET), predict_size(larger, RESNET)) == (160, 224)
+
+
+@pytest.mark.parametrize(("size", "store"), [(64, 96), (224, 288), (256, 320), (299, 352)])
+def test_the_store_is_a_sixth_larger_than_the_input(size, store):
+    assert store_size_for(size) == store
+
+
+def test_one_store_serves_the_largest_input_of_all_runs():
+    plans = plan_runs(TrainSettings(backbone=("resnet50", "inception")), {})
+    assert needed_store_size(plans) == 352
+    assert needed_store_size(plan_runs(TrainSettings(backbone=("resnet18",), image_size=64, test_size=96), {})) == 128
+
+
+def test_a_start_above_the_end_is_refused():
+    with pytest.raises(UserError, match="`--start-size 256` is larger than the final size, 160"):
+        refuse_odd_sizes(TrainSettings(image_size=160, start_size=256), RESNET)
+
+
+def test_a_network_of_one_size_knows_no_other():
+    vit = resolve_backbone("test_vit")
+    assert vit.fixed_size
+    refuse_odd_sizes(TrainSettings(image_size=96), vit)
+    for other in ({"start_size": 64}, {"test_size": 128}):
+        with pytest.raises(UserError, match="works on one size only, 96 pixels"):
+            refuse_odd_sizes(dataclasses.replace(TrainSettings(image_size=96), **other), vit)
+
 
 PLAIN = TrainSettings()
 DEFAULTS = dataclasses.replace(SETTINGS, **dict.fromkeys(FROM_FAMILY))  # what a small net gets with nothing given
@@ -94,7 +168,7 @@ def test_a_network_without_stochastic_depth_gets_none_from_its_family_and_an_exp
     assert filled(tag=tag).drop_path == 0.1
     assert filled(tag=tag, has_drop_path=False).drop_path == 0.0
     full = filled(TrainSettings(drop_path=0.2), has_drop_path=False)
-    with pytest.raises(UserError, match="knows no stochastic depth"):
+    with pytest.raises(UserError, match="has no stochastic depth"):
         build_network(resolve_backbone("vgg11"), 4, size=64, drop_path=full.drop_path)
 
 
@@ -141,9 +215,7 @@ def test_a_run_that_was_begun_by_default_goes_on_with_the_same_values_typed(begu
 
 
 def test_by_default_weights_are_fine_tuned_from_their_probed_head(tmp_path):
-    workspace, path = prepared(tmp_path), tmp_path / "body.safetensors"
-    torch.manual_seed(3)
-    save_file(build_network(resolve_backbone("test_resnet"), 7, size=32).state_dict(), path)
+    workspace, path = prepared(tmp_path), save_body(tmp_path / "body.safetensors")
     events = train(workspace, dataclasses.replace(DEFAULTS, weights=(str(path),), epochs=1), only_folds=[0])
     started = next(event for event in events if type(event).__name__ == "FoldStarted")
     assert (started.is_probed, started.lr) == (True, 1e-4)

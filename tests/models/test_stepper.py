@@ -1,4 +1,4 @@
-"""Checks one optimiser step: micro-batches change nothing, and short memory only makes them smaller."""
+"""Checks the optimiser, its schedule, and one step: micro-batches and short memory change nothing of it."""
 
 import dataclasses
 
@@ -7,8 +7,85 @@ import timm
 import torch
 
 from folds.base.errors import UserError
+from models.train.optimiser import LOWEST_SHARE, make_average, make_optimiser, make_schedule
 from models.train.stepper import Stepper
 from tests.full import full
+
+SCHEDULE = full(epochs=10, warmup_epochs=1, head_lr_scale=10, weight_decay=0.05, ema_share=0.1)
+
+
+def network():
+    return timm.create_model("test_resnet", num_classes=4)
+
+
+def scales(layer_decay):
+    """lr_scale of each parameter, by name."""
+    model = network()
+    optimiser = make_optimiser(model, dataclasses.replace(SCHEDULE, layer_decay=layer_decay), lr=1e-3)
+    scale_of = {id(one): group["lr_scale"] for group in optimiser.param_groups for one in group["params"]}
+    return {name: scale_of[id(parameter)] for name, parameter in model.named_parameters()}
+
+
+def rates(settings, *, epoch_steps=10):
+    """The body's rate at each step."""
+    optimiser = make_optimiser(network(), settings, lr=1.0)
+    schedule = make_schedule(optimiser, settings, epoch_steps=epoch_steps)
+    body = next(group for group in optimiser.param_groups if group["lr_scale"] == 1.0)
+    found = []
+    for step in range(settings.epochs * epoch_steps):
+        schedule.step_update(step)
+        found.append(body["lr"])
+    return found
+
+
+def test_every_parameter_moves_and_only_the_head_is_faster():
+    found = scales(1.0)
+    assert set(found) == {name for name, _ in network().named_parameters()}
+    assert {name for name, scale in found.items() if scale == 10} == {"fc.weight", "fc.bias"}
+    assert {scale for name, scale in found.items() if not name.startswith("fc.")} == {1.0}
+
+
+def test_layer_decay_slows_each_earlier_layer_and_leaves_the_head():
+    found = scales(0.5)
+    assert found["fc.weight"] == 10
+    assert found["conv1.0.weight"] < found["layer1.0.conv1.weight"] < found["layer4.0.conv1.weight"] < 1
+    assert found["layer1.0.conv1.weight"] * 2 == pytest.approx(found["layer2.0.conv1.weight"])
+
+
+def test_biases_and_norms_do_not_decay():
+    model = network()
+    optimiser = make_optimiser(model, SCHEDULE, lr=1e-3)
+    decays = {id(one): group["weight_decay"] for group in optimiser.param_groups for one in group["params"]}
+    assert {decays[id(one)] for one in model.parameters() if one.ndim == 1} == {0.0}
+    assert {decays[id(one)] for one in model.parameters() if one.ndim > 1} == {0.05}
+
+
+def test_one_cycle_rises_and_then_only_falls():
+    found = rates(SCHEDULE)
+    assert found[0] == pytest.approx(LOWEST_SHARE)
+    assert found[:11] == sorted(found[:11])
+    assert found[10] == pytest.approx(1.0)
+    assert found[10:] == sorted(found[10:], reverse=True)
+    assert found[-1] < 0.02
+
+
+def test_three_equal_cycles_restart_twice_from_the_peak():
+    found = rates(dataclasses.replace(SCHEDULE, cycles=3, warmup_epochs=1), epoch_steps=10)
+    restarts = [step for step in range(11, 100) if found[step] > found[step - 1]]
+    assert restarts == [40, 70]
+    assert [found[step] for step in restarts] == pytest.approx([1.0, 1.0])
+
+
+def test_cycles_may_double_in_length():
+    found = rates(dataclasses.replace(SCHEDULE, cycles=2, cycle_mult=2, warmup_epochs=1))
+    assert [step for step in range(11, 100) if found[step] > found[step - 1]] == [40]  # 30 steps, then 60
+
+
+def test_the_average_is_off_where_its_window_is_one_step_or_less():
+    assert make_average(network(), dataclasses.replace(SCHEDULE, ema_share=0), epoch_steps=10) is None
+    assert make_average(network(), SCHEDULE, epoch_steps=1) is None
+    assert make_average(network(), SCHEDULE, epoch_steps=10).decay == pytest.approx(0.9)
+
 
 SETTINGS = full(batch_size=12, epochs=2, label_smoothing=0.1, ema_share=0)
 
@@ -74,7 +151,7 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_keeps_the_step():
 def test_memory_that_holds_nothing_is_refused_in_a_sentence():
     one = stepper()
     lets_pass(one, 0)
-    with pytest.raises(UserError, match="there is not memory enough for 3 images of 32 pixels at a time"):
+    with pytest.raises(UserError, match="out of memory with 3 images of 32 pixels at a time"):
         one.accumulate(*batch())
 
 

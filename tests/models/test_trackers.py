@@ -9,9 +9,8 @@ import pytest
 import run
 from folds.base.workspace import Workspace, write_bytes, write_json
 from models.jobs.plan import train_runs
-from models.runs import plan_runs
+from models.runs import log_line, plan_runs
 from models.settings import PredictSettings, TrackSettings
-from models.train.log import log_line
 from models.watch.curves import PACKAGES, row_figures, tracking
 from models.watch.events import EpochRow, FoldDone, FoldFailed, FoldResumed, FoldStarted, by_job
 from tests.models.test_trainer import SETTINGS, prepared

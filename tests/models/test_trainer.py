@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from folds.base.errors import UserError
 from folds.base.metrics import topk_error
@@ -14,13 +15,14 @@ from folds.manifest.prepare import prepare
 from folds.pixels.store import open_store
 from folds.settings import PrepareSettings, SplitSettings
 from folds.split.assign import load_folds, split
+from models.backbones import build_network, resolve_backbone
 from models.input.batches import gather_batches
 from models.jobs.plan import plan_job, train_runs
 from models.predict.again import predict_run
 from models.predict.predictions import load_predictions
 from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
-from models.train.job import make_trainer
+from models.train.fold import make_trainer
 from tests.competition import fingerprint, make_competition
 
 SETTINGS = TrainSettings(
@@ -43,6 +45,19 @@ def prepared(folder):
     prepare(workspace, make_competition(folder / "data"), PrepareSettings(store_size=32, workers=1))
     split(workspace, SplitSettings(n_folds=2), seed=0)
     return workspace
+
+
+def save_body(path, *, seed=3, n_classes=7):
+    """A weights file of test_resnet, as a hub would have it."""
+    torch.manual_seed(seed)
+    save_file(build_network(resolve_backbone("test_resnet"), n_classes, size=32).state_dict(), path)
+    return path
+
+
+def trainer(workspace, settings=SETTINGS, *, fold=0, lr=1e-3):
+    folds = load_folds(workspace)
+    job = plan_job(workspace, plan_runs(settings, {})[0], folds, fold, seed=0)
+    return make_trainer(workspace, job, folds, open_store(workspace), lr=lr)
 
 
 def train(workspace, settings=SETTINGS, *, seed=0, views=VIEWS, **options):
@@ -114,9 +129,7 @@ def test_no_image_of_the_fold_is_ever_in_a_training_batch(trained, monkeypatch):
 def test_steps_are_counted_from_zero_through_all_epochs_and_so_is_the_schedule(trained, monkeypatch):
     """A schedule one step ahead never has its first rate, and nobody sees it in the score."""
     settings = dataclasses.replace(SETTINGS, epochs=3, warmup_epochs=1.0)
-    folds = load_folds(trained)
-    job = plan_job(trained, plan_runs(settings, {})[0], folds, 0, seed=0)
-    one = make_trainer(trained, job, folds, open_store(trained), lr=1e-3)
+    one = trainer(trained, settings)
     seen, step = [], one.stepper.step
 
     def noted(number, images, target):
@@ -130,17 +143,6 @@ def test_steps_are_counted_from_zero_through_all_epochs_and_so_is_the_schedule(t
     rates = [rate for _, rate in seen]
     assert rates[0] == pytest.approx(1e-5)  # 1% of the peak, where the warm-up begins
     assert rates[one.data.epoch_steps] == max(rates) == pytest.approx(1e-3)  # the peak, after an epoch of warm-up
-
-
-def test_batches_come_in_order_and_hold_the_rows_that_were_asked_for(trained):
-    pixels = open_store(trained).pixels
-    batches = [np.array(rows) for rows in ([3, 1, 2], [0, 5, 4], [7, 7, 7], [9, 8], [1])]
-    for rows, batch in zip(batches, gather_batches(pixels, batches, torch.device("cpu")), strict=True):
-        np.testing.assert_array_equal(batch.numpy(), pixels[rows])
-
-
-def test_no_batches_give_no_batches(trained):
-    assert list(gather_batches(open_store(trained).pixels, [], torch.device("cpu"))) == []
 
 
 def test_batch_size_at_prediction_makes_no_difference(tmp_path, trained):
@@ -159,7 +161,7 @@ def test_what_is_stored_predicts_again_what_was_predicted_with_averaging_and_une
     prepare(workspace, data, PrepareSettings(store_size=32, workers=1))
     split(workspace, SplitSettings(n_folds=2), seed=0)
     assert len(set(np.bincount(load_folds(workspace).target[load_folds(workspace).fold == 0]))) > 1
-    train(workspace, dataclasses.replace(SETTINGS, ema_share=0.5, sampling_power=1.0, restore_prior="yes"))
+    train(workspace, dataclasses.replace(SETTINGS, ema_share=0.5, sampling_power=1.0))
     files = [workspace.fold("test_resnet", fold) / name for fold in (0, 1) for name in ("oof.npz", "test.npz")]
     before = [load_predictions(path, hint="").log_probs for path in files]
     list(predict_run(workspace, "test_resnet", VIEWS, device_name="cpu"))

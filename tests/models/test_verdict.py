@@ -1,4 +1,4 @@
-"""Checks the sentence on a fold: no gain over its frozen probe, overfitting, underfitting or fine."""
+"""Checks the learning-rate finder and the verdict on a fold."""
 
 import dataclasses
 import json
@@ -6,36 +6,79 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from PIL import Image
 
+from folds.base.errors import UserError
 from folds.split.assign import load_folds
-from models.backbones import build_network, resolve_backbone
-from models.predict.predictions import load_predictions
+from models.jobs.plan import find_rates
 from models.probe.probe import probe_runs
 from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
-from models.train.own_probe import against_probe
-from models.train.verdict import judge, remedy_for
+from models.train.lr_find import judge_sweep, smoothed, sweep
+from models.train.verdict import against_probe, judge, remedy_for
 from models.watch.events import AgainstProbe, EpochRow, Verdict
 from models.watch.tables import event_lines
-from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
+from tests.models.test_trainer import SETTINGS, VIEWS, prepared, save_body, train, trainer
+
+LONG = dataclasses.replace(SETTINGS, epochs=1, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return prepared(tmp_path_factory.mktemp("lr-find"))
+
+
+def test_the_network_is_as_it_was_after_a_sweep(workspace):
+    one = trainer(workspace, LONG, lr=1.0)
+    before = {name: value.clone() for name, value in one.stepper.network.state_dict().items()}
+    found = sweep(one, steps=40)
+    assert len(found.rates) == len(found.losses)
+    for name, value in one.stepper.network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_the_suggestion_lies_on_the_slope_of_a_valley():
+    rates = np.geomspace(1e-6, 1, 100)
+    at = np.log10(rates)
+    losses = 3.0 - 2.0 / (1 + np.exp(-4 * (at + 3))) + np.exp(3 * (at + 1))  # falls fastest at 1e-3, rises from 1e-2 on
+    found = judge_sweep(rates, losses)
+    assert 3e-4 < found.suggested < 1e-2
+    assert found.steepest < found.lowest
+
+
+def test_a_loss_that_never_falls_is_refused():
+    with pytest.raises(UserError, match="the loss falls at no rate from 1e-06 to 1e\\+00"):
+        judge_sweep(np.geomspace(1e-6, 1, 50), np.linspace(1, 2, 50))
+
+
+def test_smoothing_keeps_a_constant_and_starts_at_the_first_loss():
+    np.testing.assert_allclose(smoothed(np.full(20, 1.5)), 1.5)
+    assert smoothed(np.array([3.0, 1.0]))[0] == pytest.approx(3.0)
+
+
+def test_a_sweep_leaves_a_number_and_a_picture(workspace):
+    found = next(find_rates(workspace, plan_runs(LONG, {}), fold=1, seed=0))
+    stored = json.loads(found.json.read_text())
+    assert stored["suggested"] == found.sweep.suggested
+    assert stored["fold"] == 1
+    assert len(stored["rates"]) == len(stored["losses"])
+    with Image.open(found.picture) as picture:
+        assert picture.size == (1200, 750)
+
+
+def test_train_with_lr_find_trains_all_folds_at_one_found_rate(workspace):
+    train(workspace, dataclasses.replace(LONG, lr="find"))
+    stored = json.loads((workspace.models / "test_resnet" / "lr-find.json").read_text())
+    assert {done["lr"] for done in done_folds(workspace, "test_resnet").values()} == {stored["suggested"]}
+
+
+def test_a_fold_that_is_not_there_is_refused(workspace):
+    with pytest.raises(UserError, match="there is no fold 7: there are 2, 0 to 1"):
+        next(find_rates(workspace, plan_runs(LONG, {}), fold=7, seed=0))
 
 
 def rows(*valid_losses, error=0.10):
-    return [
-        EpochRow(
-            epoch=i + 1,
-            lr=1e-3,
-            image_size=64,
-            train_loss=1.0,
-            valid_loss=loss,
-            valid_top1_error=0.3,
-            valid_top3_error=error,
-            images_per_second=100,
-            seconds=1,
-        )
-        for i, loss in enumerate(valid_losses)
-    ]
+    return [EpochRow(i + 1, 1e-3, 64, 1.0, loss, 0.3, error, 100, 1) for i, loss in enumerate(valid_losses)]
 
 
 @pytest.mark.parametrize(
@@ -103,41 +146,27 @@ def test_a_net_that_is_better_than_its_probe_is_judged_as_before_and_both_figure
 
 
 @pytest.mark.parametrize(
-    ("settings", "has_batch_norm", "says"),
+    ("batch_norm", "head", "scale", "has_batch_norm", "takes_head", "says"),
     [
-        ({"batch_norm": "train", "head": "random"}, True, "`--batch-norm frozen --head probe`, or a smaller `--lr`"),
-        ({"batch_norm": "frozen", "head": "random"}, True, "`--head probe`, or a smaller `--lr`"),
-        ({"batch_norm": "train", "head": "probe"}, True, "`--batch-norm frozen`, or a smaller `--lr`"),
-        ({"batch_norm": "train", "head": "random"}, False, "`--head probe`, or a smaller `--lr`"),
-        (
-            {"batch_norm": "frozen", "head": "probe", "head_lr_scale": 10.0},
-            True,
-            "`--head-lr-scale 1`, or a smaller rate (`--lr 0.0001`)",
-        ),
-        (
-            {"batch_norm": "frozen", "head": "probe", "head_lr_scale": 1.0},
-            True,
-            "a smaller rate (`--lr 0.0001`)",
-        ),
+        ("train", "random", 1, True, True, "`--batch-norm frozen --head probe`, or a smaller `--lr`"),
+        ("frozen", "random", 1, True, True, "`--head probe`, or a smaller `--lr`"),
+        ("train", "probe", 1, True, True, "`--batch-norm frozen`, or a smaller `--lr`"),
+        ("train", "random", 1, False, True, "`--head probe`, or a smaller `--lr`"),
+        ("train", "random", 1, True, False, "`--batch-norm frozen`, or a smaller `--lr`"),
+        ("frozen", "probe", 10, True, True, "`--head-lr-scale 1`, or a smaller rate (`--lr 0.0001`)"),
+        ("frozen", "probe", 1, True, True, "a smaller rate (`--lr 0.0001`)"),
     ],
 )
-def test_only_what_is_not_so_already_is_proposed(settings, has_batch_norm, says):
-    said = remedy_for(TrainSettings(**settings), lr=3e-4, has_batch_norm=has_batch_norm, takes_head=True)
-    assert said == says
-
-
-def test_a_head_that_cannot_be_put_in_is_not_proposed():
-    said = remedy_for(TrainSettings(batch_norm="train", head="random"), lr=3e-4, has_batch_norm=True, takes_head=False)
-    assert said == "`--batch-norm frozen`, or a smaller `--lr`"
+def test_only_what_is_not_so_already_and_is_possible_is_proposed(
+    batch_norm, head, scale, has_batch_norm, takes_head, says
+):
+    settings = TrainSettings(batch_norm=batch_norm, head=head, head_lr_scale=scale)
+    assert remedy_for(settings, lr=3e-4, has_batch_norm=has_batch_norm, takes_head=takes_head) == says
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A weights file of a body, as a hub would have it."""
-    path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
-    torch.manual_seed(3)
-    save_file(build_network(resolve_backbone("test_resnet"), 7, size=32).state_dict(), path)
-    return path
+    return save_body(tmp_path_factory.mktemp("weights") / "test_resnet.safetensors")
 
 
 @pytest.fixture
@@ -194,18 +223,6 @@ def test_only_a_probe_of_the_same_weights_and_size_counts_and_a_damaged_one_is_p
     path = workspace.fold("test_resnet-probe", 0) / "oof.npz"
     path.write_bytes(path.read_bytes()[:-1])
     assert compare(workspace, used).probe == "frozen"
-
-
-def test_the_log_losses_are_compared_at_the_best_temperature_of_each(tmp_path, slow):
-    workspace = prepared(tmp_path)
-    probe(workspace, slow)
-    train(workspace, slow, only_folds=[0])
-    used = done_folds(workspace, "test_resnet")[0]["weights_digest"]
-    folds, path = load_folds(workspace), workspace.fold("test_resnet", 0) / "oof.npz"
-    own = load_predictions(path, hint="")
-    target = folds.target[folds.fold == 0]
-    plain = -own.log_probs.mean(axis=1)[np.arange(len(target)), target].mean()
-    assert compare(workspace, used).loss <= plain + 1e-3
 
 
 def test_views_that_the_probe_lacks_are_left_aside(tmp_path, slow):

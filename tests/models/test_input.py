@@ -1,0 +1,170 @@
+"""Checks sampling, views, random crops, and the batch resampling against Pillow."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from folds.base.errors import UserError
+from models.input.augment import random_boxes
+from models.input.resample import resample
+from models.input.sampling import draw_epoch, expected_repeats, prior_correction, sampling_shift
+from models.input.views import VIEWS, check_views, view_boxes
+from models.settings import TrainSettings
+
+TARGET = np.repeat([0, 1, 2], [900, 90, 10])
+
+
+def test_power_zero_shows_every_image_once_and_power_one_every_class_equally_often():
+    np.testing.assert_allclose(expected_repeats(TARGET, power=0.0, most=4), 1.0)
+    shown = np.bincount(TARGET, weights=expected_repeats(TARGET, power=1.0, most=1000))
+    np.testing.assert_allclose(shown, 1000 / 3)
+
+
+def test_the_cap_holds_and_its_surplus_goes_to_the_others():
+    repeats = expected_repeats(TARGET, power=1.0, most=5)
+    assert repeats.max() == 5
+    assert repeats.sum() == pytest.approx(1000)
+    # class 2: 10 x 5 = 50; 950 are left for two classes of equal share: 475 > 90 x 5 = 450, so class 1 is capped too
+    np.testing.assert_allclose(np.bincount(TARGET, weights=repeats), [500, 450, 50])
+
+
+def test_the_square_root_tempers():
+    repeats = expected_repeats(TARGET, power=0.5, most=100)
+    assert repeats[-1] / repeats[0] == pytest.approx((900 / 10) ** 0.5)
+
+
+def test_an_epoch_draws_each_image_floor_or_ceil_of_its_repeats_and_on_average_its_repeats():
+    repeats = expected_repeats(TARGET, power=0.5)
+    epochs = [np.bincount(draw_epoch(repeats, np.random.default_rng(i)), minlength=1000) for i in range(300)]
+    assert all(times.sum() == 1000 and np.abs(times - repeats).max() <= 1 for times in epochs)
+    np.testing.assert_allclose(np.mean(epochs, axis=0), repeats, atol=0.15)
+    one, two = (draw_epoch(repeats, np.random.default_rng([0, 1, 2])) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_the_shift_turns_the_sampled_prior_back_into_the_natural_one():
+    settings = TrainSettings(sampling_power=0.7)
+    sampled = np.bincount(TARGET, weights=expected_repeats(TARGET, power=0.7)) / 1000
+    restored = sampled * np.exp(sampling_shift(TARGET, settings, n_classes=3))
+    np.testing.assert_allclose(restored / restored.sum(), [0.9, 0.09, 0.01])
+
+
+def test_absent_classes_natural_sampling_and_a_prior_that_is_to_stay_get_no_correction():
+    sparse = np.array([0, 0, 2])
+    np.testing.assert_allclose(prior_correction(sparse, TrainSettings(sampling_power=0.7), n_classes=4)[[1, 3]], 0)
+    np.testing.assert_allclose(prior_correction(TARGET, TrainSettings(), n_classes=3), 0)
+    shifted = TrainSettings(sampling_power=0.7, restore_prior=False)
+    np.testing.assert_array_equal(prior_correction(TARGET, shifted, n_classes=3), np.zeros(3))
+
+
+WIDTH, HEIGHT = np.array([200, 100]), np.array([100, 100])
+
+
+def test_the_centre_view_is_a_square_in_true_pixels():
+    boxes = view_boxes("centre", width=WIDTH, height=HEIGHT, crop_share=0.8)
+    # 200 x 100: a square of 80 pixels, from 60 to 140 across and from 10 to 90 down
+    np.testing.assert_allclose(boxes[0], [0.3, 0.1, 0.7, 0.9], atol=1e-6)
+    np.testing.assert_allclose(boxes[1], [0.1, 0.1, 0.9, 0.9], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mirror", "plain"), [("mirror", "centre"), ("whole-mirror", "whole"), ("zoom-mirror", "zoom")]
+)
+def test_a_mirrored_view_exchanges_left_and_right(mirror, plain):
+    boxes = [view_boxes(view, width=WIDTH, height=HEIGHT, crop_share=0.9) for view in (mirror, plain)]
+    np.testing.assert_array_equal(boxes[0], boxes[1][:, [2, 1, 0, 3]])
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_lies_inside_the_picture_even_of_extreme_shapes(view):
+    boxes = view_boxes(view, width=np.array([1, 1200]), height=np.array([1, 6]), crop_share=1.0)
+    assert (boxes >= -1e-6).all()
+    assert (boxes <= 1 + 1e-6).all()
+    assert (boxes[:, :2] < boxes[:, 2:]).all()
+
+
+@pytest.mark.parametrize(
+    ("views", "sentence"),
+    [
+        (("centre", "center"), "there is no view `center`; there are centre, whole"),
+        (("centre", "centre"), "`--views centre,centre` names a view twice"),
+    ],
+)
+def test_an_unknown_or_repeated_view_is_refused(views, sentence):
+    with pytest.raises(UserError, match=sentence):
+        check_views(views)
+
+
+def draw(seed=0, n=4000, crop_scale=0.35, mirror=True, width=300, height=200):
+    size = {"width": np.full(n, width), "height": np.full(n, height)}
+    return random_boxes(np.random.default_rng(seed), **size, crop_scale=crop_scale, mirror=mirror)
+
+
+def test_random_crops_lie_inside_and_half_of_them_are_mirrored():
+    boxes = draw()
+    mirrored = boxes[:, 2] < boxes[:, 0]
+    assert 0.45 < mirrored.mean() < 0.55
+    assert boxes.min() >= 0
+    assert boxes.max() <= 1 + 1e-6
+
+
+def test_random_crops_keep_to_the_aspect_limits_in_true_pixels():
+    boxes = draw(mirror=False)
+    width, height = (boxes[:, 2] - boxes[:, 0]) * 300, (boxes[:, 3] - boxes[:, 1]) * 200
+    whole_height = height > 200 - 1e-3  # cut at the picture's edge, where the aspect may be any
+    aspect = (width / height)[~whole_height]
+    assert aspect.min() > 3 / 4 - 1e-3
+    assert aspect.max() < 4 / 3 + 1e-3
+    assert (width * height).max() <= 300 * 200 * (1 + 1e-6)
+    assert (width * height).min() > 0.35 * 0.7 * 300 * 200
+
+
+def test_random_crops_depend_on_the_seed_alone():
+    np.testing.assert_array_equal(draw(seed=3), draw(seed=3))
+    assert (draw(seed=3) != draw(seed=4)).any()
+
+
+def smooth_picture(rng, size=96):
+    """A picture with soft edges, as photographs have; (size, size, 3) uint8."""
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)).copy()
+
+
+BOXES = [(0.0, 0.0, 96.0, 96.0), (10.3, 5.7, 60.1, 80.9), (40.0, 40.0, 52.5, 47.5), (0.0, 30.2, 95.9, 96.0)]
+
+
+def shares(boxes, size=96):
+    return np.array(boxes, dtype=np.float32) / np.float32(size)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [24, 64, 128])
+@pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
+def test_a_batch_of_boxes_equals_pillow_within_two_grey_levels(size, kernel, dtype):
+    pixels = np.stack([smooth_picture(np.random.default_rng(i)) for i in range(len(BOXES))])
+    got = resample(torch.from_numpy(pixels), shares(BOXES), size=size, kernel=kernel, dtype=dtype)
+    for picture, box, ours in zip(pixels, BOXES, got, strict=True):
+        pillow = Image.fromarray(picture).resize((size, size), Image.Resampling[kernel.upper()], box=box)
+        difference = np.abs(ours.permute(1, 2, 0).numpy().clip(0, 255) - np.asarray(pillow, dtype=float))
+        assert difference.max() <= 2
+
+
+def test_a_box_with_its_sides_exchanged_is_the_mirror_image():
+    pixels = torch.from_numpy(smooth_picture(np.random.default_rng(0))[None])
+    plain = resample(pixels, shares([[10.0, 5.0, 70.0, 90.0]]), size=32)
+    mirrored = resample(pixels, shares([[70.0, 5.0, 10.0, 90.0]]), size=32)
+    torch.testing.assert_close(mirrored, plain.flip(3), atol=1e-3, rtol=0)
+
+
+def test_the_whole_square_at_its_own_size_is_the_picture_itself():
+    pixels = smooth_picture(np.random.default_rng(0))
+    same = resample(torch.from_numpy(pixels[None]), shares([[0.0, 0.0, 96.0, 96.0]]), size=96)
+    np.testing.assert_allclose(same[0].permute(1, 2, 0).numpy(), pixels, atol=1e-3)
+
+
+def test_the_result_is_channels_last_in_memory():
+    pixels = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
+    out = resample(pixels, shares([[0.0, 0.0, 16.0, 16.0]] * 2, 16), size=8)
+    assert out.shape == (2, 3, 8, 8)
+    assert out.is_contiguous(memory_format=torch.channels_last)
