@@ -140,9 +140,6 @@ class PredictSettings:
 @dataclass(frozen=True)
 class TrackSettings:
     tensorboard: Annotated[bool, Parameter(help="curves for TensorBoard below work/tensorboard")] = False
-    mlflow: Annotated[
-        bool, Parameter(help="curves for MLflow: MLFLOW_TRACKING_URI, or a database in the work folder")
-    ] = False
     wandb: Annotated[bool, Parameter(help="curves for Weights & Biases; local files where no account is set up")] = (
         False
     )

@@ -1,34 +1,45 @@
-"""Plans the jobs of every run, and refuses early what cannot be done."""
+"""Plans the jobs of every run, refuses early what cannot be done, and has the jobs done."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 from folds.base.config_file import toml_value
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
-from folds.base.workspace import Workspace, digest
+from folds.base.workspace import Workspace, digest, sweep
 from folds.engine import SEQUENTIAL, EngineSettings
-from folds.pixels.cache import cached
 from folds.pixels.store import open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import Backbone, build_network, find_traits, find_weights, resolve_backbone
 from models.device import set_threads
 from models.input.views import check_views
-from models.jobs.local import Bench, RunJobs, do_runs
-from models.jobs.ray import do_runs_on_ray
+from models.jobs.local import Local, Task
+from models.jobs.ray import OnRay
+from models.jobs.work import do_jobs
+from models.predict.prior import choose_prior
 from models.recipes import FullSettings, find_family, from_family, full_settings
 from models.runs import RunPlan, done_folds, done_refit, refuse_other_settings, sibling, stored_settings
 from models.settings import PredictSettings
 from models.sizes import refuse_odd_sizes, train_size
 from models.train.job import Job
 from models.train.rates import FoundRate, find_rate
-from models.watch.events import Event, JobEvent, JobProgress
+from models.watch.events import JobEvent, JobProgress, PriorChoice
 
 Fold: TypeAlias = int | None  # None stands for the refit on all images
+
+
+@dataclasses.dataclass(frozen=True)
+class RunJobs:
+    """A run's jobs: folds in order, and its refit on all images, or None where that was not asked for."""
+
+    plan: RunPlan
+    folds: tuple[Job, ...]
+    refit: Job | None
 
 
 def train_runs(
@@ -40,24 +51,48 @@ def train_runs(
     only_folds: Sequence[Fold] = (),
     engine: EngineSettings = SEQUENTIAL,
     track: Track = silently,
-) -> Iterator[Event | JobEvent | JobProgress]:
-    """Train every fold of every run that is not done, and yield what happens.
+) -> Generator[JobEvent | JobProgress, None, None]:
+    """Train every fold of every run that is not done, then the refits that are due, and yield what happens.
 
     engine      one job after another in this process, or side by side on Ray
     only_folds  folds to train, None among them for the refit on all images; all folds and no refit if empty
     Everything that can be refused is refused before the first step: folds, views, names, weights, settings.
-    A job that fails afterwards is a FoldFailed, and the others go on.
+    A job that fails afterwards is a FoldFailed, and the others go on. Raises CannotWriteError, TimeUpError and
+    KeyboardInterrupt, which concern every job.
     """
-    folds, store = load_folds(workspace), open_store(workspace)
+    folds = load_folds(workspace)
+    open_store(workspace)  # damage is refused here
     check_views(predict.views)
     wanted = _check_folds(only_folds, folds.n_folds)
     runs = _plan_all(workspace, plans, folds, wanted, seed=seed)
-    if engine.is_ray:
-        yield from do_runs_on_ray(Bench(workspace, folds, store, predict, track), runs, engine)
-        return
-    set_threads(engine)
-    store = open_store(cached(workspace, engine.cache, track=track))
-    yield from do_runs(Bench(workspace, folds, store, predict, track), runs)
+    sweep(workspace.features)
+    if not engine.is_ray:
+        set_threads(engine)
+    executor = OnRay(engine, track) if engine.is_ray else Local(track)
+    yield from do_jobs(executor, workspace, [job for run in runs for job in run.folds], predict, engine)
+    names = [run.plan.name for run in runs]
+    priors = [
+        Task(name, None, name, partial(_choose_prior, workspace, name, folds), workspace.lock(f"{name}.files"))
+        for name in names
+    ]
+    yield from Local(track).run(priors)
+    refits = [job for run in runs for job in _refit_due(workspace, run, folds)]
+    yield from do_jobs(executor, workspace, refits, predict, engine)
+
+
+def _choose_prior(workspace: Workspace, run: str, folds: Folds, track: Track) -> Iterator[PriorChoice]:
+    if choice := choose_prior(workspace, run, folds):
+        yield choice
+
+
+def _refit_due(workspace: Workspace, run: RunJobs, folds: Folds) -> list[Job]:
+    """The refit that was asked for, once all folds of its run are done; it restores the prior if they do."""
+    done = done_folds(workspace, run.plan.name)
+    if run.refit is None or not done.keys() >= set(range(folds.n_folds)):
+        return []
+    restored = all(one.get("prior_restored", True) for one in done.values())
+    settings = dataclasses.replace(run.refit.settings, restore_prior="yes" if restored else "no")
+    return [dataclasses.replace(run.refit, settings=settings)]
 
 
 def refuse_runs(workspace: Workspace, plans: Sequence[RunPlan], *, seed: int) -> None:

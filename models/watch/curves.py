@@ -1,153 +1,201 @@
-"""Follows training with trackers such as TensorBoard: one small interface, fed from the stream of events."""
+"""Draws the epochs of every fold in TensorBoard and Weights & Biases; no epoch stands there twice."""
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from folds.base.errors import UserError, visible
-from folds.base.workspace import Workspace
+from folds.base.workspace import Workspace, write_bytes
 from models.settings import TrackSettings
 from models.train.log import read_log_line
-from models.watch.board import JobKey
-from models.watch.events import (
-    EpochRow,
-    FoldDone,
-    FoldFailed,
-    FoldResumed,
-    FoldStarted,
-    JobEvent,
-    JobProgress,
-    Verdict,
-    fold_name,
-)
+from models.watch.events import EpochRow, FoldDone, FoldFailed, FoldStarted, JobEvent, Verdict, fold_name
 
-Ending = Literal["done", "failed", "stopped"]
-PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}  # a flag, an extra, what it imports
+TRACKERS = {"tensorboard": "TensorBoard", "wandb": "W&B"}  # a flag, an extra and a package, and its name for people
+PROJECT = "foldblend"  # in W&B, unless WANDB_PROJECT says otherwise
+
+
+class Curves(Protocol):
+    """The curves of one job in one tracker. They begin with the epochs that are done; those drawn before are void."""
+
+    def epoch(self, row: EpochRow) -> None: ...
+
+    def end(self, figures: Mapping[str, float], *, is_done: bool) -> None:
+        """Nothing more comes of this job. figures: of the whole fold, empty unless it is done."""
+        ...
 
 
 @dataclass(frozen=True)
-class TrackedJob:
-    """One fold of a run, None for the refit. settings: what the run was begun with, names to plain values."""
+class DrawnJob:
+    """What curves are drawn of: a fold of a run (None: all images), and its settings as plain values by name."""
 
     run: str
     fold: int | None
     settings: Mapping[str, Any]
 
     @property
-    def name(self) -> str:
-        return fold_name(self.run, self.fold)
-
-    @property
     def part(self) -> str:
-        """The fold among those of its run: `fold0`, `all`."""
         return "all" if self.fold is None else f"fold{self.fold}"
 
 
-class Tracker(Protocol):
-    """What shows curves elsewhere. A fold that goes on continues its curves; no epoch may stand in them twice."""
+class TensorBoardCurves:
+    """Event files in `work/tensorboard/<run>/fold<k>`."""
 
-    def begin(self, job: TrackedJob, rows: Sequence[EpochRow]) -> None:
-        """A fold begins, or goes on behind these epochs; curves from before that begin anew are void."""
-        ...
+    def __init__(self, workspace: Workspace, job: DrawnJob, rows: Sequence[EpochRow]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
 
-    def epoch(self, job: TrackedJob, row: EpochRow) -> None:
-        """One more epoch is done."""
-        ...
+        self.settings = job.settings
+        folder = workspace.root / "tensorboard" / job.run / job.part
+        self.writer = SummaryWriter(str(folder), purge_step=0)  # every older point is at or behind step 0
+        table = "\n".join(f"| {name} | {value} |" for name, value in job.settings.items())
+        self.writer.add_text("settings", f"| setting | value |\n|---|---|\n{table}", 0)
+        for row in rows:
+            self.epoch(row)
 
-    def end(self, job: TrackedJob, figures: Mapping[str, float], ending: Ending) -> None:
-        """Nothing more comes of this fold. figures: of the whole fold, empty unless it is done."""
-        ...
+    def epoch(self, row: EpochRow) -> None:
+        for name, value in row_figures(row).items():
+            self.writer.add_scalar(name.replace(" ", "_"), value, row.epoch)
+        self.writer.flush()
+
+    def end(self, figures: Mapping[str, float], *, is_done: bool) -> None:
+        if is_done:
+            plain = {
+                name: one if isinstance(one, bool | int | float | str) else str(one)
+                for name, one in self.settings.items()
+            }
+            named = {f"fold/{name.replace(' ', '_')}": value for name, value in figures.items()}
+            self.writer.add_hparams(plain, named, run_name=".")
+        self.writer.close()
+
+
+class WandbCurves:
+    """A W&B run, grouped by our run; local files in `work/wandb` where this machine is not logged in."""
+
+    def __init__(self, workspace: Workspace, job: DrawnJob, rows: Sequence[EpochRow]) -> None:
+        import wandb
+
+        folder = workspace.root / "wandb"
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = folder / f"{job.run}.{job.part}.id"
+        before = kept.read_text().strip() if rows and kept.is_file() else None
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            group=job.run,
+            name=fold_name(job.run, job.fold),
+            id=before,
+            resume="allow" if before else None,
+            config=dict(job.settings),
+            dir=str(folder),
+            mode=os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline"),
+            reinit="create_new",  # folds may run side by side
+            settings=wandb.Settings(
+                console="off", silent=True, disable_git=True, disable_code=True, x_disable_meta=True
+            ),
+        )
+        write_bytes(kept, self.run.id.encode())
+        for row in [] if before else rows:  # a run that goes on has them, and refuses a step that it has
+            self.epoch(row)
+
+    def epoch(self, row: EpochRow) -> None:
+        self.run.log(row_figures(row), step=row.epoch)
+
+    def end(self, figures: Mapping[str, float], *, is_done: bool) -> None:
+        for name, value in figures.items():
+            self.run.summary[f"fold/{name}"] = value
+        self.run.finish(exit_code=0 if is_done else 1)
+
+
+OPEN: dict[str, Callable[[Workspace, DrawnJob, Sequence[EpochRow]], Curves]] = {
+    "tensorboard": TensorBoardCurves,
+    "wandb": WandbCurves,
+}
 
 
 @dataclass
 class Tracking:
-    """Tells trackers what events mean: which fold begins behind which epochs, each epoch, and how it ends.
+    """Passes what happens to jobs on to trackers.
 
-    say  called with a sentence when a tracker fails, as where its server is gone: it is told no more, training goes on
+    say  called with a sentence when a tracker fails, as where its server is gone: it is left out, training goes on
     """
 
     workspace: Workspace
-    trackers: list[Tracker]
+    trackers: list[str]
     say: Callable[[str], object]
-    _started: dict[JobKey, tuple[EpochRow, ...]] = field(default_factory=dict)  # the epochs that it goes on behind
-    _open: dict[JobKey, TrackedJob] = field(default_factory=dict)
-    _verdicts: dict[JobKey, dict[str, float]] = field(default_factory=dict)
+    _open: dict[tuple[str, int | None], dict[str, Curves]] = field(default_factory=dict)
+    _figures: dict[tuple[str, int | None], dict[str, float]] = field(default_factory=dict)  # of verdicts
 
-    def take(self, happened: JobEvent | JobProgress) -> None:
-        """Pass on what trackers want to know of an event."""
-        if isinstance(happened, JobProgress):
-            return
-        key, event = (happened.run, happened.fold), happened.event
-        if isinstance(event, FoldStarted):
-            if key in self._open:  # the process that was at work on it is gone, and another one goes on
-                self._end(key, {}, "stopped")
-            self._started[key] = ()
-        elif isinstance(event, FoldResumed):
-            self._started[key] = tuple(read_rows(self.workspace, *key)[: event.epoch])
+    def take(self, happened: JobEvent) -> None:
+        job, event = (happened.run, happened.fold), happened.event
+        if isinstance(event, FoldStarted | FoldFailed):  # after a start, the process that did the job before is gone
+            self._end(job, {}, is_done=False)
         elif isinstance(event, EpochRow):
-            job = self._begun(key)
-            self._tell(lambda tracker: tracker.epoch(job, event))
+            self._begin(job, before=event.epoch)
+            self._each(job, lambda curves: curves.epoch(event))
         elif isinstance(event, Verdict):
-            self._verdicts[key] = {"train top-3 error": event.train_top3_error, "train loss": event.train_loss}
+            self._figures[job] = {"train top-3 error": event.train_top3_error, "train loss": event.train_loss}
         elif isinstance(event, FoldDone) and event.trained:
-            self._begun(key)
-            scores = {"OOF top-3 error": event.top3_error, "seconds": event.seconds, **self._verdicts.get(key, {})}
-            self._end(key, {name: value for name, value in scores.items() if value is not None}, "done")
-        elif isinstance(event, FoldFailed):
-            for other in [one for one, job in self._open.items() if job.name == event.name]:
-                self._end(other, {}, "failed")
+            self._begin(job)
+            figures = {"OOF top-3 error": event.top3_error, "seconds": event.seconds, **self._figures.pop(job, {})}
+            self._end(job, {name: one for name, one in figures.items() if one is not None}, is_done=True)
 
     def close(self) -> None:
         """End what is still open: the command was stopped."""
-        for key in list(self._open):
-            self._end(key, {}, "stopped")
+        for job in list(self._open):
+            self._end(job, {}, is_done=False)
 
-    def _begun(self, key: JobKey) -> TrackedJob:
-        if key not in self._open:
-            job = self._open[key] = TrackedJob(*key, settings=read_settings(self.workspace, *key))
-            self._tell(lambda tracker: tracker.begin(job, self._started.get(key, ())))
-        return self._open[key]
+    def _begin(self, job: tuple[str, int | None], *, before: float = math.inf) -> None:
+        if job in self._open:
+            return
+        self._open[job] = {}
+        for name in list(self.trackers):
+            with self._left_out_if_it_fails(name):
+                drawn = DrawnJob(*job, settings=read_settings(self.workspace, *job))
+                rows = [row for row in read_rows(self.workspace, *job) if row.epoch < before]
+                self._open[job][name] = OPEN[name](self.workspace, drawn, rows)
 
-    def _end(self, key: JobKey, figures: Mapping[str, float], ending: Ending) -> None:
-        job = self._open.pop(key)
-        self._tell(lambda tracker: tracker.end(job, figures, ending))
+    def _each(self, job: tuple[str, int | None], do: Callable[[Curves], None]) -> None:
+        for name, curves in self._open[job].items():
+            if name in self.trackers:
+                with self._left_out_if_it_fails(name):
+                    do(curves)
 
-    def _tell(self, what: Callable[[Tracker], None]) -> None:
-        for tracker in list(self.trackers):
-            try:
-                what(tracker)
-            except Exception as err:  # of whatever library: hours of training must not end for a curve
-                self.trackers.remove(tracker)
-                self.say(f"{type(tracker).__name__} is told no more: {type(err).__name__}: {visible(str(err))}")
+    def _end(self, job: tuple[str, int | None], figures: Mapping[str, float], *, is_done: bool) -> None:
+        if job in self._open:
+            self._each(job, lambda curves: curves.end(figures, is_done=is_done))
+            del self._open[job]
+
+    @contextmanager
+    def _left_out_if_it_fails(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as err:  # of whatever library: hours of training must not end for a curve
+            self.trackers.remove(name)
+            self.say(f"{TRACKERS[name]} logging stopped: {type(err).__name__}: {visible(str(err))}")
 
 
 @contextmanager
 def tracking(workspace: Workspace, settings: TrackSettings, *, say: Callable[[str], object]) -> Iterator[Tracking]:
     """Follow what happens inside with the trackers that are on; one whose package is absent is refused."""
     refuse_absent(settings)
-    names = [one.name for one in dataclasses.fields(settings) if getattr(settings, one.name)]
-    made = [importlib.import_module(f"models.watch.{name}_tracker").make_tracker(workspace) for name in names]
-    told = Tracking(workspace, made, say)
+    trackers = Tracking(workspace, [name for name in TRACKERS if getattr(settings, name)], say)
     try:
-        yield told
+        yield trackers
     finally:
-        told.close()
+        trackers.close()
 
 
 def refuse_absent(settings: TrackSettings) -> None:
     """Refuse a tracker whose package is not installed, and say how to install it."""
-    for name, package in PACKAGES.items():
-        if getattr(settings, name) and importlib.util.find_spec(package) is None:
+    for name in TRACKERS:
+        if getattr(settings, name) and importlib.util.find_spec(name) is None:
             raise UserError(
-                f"`--{name}` needs the package {package}, which is not installed", hint=f"`pip install -e '.[{name}]'`"
+                f"`--{name}` needs the package {name}, which is not installed", hint=f"`pip install -e '.[{name}]'`"
             )
 
 

@@ -1,8 +1,7 @@
-"""Names what happens while folds are trained; whoever trains yields it, and `run.py` shows it."""
+"""The events of training, probing and predicting: rooms yield them, `run.py` shows them."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,7 +44,7 @@ class FoldStarted:
 
 @dataclass(frozen=True)
 class FoldResumed:
-    """The fold goes on after an epoch that an earlier process had finished, of so many."""
+    """The fold goes on from the checkpoint of an earlier process, after `epoch` of `epochs`."""
 
     run: str
     fold: int | None
@@ -55,7 +54,7 @@ class FoldResumed:
 
 @dataclass(frozen=True)
 class CheckpointRefused:
-    """A checkpoint lies there that is damaged or belongs to something else (`why`, a clause): the fold starts anew."""
+    """The checkpoint is damaged or of another training (`why`, a clause): the fold starts over."""
 
     path: Path
     why: str
@@ -63,7 +62,7 @@ class CheckpointRefused:
 
 @dataclass(frozen=True)
 class FoldHeld:
-    """Another process is at work on the fold (`holder`: which, where, since when), and this one waits for it."""
+    """Another process is training the fold (`holder`: which, where, since when), and this one waits for it."""
 
     run: str
     fold: int | None
@@ -72,7 +71,7 @@ class FoldHeld:
 
 @dataclass(frozen=True)
 class FoldMoved:
-    """The process that was at work on the fold is gone, or its machine (`why`, a clause): it goes on elsewhere."""
+    """The fold's process or machine on Ray is gone (`why`, a clause): another process goes on with it."""
 
     run: str
     fold: int | None
@@ -81,18 +80,23 @@ class FoldMoved:
 
 @dataclass(frozen=True)
 class FoldFailed:
-    """A fold, or the end of a run, failed, and the others go on. trace: None for a mistake that `hint` mends."""
+    """A fold, or the end of a run, failed, and the others go on.
+
+    trace     None for a mistake of the user, which `hint` mends
+    may_move  whether only this machine lacks something
+    """
 
     run: str
     name: str
     why: str
     hint: str | None
     trace: str | None
+    may_move: bool = False
 
 
 @dataclass(frozen=True)
 class MemoryShort:
-    """The device's memory did not suffice: from now on so many images pass at once; the step stays the same."""
+    """The device ran out of memory: batches are split into parts of `micro_batch` images, with the same gradients."""
 
     micro_batch: int
     batch_size: int
@@ -173,7 +177,7 @@ class PriorChoice:
 
 @dataclass(frozen=True)
 class ProbeStarted:
-    """One pass of a frozen backbone is to come, for the heads of all folds."""
+    """The features of all images are computed next, once for the heads of all folds."""
 
     run: str
     tag: str
@@ -233,18 +237,6 @@ class JobProgress:
     unit: str = "images"
     per_second: float | None = None
     place: str = ""
-
-
-def by_job(events: Iterable[Event | JobEvent | JobProgress]) -> Generator[JobEvent | JobProgress, None, None]:
-    """Name the job of each event. Where jobs run one after another, an event is of the job that was started last."""
-    run, fold = "", None
-    for event in events:
-        if isinstance(event, JobEvent | JobProgress):
-            yield event
-            continue
-        if not isinstance(event, EpochRow | MemoryShort | CheckpointRefused):
-            run, fold = event.run, getattr(event, "fold", None)
-        yield JobEvent(run, fold, event)
 
 
 def fold_name(run: str, fold: int | None) -> str:

@@ -1,4 +1,4 @@
-"""Turns training events and the state of runs into lines and tables for people."""
+"""Lines for training events, and the table of all runs and folds."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def clock(seconds: float) -> str:
 
 
 def event_lines(event: Event) -> list[str]:
-    """What the screen says of a training event: a head when a fold starts, a row per epoch, a line at its end."""
+    """Lines for a training event: the table's head when a fold starts, a row per epoch, a line at its end."""
     if isinstance(event, FoldStarted):
         return [_start_line(event), EPOCH_HEAD]
     if isinstance(event, EpochRow):
@@ -51,15 +51,16 @@ def event_lines(event: Event) -> list[str]:
     if isinstance(event, FoldResumed):
         return [f"  goes on after epoch {event.epoch} of {event.epochs}, from its checkpoint"]
     if isinstance(event, CheckpointRefused):
-        return [f"  begins anew: {event.path} {event.why}"]
+        return [f"  starts over: {event.path} {event.why}"]
     if isinstance(event, FoldHeld):
-        return [f"{fold_name(event.run, event.fold)}: held by {event.holder}; waiting for it, Ctrl-C does no harm"]
+        holder = f"another process is working on it ({event.holder})"
+        return [f"{fold_name(event.run, event.fold)}: {holder}; waiting, safe to interrupt"]
     if isinstance(event, FoldMoved):
-        return [f"{fold_name(event.run, event.fold)}: goes on elsewhere, from its last checkpoint: {event.why}"]
+        return [f"{fold_name(event.run, event.fold)}: {event.why}; begun again from its last checkpoint"]
     if isinstance(event, FoldFailed):
         return [f"{event.name}: failed"]
     if isinstance(event, MemoryShort):
-        return [f"  memory is short: {event.micro_batch} images at a time from now on, still {event.batch_size} a step"]
+        return [f"  out of memory: {event.micro_batch} images at a time from now on, still {event.batch_size} a step"]
     if isinstance(event, Verdict):
         against = event.against_probe
         ahead = [_ahead_line(against)] if against is not None and against.is_better else []
@@ -77,7 +78,7 @@ def event_lines(event: Event) -> list[str]:
 
 
 def job_lines(happened: JobEvent | JobProgress, lines_of: Callable[[Any], list[str]] = event_lines) -> list[str]:
-    """The lines of an event; of a job that runs elsewhere, each says which job it is about, and where that runs."""
+    """The lines of an event; for a job on Ray each begins with the job and its machine."""
     if isinstance(happened, JobProgress):
         return []
     lines = lines_of(happened.event)
@@ -88,7 +89,7 @@ def job_lines(happened: JobEvent | JobProgress, lines_of: Callable[[Any], list[s
 
 
 def progress_line(progress: JobProgress) -> str:
-    """How far a job that runs elsewhere is."""
+    """A line of a job's progress on Ray."""
     speed = f", {progress.per_second:,.0f} {progress.unit}/s" if progress.per_second else ""
     return f"{_where(progress)} | {progress.what}: {progress.done:,}/{progress.total:,} {progress.unit}{speed}"
 
@@ -99,7 +100,7 @@ def _where(happened: JobEvent | JobProgress) -> str:
 
 
 def probe_lines(event: ProbeEvent | Event) -> list[str]:
-    """What the screen says of a probe: what is asked of which images, what the heads cost, a line per fold."""
+    """Lines for an event of a probe: backbone and images, then seconds and strengths of the heads, a line per fold."""
     if isinstance(event, ProbeStarted):
         facts = f"{event.n_train:,} training and {event.n_test:,} test images, {event.image_size} pixels"
         return [f"{event.run}: {event.tag}, frozen, {facts}{_small_store(event)}, {event.precision} on {event.device}"]
@@ -113,7 +114,7 @@ def probe_lines(event: ProbeEvent | Event) -> list[str]:
 
 
 def predicted_lines(event: FoldPredicted | Event, views: Sequence[str]) -> list[str]:
-    """What the screen says when a run predicts again."""
+    """Lines for an event of predicting again."""
     if not isinstance(event, FoldPredicted):
         return event_lines(event)
     score = "" if event.top3_error is None else f"top-3 error {event.top3_error:.4f} over "

@@ -16,7 +16,6 @@ from models.watch.events import (
     JobEvent,
     JobProgress,
     PriorChoice,
-    by_job,
 )
 
 
@@ -37,8 +36,11 @@ def board(*runs, folds=(0, 1), epochs=4):
 
 
 def told(known, *events):
-    for event in by_job(events):
-        known.take(event)
+    run, fold = "", None
+    for event in events:
+        if not isinstance(event, EpochRow):
+            run, fold = event.run, getattr(event, "fold", None)
+        known.take(JobEvent(run, fold, event))
     return known
 
 

@@ -43,7 +43,7 @@ def trained_files(workspace, settings, name, events=None):
 
     for event in train_runs(workspace, run_of(settings, name), PredictSettings(), seed=0, only_folds=[0]):
         if events is not None:
-            events.append(event)
+            events.append(event.event)
     folder = workspace.fold(name, 0)
     return {file: (folder / file).read_bytes() for file in FILES} | {"log": scores(folder)}
 

@@ -16,10 +16,13 @@ from folds.base.errors import UserError
 from folds.base.processes import is_alive
 from folds.base.progress import silently
 from folds.engine import EngineSettings
+from folds.split.assign import load_folds
+from models.jobs.plan import plan_run, train_runs
 from models.jobs.ray_cluster import on_ray
+from models.jobs.work import job_cost
 from models.probe.first_probes import probe_first
 from models.probe.probe import probe_runs
-from models.runs import done_folds, plan_runs
+from models.runs import RunPlan, done_folds, plan_runs
 from models.watch.events import FoldDone, FoldFailed, JobEvent
 from tests.cluster import JOBS, cluster, make_place, run, start, wait_for, workers
 from tests.competition import fingerprint, make_competition
@@ -76,8 +79,13 @@ def threads():
 
 def test_two_jobs_on_a_ray_of_this_machine_make_the_bytes_of_one_process(tmp_path, threads):
     workspace = prepared(tmp_path)
-    on_ray = train(workspace, engine=EngineSettings(engine="ray", cpus_per_job=1))
-    done = [one for one in on_ray if isinstance(one, JobEvent) and isinstance(one.event, FoldDone)]
+    engine = EngineSettings(engine="ray", cpus_per_job=1)
+    events = [
+        one
+        for one in train_runs(workspace, plan_runs(SETTINGS, {}), VIEWS, seed=0, engine=engine)
+        if isinstance(one, JobEvent)
+    ]
+    done = [one for one in events if isinstance(one.event, FoldDone)]
     assert sorted((one.fold, one.event.trained) for one in done) == [(0, True), (1, True)]
     assert all(one.place for one in done)
     made = made_in(workspace.root)
@@ -101,6 +109,18 @@ def test_probes_on_ray_go_on_where_one_is_refused(tmp_path, threads):
     assert [one.name for one in failed] == ["test_resnet-probe"]
     assert "begun with other settings: image_size 32 -> 48" in failed[0].why
     assert done_folds(workspace, "test_convnext-probe").keys() == {0, 1}
+
+
+def test_more_epochs_and_larger_images_cost_more(tmp_path):
+    workspace = prepared(tmp_path)
+    folds = load_folds(workspace)
+
+    def cost(**settings):
+        plan = RunPlan("a", "test_resnet", None, dataclasses.replace(SETTINGS, **settings))
+        return job_cost(plan_run(workspace, plan, folds, [0], seed=0).folds[0])
+
+    assert cost(epochs=4) == 2 * cost(epochs=2)
+    assert cost(epochs=2, image_size=64) == 4 * cost(epochs=2)
 
 
 @pytest.mark.ray
@@ -127,7 +147,7 @@ def test_a_node_that_goes_and_a_worker_that_is_killed_cost_no_fold(place, alone)
         os.kill(next(iter(workers(place).values())), signal.SIGKILL)
         out, _ = driver.communicate(timeout=300)
     assert driver.returncode == 0, out
-    assert len(re.findall(r"goes on elsewhere, from its last checkpoint", out)) == 2
+    assert len(re.findall(r"begun again from its last checkpoint", out)) == 2
     assert len(trained(out)) == len(set(trained(out))) == JOBS
     assert_as_alone(place, alone)
 

@@ -46,7 +46,7 @@ def prepared(folder):
 
 
 def train(workspace, settings=SETTINGS, *, seed=0, views=VIEWS, **options):
-    return list(train_runs(workspace, plan_runs(settings, {}), views, seed=seed, **options))
+    return [one.event for one in train_runs(workspace, plan_runs(settings, {}), views, seed=seed, **options)]
 
 
 @pytest.fixture(scope="module")
