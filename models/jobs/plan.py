@@ -166,7 +166,8 @@ def plan_job(
         plan, settings, tag=backbone.tag, weights_digest=weights_name(plan), seed=seed, folds_digest=folds.digest
     )
     if is_to_train:  # a trial: a wrong file or size is refused now, and not after hours of another run
-        _try_network(settings, backbone, weights, n_classes=len(folds.classes))
+        size = min(train_size(settings, backbone), settings.start_size or train_size(settings, backbone))
+        build_network(backbone, len(folds.classes), size=size, weights=weights, drop_path=settings.drop_path)
     weights_digest = digest(weights.read_bytes()) if weights else ""
     return Job(plan, settings, backbone, weights, fold, seed, settings_json, weights_digest)
 
@@ -183,14 +184,8 @@ def _n_train(folds: Folds) -> int:
 
 def _full(plan: RunPlan, tag: str, *, n_train: int) -> FullSettings:
     traits = find_traits(tag)
-    return full_settings(
-        plan.settings,
-        tag=tag,
-        has_weights=plan.has_weights,
-        n_train=n_train,
-        has_drop_path=traits.has_drop_path,
-        takes_head=traits.has_one_head,
-    )
+    has = {"has_weights": plan.has_weights, "has_drop_path": traits.has_drop_path, "takes_head": traits.has_one_head}
+    return full_settings(plan.settings, tag=tag, n_train=n_train, **has)
 
 
 def family_remark(workspace: Workspace, plan: RunPlan) -> str:
@@ -206,17 +201,6 @@ def family_remark(workspace: Workspace, plan: RunPlan) -> str:
         given["epochs"] = "by the number of images, once `split` has counted them"
     family = find_family(tag, has_weights=plan.has_weights).name
     return f"{plan.name} ({family}): {', '.join(f'{key} = {value}' for key, value in given.items()) or 'all is given'}"
-
-
-def _try_network(settings: FullSettings, backbone: Backbone, weights: Path | None, *, n_classes: int) -> None:
-    size = train_size(settings, backbone)
-    build_network(
-        backbone,
-        n_classes,
-        size=min(size, settings.start_size or size),
-        weights=weights,
-        drop_path=settings.drop_path,
-    )
 
 
 def _refuse_refit_alone(plan: RunPlan, folds: Folds, *, there: set[Fold]) -> None:

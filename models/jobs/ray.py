@@ -223,7 +223,8 @@ def _do_there(task: Task, threads: int, number: int, queue: Any) -> None:
     gpus = here.get_accelerator_ids().get("GPU", [])
     place = f"{socket.gethostname()} {'GPU ' + ','.join(gpus) if gpus else 'CPU'}"
     torch.set_num_threads(threads)
-    reporter = _Reporter(task, place, lambda said: queue.put((number, said)))
+    # Not queue.put, which waits for the answer: Ray gives the cores of a task that waits to another one.
+    reporter = _Reporter(task, place, lambda said: queue.actor.put_nowait.remote((number, said)))
     events, end = attempt(task, reporter.track), Ended()
     try:
         reporter.say(Began(here.get_node_id()))
@@ -238,7 +239,7 @@ def _do_there(task: Task, threads: int, number: int, queue: Any) -> None:
         with suppress(KeyboardInterrupt):
             events.throw(stop)  # type: ignore[attr-defined]  # it may have come while the event was said
         end = Ended(notes=tuple(getattr(stop, "__notes__", ())))
-    reporter.say(end)
+    ray.get(reporter.say(end))  # all is in the queue before the task ends
 
 
 @dataclass
@@ -247,7 +248,7 @@ class _Reporter:
 
     task: Task
     place: str
-    say: Callable[[Any], object]
+    say: Callable[[Any], Any]
     said: float = 0.0
 
     def track(self, items: Iterable[T], *, what: str, total: int, unit: str = "images", each: int = 1) -> Iterator[T]:

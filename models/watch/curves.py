@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from folds.base.errors import UserError, visible
 from folds.base.workspace import Workspace, write_bytes
@@ -17,43 +18,19 @@ from models.settings import TrackSettings
 from models.train.log import read_log_line
 from models.watch.events import EpochRow, FoldDone, FoldFailed, FoldStarted, JobEvent, Verdict, fold_name
 
-TRACKERS = {"tensorboard": "TensorBoard", "wandb": "W&B"}  # a flag, an extra and a package, and its name for people
+JobKey: TypeAlias = tuple[str, int | None]  # run and fold; None: all images
 PROJECT = "foldblend"  # in W&B, unless WANDB_PROJECT says otherwise
 
 
-class Curves(Protocol):
-    """The curves of one job in one tracker. They begin with the epochs that are done; those drawn before are void."""
+class TensorBoard:
+    """Event files in `work/tensorboard/<run>/fold<k>`, begun with the epochs `rows`; older points are void."""
 
-    def epoch(self, row: EpochRow) -> None: ...
-
-    def end(self, figures: Mapping[str, float], *, is_done: bool) -> None:
-        """Nothing more comes of this job. figures: of the whole fold, empty unless it is done."""
-        ...
-
-
-@dataclass(frozen=True)
-class DrawnJob:
-    """What curves are drawn of: a fold of a run (None: all images), and its settings as plain values by name."""
-
-    run: str
-    fold: int | None
-    settings: Mapping[str, Any]
-
-    @property
-    def part(self) -> str:
-        return "all" if self.fold is None else f"fold{self.fold}"
-
-
-class TensorBoardCurves:
-    """Event files in `work/tensorboard/<run>/fold<k>`."""
-
-    def __init__(self, workspace: Workspace, job: DrawnJob, rows: Sequence[EpochRow]) -> None:
+    def __init__(self, workspace: Workspace, run: str, fold: int | None, rows: Sequence[EpochRow]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.settings = job.settings
-        folder = workspace.root / "tensorboard" / job.run / job.part
-        self.writer = SummaryWriter(str(folder), purge_step=0)  # every older point is at or behind step 0
-        table = "\n".join(f"| {name} | {value} |" for name, value in job.settings.items())
+        self.settings = read_settings(workspace, run, fold)
+        self.writer = SummaryWriter(str(workspace.root / "tensorboard" / run / _part(fold)), purge_step=0)
+        table = "\n".join(f"| {name} | {value} |" for name, value in self.settings.items())
         self.writer.add_text("settings", f"| setting | value |\n|---|---|\n{table}", 0)
         for row in rows:
             self.epoch(row)
@@ -63,8 +40,9 @@ class TensorBoardCurves:
             self.writer.add_scalar(name.replace(" ", "_"), value, row.epoch)
         self.writer.flush()
 
-    def end(self, figures: Mapping[str, float], *, is_done: bool) -> None:
-        if is_done:
+    def end(self, figures: Mapping[str, float]) -> None:
+        """figures: of the whole fold; empty unless it is done."""
+        if figures:
             plain = {
                 name: one if isinstance(one, bool | int | float | str) else str(one)
                 for name, one in self.settings.items()
@@ -74,23 +52,26 @@ class TensorBoardCurves:
         self.writer.close()
 
 
-class WandbCurves:
-    """A W&B run, grouped by our run; local files in `work/wandb` where this machine is not logged in."""
+class WeightsAndBiases:
+    """A run of W&B, grouped by our run; local files in `work/wandb` where this machine is not logged in.
 
-    def __init__(self, workspace: Workspace, job: DrawnJob, rows: Sequence[EpochRow]) -> None:
+    A fold that goes on after the epochs `rows` does so under the id that it began with, and has them there already.
+    """
+
+    def __init__(self, workspace: Workspace, run: str, fold: int | None, rows: Sequence[EpochRow]) -> None:
         import wandb
 
         folder = workspace.root / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
-        kept = folder / f"{job.run}.{job.part}.id"
+        kept = folder / f"{run}.{_part(fold)}.id"
         before = kept.read_text().strip() if rows and kept.is_file() else None
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            group=job.run,
-            name=fold_name(job.run, job.fold),
+            group=run,
+            name=fold_name(run, fold),
             id=before,
             resume="allow" if before else None,
-            config=dict(job.settings),
+            config=read_settings(workspace, run, fold),
             dir=str(folder),
             mode=os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline"),
             reinit="create_new",  # folds may run side by side
@@ -99,41 +80,39 @@ class WandbCurves:
             ),
         )
         write_bytes(kept, self.run.id.encode())
-        for row in [] if before else rows:  # a run that goes on has them, and refuses a step that it has
+        for row in [] if before else rows:
             self.epoch(row)
 
     def epoch(self, row: EpochRow) -> None:
         self.run.log(row_figures(row), step=row.epoch)
 
-    def end(self, figures: Mapping[str, float], *, is_done: bool) -> None:
+    def end(self, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
             self.run.summary[f"fold/{name}"] = value
-        self.run.finish(exit_code=0 if is_done else 1)
+        self.run.finish(exit_code=0 if figures else 1)
 
 
-OPEN: dict[str, Callable[[Workspace, DrawnJob, Sequence[EpochRow]], Curves]] = {
-    "tensorboard": TensorBoardCurves,
-    "wandb": WandbCurves,
-}
+Curves: TypeAlias = TensorBoard | WeightsAndBiases
+TRACKERS: dict[str, type[Curves]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}  # by flag, extra, package
 
 
 @dataclass
 class Tracking:
-    """Passes what happens to jobs on to trackers.
+    """Draws what happens to jobs: their epochs, those of `log.jsonl` first, and the figures of whole folds.
 
     say  called with a sentence when a tracker fails, as where its server is gone: it is left out, training goes on
     """
 
     workspace: Workspace
-    trackers: list[str]
+    trackers: list[type[Curves]]
     say: Callable[[str], object]
-    _open: dict[tuple[str, int | None], dict[str, Curves]] = field(default_factory=dict)
-    _figures: dict[tuple[str, int | None], dict[str, float]] = field(default_factory=dict)  # of verdicts
+    _open: dict[JobKey, list[Curves]] = field(default_factory=dict)
+    _figures: dict[JobKey, dict[str, float]] = field(default_factory=dict)  # of verdicts
 
     def take(self, happened: JobEvent) -> None:
         job, event = (happened.run, happened.fold), happened.event
-        if isinstance(event, FoldStarted | FoldFailed):  # after a start, the process that did the job before is gone
-            self._end(job, {}, is_done=False)
+        if isinstance(event, FoldStarted | FoldFailed):  # at a start, a process that did the job before is gone
+            self._end(job, {})
         elif isinstance(event, EpochRow):
             self._begin(job, before=event.epoch)
             self._each(job, lambda curves: curves.epoch(event))
@@ -142,48 +121,47 @@ class Tracking:
         elif isinstance(event, FoldDone) and event.trained:
             self._begin(job)
             figures = {"OOF top-3 error": event.top3_error, "seconds": event.seconds, **self._figures.pop(job, {})}
-            self._end(job, {name: one for name, one in figures.items() if one is not None}, is_done=True)
+            self._end(job, {name: one for name, one in figures.items() if one is not None})
 
     def close(self) -> None:
         """End what is still open: the command was stopped."""
         for job in list(self._open):
-            self._end(job, {}, is_done=False)
+            self._end(job, {})
 
-    def _begin(self, job: tuple[str, int | None], *, before: float = math.inf) -> None:
+    def _begin(self, job: JobKey, *, before: float = math.inf) -> None:
         if job in self._open:
             return
-        self._open[job] = {}
-        for name in list(self.trackers):
-            with self._left_out_if_it_fails(name):
-                drawn = DrawnJob(*job, settings=read_settings(self.workspace, *job))
+        self._open[job] = []
+        for tracker in list(self.trackers):
+            with self._left_out_if_it_fails(tracker):
                 rows = [row for row in read_rows(self.workspace, *job) if row.epoch < before]
-                self._open[job][name] = OPEN[name](self.workspace, drawn, rows)
+                self._open[job].append(tracker(self.workspace, *job, rows))
 
-    def _each(self, job: tuple[str, int | None], do: Callable[[Curves], None]) -> None:
-        for name, curves in self._open[job].items():
-            if name in self.trackers:
-                with self._left_out_if_it_fails(name):
+    def _each(self, job: JobKey, do: Callable[[Curves], None]) -> None:
+        for curves in self._open[job]:
+            if type(curves) in self.trackers:
+                with self._left_out_if_it_fails(type(curves)):
                     do(curves)
 
-    def _end(self, job: tuple[str, int | None], figures: Mapping[str, float], *, is_done: bool) -> None:
+    def _end(self, job: JobKey, figures: Mapping[str, float]) -> None:
         if job in self._open:
-            self._each(job, lambda curves: curves.end(figures, is_done=is_done))
+            self._each(job, lambda curves: curves.end(figures))
             del self._open[job]
 
     @contextmanager
-    def _left_out_if_it_fails(self, name: str) -> Iterator[None]:
+    def _left_out_if_it_fails(self, tracker: type[Curves]) -> Iterator[None]:
         try:
             yield
         except Exception as err:  # of whatever library: hours of training must not end for a curve
-            self.trackers.remove(name)
-            self.say(f"{TRACKERS[name]} logging stopped: {type(err).__name__}: {visible(str(err))}")
+            self.trackers.remove(tracker)
+            self.say(f"{tracker.__name__} logging stopped: {type(err).__name__}: {visible(str(err))}")
 
 
 @contextmanager
 def tracking(workspace: Workspace, settings: TrackSettings, *, say: Callable[[str], object]) -> Iterator[Tracking]:
     """Follow what happens inside with the trackers that are on; one whose package is absent is refused."""
     refuse_absent(settings)
-    trackers = Tracking(workspace, [name for name in TRACKERS if getattr(settings, name)], say)
+    trackers = Tracking(workspace, [tracker for name, tracker in TRACKERS.items() if getattr(settings, name)], say)
     try:
         yield trackers
     finally:
@@ -215,17 +193,24 @@ def row_figures(row: EpochRow) -> dict[str, float]:
 
 def read_rows(workspace: Workspace, run: str, fold: int | None) -> list[EpochRow]:
     """The epochs in a fold's `log.jsonl`; none where it cannot be read."""
-    folder = workspace.refit(run) if fold is None else workspace.fold(run, fold)
     try:
-        return [read_log_line(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        lines = (_folder(workspace, run, fold) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        return [read_log_line(line) for line in lines]
     except (OSError, ValueError, TypeError):
         return []
 
 
 def read_settings(workspace: Workspace, run: str, fold: int | None) -> dict[str, Any]:
     """What a fold's `settings.json` says, in one level; lists as text."""
-    folder = workspace.refit(run) if fold is None else workspace.fold(run, fold)
-    stored: dict[str, Any] = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    stored: dict[str, Any] = json.loads((_folder(workspace, run, fold) / "settings.json").read_text(encoding="utf-8"))
     known = {"run", "backbone", "weights", "seed", "folds_digest"}
     flat = {**{key: stored[key] for key in sorted(known & stored.keys())}, **stored["settings"]}
     return {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in flat.items()}
+
+
+def _folder(workspace: Workspace, run: str, fold: int | None) -> Path:
+    return workspace.refit(run) if fold is None else workspace.fold(run, fold)
+
+
+def _part(fold: int | None) -> str:
+    return "all" if fold is None else f"fold{fold}"

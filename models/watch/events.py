@@ -1,4 +1,7 @@
-"""The events of training, probing and predicting: rooms yield them, `run.py` shows them."""
+"""The events of training, probing and predicting: rooms yield them, `run.py` shows them.
+
+run is a run's name, fold a number or None for the refit on all images; losses are in nats, errors in [0, 1].
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One line of `log.jsonl` and of the screen. Losses in nats, errors in [0, 1], rate in images per second.
-
-    Where all images train, nothing is kept out, and the valid figures are NaN.
-    """
+    """One line of `log.jsonl` and of the screen. The valid figures are NaN where all images train."""
 
     epoch: int
     lr: float
@@ -27,7 +27,7 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class FoldStarted:
-    """fold is None where all images train; lr is the peak rate; is_probed: the head starts from its probe."""
+    """lr is the peak rate; is_probed: the head starts from its probe."""
 
     run: str
     tag: str
@@ -80,7 +80,7 @@ class FoldMoved:
 
 @dataclass(frozen=True)
 class FoldFailed:
-    """A fold, or the end of a run, failed, and the others go on.
+    """A fold, or what concerns a whole run (`name`), failed, and the others go on.
 
     trace     None for a mistake of the user, which `hint` mends
     may_move  whether only this machine lacks something
@@ -106,8 +106,7 @@ class MemoryShort:
 class AgainstProbe:
     """A fold's network and the run `probe`, a frozen probe of the same weights, on the fold's images under `views`.
 
-    Losses in nats, each at the temperature that suits it best: label smoothing makes a network less sure than it could
-    be, which does not change the order of its guesses.
+    Losses are each at the temperature that suits it best: label smoothing makes a network less sure than it could be.
     """
 
     probe: str
@@ -121,10 +120,7 @@ class AgainstProbe:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Training images seen as the valid ones are; `gained`: relative fall of the valid loss in the last epochs.
-
-    against_probe  None where there is no probe of the same weights
-    """
+    """Scores on training and valid images under the same views; `gained`: relative fall of the last valid losses."""
 
     run: str
     fold: int
@@ -135,15 +131,12 @@ class Verdict:
     train_top3_error: float
     valid_top3_error: float
     gained: float
-    against_probe: AgainstProbe | None = None
+    against_probe: AgainstProbe | None = None  # None where there is no probe of the same weights
 
 
 @dataclass(frozen=True)
 class FoldDone:
-    """trained is False where the fold had been done before; `views` are those that it was predicted under.
-
-    Where all images trained, fold and top3_error are None: nothing was kept out.
-    """
+    """trained: False if the fold was done before; views: it was predicted under; top3_error: OOF, None for a refit."""
 
     run: str
     fold: int | None
@@ -155,7 +148,7 @@ class FoldDone:
 
 @dataclass(frozen=True)
 class FoldPredicted:
-    """fold is None for the refit on all images, which has no error of its own."""
+    """A fold is predicted again; the refit on all images has no error."""
 
     run: str
     fold: int | None
@@ -217,7 +210,7 @@ ProbeEvent = ProbeStarted | ProbeFitted | FoldDone
 
 @dataclass(frozen=True)
 class JobEvent:
-    """An event, and the job that it belongs to: a fold of a run, None for the refit. place: where, empty for here."""
+    """An event, and its job: a fold of a run. place: machine and device on Ray, empty for this process."""
 
     run: str
     fold: int | None
@@ -227,7 +220,7 @@ class JobEvent:
 
 @dataclass(frozen=True)
 class JobProgress:
-    """How far a job is in what it does now (`what`: words for people), in units such as images."""
+    """How far a job is in what it does now (`what`, such as `epoch 2/10`), in units such as images."""
 
     run: str
     fold: int | None
@@ -240,5 +233,5 @@ class JobProgress:
 
 
 def fold_name(run: str, fold: int | None) -> str:
-    """What a job is called: `resnet50 fold 2`, or the refit on all images."""
+    """What a job is called: `resnet50 fold 2`, or `resnet50 on all images` for the refit."""
     return f"{run} on all images" if fold is None else f"{run} fold {fold}"
