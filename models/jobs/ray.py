@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,7 +99,8 @@ class _Session:
 
         self.ray, self.track, self.attempts = ray, track, 0
         costliest_first = sorted(tasks, key=lambda task: -task.cost)
-        self.open = [_Open(task, *_needs(_machines(ray), engine, task)) for task in costliest_first]
+        machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
+        self.open = [_Open(task, *_needs(machines, engine, task)) for task in costliest_first]
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
@@ -117,13 +119,19 @@ class _Session:
             raise
 
     def _submit(self) -> None:
+        """Send what can run at once and one task more, for Ray keeps no order among tasks that wait for a machine."""
+        machines = [machine for machine in self.ray.nodes() if machine["Alive"]]
+        under_way = Counter((one.gpus, one.cpus) for one in self.open if one.answer is not None)
         for one in self.open:
-            if one.avoid and one.node is None and not _fitting(_machines(self.ray), one):
+            if one.avoid and one.node is None and not _slots(machines, one, avoid=one.avoid):
                 one.avoid.clear()  # no other machine is left
                 if one.answer is not None:
                     self.ray.cancel(one.answer)
                     one.answer = None
-            if one.answer is None and time.monotonic() >= one.not_before:
+            if one.answer is not None or time.monotonic() < one.not_before:
+                continue
+            if under_way[one.gpus, one.cpus] <= _slots(machines, one):
+                under_way[one.gpus, one.cpus] += 1
                 self.attempts += 1
                 one.number, one.node = self.attempts, None
                 one.answer = self._start(one)
@@ -216,7 +224,7 @@ class _Session:
 
 
 def _do_there(task: Task, threads: int, number: int, queue: Any) -> None:
-    """Do a task in a process on Ray, which interrupts it where the driver stops; all is said through the queue."""
+    """Do a task in a process on Ray, which is interrupted when the driver stops; what happens goes into the queue."""
     import ray
 
     here = ray.get_runtime_context()
@@ -261,31 +269,25 @@ class _Reporter:
                 self.say(JobProgress(self.task.run, self.task.fold, what, done, total, unit, speed, self.place))
 
 
-def _machines(ray: Any) -> list[dict[str, Any]]:
-    return [machine for machine in ray.nodes() if machine["Alive"]]
+def _slots(machines: Sequence[Mapping[str, Any]], one: _Open, *, avoid: Collection[str] = ()) -> int:
+    """How many such tasks the machines have room for, were they idle."""
+    there = [machine["Resources"] for machine in machines if machine["NodeID"] not in avoid]
+    cores = [int(machine.get("CPU", 0) // one.cpus) for machine in there]
+    if not one.gpus:
+        return sum(cores)
+    return sum(min(n, int(machine.get("GPU", 0) // one.gpus)) for n, machine in zip(cores, there, strict=True))
 
 
-def _fitting(machines: Sequence[Mapping[str, Any]], one: _Open) -> bool:
-    """Whether a machine that is not to be avoided has what the task needs, were it idle."""
-    return any(
-        machine["Resources"].get("GPU", 0) >= one.gpus
-        and machine["Resources"].get("CPU", 0) >= one.cpus
-        and machine["NodeID"] not in one.avoid
-        for machine in machines
-    )
-
-
-def _needs(machines: Sequence[Mapping[str, Any]], engine: EngineSettings, task: Task) -> tuple[float, int]:
+def _needs(machines: Sequence[Mapping[str, float]], engine: EngineSettings, task: Task) -> tuple[float, int]:
     """The share of a GPU and the cores that a task gets. Raises UserError where no machine has them.
 
     On a CPU it gets the cores that it would have without Ray, since what torch computes depends on their number.
     """
-    resources = [machine["Resources"] for machine in machines]
-    has_gpus = any("GPU" in one for one in resources)
+    has_gpus = any("GPU" in one for one in machines)
     if task.device == "cuda" and not has_gpus:
         raise UserError(f"no machine of Ray has a GPU, and {task.run} needs one", hint="`--device cpu`")
     gpus = engine.gpus_per_job if has_gpus and task.device != "cpu" else 0.0
-    most = int(max((one.get("CPU", 0) for one in resources if one.get("GPU", 0) >= gpus), default=0))
+    most = int(max((one.get("CPU", 0) for one in machines if one.get("GPU", 0) >= gpus), default=0))
     cpus = engine.cpus_per_job or (1 if gpus else min(torch.get_num_threads(), max(most, 1)))
     if cpus > most:
         raise UserError(
