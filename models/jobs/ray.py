@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from folds.base.errors import CannotWriteError, UserError
+from folds.base.errors import UserError
 from folds.base.locks import POLL_SECONDS, Holder
-from folds.base.progress import T, Track
+from folds.base.progress import Track
 from folds.engine import EngineSettings
-from models.jobs.local import Task, attempt
+from models.jobs.local import Task
 from models.jobs.ray_cluster import on_ray
+from models.jobs.ray_worker import Began, Ended, do_there
 from models.watch.events import FoldFailed, FoldHeld, FoldMoved, JobEvent, JobProgress
 
 MOST_MOVES = 3  # a task whose process died is begun again so often, and then it has failed
 LOOK_SECONDS = 0.2  # between two looks at what the processes have said
-PROGRESS_SECONDS = 1.0  # a task says how far it is this often
 STOP_SECONDS = 4.0  # for tasks to end; `folds.base.signals` leaves a command seven seconds in all
 BATCH = (
     100  # events that are fetched at a time: below 100 KB Ray sends them without its object store, which may be full
@@ -48,22 +47,6 @@ class OnRay:
         if tasks:
             with on_ray(self.engine) as ray:
                 yield from _Session(ray, self.engine, self.track, tasks).run()
-
-
-@dataclass(frozen=True)
-class Began:
-    """The first word of a process: Ray's name for its machine."""
-
-    node: str
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The last word of a process. holder: who holds the task's lock; error: one that concerns every task."""
-
-    holder: Holder | None = None
-    error: CannotWriteError | None = None
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -98,6 +81,7 @@ class _Session:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self.ray, self.track, self.attempts = ray, track, 0
+        self.do = [ray.remote(max_retries=0, max_calls=calls)(do_there) for calls in (0, 1)]  # a GPU is left empty
         costliest_first = sorted(tasks, key=lambda task: -task.cost)
         machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
         self.open = [_Open(task, *_needs(machines, engine, task)) for task in costliest_first]
@@ -140,10 +124,9 @@ class _Session:
         elsewhere = {"label_selector": {"ray.io/node-id": f"!in({','.join(sorted(one.avoid))})"}}
         options: dict[str, Any] = elsewhere if one.avoid else {"scheduling_strategy": "SPREAD"}
         spin = os.environ.get("GOMP_SPINCOUNT", "20000")
-        do = self.ray.remote(_do_there).options(
+        do = self.do[one.gpus > 0].options(
             num_gpus=one.gpus,
             num_cpus=one.cpus,
-            max_retries=0,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(one.cpus), "GOMP_SPINCOUNT": spin}},
             **options,
         )
@@ -163,9 +146,8 @@ class _Session:
             while n := self.queue.qsize():
                 yield from self.queue.get_nowait_batch(min(n, BATCH))
         except self.ray.exceptions.RayActorError as err:
-            raise UserError(
-                f"the event queue on Ray is gone: {_last_line(err)}", hint="type the command again"
-            ) from err
+            why = f"the event queue on Ray is gone: {_last_line(err)}"
+            raise UserError(why, hint="type the command again") from err
 
     def _take(self, number: int, said: Any) -> Iterator[JobEvent | JobProgress]:
         one = next((one for one in self.open if one.number == number and one.answer is not None), None)
@@ -223,52 +205,6 @@ class _Session:
                 time.sleep(LOOK_SECONDS)
 
 
-def _do_there(task: Task, threads: int, number: int, queue: Any) -> None:
-    """Do a task in a process on Ray, which is interrupted when the driver stops; what happens goes into the queue."""
-    import ray
-
-    here = ray.get_runtime_context()
-    gpus = here.get_accelerator_ids().get("GPU", [])
-    place = f"{socket.gethostname()} {'GPU ' + ','.join(gpus) if gpus else 'CPU'}"
-    torch.set_num_threads(threads)
-    # Not queue.put, which waits for the answer: Ray gives the cores of a task that waits to another one.
-    reporter = _Reporter(task, place, lambda said: queue.actor.put_nowait.remote((number, said)))
-    events, end = attempt(task, reporter.track), Ended()
-    try:
-        reporter.say(Began(here.get_node_id()))
-        for event in events:
-            if isinstance(event, Holder):
-                end = Ended(event)
-            else:
-                reporter.say(JobEvent(task.run, task.fold, event, place))
-    except CannotWriteError as err:
-        end = Ended(error=err)
-    except KeyboardInterrupt as stop:
-        with suppress(KeyboardInterrupt):
-            events.throw(stop)  # type: ignore[attr-defined]  # it may have come while the event was said
-        end = Ended(notes=tuple(getattr(stop, "__notes__", ())))
-    ray.get(reporter.say(end))  # all is in the queue before the task ends
-
-
-@dataclass
-class _Reporter:
-    """Says how far a task is, once a second."""
-
-    task: Task
-    place: str
-    say: Callable[[Any], Any]
-    said: float = 0.0
-
-    def track(self, items: Iterable[T], *, what: str, total: int, unit: str = "images", each: int = 1) -> Iterator[T]:
-        began, done = time.monotonic(), 0
-        for item in items:
-            yield item
-            done, now = min(done + each, total), time.monotonic()
-            if now - self.said >= PROGRESS_SECONDS:
-                self.said, speed = now, done / max(now - began, 1e-9)
-                self.say(JobProgress(self.task.run, self.task.fold, what, done, total, unit, speed, self.place))
-
-
 def _slots(machines: Sequence[Mapping[str, Any]], one: _Open, *, avoid: Collection[str] = ()) -> int:
     """How many such tasks the machines have room for, were they idle."""
     there = [machine["Resources"] for machine in machines if machine["NodeID"] not in avoid]
@@ -298,5 +234,5 @@ def _needs(machines: Sequence[Mapping[str, float]], engine: EngineSettings, task
 
 
 def _last_line(err: BaseException) -> str:
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    return f"{type(err).__name__}: {lines[-1].rstrip('.')}" if lines else type(err).__name__
+    lines = str(err).strip().splitlines() or [""]
+    return f"{type(err).__name__}: {lines[-1].strip().rstrip('.')}"

@@ -93,7 +93,7 @@ class WeightsAndBiases:
 
 
 Curves: TypeAlias = TensorBoard | WeightsAndBiases
-TRACKERS: dict[str, type[Curves]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}  # by flag, extra, package
+TRACKERS: dict[str, type[Curves]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}  # by flag = package
 
 
 @dataclass
