@@ -314,7 +314,7 @@ def train_folds(
     from folds.base.signals import TimeUpError, until
     from models.jobs.plan import train_runs
     from models.watch.curves import tracking
-    from models.watch.events import FoldFailed, JobEvent, by_job
+    from models.watch.events import FoldFailed, JobEvent
     from models.watch.picture import running_picture
     from models.watch.tables import job_lines
 
@@ -333,7 +333,7 @@ def train_folds(
             workspace, runs, predict, seed=top.seed, only_folds=only_folds, engine=engine, track=tracked
         )
         try:
-            with closing(by_job(events)) as happened:
+            with closing(events) as happened:
                 for one in happened:
                     picture.take(one)
                     show(*job_lines(one))

@@ -104,5 +104,4 @@ class PredictSettings:
 @dataclass(frozen=True)
 class TrackSettings:
     tensorboard: Annotated[bool, _says("curves for TensorBoard below work/tensorboard")] = False
-    mlflow: Annotated[bool, _says("curves for MLflow: MLFLOW_TRACKING_URI, or a database in the work folder")] = False
     wandb: Annotated[bool, _says("curves for Weights & Biases; local files where no account is set up")] = False

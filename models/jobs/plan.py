@@ -1,34 +1,43 @@
-"""Plans the jobs of every run, and refuses early what cannot be done."""
+"""Plans the jobs of every run, refuses early what cannot be done, and has the jobs done."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from folds.base.config_file import toml_value
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
-from folds.base.workspace import Workspace, digest
+from folds.base.workspace import Workspace, digest, sweep
 from folds.engine import SEQUENTIAL, EngineSettings
-from folds.pixels.cache import cached
 from folds.pixels.store import open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import Backbone, build_network, find_traits, find_weights, resolve_backbone
 from models.device import set_threads
 from models.input.views import check_views
-from models.jobs.local import Bench, RunJobs, do_runs
-from models.jobs.ray import do_runs_on_ray
+from models.jobs.local import Local
+from models.jobs.ray import OnRay
+from models.jobs.work import do_jobs
 from models.recipes import FullSettings, find_family, from_family, full_settings
 from models.runs import RunPlan, done_folds, done_refit, refuse_other_settings, sibling, stored_settings
 from models.settings import PredictSettings
 from models.sizes import refuse_odd_sizes, train_size
 from models.train.fold import Job
 from models.train.lr_find import FoundRate, find_rate
-from models.watch.events import Event, JobEvent, JobProgress
+from models.watch.events import JobEvent, JobProgress
 
 Fold: TypeAlias = int | None  # None stands for the refit on all images
+
+
+@dataclasses.dataclass(frozen=True)
+class RunJobs:
+    """A run's jobs: folds in order, and its refit on all images, or None where that was not asked for."""
+
+    plan: RunPlan
+    folds: tuple[Job, ...]
+    refit: Job | None
 
 
 def train_runs(
@@ -40,24 +49,33 @@ def train_runs(
     only_folds: Sequence[Fold] = (),
     engine: EngineSettings = SEQUENTIAL,
     track: Track = silently,
-) -> Iterator[Event | JobEvent | JobProgress]:
-    """Train every fold of every run that is not done, and yield what happens.
+) -> Generator[JobEvent | JobProgress, None, None]:
+    """Train every fold of every run that is not done, then the refits that are due, and yield what happens.
 
     engine      one job after another in this process, or side by side on Ray
     only_folds  folds to train, None among them for the refit on all images; all folds and no refit if empty
     Everything that can be refused is refused before the first step: folds, views, names, weights, settings.
-    A job that fails afterwards is a FoldFailed, and the others go on.
+    A job that fails afterwards is a FoldFailed, and the others go on. Raises CannotWriteError, TimeUpError and
+    KeyboardInterrupt, which concern every job.
     """
-    folds, store = load_folds(workspace), open_store(workspace)
+    folds = load_folds(workspace)
+    open_store(workspace)  # damage is refused here
     check_views(predict.views)
     wanted = _check_folds(only_folds, folds.n_folds)
     runs = _plan_all(workspace, plans, folds, wanted, seed=seed)
-    if engine.is_ray:
-        yield from do_runs_on_ray(Bench(workspace, folds, store, predict, track), runs, engine)
-        return
-    set_threads(engine)
-    store = open_store(cached(workspace, engine.cache, track=track))
-    yield from do_runs(Bench(workspace, folds, store, predict, track), runs)
+    sweep(workspace.features)
+    if not engine.is_ray:
+        set_threads(engine)
+    executor = OnRay(engine, track) if engine.is_ray else Local(track)
+    yield from do_jobs(executor, workspace, [job for run in runs for job in run.folds], predict, engine)
+    refits = [job for run in runs for job in _refit_due(workspace, run, folds)]
+    yield from do_jobs(executor, workspace, refits, predict, engine)
+
+
+def _refit_due(workspace: Workspace, run: RunJobs, folds: Folds) -> list[Job]:
+    """The refit that was asked for, once all folds of its run are done."""
+    is_due = done_folds(workspace, run.plan.name).keys() >= set(range(folds.n_folds))
+    return [run.refit] if run.refit is not None and is_due else []
 
 
 def refuse_runs(workspace: Workspace, plans: Sequence[RunPlan], *, seed: int) -> None:
@@ -131,7 +149,8 @@ def plan_job(
         plan, settings, tag=backbone.tag, weights_digest=weights_name(plan), seed=seed, folds_digest=folds.digest
     )
     if is_to_train:  # a trial: a wrong file or size is refused now, and not after hours of another run
-        _try_network(settings, backbone, weights, n_classes=len(folds.classes))
+        size = min(train_size(settings, backbone), settings.start_size or train_size(settings, backbone))
+        build_network(backbone, len(folds.classes), size=size, weights=weights, drop_path=settings.drop_path)
     weights_digest = digest(weights.read_bytes()) if weights else ""
     return Job(plan, settings, backbone, weights, fold, seed, settings_json, weights_digest)
 
@@ -148,14 +167,8 @@ def _n_train(folds: Folds) -> int:
 
 def _full(plan: RunPlan, tag: str, *, n_train: int) -> FullSettings:
     traits = find_traits(tag)
-    return full_settings(
-        plan.settings,
-        tag=tag,
-        has_weights=plan.has_weights,
-        n_train=n_train,
-        has_drop_path=traits.has_drop_path,
-        takes_head=traits.has_one_head,
-    )
+    has = {"has_weights": plan.has_weights, "has_drop_path": traits.has_drop_path, "takes_head": traits.has_one_head}
+    return full_settings(plan.settings, tag=tag, n_train=n_train, **has)
 
 
 def family_remark(workspace: Workspace, plan: RunPlan) -> str:
@@ -171,17 +184,6 @@ def family_remark(workspace: Workspace, plan: RunPlan) -> str:
         given["epochs"] = "by the number of images, once `split` has counted them"
     family = find_family(tag, has_weights=plan.has_weights).name
     return f"{plan.name} ({family}): {', '.join(f'{key} = {value}' for key, value in given.items()) or 'all is given'}"
-
-
-def _try_network(settings: FullSettings, backbone: Backbone, weights: Path | None, *, n_classes: int) -> None:
-    size = train_size(settings, backbone)
-    build_network(
-        backbone,
-        n_classes,
-        size=min(size, settings.start_size or size),
-        weights=weights,
-        drop_path=settings.drop_path,
-    )
 
 
 def _refuse_refit_alone(plan: RunPlan, folds: Folds, *, there: set[Fold]) -> None:

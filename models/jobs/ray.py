@@ -1,113 +1,238 @@
-"""Does the jobs of every run on Ray, each under the lock and by the code that one process alone has."""
+"""The executor that does tasks on Ray: the costliest first, and again elsewhere where a process dies."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Generator, Iterator, Sequence
-from functools import partial
-from pathlib import Path
+import os
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
 
 from folds.base.errors import UserError
-from folds.base.locks import Holder
+from folds.base.locks import POLL_SECONDS, Holder
 from folds.base.progress import Track
-from folds.base.workspace import Workspace, digest, sweep
 from folds.engine import EngineSettings
-from folds.pixels.cache import cached
-from folds.pixels.store import open_store
-from folds.split.assign import load_folds
-from models.backbones import find_weights
-from models.jobs.costs import Costs
-from models.jobs.crew import Crew, Over
-from models.jobs.hand import Errand
-from models.jobs.local import Bench, RunJobs, attempt, done_record, end_run
+from models.jobs.local import Task
 from models.jobs.ray_cluster import on_ray
-from models.settings import PredictSettings
-from models.train.fold import Job
-from models.watch.events import EpochRow, Event, FoldFailed, JobEvent, JobProgress, by_job, fold_name
+from models.jobs.ray_worker import Began, Ended, do_there
+from models.watch.events import FoldFailed, FoldHeld, FoldMoved, JobEvent, JobProgress
+
+MOST_MOVES = 3  # a task whose process died is begun again so often, and then it has failed
+LOOK_SECONDS = 0.2  # between two looks at what the processes have said
+STOP_SECONDS = 4.0  # for tasks to end; `folds.base.signals` leaves a command seven seconds in all
+BATCH = (
+    100  # events that are fetched at a time: below 100 KB Ray sends them without its object store, which may be full
+)
+
+DEATHS = {  # what Ray's errors say in many lines
+    "WorkerCrashedError": "its process died",
+    "NodeDiedError": "its machine is gone",
+    "OutOfMemoryError": "Ray ended its process, since memory was short",
+}
 
 
-def do_runs_on_ray(bench: Bench, runs: Sequence[RunJobs], engine: EngineSettings) -> Iterator[JobEvent | JobProgress]:
-    """Do what is not done, the longest jobs first; what others are at work on is waited for.
+@dataclass(frozen=True)
+class OnRay:
+    """Tasks side by side on all machines of a Ray; a Ray of this machine alone is started where no address is given."""
 
-    Yields FoldFailed for a job that fails, or whose process died too often, and goes on with the others. A run is ended
-    (prior, refit) when its folds are. Raises what `do_runs` raises, with the notes of all jobs.
+    engine: EngineSettings
+    track: Track
+
+    def run(self, tasks: Sequence[Task]) -> Iterator[JobEvent | JobProgress]:
+        """Do all tasks, and yield what happens. Raises UserError where no machine has what a task needs."""
+        if tasks:
+            with on_ray(self.engine) as ray:
+                yield from _Session(ray, self.engine, self.track, tasks).run()
+
+
+@dataclass(eq=False)
+class _Open:
+    """A task that is not done.
+
+    answer  Ray's name for the attempt under way, of this number; None while the task waits for `not_before`
+    node    where that runs; None before it has begun
+    avoid   machines where its processes died
     """
-    sweep(bench.workspace.features)
-    costs = Costs({(job.plan.name, job.fold): job for run in runs for job in [*run.folds, run.refit] if job})
-    costs.read_logs(bench.workspace)
-    with on_ray(engine) as ray:
-        crew = Crew(ray, engine, cost=lambda errand: costs.left(errand.run, errand.fold), track=bench.track)
-        ways = [_Way(bench, crew, run, engine.cache) for run in runs]
-        yield from by_job(event for way in ways for event in way.begin())
-        for said in crew.events():
-            if isinstance(said, Over):
-                yield from by_job(event for way in ways for event in way.hear(said))
+
+    task: Task
+    gpus: float
+    cpus: int
+    answer: Any = None
+    number: int = -1
+    node: str | None = None
+    not_before: float = 0.0
+    avoid: set[str] = field(default_factory=set)
+    moves: int = 0
+    holder: Holder | None = None
+
+    def event(self, what: Any) -> JobEvent:
+        return JobEvent(self.task.run, self.task.fold, what)
+
+
+class _Session:
+    """The tasks of one call, as long as Ray is connected."""
+
+    def __init__(self, ray: Any, engine: EngineSettings, track: Track, tasks: Sequence[Task]) -> None:
+        from ray.util.queue import Queue
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        self.ray, self.track, self.attempts = ray, track, 0
+        self.do = [ray.remote(max_retries=0, max_calls=calls)(do_there) for calls in (0, 1)]  # a GPU is left empty
+        costliest_first = sorted(tasks, key=lambda task: -task.cost)
+        machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
+        self.open = [_Open(task, *_needs(machines, engine, task)) for task in costliest_first]
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+    def run(self) -> Iterator[JobEvent | JobProgress]:
+        try:
+            while self.open:
+                for _ in self.track((1,), what="waiting", total=1, unit="looks"):  # which knows when the time is up
+                    self._submit()
+                ready = self._wait()
+                for number, said in self._said():
+                    yield from self._take(number, said)
+                for one in [one for one in self.open if one.answer in ready]:  # it has not said Ended
+                    yield from self._move(one, self._death(one))
+        except BaseException as stop:
+            self._stop(stop)
+            raise
+
+    def _submit(self) -> None:
+        """Send what can run at once and one task more, for Ray keeps no order among tasks that wait for a machine."""
+        machines = [machine for machine in self.ray.nodes() if machine["Alive"]]
+        under_way = Counter((one.gpus, one.cpus) for one in self.open if one.answer is not None)
+        for one in self.open:
+            if one.avoid and one.node is None and not _slots(machines, one, avoid=one.avoid):
+                one.avoid.clear()  # no other machine is left
+                if one.answer is not None:
+                    self.ray.cancel(one.answer)
+                    one.answer = None
+            if one.answer is not None or time.monotonic() < one.not_before:
                 continue
-            if isinstance(said, JobEvent) and isinstance(said.event, EpochRow):
-                costs.saw(said.run, said.fold, said.event)
+            if under_way[one.gpus, one.cpus] <= _slots(machines, one):
+                under_way[one.gpus, one.cpus] += 1
+                self.attempts += 1
+                one.number, one.node = self.attempts, None
+                one.answer = self._start(one)
+
+    def _start(self, one: _Open) -> Any:
+        elsewhere = {"label_selector": {"ray.io/node-id": f"!in({','.join(sorted(one.avoid))})"}}
+        options: dict[str, Any] = elsewhere if one.avoid else {"scheduling_strategy": "SPREAD"}
+        spin = os.environ.get("GOMP_SPINCOUNT", "20000")
+        do = self.do[one.gpus > 0].options(
+            num_gpus=one.gpus,
+            num_cpus=one.cpus,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(one.cpus), "GOMP_SPINCOUNT": spin}},
+            **options,
+        )
+        return do.remote(one.task, one.cpus, one.number, self.queue)
+
+    def _wait(self) -> list[Any]:
+        """Wait a moment; returns the answer of an attempt that ended meanwhile, in whichever way."""
+        answers = [one.answer for one in self.open if one.answer is not None]
+        if not answers:
+            time.sleep(LOOK_SECONDS)
+            return []
+        return list(self.ray.wait(answers, timeout=LOOK_SECONDS)[0])
+
+    def _said(self) -> Iterator[tuple[int, Any]]:
+        """What the processes have said up to now, each with the number of the attempt."""
+        try:
+            while n := self.queue.qsize():
+                yield from self.queue.get_nowait_batch(min(n, BATCH))
+        except self.ray.exceptions.RayActorError as err:
+            why = f"the event queue on Ray is gone: {_last_line(err)}"
+            raise UserError(why, hint="type the command again") from err
+
+    def _take(self, number: int, said: Any) -> Iterator[JobEvent | JobProgress]:
+        one = next((one for one in self.open if one.number == number and one.answer is not None), None)
+        if one is None:  # an attempt that was given up
+            return
+        event = said.event if isinstance(said, JobEvent) else None
+        if isinstance(said, Began):
+            one.node = said.node
+        elif isinstance(said, Ended) and said.error:
+            raise said.error
+        elif isinstance(said, Ended) and said.holder:
+            if said.holder != one.holder:
+                yield one.event(FoldHeld(one.task.run, one.task.fold, said.holder.sentence))
+            one.answer, one.holder, one.not_before = None, said.holder, time.monotonic() + POLL_SECONDS
+        elif isinstance(said, Ended):
+            self.open.remove(one)
+        elif isinstance(event, FoldFailed) and event.may_move and one.moves < MOST_MOVES:
+            yield from self._move(one, event.why)
+        else:
             yield said
 
-
-class _Way:
-    """A run's way: its folds are sent, then its prior is chosen, then its refit is sent."""
-
-    def __init__(self, bench: Bench, crew: Crew, run: RunJobs, cache: Path | None) -> None:
-        self.bench, self.crew, self.run, self.cache = bench, crew, run, cache
-        self.left: set[int | None] = set()
-
-    def begin(self) -> Iterator[Event]:
-        for job in self.run.folds:
-            yield from self._send(job)
-        if not self.left:
-            yield from end_run(self.bench, self.run, self._send)
-
-    def hear(self, over: Over) -> Iterator[Event]:
-        """What follows from the end of an errand, if it is one of this run."""
-        if over.errand.run != self.run.plan.name:
+    def _move(self, one: _Open, why: str) -> Iterator[JobEvent]:
+        """Begin a task again, on another machine if there is one; after too many times it has failed."""
+        one.moves += 1
+        if one.moves > MOST_MOVES:
+            self.open.remove(one)
+            died = f"{why}, {one.moves} times in a row"
+            yield one.event(FoldFailed(one.task.run, one.task.name, died, None, trace=None))
             return
-        if over.error is not None:
-            yield _failed(over.errand, over.error)
-        self.left.discard(over.errand.fold)
-        if not self.left and over.errand.fold is not None:
-            yield from end_run(self.bench, self.run, self._send)
+        one.avoid |= {one.node} if one.node else set()
+        one.answer, one.node, one.not_before = None, None, time.monotonic() + POLL_SECONDS
+        yield one.event(FoldMoved(one.task.run, one.task.fold, why))
 
-    def _send(self, job: Job) -> Iterator[Event]:
-        if done_record(self.bench, job):
-            yield from attempt(self.bench, job)  # which says so
-            return
-        workspace = Workspace(self.bench.workspace.root.absolute())
-        do = partial(_do_there, workspace, job, self.bench.predict, self.cache)
-        self.crew.send(Errand(job.plan.name, job.fold, job.settings.device, do))
-        self.left.add(job.fold)
+    def _death(self, one: _Open) -> str:
+        try:
+            self.ray.get(one.answer)
+        except self.ray.exceptions.RayError as err:
+            return DEATHS.get(type(err).__name__) or _last_line(err)
+        return "its process ended without a result"
 
-
-def _failed(errand: Errand, error: BaseException) -> FoldFailed:
-    name = fold_name(errand.run, errand.fold)
-    if isinstance(error, UserError):
-        return FoldFailed(errand.run, name, error.message, error.hint, trace=None)
-    return FoldFailed(errand.run, name, f"its process died again and again: {error}", None, trace=None)
-
-
-def _do_there(
-    workspace: Workspace, job: Job, predict: PredictSettings, cache: Path | None, track: Track
-) -> Generator[Event, None, Holder | None]:
-    """Do a job in a process on Ray; what is raised is the fault of the machine, and another may do better."""
-    folds = load_folds(workspace)
-    if folds.digest != job.settings_json["folds_digest"]:
-        raise UserError(f"{workspace.folds} has other folds here than where the command was typed")
-    store = open_store(cached(workspace, cache, track=track))
-    bench = Bench(workspace, folds, store, predict, track)
-    return (yield from attempt(bench, dataclasses.replace(job, weights=_weights_here(job))))
+    def _stop(self, stop: BaseException) -> None:
+        """Interrupt all tasks, and add what each says of that to the exception."""
+        begun = {one.number for one in self.open if one.node is not None and one.answer is not None}
+        for one in self.open:
+            if one.answer is not None:
+                self.ray.cancel(one.answer, recursive=False)  # what it is saying to the queue is a call of its own
+        until = time.monotonic() + STOP_SECONDS
+        with suppress(UserError):
+            while begun and time.monotonic() < until:
+                for number, said in self._said():
+                    if isinstance(said, Ended):
+                        begun.discard(number)
+                        for note in said.notes:
+                            stop.add_note(note)
+                time.sleep(LOOK_SECONDS)
 
 
-def _weights_here(job: Job) -> Path | None:
-    """The file that the job starts from, on this machine; refuses another one than that of the driver."""
-    if job.weights is None:
-        return None
-    path = job.weights if job.weights.is_file() or job.plan.weights else find_weights(job.backbone)
-    if not path.is_file() or digest(path.read_bytes()) != job.weights_digest:
+def _slots(machines: Sequence[Mapping[str, Any]], one: _Open, *, avoid: Collection[str] = ()) -> int:
+    """How many such tasks the machines have room for, were they idle."""
+    there = [machine["Resources"] for machine in machines if machine["NodeID"] not in avoid]
+    cores = [int(machine.get("CPU", 0) // one.cpus) for machine in there]
+    if not one.gpus:
+        return sum(cores)
+    return sum(min(n, int(machine.get("GPU", 0) // one.gpus)) for n, machine in zip(cores, there, strict=True))
+
+
+def _needs(machines: Sequence[Mapping[str, float]], engine: EngineSettings, task: Task) -> tuple[float, int]:
+    """The share of a GPU and the cores that a task gets. Raises UserError where no machine has them.
+
+    On a CPU it gets the cores that it would have without Ray, since what torch computes depends on their number.
+    """
+    has_gpus = any("GPU" in one for one in machines)
+    if task.device == "cuda" and not has_gpus:
+        raise UserError(f"no machine of Ray has a GPU, and {task.run} needs one", hint="`--device cpu`")
+    gpus = engine.gpus_per_job if has_gpus and task.device != "cpu" else 0.0
+    most = int(max((one.get("CPU", 0) for one in machines if one.get("GPU", 0) >= gpus), default=0))
+    cpus = engine.cpus_per_job or (1 if gpus else min(torch.get_num_threads(), max(most, 1)))
+    if cpus > most:
         raise UserError(
-            f"{path} is absent here, or not the file that it is where the command was typed",
-            hint="put it on storage that all machines see, and name it with `--weights FILE`",
+            f"a job is to get {cpus} cores, and the largest machine {'with a GPU' if gpus else 'of Ray'} has {most}",
+            hint=f"`--cpus-per-job {max(most, 1)}`",
         )
-    return path
+    return gpus, cpus
+
+
+def _last_line(err: BaseException) -> str:
+    lines = str(err).strip().splitlines() or [""]
+    return f"{type(err).__name__}: {lines[-1].strip().rstrip('.')}"

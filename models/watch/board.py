@@ -21,7 +21,6 @@ from models.watch.events import (
     FoldStarted,
     JobEvent,
     JobProgress,
-    PriorChoice,
     fold_name,
 )
 
@@ -116,7 +115,7 @@ class Board:
         event = happened.event if isinstance(happened, JobEvent) else None
         if isinstance(event, FoldFailed):
             return next((key for key, job in self.states.items() if job.name == event.name), None)
-        return None if isinstance(event, PriorChoice) else (happened.run, happened.fold)
+        return happened.run, happened.fold
 
     def hold(self, others: Iterable[JobKey]) -> None:
         """Which jobs other processes are at work on: of those that wait here, these are held, and no others."""

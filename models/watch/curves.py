@@ -1,153 +1,179 @@
-"""Follows training with trackers such as TensorBoard: one small interface, fed from the stream of events."""
+"""Draws the epochs of every fold in TensorBoard and Weights & Biases; no epoch stands there twice."""
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from folds.base.errors import UserError, visible
-from folds.base.workspace import Workspace
+from folds.base.workspace import Workspace, write_bytes
 from models.runs import read_log_line
 from models.settings import TrackSettings
-from models.watch.board import JobKey
-from models.watch.events import (
-    EpochRow,
-    FoldDone,
-    FoldFailed,
-    FoldResumed,
-    FoldStarted,
-    JobEvent,
-    JobProgress,
-    Verdict,
-    fold_name,
-)
+from models.watch.events import EpochRow, FoldDone, FoldFailed, FoldStarted, JobEvent, Verdict, fold_name
 
-Ending = Literal["done", "failed", "stopped"]
-PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}  # a flag, an extra, what it imports
+JobKey: TypeAlias = tuple[str, int | None]  # run and fold; None: all images
+PROJECT = "foldblend"  # in W&B, unless WANDB_PROJECT says otherwise
 
 
-@dataclass(frozen=True)
-class TrackedJob:
-    """One fold of a run, None for the refit. settings: what the run was begun with, names to plain values."""
+class TensorBoard:
+    """Event files in `work/tensorboard/<run>/fold<k>`, begun with the epochs `rows`; older points are void."""
 
-    run: str
-    fold: int | None
-    settings: Mapping[str, Any]
+    def __init__(self, workspace: Workspace, run: str, fold: int | None, rows: Sequence[EpochRow]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
 
-    @property
-    def name(self) -> str:
-        return fold_name(self.run, self.fold)
+        self.settings = read_settings(workspace, run, fold)
+        self.writer = SummaryWriter(str(workspace.root / "tensorboard" / run / _part(fold)), purge_step=0)
+        table = "\n".join(f"| {name} | {value} |" for name, value in self.settings.items())
+        self.writer.add_text("settings", f"| setting | value |\n|---|---|\n{table}", 0)
+        for row in rows:
+            self.epoch(row)
 
-    @property
-    def part(self) -> str:
-        """The fold among those of its run: `fold0`, `all`."""
-        return "all" if self.fold is None else f"fold{self.fold}"
+    def epoch(self, row: EpochRow) -> None:
+        for name, value in row_figures(row).items():
+            self.writer.add_scalar(name.replace(" ", "_"), value, row.epoch)
+        self.writer.flush()
+
+    def end(self, figures: Mapping[str, float]) -> None:
+        """figures: of the whole fold; empty unless it is done."""
+        if figures:
+            plain = {
+                name: one if isinstance(one, bool | int | float | str) else str(one)
+                for name, one in self.settings.items()
+            }
+            named = {f"fold/{name.replace(' ', '_')}": value for name, value in figures.items()}
+            self.writer.add_hparams(plain, named, run_name=".")
+        self.writer.close()
 
 
-class Tracker(Protocol):
-    """What shows curves elsewhere. A fold that goes on continues its curves; no epoch may stand in them twice."""
+class WeightsAndBiases:
+    """A run of W&B, grouped by our run; local files in `work/wandb` where this machine is not logged in.
 
-    def begin(self, job: TrackedJob, rows: Sequence[EpochRow]) -> None:
-        """A fold begins, or goes on behind these epochs; curves from before that begin anew are void."""
-        ...
+    A fold that goes on after the epochs `rows` does so under the id that it began with, and has them there already.
+    """
 
-    def epoch(self, job: TrackedJob, row: EpochRow) -> None:
-        """One more epoch is done."""
-        ...
+    def __init__(self, workspace: Workspace, run: str, fold: int | None, rows: Sequence[EpochRow]) -> None:
+        import wandb
 
-    def end(self, job: TrackedJob, figures: Mapping[str, float], ending: Ending) -> None:
-        """Nothing more comes of this fold. figures: of the whole fold, empty unless it is done."""
-        ...
+        folder = workspace.root / "wandb"
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = folder / f"{run}.{_part(fold)}.id"
+        before = kept.read_text().strip() if rows and kept.is_file() else None
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            group=run,
+            name=fold_name(run, fold),
+            id=before,
+            resume="allow" if before else None,
+            config=read_settings(workspace, run, fold),
+            dir=str(folder),
+            mode=os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline"),
+            reinit="create_new",  # folds may run side by side
+            settings=wandb.Settings(
+                console="off", silent=True, disable_git=True, disable_code=True, x_disable_meta=True
+            ),
+        )
+        write_bytes(kept, self.run.id.encode())
+        for row in [] if before else rows:
+            self.epoch(row)
+
+    def epoch(self, row: EpochRow) -> None:
+        self.run.log(row_figures(row), step=row.epoch)
+
+    def end(self, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self.run.summary[f"fold/{name}"] = value
+        self.run.finish(exit_code=0 if figures else 1)
+
+
+Curves: TypeAlias = TensorBoard | WeightsAndBiases
+TRACKERS: dict[str, type[Curves]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}  # by flag = package
 
 
 @dataclass
 class Tracking:
-    """Tells trackers what events mean: which fold begins behind which epochs, each epoch, and how it ends.
+    """Draws what happens to jobs: their epochs, those of `log.jsonl` first, and the figures of whole folds.
 
-    say  called with a sentence when a tracker fails, as where its server is gone: it is told no more, training goes on
+    say  called with a sentence when a tracker fails, as where its server is gone: it is left out, training goes on
     """
 
     workspace: Workspace
-    trackers: list[Tracker]
+    trackers: list[type[Curves]]
     say: Callable[[str], object]
-    _started: dict[JobKey, tuple[EpochRow, ...]] = field(default_factory=dict)  # the epochs that it goes on behind
-    _open: dict[JobKey, TrackedJob] = field(default_factory=dict)
-    _verdicts: dict[JobKey, dict[str, float]] = field(default_factory=dict)
+    _open: dict[JobKey, list[Curves]] = field(default_factory=dict)
+    _figures: dict[JobKey, dict[str, float]] = field(default_factory=dict)  # of verdicts
 
-    def take(self, happened: JobEvent | JobProgress) -> None:
-        """Pass on what trackers want to know of an event."""
-        if isinstance(happened, JobProgress):
-            return
-        key, event = (happened.run, happened.fold), happened.event
-        if isinstance(event, FoldStarted):
-            if key in self._open:  # the process that was at work on it is gone, and another one goes on
-                self._end(key, {}, "stopped")
-            self._started[key] = ()
-        elif isinstance(event, FoldResumed):
-            self._started[key] = tuple(read_rows(self.workspace, *key)[: event.epoch])
+    def take(self, happened: JobEvent) -> None:
+        job, event = (happened.run, happened.fold), happened.event
+        if isinstance(event, FoldStarted | FoldFailed):  # at a start, a process that did the job before is gone
+            self._end(job, {})
         elif isinstance(event, EpochRow):
-            job = self._begun(key)
-            self._tell(lambda tracker: tracker.epoch(job, event))
+            self._begin(job, before=event.epoch)
+            self._each(job, lambda curves: curves.epoch(event))
         elif isinstance(event, Verdict):
-            self._verdicts[key] = {"train top-3 error": event.train_top3_error, "train loss": event.train_loss}
+            self._figures[job] = {"train top-3 error": event.train_top3_error, "train loss": event.train_loss}
         elif isinstance(event, FoldDone) and event.trained:
-            self._begun(key)
-            scores = {"OOF top-3 error": event.top3_error, "seconds": event.seconds, **self._verdicts.get(key, {})}
-            self._end(key, {name: value for name, value in scores.items() if value is not None}, "done")
-        elif isinstance(event, FoldFailed):
-            for other in [one for one, job in self._open.items() if job.name == event.name]:
-                self._end(other, {}, "failed")
+            self._begin(job)
+            figures = {"OOF top-3 error": event.top3_error, "seconds": event.seconds, **self._figures.pop(job, {})}
+            self._end(job, {name: one for name, one in figures.items() if one is not None})
 
     def close(self) -> None:
         """End what is still open: the command was stopped."""
-        for key in list(self._open):
-            self._end(key, {}, "stopped")
+        for job in list(self._open):
+            self._end(job, {})
 
-    def _begun(self, key: JobKey) -> TrackedJob:
-        if key not in self._open:
-            job = self._open[key] = TrackedJob(*key, settings=read_settings(self.workspace, *key))
-            self._tell(lambda tracker: tracker.begin(job, self._started.get(key, ())))
-        return self._open[key]
-
-    def _end(self, key: JobKey, figures: Mapping[str, float], ending: Ending) -> None:
-        job = self._open.pop(key)
-        self._tell(lambda tracker: tracker.end(job, figures, ending))
-
-    def _tell(self, what: Callable[[Tracker], None]) -> None:
+    def _begin(self, job: JobKey, *, before: float = math.inf) -> None:
+        if job in self._open:
+            return
+        self._open[job] = []
         for tracker in list(self.trackers):
-            try:
-                what(tracker)
-            except Exception as err:  # of whatever library: hours of training must not end for a curve
-                self.trackers.remove(tracker)
-                self.say(f"{type(tracker).__name__} is told no more: {type(err).__name__}: {visible(str(err))}")
+            with self._left_out_if_it_fails(tracker):
+                rows = [row for row in read_rows(self.workspace, *job) if row.epoch < before]
+                self._open[job].append(tracker(self.workspace, *job, rows))
+
+    def _each(self, job: JobKey, do: Callable[[Curves], None]) -> None:
+        for curves in self._open[job]:
+            if type(curves) in self.trackers:
+                with self._left_out_if_it_fails(type(curves)):
+                    do(curves)
+
+    def _end(self, job: JobKey, figures: Mapping[str, float]) -> None:
+        if job in self._open:
+            self._each(job, lambda curves: curves.end(figures))
+            del self._open[job]
+
+    @contextmanager
+    def _left_out_if_it_fails(self, tracker: type[Curves]) -> Iterator[None]:
+        try:
+            yield
+        except Exception as err:  # of whatever library: hours of training must not end for a curve
+            self.trackers.remove(tracker)
+            self.say(f"{tracker.__name__} logging stopped: {type(err).__name__}: {visible(str(err))}")
 
 
 @contextmanager
 def tracking(workspace: Workspace, settings: TrackSettings, *, say: Callable[[str], object]) -> Iterator[Tracking]:
     """Follow what happens inside with the trackers that are on; one whose package is absent is refused."""
     refuse_absent(settings)
-    names = [one.name for one in dataclasses.fields(settings) if getattr(settings, one.name)]
-    made = [importlib.import_module(f"models.watch.{name}_tracker").make_tracker(workspace) for name in names]
-    told = Tracking(workspace, made, say)
+    trackers = Tracking(workspace, [tracker for name, tracker in TRACKERS.items() if getattr(settings, name)], say)
     try:
-        yield told
+        yield trackers
     finally:
-        told.close()
+        trackers.close()
 
 
 def refuse_absent(settings: TrackSettings) -> None:
     """Refuse a tracker whose package is not installed, and say how to install it."""
-    for name, package in PACKAGES.items():
-        if getattr(settings, name) and importlib.util.find_spec(package) is None:
+    for name in TRACKERS:
+        if getattr(settings, name) and importlib.util.find_spec(name) is None:
             raise UserError(
-                f"`--{name}` needs the package {package}, which is not installed", hint=f"`pip install -e '.[{name}]'`"
+                f"`--{name}` needs the package {name}, which is not installed", hint=f"`pip install -e '.[{name}]'`"
             )
 
 
@@ -167,17 +193,24 @@ def row_figures(row: EpochRow) -> dict[str, float]:
 
 def read_rows(workspace: Workspace, run: str, fold: int | None) -> list[EpochRow]:
     """The epochs in a fold's `log.jsonl`; none where it cannot be read."""
-    folder = workspace.refit(run) if fold is None else workspace.fold(run, fold)
     try:
-        return [read_log_line(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        lines = (_folder(workspace, run, fold) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        return [read_log_line(line) for line in lines]
     except (OSError, ValueError, TypeError):
         return []
 
 
 def read_settings(workspace: Workspace, run: str, fold: int | None) -> dict[str, Any]:
     """What a fold's `settings.json` says, in one level; lists as text."""
-    folder = workspace.refit(run) if fold is None else workspace.fold(run, fold)
-    stored: dict[str, Any] = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    stored: dict[str, Any] = json.loads((_folder(workspace, run, fold) / "settings.json").read_text(encoding="utf-8"))
     known = {"run", "backbone", "weights", "seed", "folds_digest"}
     flat = {**{key: stored[key] for key in sorted(known & stored.keys())}, **stored["settings"]}
     return {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in flat.items()}
+
+
+def _folder(workspace: Workspace, run: str, fold: int | None) -> Path:
+    return workspace.refit(run) if fold is None else workspace.fold(run, fold)
+
+
+def _part(fold: int | None) -> str:
+    return "all" if fold is None else f"fold{fold}"

@@ -1,8 +1,10 @@
-"""Names what happens while folds are trained; whoever trains yields it, and `run.py` shows it."""
+"""The events of training, probing and predicting: rooms yield them, `run.py` shows them.
+
+run is a run's name, fold a number or None for the refit on all images; losses are in nats, errors in [0, 1].
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,10 +12,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One line of `log.jsonl` and of the screen. Losses in nats, errors in [0, 1], rate in images per second.
-
-    Where all images train, nothing is kept out, and the valid figures are NaN.
-    """
+    """One line of `log.jsonl` and of the screen. The valid figures are NaN where all images train."""
 
     epoch: int
     lr: float
@@ -28,7 +27,7 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class FoldStarted:
-    """fold is None where all images train; lr is the peak rate; is_probed: the head starts from its probe."""
+    """lr is the peak rate; is_probed: the head starts from its probe."""
 
     run: str
     tag: str
@@ -45,7 +44,7 @@ class FoldStarted:
 
 @dataclass(frozen=True)
 class FoldResumed:
-    """The fold goes on after an epoch that an earlier process had finished, of so many."""
+    """The fold goes on from the checkpoint of an earlier process, after `epoch` of `epochs`."""
 
     run: str
     fold: int | None
@@ -55,7 +54,7 @@ class FoldResumed:
 
 @dataclass(frozen=True)
 class CheckpointRefused:
-    """A checkpoint lies there that is damaged or belongs to something else (`why`, a clause): the fold starts anew."""
+    """The checkpoint is damaged or of another training (`why`, a clause): the fold starts over."""
 
     path: Path
     why: str
@@ -63,7 +62,7 @@ class CheckpointRefused:
 
 @dataclass(frozen=True)
 class FoldHeld:
-    """Another process is at work on the fold (`holder`: which, where, since when), and this one waits for it."""
+    """Another process is training the fold (`holder`: which, where, since when), and this one waits for it."""
 
     run: str
     fold: int | None
@@ -72,7 +71,7 @@ class FoldHeld:
 
 @dataclass(frozen=True)
 class FoldMoved:
-    """The process that was at work on the fold is gone, or its machine (`why`, a clause): it goes on elsewhere."""
+    """The fold's process or machine on Ray is gone (`why`, a clause): another process goes on with it."""
 
     run: str
     fold: int | None
@@ -81,18 +80,23 @@ class FoldMoved:
 
 @dataclass(frozen=True)
 class FoldFailed:
-    """A fold, or the end of a run, failed, and the others go on. trace: None for a mistake that `hint` mends."""
+    """A fold, or what concerns a whole run (`name`), failed, and the others go on.
+
+    trace     None for a mistake of the user, which `hint` mends
+    may_move  whether only this machine lacks something
+    """
 
     run: str
     name: str
     why: str
     hint: str | None
     trace: str | None
+    may_move: bool = False
 
 
 @dataclass(frozen=True)
 class MemoryShort:
-    """The device's memory did not suffice: from now on so many images pass at once; the step stays the same."""
+    """The device ran out of memory: batches are split into parts of `micro_batch` images, with the same gradients."""
 
     micro_batch: int
     batch_size: int
@@ -102,8 +106,7 @@ class MemoryShort:
 class AgainstProbe:
     """A fold's network and the run `probe`, a frozen probe of the same weights, on the fold's images under `views`.
 
-    Losses in nats, each at the temperature that suits it best: label smoothing makes a network less sure than it could
-    be, which does not change the order of its guesses.
+    Losses are each at the temperature that suits it best: label smoothing makes a network less sure than it could be.
     """
 
     probe: str
@@ -117,10 +120,7 @@ class AgainstProbe:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Training images seen as the valid ones are; `gained`: relative fall of the valid loss in the last epochs.
-
-    against_probe  None where there is no probe of the same weights
-    """
+    """Scores on training and valid images under the same views; `gained`: relative fall of the last valid losses."""
 
     run: str
     fold: int
@@ -131,15 +131,12 @@ class Verdict:
     train_top3_error: float
     valid_top3_error: float
     gained: float
-    against_probe: AgainstProbe | None = None
+    against_probe: AgainstProbe | None = None  # None where there is no probe of the same weights
 
 
 @dataclass(frozen=True)
 class FoldDone:
-    """trained is False where the fold had been done before; `views` are those that it was predicted under.
-
-    Where all images trained, fold and top3_error are None: nothing was kept out.
-    """
+    """trained: False if the fold was done before; views: it was predicted under; top3_error: OOF, None for a refit."""
 
     run: str
     fold: int | None
@@ -151,7 +148,7 @@ class FoldDone:
 
 @dataclass(frozen=True)
 class FoldPredicted:
-    """fold is None for the refit on all images, which has no error of its own."""
+    """A fold is predicted again; the refit on all images has no error."""
 
     run: str
     fold: int | None
@@ -159,21 +156,8 @@ class FoldPredicted:
 
 
 @dataclass(frozen=True)
-class PriorChoice:
-    """Which class prior a run's predictions have, by their OOF top-3 errors. difference: restored - shifted; 95%."""
-
-    run: str
-    restored_error: float
-    shifted_error: float
-    difference: float
-    low: float
-    high: float
-    kept: Literal["restored", "shifted"]
-
-
-@dataclass(frozen=True)
 class ProbeStarted:
-    """One pass of a frozen backbone is to come, for the heads of all folds."""
+    """The features of all images are computed next, once for the heads of all folds."""
 
     run: str
     tag: str
@@ -203,7 +187,6 @@ Event = (
     | MemoryShort
     | Verdict
     | FoldDone
-    | PriorChoice
     | FoldHeld
     | FoldMoved
     | FoldFailed
@@ -213,7 +196,7 @@ ProbeEvent = ProbeStarted | ProbeFitted | FoldDone
 
 @dataclass(frozen=True)
 class JobEvent:
-    """An event, and the job that it belongs to: a fold of a run, None for the refit. place: where, empty for here."""
+    """An event, and its job: a fold of a run. place: machine and device on Ray, empty for this process."""
 
     run: str
     fold: int | None
@@ -223,7 +206,7 @@ class JobEvent:
 
 @dataclass(frozen=True)
 class JobProgress:
-    """How far a job is in what it does now (`what`: words for people), in units such as images."""
+    """How far a job is in what it does now (`what`, such as `epoch 2/10`), in units such as images."""
 
     run: str
     fold: int | None
@@ -235,18 +218,6 @@ class JobProgress:
     place: str = ""
 
 
-def by_job(events: Iterable[Event | JobEvent | JobProgress]) -> Generator[JobEvent | JobProgress, None, None]:
-    """Name the job of each event. Where jobs run one after another, an event is of the job that was started last."""
-    run, fold = "", None
-    for event in events:
-        if isinstance(event, JobEvent | JobProgress):
-            yield event
-            continue
-        if not isinstance(event, EpochRow | MemoryShort | CheckpointRefused):
-            run, fold = event.run, getattr(event, "fold", None)
-        yield JobEvent(run, fold, event)
-
-
 def fold_name(run: str, fold: int | None) -> str:
-    """What a job is called: `resnet50 fold 2`, or the refit on all images."""
+    """What a job is called: `resnet50 fold 2`, or `resnet50 on all images` for the refit."""
     return f"{run} on all images" if fold is None else f"{run} fold {fold}"

@@ -1,9 +1,10 @@
-"""Turns training events and the state of runs into lines and tables for people."""
+"""Lines for training events, and the table of all runs and folds."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import mean, stdev
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,7 +13,6 @@ from rich.table import Table
 from folds.base.workspace import Workspace
 from models.runs import done_folds, done_refit, runs
 from models.watch.events import (
-    AgainstProbe,
     CheckpointRefused,
     EpochRow,
     Event,
@@ -26,7 +26,6 @@ from models.watch.events import (
     JobEvent,
     JobProgress,
     MemoryShort,
-    PriorChoice,
     ProbeEvent,
     ProbeFitted,
     ProbeStarted,
@@ -43,41 +42,43 @@ def clock(seconds: float) -> str:
 
 
 def event_lines(event: Event) -> list[str]:
-    """What the screen says of a training event: a head when a fold starts, a row per epoch, a line at its end."""
-    if isinstance(event, FoldStarted):
-        return [_start_line(event), EPOCH_HEAD]
-    if isinstance(event, EpochRow):
-        return [_epoch_line(event)]
-    if isinstance(event, FoldResumed):
-        return [f"  goes on after epoch {event.epoch} of {event.epochs}, from its checkpoint"]
-    if isinstance(event, CheckpointRefused):
-        return [f"  begins anew: {event.path} {event.why}"]
-    if isinstance(event, FoldHeld):
-        return [f"{fold_name(event.run, event.fold)}: held by {event.holder}; waiting for it, Ctrl-C does no harm"]
-    if isinstance(event, FoldMoved):
-        return [f"{fold_name(event.run, event.fold)}: goes on elsewhere, from its last checkpoint: {event.why}"]
-    if isinstance(event, FoldFailed):
-        return [f"{event.name}: failed"]
-    if isinstance(event, MemoryShort):
-        return [f"  memory is short: {event.micro_batch} images at a time from now on, still {event.batch_size} a step"]
-    if isinstance(event, Verdict):
-        against = event.against_probe
-        ahead = [_ahead_line(against)] if against is not None and against.is_better else []
-        return [
-            f"  {event.kind}: {event.advice}",
-            f"  (valid and training images alike: loss {event.valid_loss:.4f} and {event.train_loss:.4f}, "
-            f"top-3 error {event.valid_top3_error:.4f} and {event.train_top3_error:.4f}; "
-            f"the last epochs {'took' if event.gained >= 0 else 'added'} {abs(event.gained):.1%} "
-            f"{'off' if event.gained >= 0 else 'to'} the valid loss)",
-            *ahead,
-        ]
-    if isinstance(event, PriorChoice):
-        return [_prior_line(event)]
-    return [_done_line(event)]
+    """Lines for a training event: the table's head when a fold starts, a row per epoch, a line at its end."""
+    match event:
+        case FoldStarted():
+            facts = f"{event.n_train:,} training and {event.n_valid:,} valid images, {event.image_size} pixels"
+            how = f"peak rate {event.lr:.1e}{', head from its probe' if event.is_probed else ''}"
+            name, where = fold_name(event.run, event.fold), f"{event.precision} on {event.device}"
+            return [f"{name}: {event.tag}, {facts}{_small_store(event)}, {how}, {where}", EPOCH_HEAD]
+        case EpochRow():
+            return [_epoch_line(event)]
+        case FoldResumed():
+            return [f"  goes on after epoch {event.epoch} of {event.epochs}, from its checkpoint"]
+        case CheckpointRefused():
+            return [f"  starts over: {event.path} {event.why}"]
+        case FoldHeld():
+            holder = f"another process is working on it ({event.holder})"
+            return [f"{fold_name(event.run, event.fold)}: {holder}; waiting, safe to interrupt"]
+        case FoldMoved():
+            return [f"{fold_name(event.run, event.fold)}: {event.why}; begun again from its last checkpoint"]
+        case FoldFailed():
+            return [f"{event.name}: failed"]
+        case MemoryShort():
+            at_a_time = f"{event.micro_batch} images at a time from now on, still {event.batch_size} a step"
+            return [f"  out of memory: {at_a_time}"]
+        case Verdict():
+            return _verdict_lines(event)
+        case FoldDone():
+            how = (
+                f"done in {clock(event.seconds)}"
+                if event.trained
+                else f"was done before, views {', '.join(event.views)}"
+            )
+            score = "" if event.top3_error is None else f"OOF top-3 error {event.top3_error:.4f}, "
+            return [f"{fold_name(event.run, event.fold)}: {score}{how}"]
 
 
 def job_lines(happened: JobEvent | JobProgress, lines_of: Callable[[Any], list[str]] = event_lines) -> list[str]:
-    """The lines of an event; of a job that runs elsewhere, each says which job it is about, and where that runs."""
+    """The lines of an event; for a job on Ray each begins with the job and its machine."""
     if isinstance(happened, JobProgress):
         return []
     lines = lines_of(happened.event)
@@ -88,7 +89,7 @@ def job_lines(happened: JobEvent | JobProgress, lines_of: Callable[[Any], list[s
 
 
 def progress_line(progress: JobProgress) -> str:
-    """How far a job that runs elsewhere is."""
+    """A line of a job's progress on Ray."""
     speed = f", {progress.per_second:,.0f} {progress.unit}/s" if progress.per_second else ""
     return f"{_where(progress)} | {progress.what}: {progress.done:,}/{progress.total:,} {progress.unit}{speed}"
 
@@ -99,7 +100,7 @@ def _where(happened: JobEvent | JobProgress) -> str:
 
 
 def probe_lines(event: ProbeEvent | Event) -> list[str]:
-    """What the screen says of a probe: what is asked of which images, what the heads cost, a line per fold."""
+    """Lines for an event of a probe: backbone and images, then seconds and strengths of the heads, a line per fold."""
     if isinstance(event, ProbeStarted):
         facts = f"{event.n_train:,} training and {event.n_test:,} test images, {event.image_size} pixels"
         return [f"{event.run}: {event.tag}, frozen, {facts}{_small_store(event)}, {event.precision} on {event.device}"]
@@ -113,18 +114,11 @@ def probe_lines(event: ProbeEvent | Event) -> list[str]:
 
 
 def predicted_lines(event: FoldPredicted | Event, views: Sequence[str]) -> list[str]:
-    """What the screen says when a run predicts again."""
+    """Lines for an event of predicting again."""
     if not isinstance(event, FoldPredicted):
         return event_lines(event)
     score = "" if event.top3_error is None else f"top-3 error {event.top3_error:.4f} over "
     return [f"{fold_name(event.run, event.fold)}: predicted again, {score}{', '.join(views)}"]
-
-
-def _start_line(event: FoldStarted) -> str:
-    facts = f"{event.n_train:,} training and {event.n_valid:,} valid images, {event.image_size} pixels"
-    how = f"peak rate {event.lr:.1e}{', head from its probe' if event.is_probed else ''}"
-    where = f"{event.precision} on {event.device}"
-    return f"{fold_name(event.run, event.fold)}: {event.tag}, {facts}{_small_store(event)}, {how}, {where}"
 
 
 def _small_store(event: FoldStarted | ProbeStarted) -> str:
@@ -146,26 +140,21 @@ def figure(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 
-def _done_line(event: FoldDone) -> str:
-    how = f"done in {clock(event.seconds)}" if event.trained else f"was done before, views {', '.join(event.views)}"
-    score = "" if event.top3_error is None else f"OOF top-3 error {event.top3_error:.4f}, "
-    return f"{fold_name(event.run, event.fold)}: {score}{how}"
-
-
-def _ahead_line(against: AgainstProbe) -> str:
-    return (
+def _verdict_lines(verdict: Verdict) -> list[str]:
+    fell = "took" if verdict.gained >= 0 else "added", "off" if verdict.gained >= 0 else "to"
+    scores = (
+        f"  (valid and training images alike: loss {verdict.valid_loss:.4f} and {verdict.train_loss:.4f}, "
+        f"top-3 error {verdict.valid_top3_error:.4f} and {verdict.train_top3_error:.4f}; "
+        f"the last epochs {fell[0]} {abs(verdict.gained):.1%} {fell[1]} the valid loss)"
+    )
+    against = verdict.against_probe
+    if against is None or not against.is_better:
+        return [f"  {verdict.kind}: {verdict.advice}", scores]
+    ahead = (
         f"  (better than its own frozen probe: top-3 error {against.top3_error:.4f} against"
         f" {against.probe_top3_error:.4f}, log loss {against.loss:.4f} against {against.probe_loss:.4f})"
     )
-
-
-def _prior_line(choice: PriorChoice) -> str:
-    what = "undone at prediction" if choice.kept == "restored" else "kept at prediction, since it scores better"
-    return (
-        f"{choice.run}: the class prior that sampling shifted is {what}: OOF top-3 error"
-        f" {choice.restored_error:.4f} where it is undone, {choice.shifted_error:.4f} where it is kept"
-        f" (difference {choice.difference:+.4f}, {choice.low:+.4f} to {choice.high:+.4f})"
-    )
+    return [f"  {verdict.kind}: {verdict.advice}", scores, ahead]
 
 
 def status_table(workspace: Workspace, planned: list[str], *, n_folds: int | None) -> Table:
@@ -192,10 +181,6 @@ def status_table(workspace: Workspace, planned: list[str], *, n_folds: int | Non
 
 
 def _mean_and_spread(errors: list[float]) -> str:
-    if not errors:
-        return ""
-    mean = sum(errors) / len(errors)
-    if len(errors) == 1:
-        return f"{mean:.4f}"
-    spread = (sum((error - mean) ** 2 for error in errors) / (len(errors) - 1)) ** 0.5
-    return f"{mean:.4f} +- {spread:.4f}"
+    if len(errors) < 2:
+        return f"{errors[0]:.4f}" if errors else ""
+    return f"{mean(errors):.4f} +- {stdev(errors):.4f}"

@@ -133,7 +133,7 @@ def test_an_exception_that_nobody_expected_costs_one_fold_and_shows_its_tracebac
         return 1 / 0 if self.fold == 0 else train_epoch(self, epoch, track)
 
     monkeypatch.setattr(FoldTrainer, "_train_epoch", fail)
-    events = list(train_runs(workspace, plan_runs(SETTINGS, {}), PredictSettings(), seed=0))
+    events = [one.event for one in train_runs(workspace, plan_runs(SETTINGS, {}), PredictSettings(), seed=0)]
     (failed,) = [event for event in events if isinstance(event, FoldFailed)]
     assert (failed.name, failed.why) == ("test_resnet fold 0", "ZeroDivisionError: division by zero")
     assert "in _train_epoch" in failed.trace or "in fail" in failed.trace

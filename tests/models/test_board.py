@@ -15,8 +15,6 @@ from models.watch.events import (
     FoldStarted,
     JobEvent,
     JobProgress,
-    PriorChoice,
-    by_job,
 )
 
 
@@ -37,8 +35,11 @@ def board(*runs, folds=(0, 1), epochs=4):
 
 
 def told(known, *events):
-    for event in by_job(events):
-        known.take(event)
+    run, fold = "", None
+    for event in events:
+        if not isinstance(event, EpochRow):
+            run, fold = event.run, getattr(event, "fold", None)
+        known.take(JobEvent(run, fold, event))
     return known
 
 
@@ -81,7 +82,7 @@ def test_a_failure_belongs_to_the_job_that_it_names_even_if_it_never_began():
 
 
 def test_the_prior_of_a_run_and_its_failed_end_are_no_jobs():
-    known = told(board("a"), FoldFailed("a", "a", "why", None, None), PriorChoice("a", 0, 0, 0, 0, 0, "restored"))
+    known = told(board("a"), FoldFailed("a", "a", "why", None, None))
     assert states(known) == ["waiting", "waiting"]
 
 

@@ -35,7 +35,7 @@ def trained_files(workspace, settings, name, events=None):
     plans = plan_runs(settings, {}, names=[name])
     for event in train_runs(workspace, plans, PredictSettings(), seed=0, only_folds=[0]):
         if events is not None:
-            events.append(event)
+            events.append(event.event)
     folder = workspace.fold(name, 0)
     return {file: (folder / file).read_bytes() for file in FILES} | {"log": scores(folder)}
 

@@ -16,11 +16,15 @@ from folds.base.errors import UserError
 from folds.base.processes import is_alive
 from folds.base.progress import silently
 from folds.engine import EngineSettings
+from folds.split.assign import load_folds
+from models.jobs.plan import plan_run, train_runs
 from models.jobs.ray_cluster import on_ray
+from models.jobs.work import job_cost
 from models.probe.probe import probe_first, probe_runs
-from models.runs import done_folds, plan_runs
+from models.runs import RunPlan, done_folds, plan_runs
 from models.watch.events import FoldDone, FoldFailed, JobEvent
 from tests.cluster import JOBS, cluster, make_place, run, start, wait_for, workers
+from tests.competition import fingerprint, make_competition
 from tests.faults.whole import differing, left_over, made_in
 from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
 
@@ -74,8 +78,13 @@ def threads():
 
 def test_two_jobs_on_a_ray_of_this_machine_make_the_bytes_of_one_process(tmp_path, threads):
     workspace = prepared(tmp_path)
-    on_ray = train(workspace, engine=EngineSettings(engine="ray", cpus_per_job=1))
-    done = [one for one in on_ray if isinstance(one, JobEvent) and isinstance(one.event, FoldDone)]
+    engine = EngineSettings(engine="ray", cpus_per_job=1)
+    events = [
+        one
+        for one in train_runs(workspace, plan_runs(SETTINGS, {}), VIEWS, seed=0, engine=engine)
+        if isinstance(one, JobEvent)
+    ]
+    done = [one for one in events if isinstance(one.event, FoldDone)]
     assert sorted((one.fold, one.event.trained) for one in done) == [(0, True), (1, True)]
     assert all(one.place for one in done)
     made = made_in(workspace.root)
@@ -99,6 +108,18 @@ def test_probes_on_ray_go_on_where_one_is_refused(tmp_path, threads):
     assert [one.name for one in failed] == ["test_resnet-probe"]
     assert "begun with other settings: image_size 32 -> 48" in failed[0].why
     assert done_folds(workspace, "test_convnext-probe").keys() == {0, 1}
+
+
+def test_more_epochs_and_larger_images_cost_more(tmp_path):
+    workspace = prepared(tmp_path)
+    folds = load_folds(workspace)
+
+    def cost(**settings):
+        plan = RunPlan("a", "test_resnet", None, dataclasses.replace(SETTINGS, **settings))
+        return job_cost(plan_run(workspace, plan, folds, [0], seed=0).folds[0])
+
+    assert cost(epochs=4) == 2 * cost(epochs=2)
+    assert cost(epochs=2, image_size=64) == 4 * cost(epochs=2)
 
 
 @pytest.mark.ray
@@ -125,7 +146,7 @@ def test_a_node_that_goes_and_a_worker_that_is_killed_cost_no_fold(place, alone)
         os.kill(next(iter(workers(place).values())), signal.SIGKILL)
         out, _ = driver.communicate(timeout=300)
     assert driver.returncode == 0, out
-    assert len(re.findall(r"goes on elsewhere, from its last checkpoint", out)) == 2
+    assert len(re.findall(r"begun again from its last checkpoint", out)) == 2
     assert len(trained(out)) == len(set(trained(out))) == JOBS
     assert_as_alone(place, alone)
 
@@ -213,6 +234,19 @@ def test_when_the_time_is_up_the_jobs_stop_and_the_submission_is_made_of_what_is
     assert re.search(r"the time is up; c fold \d goes on after epoch \d+ of 5000", out)
     assert (place / "work/submissions/blend.csv").is_file()
     assert out.endswith("next: python run.py all data\n")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("form", ["raw", "jpeg"])
+def test_all_machines_of_a_cluster_decode_into_the_same_bytes(tmp_path, form):
+    make_competition(tmp_path / "data", per_class=120)
+    (tmp_path / "data/TrainVal/0/broken.jpg").write_bytes(b"\xff\xd8\xff")
+    words = ["prepare", "data", "--store-size", "128", "--store", form]
+    run([*words, "--work", "here"], folder=tmp_path)
+    with cluster(nodes=2) as nodes:
+        run([*words, "--work", "there", "--address", nodes.address], folder=tmp_path)
+    here, there = (fingerprint(tmp_path / work / "folds") for work in ("here", "there"))
+    assert {name: data for name, (data, _) in here.items()} == {name: data for name, (data, _) in there.items()}
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def trainer(workspace, settings=SETTINGS, *, fold=0, lr=1e-3):
 
 
 def train(workspace, settings=SETTINGS, *, seed=0, views=VIEWS, **options):
-    return list(train_runs(workspace, plan_runs(settings, {}), views, seed=seed, **options))
+    return [one.event for one in train_runs(workspace, plan_runs(settings, {}), views, seed=seed, **options)]
 
 
 @pytest.fixture(scope="module")
