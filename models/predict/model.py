@@ -57,9 +57,9 @@ class Model:
     ) -> Iterator[Tensor]:
         """(V, B, D) float32 on the device, batch after batch: what the head would get. No rows: one batch of none."""
         inputs = self.inputs(store, rows, views, batch_size=batch_size, what=what, track=track)
-        for seen in (
-            inputs if len(rows) else [[torch.zeros(1, 3, self.size, self.size, device=self.device)] * len(views)]
-        ):
+        if not len(rows):  # one image that is not kept tells how many features there are
+            inputs = iter([[torch.zeros(1, 3, self.size, self.size, device=self.device)] * len(views)])
+        for seen in inputs:
             with torch.inference_mode(), autocast(self.device, self.precision):
                 answers = [
                     self.network.forward_head(self.network.forward_features(one), pre_logits=True)  # type: ignore[operator]
