@@ -1,4 +1,4 @@
-"""Holds any CSV against what the organiser expects, and names the first offenders."""
+"""Compares any CSV with what the organiser expects, and names the first offenders."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from folds.base.errors import UserError, first_few
-from folds.base.workspace import Workspace, digest
-from submissions.layout import Layout, read_layout
-from submissions.lineage import read_lineage
+from folds.base.workspace import Workspace
+from submissions.csv_form import Layout, read_layout
+from submissions.lineage import is_changed
 
 BOM = b"\xef\xbb\xbf"
 Row = tuple[int, list[str]]  # line number and cells
@@ -46,23 +46,19 @@ class CheckResult:
 
 
 def check_submission(path: Path, workspace: Workspace) -> CheckResult:
-    """Hold a CSV against the sample submission, test ids and classes of a work folder.
+    """Compare a CSV with the sample submission, test ids and classes of a work folder, and with its own lineage.
 
     Raises UserError where the file cannot be read or the work folder is not prepared.
     """
     result = check_layout(path, read_layout(workspace))
-    return replace(result, faults=(*result.faults, *_lineage_faults(path)))
-
-
-def _lineage_faults(path: Path) -> Iterator[str]:
-    """What the lineage says that `submit` wrote beside the CSV: other bytes may be valid, and are not the blend's."""
-    said = read_lineage(path)
-    if said.get("csv") == path.name and said["digest"] != digest(path.read_bytes()):
-        yield f"it was changed since `submit` wrote it and {path.with_suffix('.json').name}"
+    if not is_changed(path):  # other bytes may be valid, and are still not those of the blend
+        return result
+    fault = f"it was changed after `submit` wrote it: {path.with_suffix('.json').name} has another checksum"
+    return replace(result, faults=(*result.faults, fault))
 
 
 def check_layout(path: Path, layout: Layout) -> CheckResult:
-    """Hold a CSV that lies there against a layout. Raises UserError where the file cannot be read."""
+    """Compare a CSV with a layout. Raises UserError where the file cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as err:
@@ -71,7 +67,7 @@ def check_layout(path: Path, layout: Layout) -> CheckResult:
 
 
 def faults_of(data: bytes, layout: Layout) -> Iterator[str]:
-    """All faults of a CSV, from its bytes to its labels; what cannot be read any further ends the list."""
+    """All faults of a CSV, from its bytes to its labels; the list ends where it cannot be read any further."""
     yield from _byte_faults(data)
     try:
         text = data.removeprefix(BOM).decode()

@@ -196,7 +196,7 @@ def blend(workspace: Workspace, world: World, members: int, *, is_rehearsal: boo
 
 def submit(workspace: Workspace, world: World, members: int, *, is_rehearsal: bool) -> dict[str, float] | None:
     from submissions.settings import SubmitSettings
-    from submissions.submission import write_submission
+    from submissions.write import write_submission
 
     if is_rehearsal:
         return None

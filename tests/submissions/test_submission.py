@@ -13,12 +13,13 @@ from ensemble.settings import BlendSettings
 from folds.base.errors import UserError
 from folds.base.interval import wilson_interval
 from folds.manifest.manifest import COLUMNS, sample_path, write_manifest
-from submissions.check import _lineage_faults, check_layout
-from submissions.layout import Layout, read_layout
-from submissions.lineage import read_lineage
-from submissions.score import copies_of_test_images, promised_error, score_submission
+from submissions.check import check_layout, check_submission
+from submissions.csv_form import Layout, read_layout
+from submissions.lineage import expected_error, is_changed, read_lineage
+from submissions.score import copies_of_test_images, score_submission
 from submissions.settings import SubmitSettings
-from submissions.submission import write_submission
+from submissions.status import what_is_missing
+from submissions.write import write_submission
 from tests.benchmarks.synthetic import World
 from tests.competition import fingerprint
 from tests.ensemble.small import small_oof, small_test, small_work, write_small
@@ -135,6 +136,34 @@ def test_the_lineage_names_everything_but_this_machine(tmp_path):
     assert str(tmp_path) not in result.lineage.read_text()
 
 
+@pytest.mark.parametrize("csv_name", [None, "final"])
+def test_a_valid_csv_that_was_changed_after_submit_wrote_it_is_not_valid_and_status_says_so(tmp_path, csv_name):
+    work, folds = small_work(tmp_path)
+    with_manifest(work, folds)
+    make_blend(work, QUICK, seed=0)
+    path = write_submission(work, SubmitSettings(csv_name=csv_name)).path
+    assert check_submission(path, work).is_valid
+    assert what_is_missing(work, ["m00"]) == (["nothing is missing"], f"check {path}")
+    written = path.read_text()
+    labels = written.splitlines()[1].split(",")[1]
+    path.write_text(written.replace(labels, " ".join(reversed(labels.split(" "))), 1))
+    fault = f"it was changed after `submit` wrote it: {path.with_suffix('.json').name} has another checksum"
+    assert check_submission(path, work).faults == (fault,)
+    assert what_is_missing(work, ["m00"]) == ([f"{path} was changed after `submit` wrote it"], "submit")
+    path.write_text(written)
+    assert check_submission(path, work).is_valid
+
+
+def test_status_names_a_lineage_that_is_cut_off(tmp_path):
+    work, folds = small_work(tmp_path)
+    with_manifest(work, folds)
+    make_blend(work, QUICK, seed=0)
+    lineage = write_submission(work, SubmitSettings()).lineage
+    lineage.write_text(lineage.read_text()[:40])
+    (sentence,), command = what_is_missing(work, ["m00"])
+    assert (lineage.name in sentence, command) == (True, "submit")
+
+
 def test_the_same_blend_writes_the_same_bytes(tmp_path):
     work, folds = small_work(tmp_path)
     with_manifest(work, folds)
@@ -152,7 +181,7 @@ def test_a_submit_that_fails_leaves_the_last_valid_csv_as_it_was(tmp_path, monke
     written = write_submission(work, SubmitSettings())
     before = fingerprint(work.submissions)
     text = written.path.read_text().replace("c0", "zebra", 1)
-    monkeypatch.setattr("submissions.submission.submission_text", lambda *args, **kwargs: text)
+    monkeypatch.setattr("submissions.write.submission_text", lambda *args, **kwargs: text)
     with pytest.raises(UserError, match=r"^the submission would not be valid, and was not written: 1 row with labels"):
         write_submission(work, SubmitSettings())
     assert fingerprint(work.submissions) == before
@@ -167,15 +196,15 @@ def test_a_json_beside_a_csv_that_is_no_lineage_ends_no_command_in_a_traceback(t
     path.write_text(GOOD)
     path.with_suffix(".json").write_text(json.dumps(said))
     assert read_lineage(path) == {}
-    assert promised_error(path) is None
-    assert list(_lineage_faults(path)) == []
+    assert expected_error(path) is None
+    assert not is_changed(path)
 
 
 def test_a_lineage_that_is_cut_off_is_named(tmp_path):
     path = tmp_path / "guess.csv"
     path.write_text(GOOD)
     path.with_suffix(".json").write_text('{"csv": "guess.csv", ')
-    for read in (read_lineage, promised_error, lambda path: list(_lineage_faults(path))):
+    for read in (read_lineage, expected_error, is_changed):
         with pytest.raises(UserError, match=r"guess.json is damaged") as caught:
             read(path)
         assert caught.value.hint == "`python run.py submit` writes the CSV and its lineage again"

@@ -1,0 +1,76 @@
+"""The small pictures of the report, as many as fit into the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from PIL import Image as Pillow
+
+from folds.manifest.left_out import read_left_out
+from folds.pixels.store import PixelStore
+from submissions.report.workfolder import Image, WorkFolder
+
+TAG = 200  # bytes of a picture's element beside its content
+QUALITY = 62  # of WebP: a picture of 112 pixels takes about 2 KB
+
+
+class Thumbnails:
+    """Makes thumbnails until `most_bytes` of text are used up, and counts those that it had to refuse.
+
+    side: pixels of the longer side
+    """
+
+    def __init__(self, work: WorkFolder, *, side: int, most_bytes: int) -> None:
+        self.work, self.side, self.bytes_left, self.refused = work, side, most_bytes, 0
+
+    def __call__(self, image: Image) -> dict[str, Any] | None:
+        """{"uri", "width", "height"}; None where no picture was kept (a file that is none), or the page is full."""
+        picture = self._picture(image) if self.bytes_left > 0 else None
+        if picture is None:
+            self.refused += self.bytes_left <= 0
+            return None
+        picture.thumbnail((self.side, self.side), Pillow.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=QUALITY)
+        uri = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        if len(uri) + TAG > self.bytes_left:
+            self.refused += 1
+            return None
+        self.bytes_left -= len(uri) + TAG
+        return {"uri": uri, "width": picture.width, "height": picture.height}
+
+    def _picture(self, image: Image) -> Pillow.Image | None:
+        """From the pixel store, or from the small pictures that `prepare` keeps of what it leaves out."""
+        store, place = self.work.store, (image["split"], image["image_id"])
+        if store is not None and place in self._store_row:
+            return stored_picture(store, self._store_row[place])
+        if image["path"] not in self._left_out:
+            return None
+        sizes = self.work.manifest[["width", "height"]].iloc[self.work.row_of[place]]
+        return _unsquashed(self._left_out[image["path"]], width=int(sizes["width"]), height=int(sizes["height"]))
+
+    @cached_property
+    def _store_row(self) -> dict[tuple[str, str], int]:
+        store = self.work.store
+        keys = zip(store.split.tolist(), store.image_id.tolist(), strict=True) if store is not None else ()
+        return {key: row for row, key in enumerate(keys)}
+
+    @cached_property
+    def _left_out(self) -> dict[str, np.ndarray]:
+        return dict(read_left_out(self.work.workspace))
+
+
+def stored_picture(store: PixelStore, row: int) -> Pillow.Image:
+    """The picture in one row of the store, in its true aspect ratio."""
+    return _unsquashed(np.asarray(store.pixels[row]), width=int(store.width[row]), height=int(store.height[row]))
+
+
+def _unsquashed(pixels: np.ndarray, *, width: int, height: int) -> Pillow.Image:
+    """A square picture brought back to the aspect ratio of width and height; its longer side stays."""
+    longer, side = max(width, height, 1), pixels.shape[0]
+    size = max(1, round(side * width / longer)), max(1, round(side * height / longer))
+    return Pillow.fromarray(pixels).resize(size, Pillow.Resampling.BICUBIC)
