@@ -15,6 +15,7 @@ from typing import Any
 
 Chart = dict[str, Any]  # kind, key (unique on the page), title, alt (what is seen, in words), svg, and the numbers
 Numbers = Sequence[float]
+Rows = Sequence[tuple[Any, ...]]  # a label, then numbers
 
 WIDTH, SMALL = 440, 300  # units of the SVG; a page shows them as 300 to 530 pixels
 LETTER = 6.3  # units: the mean width of a letter of 11.5 units; a Chinese one takes twice that
@@ -56,10 +57,9 @@ class Axis:
         return [(one * step, _number(one * step, places)) for one in count]
 
 
-def bars(
-    key: str, title: str, alt: str, *, labels: Sequence[str], values: Numbers, y_title: str, is_log: bool = False
-) -> Chart:
-    """A standing bar for each label; above 300 an outline."""
+def bars(key: str, title: str, alt: str, *, rows: Rows, y_title: str, is_log: bool = False) -> Chart:
+    """A standing bar for each (label, value); above 300 an outline."""
+    labels, (values,) = _columns(rows, 1)
     n, shown = len(labels), len(labels) <= MOST_NAMES
     is_long = sum(map(_width, labels)) > WIDTH * 0.8
     below = (max(map(_width, map(_short, labels))) + 12 if is_long else 22) if shown else 34
@@ -85,7 +85,7 @@ def bars(
     if not shown:
         made.append(f'<text x="{(left + WIDTH) / 2:.0f}" y="218" class="mid soft">{n:,} classes, rarest first</text>')
     parts = [*_y_grid(y, left, WIDTH, y_title), *made]
-    numbers = {"labels": list(labels), "values": list(values), "y_title": y_title, "is_log": is_log}
+    numbers = {"labels": labels, "values": values, "y_title": y_title, "is_log": is_log}
     return _chart("bars", key, title, alt, WIDTH, 200 + below, parts, numbers)
 
 
@@ -135,16 +135,18 @@ def points(
     title: str,
     alt: str,
     *,
-    labels: Sequence[str],
-    x: Numbers,
-    y: Numbers,
+    rows: Rows,
     x_title: str,
     y_title: str,
     is_log: bool = False,
     has_diagonal: bool = False,
     named: Sequence[int] = (),
 ) -> Chart:
-    """A point for each label; those at `named` have their words. is_log: the x axis, and y too where a diagonal is."""
+    """A point for each (label, x, y); those at `named` have their words.
+
+    is_log: the x axis, and y too where there is a diagonal
+    """
+    labels, (x, y) = _columns(rows, 2)
     bottom = 300 if has_diagonal else 220
     shown_x, shown_y = (_off_zero(x) if is_log else x), (_off_zero(y) if is_log and has_diagonal else y)
     if has_diagonal:
@@ -170,7 +172,7 @@ def points(
             taken.append((a, b))
             side = ("end", -6) if a + _width(labels[i]) + 8 > WIDTH else ("", 6)
             parts.append(f'<text x="{a + side[1]:.1f}" y="{b - 4:.1f}" class="{side[0]}">{escape(labels[i])}</text>')
-    numbers = {"labels": list(labels), "x": list(x), "y": list(y), "x_title": x_title, "y_title": y_title}
+    numbers = {"labels": labels, "x": x, "y": y, "x_title": x_title, "y_title": y_title}
     flags = {"is_log": is_log, "has_diagonal": has_diagonal, "named": list(named)}
     return _chart("points", key, title, alt, WIDTH, bottom + 38, parts, numbers | flags)
 
@@ -180,22 +182,20 @@ def ranges(
     title: str,
     alt: str,
     *,
-    labels: Sequence[str],
-    values: Numbers,
-    low: Numbers,
-    high: Numbers,
+    rows: Rows,
     x_title: str,
     strong: int | None = None,
-    hollow: Numbers | None = None,
+    hollow: Numbers = (),
     has_zero: bool = False,
 ) -> Chart:
-    """A value for each label with its interval, lying. strong: the label that stands out; hollow: second values.
+    """Each (label, value, low, high) as a dot on its interval. strong: the row that stands out; hollow: second values.
 
     has_zero: an upright line at zero, which the values are held against
     """
+    labels, (values, low, high) = _columns(rows, 3)
     left = max(map(_width, map(_short, labels))) + 14
     bottom = 14 + 24 * len(labels)
-    span = _span([*values, *low, *high, *(hollow or ()), *([0.0] if has_zero else [])], False, room=0.03)
+    span = _span([*values, *low, *high, *hollow, *([0.0] if has_zero else [])], False, room=0.03)
     x = Axis(*span, left, WIDTH - 12)
     parts = [f'<path class="grid" d="M{x.at(tick):.1f} 8V{bottom}"/>' for tick, _ in x.ticks()]
     parts += _x_labels(x, bottom, x_title)
@@ -208,12 +208,12 @@ def ranges(
         words = f"{label}: {values[i]:.4f}, {low[i]:.4f} to {high[i]:.4f}"
         parts.append(f'<text x="{left - 10:.1f}" y="{y + 4}" class="end{weight}">{escape(_short(label))}</text>')
         parts.append(f'<path class="reach {tone}" d="M{x.at(low[i]):.1f} {y}H{x.at(high[i]):.1f}"/>')
-        if hollow is not None:
+        if hollow:
             parts.append(f'<circle class="hollow {tone}" cx="{x.at(hollow[i]):.2f}" cy="{y}" r="3.6"/>')
         dot = f'id="{escape(key)}-{i}" class="{tone}" cx="{x.at(values[i]):.2f}" cy="{y}" r="4"'
         parts.append(f"<circle {dot}><title>{escape(words)}</title></circle>")
-    numbers = {"labels": list(labels), "values": list(values), "low": list(low), "high": list(high)}
-    numbers |= {"x_title": x_title, "strong": strong, "hollow": list(hollow) if hollow is not None else None}
+    numbers = {"labels": labels, "values": values, "low": low, "high": high, "x_title": x_title}
+    numbers |= {"strong": strong, "hollow": list(hollow) or None}
     return _chart("ranges", key, title, alt, WIDTH, bottom + 38, parts, numbers | {"has_zero": has_zero})
 
 
@@ -250,6 +250,10 @@ def _chart(
     )
     svg = head + "\n".join(parts) + "</svg>"
     return {"kind": kind, "key": key, "title": title, "alt": alt, "svg": svg, **numbers}
+
+
+def _columns(rows: Rows, n: int) -> tuple[list[str], list[list[float]]]:
+    return [str(row[0]) for row in rows], [[row[i] for row in rows] for i in range(1, n + 1)]
 
 
 def _y_grid(y: Axis, left: float, right: float, title: str) -> list[str]:

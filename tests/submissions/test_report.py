@@ -179,20 +179,20 @@ def test_confident_learning_copes_with_a_class_without_images():
 
 
 def test_the_same_chart_is_the_same_text_with_its_words_and_the_colours_of_the_page():
-    chart = bars("sizes", "Sizes", "two bars", labels=("a", "b & c"), values=(10.0, 40.0), y_title="images")
-    assert chart == bars("sizes", "Sizes", "two bars", labels=("a", "b & c"), values=(10.0, 40.0), y_title="images")
+    chart = bars("sizes", "Sizes", "two bars", rows=[("a", 10.0), ("b & c", 40.0)], y_title="images")
+    assert chart == bars("sizes", "Sizes", "two bars", rows=[("a", 10.0), ("b & c", 40.0)], y_title="images")
     assert 'aria-label="two bars"' in chart["svg"]
     assert "b &amp; c: 40" in chart["svg"]
     assert "#" not in chart["svg"]
 
 
 def test_odd_names_of_classes_are_drawn_as_they_are():
-    svg = bars("odd", "t", "a", labels=("$a$", "<b>", "猫", "_c"), values=(1, 2, 3, 4), y_title="images")["svg"]
+    svg = bars("odd", "t", "a", rows=[("$a$", 1), ("<b>", 2), ("猫", 3), ("_c", 4)], y_title="images")["svg"]
     assert all(name in svg for name in (">$a$<", "&lt;b&gt;", "猫", ">_c<"))
 
 
+XY = {"x_title": "x", "y_title": "y"}
 ONE = {"name": "loss", "role": "valid", "x": [1.0], "y": [0.5]}
-TWO = {"labels": ("x", "y"), "x_title": "x"}
 
 
 @pytest.mark.parametrize(
@@ -200,11 +200,11 @@ TWO = {"labels": ("x", "y"), "x_title": "x"}
     [
         lambda: lines("l", "t", "a", series=[ONE], x_title="epoch"),
         lambda: lines("l", "t", "a", series=[{**ONE, "y": [0.0]}], x_title="rate", is_log_x=True, mark=("m", 1.0)),
-        lambda: points("p", "t", "a", x=(1, 50), y=(0, 0), y_title="y", is_log=True, has_diagonal=True, **TWO),
-        lambda: points("p", "t", "a", x=(3, 3), y=(0, 0), y_title="y", named=[0, 1], **TWO),
-        lambda: ranges("r", "t", "a", values=(0, 0), low=(0, 0), high=(0, 0), **TWO),
-        lambda: bars("b", "t", "a", labels=("x", "y"), values=(0, 900), y_title="y", is_log=True),
-        lambda: bars("b", "t", "a", labels=(), values=(), y_title="y"),
+        lambda: points("p", "t", "a", rows=[("x", 1, 0), ("y", 50, 0)], **XY, is_log=True, has_diagonal=True),
+        lambda: points("p", "t", "a", rows=[("x", 3, 0), ("y", 3, 0)], **XY, named=[0, 1]),
+        lambda: ranges("r", "t", "a", rows=[("x", 0, 0, 0), ("y", 0, 0, 0)], x_title="x"),
+        lambda: bars("b", "t", "a", rows=[("x", 0), ("y", 900)], y_title="y", is_log=True),
+        lambda: bars("b", "t", "a", rows=[], y_title="y"),
         lambda: heat("h", "t", "a", labels=("x", "y"), matrix=((1, 0), (0, 1))),
     ],
 )
@@ -216,8 +216,8 @@ def test_charts_of_one_point_of_zeros_and_of_nothing_are_drawn(chart):
 
 
 def test_many_classes_make_an_outline_and_not_thousands_of_bars():
-    labels, values = [str(i) for i in range(3000)], [float(i % 50 + 1) for i in range(3000)]
-    assert len(bars("many", "t", "a", labels=labels, values=values, y_title="images")["svg"]) < 100_000
+    rows = [(str(i), float(i % 50 + 1)) for i in range(3000)]
+    assert len(bars("many", "t", "a", rows=rows, y_title="images")["svg"]) < 100_000
 
 
 def test_the_command_says_where_the_page_is_and_no_absolute_path_stands_in_it(work, monkeypatch, capsys):

@@ -57,11 +57,7 @@ def _kept(blend: Blend) -> Row:
 def _candidates(blend: Blend) -> list[Row]:
     figures = ("in_sample", "crossfit", "low", "high", "behind", "behind_error")
     return [
-        {
-            "name": str(one["candidate"]),
-            "is_kept": one["candidate"] == blend.candidate,
-            **{key: float(one[key]) for key in figures},
-        }
+        {"name": one["candidate"], "is_kept": one["candidate"] == blend.candidate, **{key: one[key] for key in figures}}
         for one in blend.scores
     ]
 
@@ -114,10 +110,7 @@ def _candidate_chart(candidates: Sequence[Row]) -> Chart:
         "Ways to blend: cross-fitted (filled) and in-sample (hollow)",
         f"Cross-fitted losses of {len(candidates)} candidates with 95% intervals, and their in-sample losses; kept:"
         f" {candidates[kept]['name']} with {candidates[kept]['crossfit']:.4f}",
-        labels=[one["name"] for one in candidates],
-        values=[one["crossfit"] for one in candidates],
-        low=[one["low"] for one in candidates],
-        high=[one["high"] for one in candidates],
+        rows=[(one["name"], one["crossfit"], one["low"], one["high"]) for one in candidates],
         hollow=[one["in_sample"] for one in candidates],
         x_title="loss, 95% interval of the cross-fitted one",
         strong=kept,
@@ -129,44 +122,37 @@ def _weight_chart(members: Sequence[Row]) -> Chart:
         "weights",
         "Weights",
         f"Weights of {len(members)} members; the largest, {members[0]['name']}, has {members[0]['weight']:.3f}",
-        labels=[one["name"] for one in members],
-        values=[one["weight"] for one in members],
-        low=[one["weight_low"] for one in members],
-        high=[one["weight_high"] for one in members],
+        rows=[(one["name"], one["weight"], one["weight_low"], one["weight_high"]) for one in members],
         x_title="share of the blend; bar: range of the fits without one fold",
         has_zero=True,
     )
 
 
 def _added_chart(members: Sequence[Row]) -> Chart | None:
-    known = [one for one in members if one["adds"] is not None]
+    known = [(one["name"], one["adds"]) for one in members if one["adds"] is not None]
     if len(known) < 2:
         return None
-    most, adds = max(known, key=lambda one: one["adds"]), [one["adds"] for one in known]
+    name, most = max(known, key=lambda one: one[1])
     return ranges(
         "members",
         "What each member adds",
-        f"Cross-fitted loss without each of {len(known)} members, less the loss with all; most for {most['name']}:"
-        f" {most['adds']:+.4f}",
-        labels=[one["name"] for one in known],
-        values=adds,
-        low=[min(one, 0.0) for one in adds],
-        high=[max(one, 0.0) for one in adds],
+        f"Cross-fitted loss without each of {len(known)} members, less the loss with all; most for {name}: {most:+.4f}",
+        rows=[(name, adds, min(adds, 0.0), max(adds, 0.0)) for name, adds in known],
         x_title="loss without it less the loss with it",
         has_zero=True,
     )
 
 
 def _view_chart(runs: Sequence[Row]) -> Chart:
-    views = [{**one, "label": f"{run['run']}: {one['view']}"} for run in runs for one in run["views"]]
     return ranges(
         "views",
         "What each view adds",
         f"Top-3 error of {len(runs)} runs without each of their views less the error with all, 95% intervals",
-        labels=[one["label"] for one in views],
-        values=[one["adds"] for one in views],
-        low=[one["low"] for one in views],
-        high=[one["high"] for one in views],
+        rows=[
+            (f"{run['run']}: {one['view']}", one["adds"], one["low"], one["high"])
+            for run in runs
+            for one in run["views"]
+        ],
         x_title="top-3 error without it less the error with it",
         has_zero=True,
     )

@@ -53,8 +53,7 @@ def _chart(sizes: pd.Series) -> Chart:
         "class-sizes",
         "Images of each class",
         f"{len(sizes):,} classes by usable training images: {low:,} to {high:,}, the median one {middle:,}",
-        labels=list(map(str, sizes.index)),
-        values=list(map(float, sizes)),
+        rows=[(label, float(size)) for label, size in sizes.items()],
         y_title="usable training images",
         is_log=high >= UNEVEN * max(low, 1),
     )

@@ -97,9 +97,7 @@ def _chart(classes: list[dict[str, Any]]) -> Chart:
         "Top-3 error of each class",
         f"Top-3 error over the number of images, {len(classes):,} classes; the highest is {worst['label']} with"
         f" {worst['top3_error']:.4f}",
-        labels=[one["label"] for one in classes],
-        x=sizes,
-        y=[one["top3_error"] for one in classes],
+        rows=[(one["label"], one["images"], one["top3_error"]) for one in classes],
         x_title="training images of the class",
         y_title="top-3 error",
         is_log=max(sizes) >= 8 * min(sizes),

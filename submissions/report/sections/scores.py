@@ -126,10 +126,7 @@ def _chart(entries: Sequence[Entry]) -> Chart:
         "Top-3 error on images not trained on",
         f"Top-3 errors with 95% intervals of {len(entries)} predictions; the first, {best['name']}, has"
         f" {best['top3_error']:.4f}",
-        labels=[entry["name"] for entry in entries],
-        values=[entry["top3_error"] for entry in entries],
-        low=[entry["low"] for entry in entries],
-        high=[entry["high"] for entry in entries],
+        rows=[(one["name"], one["top3_error"], one["low"], one["high"]) for one in entries],
         x_title="top-3 error, 95% interval",
         strong=0,
     )

@@ -64,9 +64,7 @@ def _chart(shares: Sequence[Row], apart: Sequence[int]) -> Chart:
         "Share of each class: predicted in test, counted in training",
         f"Shares of {len(shares):,} classes; {most['label']} differs most, {most['train']:.2%} in training and"
         f" {most['test']:.2%} in test",
-        labels=[one["label"] for one in shares],
-        x=[100 * one["train"] for one in shares],
-        y=[100 * one["test"] for one in shares],
+        rows=[(one["label"], 100 * one["train"], 100 * one["test"]) for one in shares],
         x_title="% of training images",
         y_title="% of test images, by their top class",
         is_log=max(known) >= UNEVEN * min(known),
