@@ -7,65 +7,30 @@ and colours, the page was larger, and a report took a second longer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
+
+from submissions.report.axes import Axis, left_of, off_zero, short, span_of, width_of, x_labels, y_grid
 
 Chart = dict[str, Any]  # kind, key (unique on the page), title, alt (what is seen, in words), svg, and the numbers
 Numbers = Sequence[float]
 Rows = Sequence[tuple[Any, ...]]  # a label, then numbers
 
 WIDTH, SMALL = 440, 300  # units of the SVG; a page shows them as 300 to 530 pixels
-LETTER = 6.3  # units: the mean width of a letter of 11.5 units; a Chinese one takes twice that
 MOST_BARS = 300  # more would be thinner than a pixel: an outline is drawn instead
 MOST_NAMES = 26  # labels below bars
-MOST_LETTERS = 28  # of a label at the left
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Values from low to high, drawn from start to stop."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-    is_log: bool = False
-
-    def at(self, value: float) -> float:
-        low, high, value = map(math.log, (self.low, self.high, value)) if self.is_log else (self.low, self.high, value)
-        return self.start + (value - low) / (high - low) * (self.stop - self.start)
-
-    def ticks(self) -> list[tuple[float, str]]:
-        """Round values within the axis, at most seven, with their text."""
-        if self.is_log:
-            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            found: list[float] = []
-            for steps in ((1, 2, 5), (1, 3), (1,)):
-                found = [step * 10.0**power for power in powers for step in steps]
-                found = [one for one in found if self.low <= one <= self.high]
-                if len(found) <= 7:
-                    break
-            return [(one, f"{one:,.0f}" if one >= 1 else f"{one:g}") for one in found]
-        rough = (self.high - self.low) / 6
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(one * power for one in (1, 2, 5, 10) if one * power >= rough * (1 - 1e-9))
-        places = max(0, -math.floor(math.log10(step) + 1e-9))
-        count = range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)
-        return [(one * step, _number(one * step, places)) for one in count]
 
 
 def bars(key: str, title: str, alt: str, *, rows: Rows, y_title: str, is_log: bool = False) -> Chart:
     """A standing bar for each (label, value); above 300 an outline."""
     labels, (values,) = _columns(rows, 1)
     n, shown = len(labels), len(labels) <= MOST_NAMES
-    is_long = sum(map(_width, labels)) > WIDTH * 0.8
-    below = (max(map(_width, map(_short, labels))) + 12 if is_long else 22) if shown else 34
+    is_long = sum(map(width_of, labels)) > WIDTH * 0.8
+    below = (max(map(width_of, map(short, labels))) + 12 if is_long else 22) if shown else 34
     low = max(0.5, min([one for one in values if one > 0], default=1) / 2) if is_log else 0.0
     y = Axis(low, max(*values, low * 2, 1e-9) * 1.04, 200, 24, is_log)
-    left = _left(y)
+    left = left_of(y)
     wide = (WIDTH - left) / max(n, 1)
     tops = [y.at(max(value, low)) for value in values]
     if n <= MOST_BARS:
@@ -81,10 +46,10 @@ def bars(key: str, title: str, alt: str, *, rows: Rows, y_title: str, is_log: bo
         x = left + (i + 0.5) * wide
         turned = f' transform="rotate(-90 {x + 4:.1f} 207)"' if is_long else ""
         place = f'x="{x + 4:.1f}" y="207" class="end"' if is_long else f'x="{x:.1f}" y="216" class="mid"'
-        made.append(f"<text {place}{turned}>{escape(_short(label))}</text>")
+        made.append(f"<text {place}{turned}>{escape(short(label))}</text>")
     if not shown:
         made.append(f'<text x="{(left + WIDTH) / 2:.0f}" y="218" class="mid soft">{n:,} classes, rarest first</text>')
-    parts = [*_y_grid(y, left, WIDTH, y_title), *made]
+    parts = [*y_grid(y, left, WIDTH, y_title), *made]
     numbers = {"labels": labels, "values": values, "y_title": y_title, "is_log": is_log}
     return _chart("bars", key, title, alt, WIDTH, 200 + below, parts, numbers)
 
@@ -109,9 +74,9 @@ def lines(
     width, bottom = (SMALL, 150) if is_small else (WIDTH, 200)
     xs, ys = ([one for line in series for one in line[of]] for of in "xy")
     y = Axis(min(0.0, *ys), max(*ys, 1e-9) * 1.04, bottom, 24)
-    x = Axis(*_span([*xs, 0.0, 1.0] if has_diagonal else xs, is_log_x), _left(y), width - 8, is_log_x)
+    x = Axis(*span_of([*xs, 0.0, 1.0] if has_diagonal else xs, is_log_x), left_of(y), width - 8, is_log_x)
     names = dict.fromkeys((line["name"], line["role"]) for line in series)
-    parts = [*_y_grid(y, x.start, width, y_title), *_x_labels(x, bottom, x_title, is_whole=x_title == "epoch")]
+    parts = [*y_grid(y, x.start, width, y_title), *x_labels(x, bottom, x_title, is_whole=x_title == "epoch")]
     if has_diagonal:
         parts.append(f'<path class="rule" d="M{x.at(0):.1f} {y.at(0):.1f}L{x.at(1):.1f} {y.at(1):.1f}"/>')
     if mark:
@@ -148,16 +113,16 @@ def points(
     """
     labels, (x, y) = _columns(rows, 2)
     bottom = 300 if has_diagonal else 220
-    shown_x, shown_y = (_off_zero(x) if is_log else x), (_off_zero(y) if is_log and has_diagonal else y)
+    shown_x, shown_y = (off_zero(x) if is_log else x), (off_zero(y) if is_log and has_diagonal else y)
     if has_diagonal:
         both = [*shown_x, *shown_y]
-        span_x = span_y = _span(both, True, room=0.06) if is_log else (0.0, max(*both, 1e-9) * 1.06)
+        span_x = span_y = span_of(both, True, room=0.06) if is_log else (0.0, max(*both, 1e-9) * 1.06)
     else:
-        span_x, span_y = _span(shown_x, is_log, room=0.06), (0.0, max(*y, 1e-9) * 1.08)
+        span_x, span_y = span_of(shown_x, is_log, room=0.06), (0.0, max(*y, 1e-9) * 1.08)
     up = Axis(*span_y, bottom, 24, is_log and has_diagonal)
-    right = Axis(*span_x, _left(up), WIDTH - 10, is_log)
+    right = Axis(*span_x, left_of(up), WIDTH - 10, is_log)
     places = [(right.at(a), up.at(b)) for a, b in zip(shown_x, shown_y, strict=True)]
-    parts = [*_y_grid(up, right.start, WIDTH, y_title), *_x_labels(right, bottom, x_title)]
+    parts = [*y_grid(up, right.start, WIDTH, y_title), *x_labels(right, bottom, x_title)]
     if has_diagonal:
         parts.append(f'<path class="rule" d="M{right.start:.1f} {bottom}L{right.stop:.1f} 24"/>')
     dots = [
@@ -168,9 +133,9 @@ def points(
     taken: list[tuple[float, float]] = []
     for i in named:  # a name that would fall on an earlier one is left out
         a, b = places[i]
-        if all(abs(a - c) > 8 + _width(labels[i]) or abs(b - d) > 11 for c, d in taken):
+        if all(abs(a - c) > 8 + width_of(labels[i]) or abs(b - d) > 11 for c, d in taken):
             taken.append((a, b))
-            side = ("end", -6) if a + _width(labels[i]) + 8 > WIDTH else ("", 6)
+            side = ("end", -6) if a + width_of(labels[i]) + 8 > WIDTH else ("", 6)
             parts.append(f'<text x="{a + side[1]:.1f}" y="{b - 4:.1f}" class="{side[0]}">{escape(labels[i])}</text>')
     numbers = {"labels": labels, "x": x, "y": y, "x_title": x_title, "y_title": y_title}
     flags = {"is_log": is_log, "has_diagonal": has_diagonal, "named": list(named)}
@@ -193,12 +158,12 @@ def ranges(
     has_zero: an upright line at zero, which the values are held against
     """
     labels, (values, low, high) = _columns(rows, 3)
-    left = max(map(_width, map(_short, labels))) + 14
+    left = max(map(width_of, map(short, labels))) + 14
     bottom = 14 + 24 * len(labels)
-    span = _span([*values, *low, *high, *hollow, *([0.0] if has_zero else [])], False, room=0.03)
+    span = span_of([*values, *low, *high, *hollow, *([0.0] if has_zero else [])], False, room=0.03)
     x = Axis(*span, left, WIDTH - 12)
     parts = [f'<path class="grid" d="M{x.at(tick):.1f} 8V{bottom}"/>' for tick, _ in x.ticks()]
-    parts += _x_labels(x, bottom, x_title)
+    parts += x_labels(x, bottom, x_title)
     if has_zero:
         parts.append(f'<path class="zero" d="M{x.at(0):.1f} 8V{bottom}"/>')
     for i, label in enumerate(labels):
@@ -206,7 +171,7 @@ def ranges(
         tone = "one" if strong in (None, i) else "soft"
         weight = " strong" if strong == i else ""
         words = f"{label}: {values[i]:.4f}, {low[i]:.4f} to {high[i]:.4f}"
-        parts.append(f'<text x="{left - 10:.1f}" y="{y + 4}" class="end{weight}">{escape(_short(label))}</text>')
+        parts.append(f'<text x="{left - 10:.1f}" y="{y + 4}" class="end{weight}">{escape(short(label))}</text>')
         parts.append(f'<path class="reach {tone}" d="M{x.at(low[i]):.1f} {y}H{x.at(high[i]):.1f}"/>')
         if hollow:
             parts.append(f'<circle class="hollow {tone}" cx="{x.at(hollow[i]):.2f}" cy="{y}" r="3.6"/>')
@@ -219,8 +184,8 @@ def ranges(
 
 def heat(key: str, title: str, alt: str, *, labels: Sequence[str], matrix: Sequence[Numbers]) -> Chart:
     """A square of numbers in [-1, 1]; rows have names and numbers, columns the numbers alone."""
-    names = [f"{_short(label)}  {i + 1}" for i, label in enumerate(labels)]
-    left = max(map(_width, names)) + 12
+    names = [f"{short(label)}  {i + 1}" for i, label in enumerate(labels)]
+    left = max(map(width_of, names)) + 12
     side = min(44.0, (WIDTH - left) / len(labels))
     parts = []
     for i, row in enumerate(matrix):
@@ -256,64 +221,12 @@ def _columns(rows: Rows, n: int) -> tuple[list[str], list[list[float]]]:
     return [str(row[0]) for row in rows], [[row[i] for row in rows] for i in range(1, n + 1)]
 
 
-def _y_grid(y: Axis, left: float, right: float, title: str) -> list[str]:
-    """Lines across with their values, and the axis's words above."""
-    made = [f'<text x="0" y="11" class="soft">{escape(title)}</text>'] if title else []
-    for value, text in y.ticks():
-        made.append(f'<path class="grid" d="M{left:.1f} {y.at(value):.1f}H{right}"/>')
-        made.append(f'<text x="{left - 7:.1f}" y="{y.at(value) + 4:.1f}" class="end soft">{text}</text>')
-    return made
-
-
-def _x_labels(x: Axis, bottom: float, title: str, *, is_whole: bool = False) -> list[str]:
-    ticks = [(value, text) for value, text in x.ticks() if not is_whole or value == round(value)]
-    while sum(_width(text) + 10 for _, text in ticks) > x.stop - x.start:
-        ticks = ticks[::2]
-    made = [f'<text x="{x.at(value):.1f}" y="{bottom + 15}" class="mid soft">{text}</text>' for value, text in ticks]
-    centre = (x.start + x.stop) / 2
-    return [*made, f'<text x="{centre:.1f}" y="{bottom + 33}" class="mid soft">{escape(title)}</text>']
-
-
 def _legend(names: Iterable[tuple[str, str]], width: float) -> list[str]:
     """The name of each kind of line in the upper right corner, after a piece of it."""
     made, right = [], width
     for name, role in reversed(list(names)):
-        start = right - _width(name)
+        start = right - width_of(name)
         made.append(f'<text x="{start:.1f}" y="11">{escape(name)}</text>')
         made.append(f'<g class="line {role}"><polyline points="{start - 23:.1f},7 {start - 5:.1f},7"/></g>')
         right = start - 36
     return made
-
-
-def _span(values: Numbers, is_log: bool, *, room: float = 0.0) -> tuple[float, float]:
-    """The least and the largest value, and some room on both sides; never the same number twice."""
-    low, high = min(values), max(values)
-    if is_log:
-        return (low / 1.3, high * 1.3) if room or low == high else (low, high)
-    apart = (high - low) or max(abs(high), 1.0) * 0.5
-    return (low - room * apart, high + room * apart) if high > low else (low - apart, high + apart)
-
-
-def _off_zero(values: Numbers) -> list[float]:
-    """Zeros at half of the least value above them: a logarithmic axis has no place for them."""
-    least = min([one for one in values if one > 0], default=2.0) / 2
-    return [max(one, least) for one in values]
-
-
-def _left(y: Axis) -> float:
-    return max(_width(text) for _, text in y.ticks()) + 9
-
-
-def _number(value: float, places: int) -> str:
-    text = f"{value:,.{places}f}" if places <= 4 else f"{value:.2g}"
-    return text.replace("-", "\u2212") if value else text.lstrip("-")
-
-
-def _short(label: str) -> str:
-    return (
-        label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS // 2]}\u2026{label[1 - MOST_LETTERS // 2 :]}"
-    )
-
-
-def _width(text: str) -> float:
-    return LETTER * sum(2 if ord(one) > 0x2E7F else 1 for one in text)
