@@ -7,10 +7,6 @@ import shutil
 import numpy as np
 import pytest
 
-from folds.base.workspace import Workspace
-from submissions.report.make import make_report
-from submissions.settings import ReportSettings
-
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
 PIXEL = 0.5  # positions in the SVG are rounded to hundredths of its units
@@ -33,12 +29,9 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def report(whole, tmp_path_factory):
+def report(reported):
     """(the page, the numbers beside it) of a tiny competition that has gone the whole way."""
-    work = Workspace(tmp_path_factory.mktemp("page") / "work")
-    shutil.copytree(whole, work.root)
-    made = make_report(work, ReportSettings(), [])
-    return made.path, json.loads((work.report / "report.json").read_text())
+    return reported[1].path, reported[2]
 
 
 def open_page(browser, page, *, width=1280, scheme="light", scripts=True):
