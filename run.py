@@ -533,7 +533,7 @@ def submit_(
 
 @app.command(name="check", sort_key=8)
 def check_(file: Path, *, top: TopFlags = Top(), config: Config = KIT_TOML) -> None:
-    """Hold any CSV against what the organiser's checker wants."""
+    """Compare any CSV with what the organiser's checker wants."""
     from submissions.check import check_submission
 
     result = check_submission(file, Workspace(top.work))

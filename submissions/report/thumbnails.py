@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image as Pillow
 
 from folds.manifest.left_out import read_left_out
-from folds.pixels.store import PixelStore
 from submissions.report.workfolder import Image, WorkFolder
 
 TAG = 200  # bytes of a picture's element beside its content
@@ -47,7 +46,9 @@ class Thumbnails:
         """From the pixel store, or from the small pictures that `prepare` keeps of what it leaves out."""
         store, place = self.work.store, (image["split"], image["image_id"])
         if store is not None and place in self._store_row:
-            return stored_picture(store, self._store_row[place])
+            row = self._store_row[place]
+            width, height = int(store.width[row]), int(store.height[row])
+            return _unsquashed(np.asarray(store.pixels[row]), width=width, height=height)
         if image["path"] not in self._left_out:
             return None
         sizes = self.work.manifest[["width", "height"]].iloc[self.work.row_of[place]]
@@ -62,11 +63,6 @@ class Thumbnails:
     @cached_property
     def _left_out(self) -> dict[str, np.ndarray]:
         return dict(read_left_out(self.work.workspace))
-
-
-def stored_picture(store: PixelStore, row: int) -> Pillow.Image:
-    """The picture in one row of the store, in its true aspect ratio."""
-    return _unsquashed(np.asarray(store.pixels[row]), width=int(store.width[row]), height=int(store.height[row]))
 
 
 def _unsquashed(pixels: np.ndarray, *, width: int, height: int) -> Pillow.Image:
