@@ -269,14 +269,17 @@ def test_an_edited_relabel_csv_is_left_as_it_is_until_it_is_fed_back(work, whole
     assert read_csv(path).iloc[0].tolist() == ["0/0-1.jpg", "1", "", "", "", "relabelled: was 0"]
 
 
-def test_a_lineage_that_is_a_list_costs_neither_score_nor_report(work, tmp_path, capsys):
+def test_score_says_the_expected_error_and_a_lineage_that_is_a_list_costs_neither_score_nor_report(work, capsys):
     """`score` ended in a traceback."""
-    guess = work.submissions / "blend.csv"
-    guess.with_suffix(".json").write_text("[]")
+    guess, truth = work.submissions / "blend.csv", work.root / "truth.csv"
     first = guess.read_text().splitlines()[1].split(",")[0]
-    (tmp_path / "truth.csv").write_text(f"id,label\n{first},0\n")
-    labels = ["--labels", str(tmp_path / "truth.csv"), "--work", str(work.root)]
-    assert run.main(["score", str(guess), *labels]) == 0
+    truth.write_text(f"id,label\n{first},0\n")
+    words = ["score", str(guess), "--labels", str(truth), "--work", str(work.root)]
+    assert run.main(words) == 0
+    expected = json.loads(work.blend.read_text())["oof_top3_error"]
+    assert capsys.readouterr().out.endswith(f"\nexpected from cross-fitting: {expected:.4f}\n")
+    guess.with_suffix(".json").write_text("[]")
+    assert run.main(words) == 0
     assert "expected" not in capsys.readouterr().out
     _, _, said = report(work)
     assert said["scores"]["submission"]["expected_error"] is None
