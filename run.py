@@ -498,7 +498,7 @@ def blend_(
 def blend_files_(files: FileSettings, blend: BlendSettings, *, seed: int) -> None:
     """Labels and predictions in, CSV out, without a work folder."""
     from ensemble.blend.tables import blend_summary
-    from submissions.from_files import blend_files
+    from submissions.blend_files import blend_files
     from submissions.tables import submission_summary
 
     made, written = blend_files(files, blend, seed=seed, track=track())
@@ -515,8 +515,8 @@ def submit_(
     config: Config = KIT_TOML,
 ) -> str:
     """Write the CSV with three labels per test image, and check it."""
-    from submissions.submission import write_submission
     from submissions.tables import submission_summary
+    from submissions.write import write_submission
 
     if blend and run:
         raise UserError("`--blend` and `--run` exclude each other", hint="`python run.py submit --run NAME`")
@@ -529,7 +529,7 @@ def submit_(
 
 @app.command(name="check", sort_key=8)
 def check_(file: Path, *, top: TopFlags = Top(), config: Config = KIT_TOML) -> None:
-    """Hold any CSV against what the organiser's checker wants."""
+    """Compare any CSV with what the organiser's checker wants."""
     from submissions.check import check_submission
 
     result = check_submission(file, Workspace(top.work))
@@ -546,15 +546,16 @@ def score_(
     config: Config = KIT_TOML,
 ) -> None:
     """The top-1 and top-3 error of a CSV whose true labels you have."""
-    from submissions.layout import read_layout
-    from submissions.score import copies_of_test_images, promised_error, score_submission
+    from submissions.csv_form import read_layout
+    from submissions.lineage import expected_error
+    from submissions.score import copies_of_test_images, score_submission
 
     workspace = Workspace(top.work)
     copies = copies_of_test_images(workspace)
     show(score_submission(file, labels, read_layout(workspace), copies=copies).sentence)
-    promised = promised_error(file)
-    if promised is not None:
-        show(f"the blend had promised a top-3 error of {promised:.4f}")
+    expected = expected_error(file)
+    if expected is not None:
+        show(f"expected from cross-fitting: {expected:.4f}")
 
 
 @app.command(name="status", sort_key=10)
@@ -592,7 +593,7 @@ def report_(
     config: Config = KIT_TOML,
 ) -> str:
     """Write work/report/index.html: scores, data, training, mistakes, blend and test set on one page."""
-    from submissions.report.report import make_report
+    from submissions.report.make import make_report
     from submissions.tables import report_summary
 
     workspace = Workspace(Path(os.path.relpath(top.work)))  # a page is passed on: no absolute path may stand in it

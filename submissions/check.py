@@ -1,4 +1,4 @@
-"""Holds any CSV against what the organiser expects, and names the first offenders."""
+"""Compares any CSV with what the organiser expects, and names the first offenders."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from folds.base.errors import UserError, first_few
-from folds.base.workspace import Workspace, digest
-from submissions.layout import Layout, read_layout
-from submissions.lineage import read_lineage
+from folds.base.workspace import Workspace
+from submissions.csv_form import Layout, read_layout
+from submissions.lineage import is_changed
 
 BOM = b"\xef\xbb\xbf"
 Row = tuple[int, list[str]]  # line number and cells
@@ -46,23 +46,19 @@ class CheckResult:
 
 
 def check_submission(path: Path, workspace: Workspace) -> CheckResult:
-    """Hold a CSV against the sample submission, test ids and classes of a work folder.
+    """Compare a CSV with the sample submission, test ids and classes of a work folder, and with its own lineage.
 
     Raises UserError where the file cannot be read or the work folder is not prepared.
     """
     result = check_layout(path, read_layout(workspace))
-    return replace(result, faults=(*result.faults, *_lineage_faults(path)))
-
-
-def _lineage_faults(path: Path) -> Iterator[str]:
-    """What the lineage says that `submit` wrote beside the CSV: other bytes may be valid, and are not the blend's."""
-    said = read_lineage(path)
-    if said.get("csv") == path.name and said["digest"] != digest(path.read_bytes()):
-        yield f"it was changed since `submit` wrote it and {path.with_suffix('.json').name}"
+    if not is_changed(path):  # other bytes may be valid, and are still not those of the blend
+        return result
+    fault = f"it was changed after `submit` wrote it: {path.with_suffix('.json').name} has another checksum"
+    return replace(result, faults=(*result.faults, fault))
 
 
 def check_layout(path: Path, layout: Layout) -> CheckResult:
-    """Hold a CSV that lies there against a layout. Raises UserError where the file cannot be read."""
+    """Compare a CSV with a layout. Raises UserError where the file cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as err:
@@ -71,7 +67,7 @@ def check_layout(path: Path, layout: Layout) -> CheckResult:
 
 
 def faults_of(data: bytes, layout: Layout) -> Iterator[str]:
-    """All faults of a CSV, from its bytes to its labels; what cannot be read any further ends the list."""
+    """All faults of a CSV, from its bytes to its labels; the list ends where it cannot be read any further."""
     yield from _byte_faults(data)
     try:
         text = data.removeprefix(BOM).decode()
@@ -94,7 +90,9 @@ def faults_of(data: bytes, layout: Layout) -> Iterator[str]:
     yield from _offenders([row for row in rows[1:] if len(row[1]) != len(layout.header)], "rows without two cells")
     yield from _id_faults([cells[0] for _, cells in whole], layout.image_id)
     yield from _label_faults(whole, layout)
-    yield from _quote_faults(text, rows, layout)
+    needless = text.count('"') - sum(layout.line(cells).count('"') for _, cells in rows)
+    if needless > 0:  # some checkers take them for a part of the cell
+        yield f"it has {needless:,} quotation marks around cells that need none"
 
 
 def _byte_faults(data: bytes) -> Iterator[str]:
@@ -120,7 +118,7 @@ def _id_faults(ids: Sequence[str], expected: Sequence[str]) -> Iterator[str]:
     }
     for what, names in faults.items():
         if names:
-            yield f"{len(names):,} {_ids(names)} {what}: {first_few(names)}"
+            yield f"{len(names):,} {'id is' if len(names) == 1 else 'ids are'} {what}: {first_few(names)}"
     if not any(faults.values()) and list(ids) != list(expected):
         first = next(i for i, (one, other) in enumerate(zip(ids, expected, strict=True)) if one != other)
         yield f"its ids are in another order: row {first + 1:,} is {ids[first]} where {expected[first]} is expected"
@@ -128,23 +126,16 @@ def _id_faults(ids: Sequence[str], expected: Sequence[str]) -> Iterator[str]:
 
 def _label_faults(rows: Sequence[Row], layout: Layout) -> Iterator[str]:
     """Rows without exactly n distinct known labels."""
-    known = set(layout.labels)
-    split = [((number, cells), cells[1].split(layout.label_separator)) for number, cells in rows]
-    wrong_number = [row for row, labels in split if len(labels) != layout.n_labels]
+    known, n, separator = set(layout.labels), layout.n_labels, layout.label_separator
+    split = [(row, row[1][1].split(separator)) for row in rows]
+    full = [(row, labels) for row, labels in split if len(labels) == n]
     yield from _offenders(
-        wrong_number, f"rows without {layout.n_labels} labels separated by `{layout.label_separator}`"
+        [row for row, labels in split if len(labels) != n], f"rows without {n} labels separated by `{separator}`"
     )
-    strange = [row for row, labels in split if len(labels) == layout.n_labels and not known.issuperset(labels)]
-    yield from _offenders(strange, "rows with labels that are no class")
-    same = [row for row, labels in split if len(labels) == layout.n_labels and len(set(labels)) < len(labels)]
-    yield from _offenders(same, "rows with a label that stands there twice")
-
-
-def _quote_faults(text: str, rows: Sequence[Row], layout: Layout) -> Iterator[str]:
-    """Quotes around cells that need none: some checkers take them for a part of the cell."""
-    needless = text.count('"') - sum(layout.line(cells).count('"') for _, cells in rows)
-    if needless > 0:
-        yield f"it has {needless:,} quotation marks around cells that need none"
+    yield from _offenders(
+        [row for row, labels in full if not known.issuperset(labels)], "rows with labels that are not among the classes"
+    )
+    yield from _offenders([row for row, labels in full if len(set(labels)) < n], "rows with the same label twice")
 
 
 def _offenders(rows: Sequence[Row], what: str) -> Iterator[str]:
@@ -152,7 +143,3 @@ def _offenders(rows: Sequence[Row], what: str) -> Iterator[str]:
         shown = [f"line {number} `{' | '.join(cells)[:60]}`" for number, cells in rows[:3]]
         what = what if len(rows) > 1 else what.replace("rows", "row", 1)
         yield f"{len(rows):,} {what}: {first_few(shown + [''] * (len(rows) - 3))}"
-
-
-def _ids(names: Sequence[str]) -> str:
-    return "id is" if len(names) == 1 else "ids are"

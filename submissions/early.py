@@ -1,4 +1,4 @@
-"""Makes the first submission of `all`: a blend of the probes alone, while networks are yet to be trained."""
+"""The first submission of `all`: a blend of the probes alone, before networks are trained."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ensemble.blend.make_blend import make_blend
 from ensemble.settings import BlendSettings
 from folds.base.errors import UserError
 from folds.base.progress import Track, silently
-from folds.base.workspace import Workspace, digest
+from folds.base.workspace import Workspace
 from folds.split.assign import Folds, load_folds
 from models.runs import done_folds
-from submissions.lineage import read_lineage
+from submissions.lineage import expected_error, read_lineage
 from submissions.settings import SubmitSettings
-from submissions.submission import SubmissionResult, write_submission
+from submissions.write import SubmissionResult, write_submission
 
 NAME = "probe"
 
@@ -28,7 +28,7 @@ class Early:
 
     path: Path
     probes: tuple[str, ...]
-    promised: float
+    expected_error: float
     written: SubmissionResult | None
 
 
@@ -52,9 +52,9 @@ def submit_early(
         return None
     settings = replace(submit, csv_name=f"{submit.csv_name}-{NAME}" if submit.csv_name else NAME)
     path = workspace.submissions / f"{settings.csv_name}.csv"
-    promised = _promised(path, whole)
-    if promised is not None:
-        return Early(path, tuple(whole), promised, None)
+    expected = _expected(path, whole)
+    if expected is not None:
+        return Early(path, tuple(whole), expected, None)
     make_blend(
         workspace,
         replace(blend, partial=False),
@@ -64,8 +64,8 @@ def submit_early(
         track=track,
     )
     written = write_submission(workspace, settings, blend=workspace.early_blend)
-    assert written.promised is not None, "a blend promises an error"
-    return Early(path, tuple(whole), written.promised, written)
+    assert written.expected_error is not None, "every blend has a cross-fitted error"
+    return Early(path, tuple(whole), written.expected_error, written)
 
 
 def early_probes(workspace: Workspace) -> list[str]:
@@ -83,15 +83,13 @@ def _is_blended(workspace: Workspace, folds: Folds) -> bool:
         return False
 
 
-def _promised(path: Path, probes: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> float | None:
-    """The error that a CSV promises which was made from these very predictions; None where it was not."""
+def _expected(path: Path, probes: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> float | None:
+    """The expected error of a CSV that was made from these very predictions; None where it was not."""
     files = {
         run: {f"fold{fold}/{name}": one for fold, record in done.items() for name, one in record["files"].items()}
         for run, done in probes.items()
     }
     try:
-        lineage = read_lineage(path)
-        is_of_them = lineage.get("files") == files and lineage.get("digest") == digest(path.read_bytes())
-        return float(lineage["oof_top3_error"]) if is_of_them else None
-    except (UserError, OSError, KeyError, TypeError):
+        return expected_error(path) if read_lineage(path).get("files") == files else None
+    except (UserError, OSError):
         return None

@@ -1,4 +1,4 @@
-"""Reads the lineage that `submit` writes beside a CSV: where its rows come from, and what they promise."""
+"""Reads the lineage that `submit` writes beside a CSV: what it was made from, its checksum, its expected error."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from folds.base.workspace import read_json
+from folds.base.errors import UserError
+from folds.base.workspace import digest, read_json
 
-TYPES: Mapping[str, tuple[type, ...]] = {  # of a lineage, and hardly of another JSON that lies there by chance
+TYPES: Mapping[str, tuple[type, ...]] = {  # of a lineage, and hardly of another JSON of that name
     "csv": (str,),
     "digest": (str,),
     "unreadable_test_images": (list,),
@@ -16,15 +17,35 @@ TYPES: Mapping[str, tuple[type, ...]] = {  # of a lineage, and hardly of another
 }
 
 
-def read_lineage(path: Path) -> Mapping[str, Any]:
-    """What the JSON beside a CSV says of it; empty where there is none, or where it is something else by that name.
+def read_lineage(csv: Path) -> Mapping[str, Any]:
+    """The JSON beside a CSV; empty where there is none, or where it is something else by that name.
 
     Raises UserError where it is damaged.
     """
-    lineage = path.with_suffix(".json")
-    if not lineage.is_file():
+    path = csv.with_suffix(".json")
+    if not path.is_file():
         return {}
-    said = read_json(lineage, hint="`python run.py submit` writes the CSV and its lineage again")
-    if not isinstance(said, dict) or not all(isinstance(said.get(key), kind) for key, kind in TYPES.items()):
+    lineage = read_json(path, hint="`python run.py submit` writes the CSV and its lineage again")
+    if not isinstance(lineage, dict) or not all(isinstance(lineage.get(key), kind) for key, kind in TYPES.items()):
         return {}
-    return said
+    return lineage
+
+
+def is_changed(csv: Path) -> bool:
+    """Whether the bytes of a CSV are other ones than `submit` wrote; False where it has no lineage."""
+    lineage = read_lineage(csv)
+    return lineage.get("csv") == csv.name and lineage["digest"] != digest(csv.read_bytes())
+
+
+def expected_error(csv: Path) -> float | None:
+    """The cross-fitted top-3 error of what a CSV was made from; None where no lineage is of these very bytes."""
+    lineage = read_lineage(csv)
+    return lineage["oof_top3_error"] if lineage and lineage["digest"] == digest(csv.read_bytes()) else None
+
+
+def is_early(csv: Path) -> bool:
+    """Whether a CSV was made from the probes alone, before `all` trained; False where the lineage is damaged."""
+    try:
+        return read_lineage(csv).get("is_early") is True
+    except UserError:
+        return False

@@ -1,4 +1,4 @@
-"""Scores a submission against true labels, where somebody has them."""
+"""The error of a submission whose true labels are known."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import numpy as np
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv
 from folds.base.errors import UserError, first_few
 from folds.base.interval import rate_interval
-from folds.base.workspace import Workspace, digest
+from folds.base.workspace import Workspace
 from folds.manifest.manifest import read_manifest, usable_rows
-from submissions.layout import Layout
-from submissions.lineage import read_lineage
+from submissions.csv_form import Layout
 
 HINT = "`python run.py score FILE --labels LABELS.csv`"
 
@@ -72,12 +71,6 @@ def copies_of_test_images(workspace: Workspace) -> Mapping[str, int]:
         return {}
     images = usable_rows(read_manifest(workspace), split="test")
     return dict(zip(images["image_id"], images["group"].tolist(), strict=True))
-
-
-def promised_error(path: Path) -> float | None:
-    """The cross-fitted top-3 error that the lineage beside a CSV names; None where there is none, or of another CSV."""
-    said = read_lineage(path)
-    return said["oof_top3_error"] if said and said["digest"] == digest(path.read_bytes()) else None
 
 
 def _read(path: Path) -> CsvTable:

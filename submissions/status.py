@@ -1,4 +1,4 @@
-"""Says how far a work folder is: what is missing, and which command makes it."""
+"""How far a work folder is: what is missing, and which command makes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from folds.base.locks import Holder, holders
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
 from models.runs import done_folds, done_refit, runs
-from submissions.lineage import read_lineage
+from submissions.lineage import is_changed, is_early
 
 VERSION = 1  # of what `status --json` says
 NOTHING = ["nothing is missing"]
@@ -40,6 +40,11 @@ def what_is_missing(workspace: Workspace, planned: Sequence[str]) -> tuple[list[
         return ["there is no submission"], "submit"
     if is_early(csv):
         return [f"there is no submission but {csv}, which is of the probes alone"], "submit"
+    try:
+        if is_changed(csv):
+            return [f"{csv} was changed after `submit` wrote it"], "submit"
+    except UserError as err:  # its lineage is damaged
+        return [err.message], "submit"
     return NOTHING, f"check {shlex.quote(str(csv))}"
 
 
@@ -49,16 +54,8 @@ def newest_csv(workspace: Workspace) -> Path | None:
     return max(paths, key=lambda path: (not is_early(path), path.stat().st_mtime), default=None)
 
 
-def is_early(csv: Path) -> bool:
-    """Whether a submission was made by the probes alone, before `all` trained; its lineage says so."""
-    try:
-        return read_lineage(csv).get("is_early") is True
-    except UserError:
-        return False
-
-
 def status_json(workspace: Workspace, planned: Sequence[str], *, following: Callable[[str], str]) -> dict[str, Any]:
-    """What `status` says, for scripts: the keys stay, and what is not there is null. following: the whole next command.
+    """`status` for scripts: the keys stay, and what is not there is null. following: makes the whole next command.
 
     A fold is `done` with its figures, `held` by a process, or `lacking`; the refit on all images has no number.
     """

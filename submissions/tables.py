@@ -1,4 +1,4 @@
-"""Says what became of a submission or a report, in lines for the terminal."""
+"""Lines for the terminal about a submission or a report."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import shlex
 
 from folds.base.errors import first_few
 from submissions.early import Early
-from submissions.report.report import ReportResult
-from submissions.submission import SubmissionResult
+from submissions.report.make import ReportResult
+from submissions.write import SubmissionResult
 
 
 def submission_summary(result: SubmissionResult) -> str:
-    """What was written, what was guessed, and what is promised."""
+    """What was written, which images were guessed, and the expected error."""
     sentences = [f"{result.path}: {result.rows:,} rows, valid"]
     if result.guessed:
         sentences.append(
@@ -20,28 +20,28 @@ def submission_summary(result: SubmissionResult) -> str:
     if result.partial:
         networks = ", ".join(f"{run} {count}" for run, count in result.partial["networks"].items())
         sentences.append(f"partial: made by the networks that are done ({networks})")
-    if result.promised is not None:
-        sentences.append(f"expected top-3 error {result.promised:.4f}, cross-fitted on out-of-fold images")
+    if result.expected_error is not None:
+        sentences.append(f"expected top-3 error {result.expected_error:.4f}, cross-fitted on out-of-fold images")
     return "\n".join(sentences)
 
 
 def early_summary(early: Early) -> str:
-    """That a first CSV is there, of the probes alone, and what it promises."""
+    """That there is a first CSV, of the probes alone, and its expected error."""
     if early.written is None:
-        made = f"{early.path}: was there before\nexpected top-3 error {early.promised:.4f}"
+        made = f"{early.path}: was there before\nexpected top-3 error {early.expected_error:.4f}"
     else:
         made = submission_summary(early.written)
     return f"{made}\nthat is a first submission, of {first_few(early.probes)} alone; training comes next"
 
 
 def report_summary(result: ReportResult, *, same_place: str) -> str:
-    """Where the page lies, how long it is, what it could not show, and what to do with suspected labels."""
+    """The path and size of the page, what it could not show, and what to do with suspected labels."""
     sentences = [f"{result.path}: {result.bytes / 1e6:.1f} MB, one file that any browser opens"]
     sentences += [f"warning: {problem}" for problem in result.problems]
     if result.refused:
         sentences.append(f"{result.refused:,} pictures were left out, so that the page stays below 15 MB")
     if result.is_relabel_kept:
-        sentences.append(f"{result.relabel} was edited, and is left as it is until it is fed back")
+        sentences.append(f"{result.relabel} has edits and is left as it is until `prepare --relabel` has read it")
     elif result.suspects:
         errors = "error" if result.suspects == 1 else "errors"
         sentences.append(

@@ -539,7 +539,7 @@ def test_a_kill_between_probes_and_training_leaves_a_csv_and_status_and_submit_k
     assert "test_resnet lacks folds 0, 1" in out
     _, out, _ = typed("report")
     page = json.loads(Path("work/report/report.json").read_text())
-    submission = page["standing"]["submission"]
+    submission = page["scores"]["submission"]
     assert (submission["path"], submission["is_early"]) == ("submissions/probe.csv", True)
     code, _, err = typed("submit")
     assert code == 2

@@ -1,4 +1,4 @@
-"""Renders a report: templates, charts and pictures become one page that needs nothing beside itself."""
+"""Renders the report: templates, charts and thumbnails become one page that needs no other file."""
 
 # ruff: noqa: RUF001  # dashes and minus signs are what a page is set with
 
@@ -6,58 +6,21 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
 
-from submissions.report.album import Album, Thumbnail
-from submissions.report.blending import Blending
-from submissions.report.charts import Chart
-from submissions.report.data import Data
-from submissions.report.drawing import draw
-from submissions.report.mistakes import Mistakes
-from submissions.report.relabel_csv import RelabelCsv
-from submissions.report.source import Picture
-from submissions.report.standing import Standing
-from submissions.report.testing import Testing
-from submissions.report.training import Training
+from folds.base.live import duration
+from submissions.report.thumbnails import Thumbnails
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-@dataclass(frozen=True)
-class Report:
-    """All that a report says; None for what there is nothing to say of yet.
-
-    same_place  the flags that lead a command to this work folder and its settings
-    """
-
-    work: str
-    standing: Standing
-    data: Data
-    training: Training
-    mistakes: Mistakes | None
-    relabel: RelabelCsv | None
-    blending: Blending
-    testing: Testing
-    problems: tuple[str, ...]
-    same_place: str
-    shown_suspects: int
-
-
-def render(report: Report, album: Album, drawn: dict[str, str]) -> str:
-    """The page as HTML, pictures as far as the album has room. drawn: charts by key, which are drawn once."""
+def render(report: Mapping[str, Any], thumbnails: Thumbnails) -> str:
+    """The page as HTML, with as many pictures as `thumbnails` has room for."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    def thumbnail(picture: Picture) -> Thumbnail | None:
-        return album.thumbnail(picture)
-
-    def chart(one: Chart) -> str:
-        if one.key not in drawn:
-            drawn[one.key] = draw(one)
-        return Markup(drawn[one.key])  # its words are escaped where it is drawn
 
     env = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -66,19 +29,20 @@ def render(report: Report, album: Album, drawn: dict[str, str]) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    env.globals.update(thumbnail=thumbnail, chart=chart, album=album)
+    env.globals.update(report=report, thumbnails=thumbnails)
     env.filters.update(
         typed=shlex.quote,
+        svg=lambda chart: Markup(chart["svg"]),  # its words are escaped where it is drawn
         error=_error,
-        clock=_clock,
-        count=_count,
         signed=_signed,
-        percent=_percent,
-        ids=_short,
+        percent=lambda value: f"{value:.0%}" if value < 0.0005 or value >= 0.0995 else f"{value:.1%}",
+        count=lambda value: "–" if value is None else f"{value:,.0f}",
+        duration=lambda seconds: "–" if seconds is None else duration(seconds),
+        ids=lambda text, most=28: text if len(text) <= most else f"…{text[1 - most :]}",  # an id's end tells most
         prose=_prose,
     )
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    return env.get_template("page.html").render(report=report, style=Markup(style))
+    return env.get_template("page.html").render(style=Markup(style))
 
 
 def _error(value: Any) -> str:
@@ -89,26 +53,6 @@ def _signed(value: Any) -> str:
     return "–" if value is None else f"{value:+.4f}".replace("+0.0000", "0.0000").replace("-", "−")
 
 
-def _percent(value: float) -> str:
-    return f"{value:.0%}" if value < 0.0005 or value >= 0.0995 else f"{value:.1%}"
-
-
-def _clock(seconds: Any) -> str:
-    if seconds is None:
-        return "–"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
-
-
-def _count(value: Any) -> str:
-    return "–" if value is None else f"{value:,.0f}"
-
-
 def _prose(text: str) -> Markup:
     """Text whose backticks set off what can be typed."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
-
-
-def _short(text: str, most: int = 28) -> str:
-    """An id that fits below a small picture: its end tells more than its start."""
-    return text if len(text) <= most else f"…{text[1 - most :]}"

@@ -125,7 +125,7 @@ def in_steps(workspace: Workspace, world: World, members: int) -> Mapping[str, C
     from models.recipes import full_settings
     from models.settings import TrainSettings
     from submissions.settings import SubmitSettings
-    from submissions.submission import write_submission
+    from submissions.write import write_submission
     from tests.benchmarks.million import make_members, make_store
 
     def epoch_start() -> dict[str, float]:

@@ -14,7 +14,7 @@ from ensemble.settings import BlendSettings
 from folds.base.errors import UserError
 from folds.base.workspace import read_json, write_json
 from submissions.settings import SubmitSettings
-from submissions.submission import write_submission
+from submissions.write import write_submission
 from tests.ensemble.small import small_work
 
 PARTIAL = BlendSettings(trials=16, half_samples=1, partial=True)

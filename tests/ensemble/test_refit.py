@@ -16,7 +16,7 @@ from folds.base.workspace import read_json, write_json
 from models.predict.predictions import Predictions, save_predictions
 from tests.benchmarks.synthetic import write_fold
 from tests.ensemble.small import SMALL, refusal, small_oof, small_test, small_work
-from tests.submissions.test_submission import with_manifest
+from tests.submissions.conftest import with_manifest
 
 QUICK = BlendSettings(trials=16, half_samples=1, keep="equal")
 

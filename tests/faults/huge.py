@@ -58,18 +58,13 @@ def bombs() -> dict[str, bytes]:
     text.add_text("Comment", "a" * 60_000_000, zip=True)
     profile = zlib.compress(bytes(100_000_000), 9)
     chunk = b"iCCPx\0\0" + profile
-    png = saved(small, "PNG")
+    length, png = struct.pack(">I", len(chunk) - 4), saved(small, "PNG")
+    frames = [Image.new("L", (40, 40), n % 256) for n in range(3000)]
     return {
         "pixels.png": png[:16] + struct.pack(">II", 60_000, 60_000) + png[24:29] + _crc(png, 60_000) + png[33:],
         "text.png": saved(small, "PNG", pnginfo=text),
-        "profile.png": png[:33]
-        + struct.pack(">I", len(chunk) - 4)
-        + chunk
-        + struct.pack(">I", zlib.crc32(chunk))
-        + png[33:],
-        "frames.gif": saved(
-            small, "GIF", save_all=True, append_images=[Image.new("L", (40, 40), n % 256) for n in range(3000)]
-        ),
+        "profile.png": png[:33] + length + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[33:],
+        "frames.gif": saved(small, "GIF", save_all=True, append_images=frames),
         "wide.gif": b"GIF89a" + struct.pack("<HHBBB", 65_535, 65_535, 0, 0, 0) + saved(small, "GIF")[13:],
         "exif.jpg": saved(small, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0" + b"\xff" * 60_000),
         "loop.tif": _loop(),

@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 WIDTH, HEIGHT = 61, 47  # odd enough to be found again as numbers in a header
 MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16", "I", "F", "YCbCr", "LAB", "PA")
@@ -98,17 +99,12 @@ def picture(mode: str, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Image.Image:
     """Smooth coloured noise in any mode."""
     cells = np.random.default_rng(len(mode)).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     smooth = Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC)
-    if mode in ("I;16", "I", "F"):
-        return Image.fromarray(
-            (np.asarray(smooth.convert("L")) * 200.0).astype({"I;16": "u2", "I": "i4", "F": "f4"}[mode])
-        )
-    return (
-        smooth.convert("P").convert("PA")
-        if mode == "PA"
-        else smooth.convert("RGB").convert(mode)
-        if mode != "LAB"
-        else Image.frombytes("LAB", size, smooth.tobytes())
-    )
+    wide = {"I;16": "u2", "I": "i4", "F": "f4"}
+    if mode in wide:
+        return Image.fromarray((np.asarray(smooth.convert("L")) * 200.0).astype(wide[mode]))
+    if mode == "LAB":
+        return Image.frombytes("LAB", size, smooth.tobytes())
+    return smooth.convert("P").convert("PA") if mode == "PA" else smooth.convert("RGB").convert(mode)
 
 
 def _saved(form: str) -> Iterator[bytes]:
@@ -142,9 +138,7 @@ def _turned_exif() -> Image.Exif:
     return exif
 
 
-def _texts():
-    from PIL.PngImagePlugin import PngInfo
-
+def _texts() -> PngInfo:
     texts = PngInfo()
     texts.add_text("Comment", "words " * 50, zip=True)
     texts.add_itxt("Title", "title", zip=True)
@@ -161,26 +155,17 @@ def by_hand() -> Iterator[tuple[str, bytes]]:
     pcx = io.BytesIO()
     picture("L").save(pcx, "PCX")
     yield "DCX", struct.pack("<3I", 0x3ADE68B1, 12, 0) + pcx.getvalue()
-    cards = ("SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 2", f"NAXIS1  = {w}", f"NAXIS2  = {h}", "END")
-    cards = tuple(
-        card.partition("= ")[0] + ("= " + card.partition("= ")[2].rjust(20) if "=" in card else "") for card in cards
-    )
+    values = {"SIMPLE": "T", "BITPIX": 8, "NAXIS": 2, "NAXIS1": w, "NAXIS2": h}
+    cards = [*(f"{key:8}= {value:>20}" for key, value in values.items()), "END"]
     yield "FITS", "".join(card.ljust(80) for card in cards).ljust(2880).encode() + grey.ljust(2880, b"\0")
     frame = struct.pack("<IHH8x", 16 + 6 + h * w + 8, 0xF1FA, 1) + struct.pack("<IH", 6 + h * w, 16) + grey
     yield "FLI", struct.pack("<IHHHHHHI108x", 128 + len(frame), 0xAF11, 1, w, h, 8, 3, 5) + frame + bytes(20)
     yield "FTEX", b"FTEX" + struct.pack("<7I", 0x104, w, h, 1, 1, 1, 32) + struct.pack("<I", len(colour)) + colour
     yield "GBR", struct.pack(">5I4sI", 29, 2, w, h, 1, b"GIMP", 10) + b"\0" + grey
     yield "IMT", f"width {w}\nheight {h}\npixel n8\n".encode() + b"\x0c" + grey + bytes(100)
-    yield (
-        "IPTC",
-        b"".join(
-            bytes([0x1C, a, b]) + struct.pack(">H", len(data)) + data
-            for a, b, data in (
-                *((3, 60, b"\1\0"), (3, 65, b"\0"), (3, 20, struct.pack(">H", w)), (3, 30, struct.pack(">H", h))),
-                *((3, 120, b"\1"), (8, 10, b"raw"[:0] + grey)),
-            )
-        ),
-    )
+    tags = ((3, 60, b"\1\0"), (3, 65, b"\0"), (3, 20, struct.pack(">H", w)), (3, 30, struct.pack(">H", h)))
+    tags += ((3, 120, b"\1"), (8, 10, grey))
+    yield "IPTC", b"".join(bytes([0x1C, a, b]) + struct.pack(">H", len(data)) + data for a, b, data in tags)
     words = [0, 4, *[0] * 6, h, w, 1, 0, 0, 1, *[0] * 50]
     words[33], words[14] = 256, 0
     yield "MCIDAS", struct.pack(">64i", *words) + grey

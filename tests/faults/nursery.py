@@ -82,14 +82,8 @@ def serve() -> None:
 
 
 def _import_all() -> None:
-    for name in (
-        "optuna",
-        "ensemble.blend.make_blend",
-        "folds.split.assign",
-        "folds.manifest.prepare",
-        "models.jobs.plan",
-        "models.predict.again",
-    ):
+    rooms = ("folds.split.assign", "folds.manifest.prepare", "models.jobs.plan", "models.predict.again")
+    for name in (*rooms, "ensemble.blend.make_blend", "optuna"):
         importlib.import_module(name)
     importlib.import_module("torch").set_num_threads(1)
 

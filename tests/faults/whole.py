@@ -28,8 +28,8 @@ workers = 1
 [split]
 n_folds = 2
 [blend]
-trials = 32
-half_samples = 2
+trials = 16
+half_samples = 1
 """
 
 

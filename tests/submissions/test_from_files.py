@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,30 +15,37 @@ from ensemble.settings import BlendSettings, FileSettings
 from folds.base.errors import UserError
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
-from submissions.from_files import blend_files
+from submissions.blend_files import blend_files
 from tests.benchmarks.synthetic import World, member_log_probs
 
 WORLD = World(n=500, n_test=60, n_classes=6, n_folds=5, margin=4.0)
-QUICK = BlendSettings(trials=32, half_samples=2)
+QUICK = BlendSettings(trials=16, half_samples=1, keep="equal")
 CLASSES = ["1", "2", "10", "NA", "null", "1e5"]  # labels that look like numbers, or like nothing
 
 
-@pytest.fixture
-def files(tmp_path):
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """A folder with labels.csv, and oof0.csv, test0.csv .. of two members, rows in no order."""
+    folder = tmp_path_factory.mktemp("tables")
     target, hidden = WORLD.targets(0), WORLD.targets(1)
     labels = pd.DataFrame({"id": [f"{row:04d}" for row in range(500)], "label": np.array(CLASSES)[target]})
-    labels.sample(frac=1, random_state=0).to_csv(tmp_path / "labels.csv", index=False)
+    labels.sample(frac=1, random_state=0).to_csv(folder / "labels.csv", index=False)
     for member in range(2):
         for part, name, truth in ((0, "oof", target), (1, "test", hidden)):
             probs = np.exp(member_log_probs(WORLD, truth, part=part, member=member))
             ids = pd.DataFrame({"id": [f"{row:04d}" for row in range(len(truth))]})
             table = pd.concat([ids, pd.DataFrame(probs, columns=CLASSES)], axis=1)
-            table.sample(frac=1, random_state=member).to_csv(tmp_path / f"{name}{member}.csv", index=False)
-    pairs = tuple(f"net{m}={tmp_path}/oof{m}.csv:{tmp_path}/test{m}.csv" for m in range(2))
-    return FileSettings(labels=str(tmp_path / "labels.csv"), member=pairs, out=str(tmp_path / "made" / "guess.csv"))
+            table.sample(frac=1, random_state=member).to_csv(folder / f"{name}{member}.csv", index=False)
+    return folder
 
 
-def test_files_alone_make_a_checked_csv(files, tmp_path):
+@pytest.fixture
+def files(tables, tmp_path):
+    pairs = tuple(f"net{m}={tables}/oof{m}.csv:{tables}/test{m}.csv" for m in range(2))
+    return FileSettings(labels=str(tables / "labels.csv"), member=pairs, out=str(tmp_path / "made" / "guess.csv"))
+
+
+def test_files_alone_make_a_checked_csv_and_the_order_of_members_makes_no_difference(files, tmp_path):
     made, written = blend_files(files, QUICK, seed=0)
     guesses = pd.read_csv(written.path, dtype=str, keep_default_na=False)
     assert guesses["id"].tolist() == [f"{row:04d}" for row in range(60)]
@@ -45,15 +53,9 @@ def test_files_alone_make_a_checked_csv(files, tmp_path):
     missed = np.mean([label not in row.split() for label, row in zip(truth, guesses["predicted"], strict=True)])
     assert missed < 0.1
     assert sorted(made.blend.weights) == ["net0", "net1"]
-    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == [
-        "guess.blend.json",
-        "guess.csv",
-        "guess.json",
-    ]
-
-
-def test_the_order_of_members_and_rows_makes_no_difference(files):
-    first = blend_files(files, QUICK, seed=0)[1].path.read_bytes()
+    made_files = ["guess.blend.json", "guess.csv", "guess.json"]
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == made_files
+    first = written.path.read_bytes()
     turned = replace(files, member=tuple(reversed(files.member)))
     assert blend_files(turned, QUICK, seed=0)[1].path.read_bytes() == first
 
@@ -66,17 +68,15 @@ def test_the_samples_order_is_kept(files, tmp_path):
     assert (lines[0], [line.split(",")[0] for line in lines[1:]]) == ("image,labels", ids)
 
 
-def test_folds_of_the_labels_are_the_folds_of_the_score(files, tmp_path):
-    labels = pd.read_csv(files.labels, dtype=str, keep_default_na=False)
-    labels.assign(fold=[("x", "y")[i % 2] for i in range(500)]).to_csv(tmp_path / "labels.csv", index=False)
-    made, _ = blend_files(files, QUICK, seed=0)
+def test_folds_of_the_labels_are_the_folds_of_the_score(files):
+    made, _ = blend_files(labelled(files, fold=[("x", "y")[i % 2] for i in range(500)]), QUICK, seed=0)
     assert len(made.kept.fits.without) == 2
 
 
 def labelled(files, **columns):
     """The files with more columns in the labels."""
     table = pd.read_csv(files.labels, dtype=str, keep_default_na=False).assign(**columns)
-    path = Path(files.labels).with_name("more.csv")
+    path = Path(files.out).parents[1] / "more.csv"
     table.to_csv(path, index=False)
     return replace(files, labels=str(path))
 
@@ -128,13 +128,13 @@ def test_what_is_wrong_is_said_and_nothing_is_written(files, tmp_path, change, s
     assert not (tmp_path / "made").exists()
 
 
-def test_an_id_of_the_sample_without_a_prediction_is_named_with_the_file_that_lacks_it(files, tmp_path):
+def test_an_id_of_the_sample_without_a_prediction_is_named_with_the_file_that_lacks_it(files, tables, tmp_path):
     """The error spoke of a manifest in a temporary folder, and of `prepare DATA`, after the whole search."""
     sample = tmp_path / "sample.csv"
     sample.write_text("image,labels\n0001,1 2 10\nx9,1 2 10\nx10,1 2 10\n")
     with pytest.raises(UserError) as caught:
         blend_files(replace(files, sample_csv=str(sample)), QUICK, seed=0)
-    assert caught.value.message == (f"{tmp_path}/test0.csv has no prediction for 2 of the 3 ids of {sample}: x9, x10")
+    assert caught.value.message == (f"{tables}/test0.csv has no prediction for 2 of the 3 ids of {sample}: x9, x10")
     assert caught.value.hint == "add their rows, or take them out of the sample"
     assert not (tmp_path / "made").exists()
 
@@ -144,10 +144,9 @@ def test_two_members_of_one_name_are_refused(files):
         blend_files(replace(files, member=(files.member[0],) * 2), QUICK, seed=0)
 
 
-def test_a_member_whose_file_is_called_like_siblings_needs_a_name(files):
+def test_a_member_whose_file_is_called_like_siblings_needs_a_name(files, tmp_path):
     oof, test = files.member[0].partition("=")[2].split(":")
-    plus = Path(oof).with_name("s0+s1.csv")
-    Path(oof).rename(plus)
+    plus = shutil.copy(oof, tmp_path / "s0+s1.csv")
     with pytest.raises(UserError, match=r"^`s0\+s1` is no name for a member: ") as caught:
         blend_files(replace(files, member=(f"{plus}:{test}",)), QUICK, seed=0)
     assert caught.value.hint == f"`--member NAME={plus}:{test}`"

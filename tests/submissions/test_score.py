@@ -1,4 +1,4 @@
-"""Tests the score of a CSV whose true labels are known, and what its lineage promised."""
+"""Tests the score of a CSV whose true labels are known, and the error that its lineage expects."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 
 from folds.base.errors import UserError
 from folds.base.workspace import digest
-from submissions.layout import Layout
-from submissions.score import promised_error, score_submission
+from submissions.csv_form import Layout
+from submissions.lineage import expected_error
+from submissions.score import score_submission
 
 LAYOUT = Layout(("id", "predicted"), ("1", "2", "3", "4"), ("a", "b", "c", "d"), ",", " ")
 GUESSES = "id,predicted\n1,a b c\n2,b a c\n3,b c a\n4,b c d\n9,a b c\n"
@@ -32,10 +33,10 @@ def test_labels_of_other_images_are_refused(tmp_path):
         score_submission(tmp_path / "guesses.csv", tmp_path / "truth.csv", LAYOUT)
 
 
-def test_a_promise_holds_for_the_bytes_that_it_was_made_for_only(tmp_path):
+def test_an_expected_error_is_that_of_the_very_bytes_of_its_lineage(tmp_path):
     path = tmp_path / "blend.csv"
     path.write_text(GUESSES)
-    assert promised_error(path) is None
+    assert expected_error(path) is None
     said = {
         "csv": "blend.csv",
         "digest": digest(path.read_bytes()),
@@ -43,6 +44,6 @@ def test_a_promise_holds_for_the_bytes_that_it_was_made_for_only(tmp_path):
         "unreadable_test_images": [],
     }
     path.with_suffix(".json").write_text(json.dumps(said))
-    assert promised_error(path) == 0.25
+    assert expected_error(path) == 0.25
     path.write_text(GUESSES.replace("1,a b c", "1,b a c"))
-    assert promised_error(path) is None
+    assert expected_error(path) is None

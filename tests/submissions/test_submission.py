@@ -5,47 +5,33 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from ensemble.blend.make_blend import make_blend
-from ensemble.settings import BlendSettings
 from folds.base.errors import UserError
 from folds.base.interval import wilson_interval
-from folds.manifest.manifest import COLUMNS, sample_path, write_manifest
-from submissions.check import _lineage_faults, check_layout
-from submissions.layout import Layout, read_layout
-from submissions.lineage import read_lineage
-from submissions.score import copies_of_test_images, promised_error, score_submission
+from folds.manifest.manifest import sample_path
+from submissions.check import check_layout, check_submission
+from submissions.csv_form import Layout, read_layout
+from submissions.lineage import expected_error, is_changed, read_lineage
+from submissions.score import copies_of_test_images, score_submission
 from submissions.settings import SubmitSettings
-from submissions.submission import write_submission
+from submissions.status import what_is_missing
+from submissions.write import write_submission
 from tests.benchmarks.synthetic import World
 from tests.competition import fingerprint
 from tests.ensemble.small import small_oof, small_test, small_work, write_small
+from tests.submissions.conftest import QUICK, with_manifest
 
-QUICK = BlendSettings(trials=16, half_samples=1, keep="equal")
 LAYOUT = Layout(("id", "predicted"), ("01", "2", "10"), ("a", "b", "c", "d"), ",", " ")
 GOOD = "id,predicted\n01,a b c\n2,b c d\n10,d a b\n"
 
 
-def with_manifest(work, folds, *, unreadable=("x1", "x2")):
-    """A manifest with the 40 predicted test images and some that could not be read."""
-    tests = [(f"{number:07d}", "usable") for number in range(40)] + [(name, "unreadable") for name in unreadable]
-    rows = [(name, name, "train", label, "usable") for name, label in zip(folds.image_id, folds.label, strict=True)]
-    rows += [(name, name, "test", "", status) for name, status in tests]
-    data = pd.DataFrame(rows, columns=["image_id", "path", "split", "label", "status"])
-    text = dict.fromkeys(("reasons", "format", "mode", "digest"), "")
-    numbers = dict.fromkeys(("width", "height", "bytes", "group"), 0)
-    write_manifest(work, data.assign(**text, **numbers)[list(COLUMNS)])
-
-
-def test_every_id_gets_its_three_best_labels_in_the_samples_order_and_format(tmp_path):
-    work, folds = small_work(tmp_path)
-    with_manifest(work, folds)
+def test_every_id_gets_its_three_best_labels_in_the_samples_order_and_format(blended, blended_copy):
+    work, folds = blended_copy, blended[1]
     ids = [f"{number:07d}" for number in np.random.default_rng(0).permutation(40)] + ["x2", "x1"]
     sample = "image;guess\n" + "".join(f"{name};c001|c000|c002\n" for name in ids)
     sample_path(work).write_text(sample)
-    make_blend(work, QUICK, seed=0)
     result = write_submission(work, SubmitSettings())
     lines = result.path.read_text().splitlines()
     assert lines[0] == "image;guess"
@@ -59,9 +45,8 @@ def test_every_id_gets_its_three_best_labels_in_the_samples_order_and_format(tmp
     assert (result.rows, result.guessed) == (42, ("x2", "x1"))
 
 
-def test_the_csv_of_a_run_called_blend_replaced_the_blends(tmp_path):
-    work, folds = small_work(tmp_path)
-    make_blend(work, QUICK, seed=0)
+def test_the_csv_of_a_run_called_blend_replaced_the_blends(blended, blended_copy):
+    work, folds = blended_copy, blended[1]
     before = write_submission(work, SubmitSettings()).path.read_bytes()
     write_small(work, folds, "blend", small_oof(folds, 2))
     with pytest.raises(UserError) as caught:
@@ -93,19 +78,15 @@ def test_copies_among_the_test_images_are_those_of_the_manifest(tmp_path):
     assert copies_of_test_images(work) == {f"{number:07d}": 0 for number in range(40)}
 
 
-def test_a_readable_test_image_without_a_prediction_is_refused(tmp_path):
-    work, folds = small_work(tmp_path)
-    with_manifest(work, folds)
-    manifest = work.manifest.read_text().replace("x1,x1,test,,unreadable", "x1,x1,test,,usable")
-    work.manifest.write_text(manifest)
-    make_blend(work, QUICK, seed=0)
+def test_a_readable_test_image_without_a_prediction_is_refused(blended_copy):
+    work = blended_copy
+    work.manifest.write_text(work.manifest.read_text().replace("x1,x1,test,,unreadable", "x1,x1,test,,usable"))
     with pytest.raises(UserError, match="1 readable test images have no prediction: x1"):
         write_submission(work, SubmitSettings())
 
 
-def test_one_run_alone_can_be_submitted(tmp_path):
-    work, folds = small_work(tmp_path)
-    with_manifest(work, folds)
+def test_one_run_alone_can_be_submitted(blended, blended_copy):
+    work, folds = blended_copy, blended[1]
     result = write_submission(work, SubmitSettings(), run="m01")
     assert result.path.name == "m01.csv"
     best = np.argsort(-np.exp(small_test(1)), axis=1, kind="stable")[0, :3]
@@ -122,37 +103,55 @@ def test_two_classes_give_two_labels(tmp_path):
     assert all(len(line.split(",")[1].split()) == 2 for line in result.path.read_text().splitlines()[1:])
 
 
-def test_the_lineage_names_everything_but_this_machine(tmp_path):
-    work, folds = small_work(tmp_path)
-    with_manifest(work, folds)
-    blend = make_blend(work, QUICK, seed=0).blend
+def test_the_lineage_names_everything_but_this_machine(blended, blended_copy):
+    work, blend = blended_copy, blended[2]
     result = write_submission(work, SubmitSettings(csv_name="final"))
     lineage = json.loads(result.lineage.read_text())
     assert result.path.name == "final.csv"
     assert (lineage["oof_top3_error"], lineage["weights"]) == (blend.oof_top3_error, blend.weights)
     assert lineage["unreadable_test_images"] == ["x1", "x2"]
     assert sorted(lineage["files"]) == ["m00", "m01", "m02"]
-    assert str(tmp_path) not in result.lineage.read_text()
+    assert str(work.root.parent) not in result.lineage.read_text()
 
 
-def test_the_same_blend_writes_the_same_bytes(tmp_path):
-    work, folds = small_work(tmp_path)
-    with_manifest(work, folds)
-    make_blend(work, QUICK, seed=0)
+@pytest.mark.parametrize("csv_name", [None, "final"])
+def test_a_valid_csv_that_was_changed_after_submit_wrote_it_is_not_valid_and_status_says_so(blended_copy, csv_name):
+    work = blended_copy
+    path = write_submission(work, SubmitSettings(csv_name=csv_name)).path
+    assert check_submission(path, work).is_valid
+    assert what_is_missing(work, ["m00"]) == (["nothing is missing"], f"check {path}")
+    written = path.read_text()
+    labels = written.splitlines()[1].split(",")[1]
+    path.write_text(written.replace(labels, " ".join(reversed(labels.split(" "))), 1))
+    fault = f"it was changed after `submit` wrote it: {path.with_suffix('.json').name} has another checksum"
+    assert check_submission(path, work).faults == (fault,)
+    assert what_is_missing(work, ["m00"]) == ([f"{path} was changed after `submit` wrote it"], "submit")
+    path.write_text(written)
+    assert check_submission(path, work).is_valid
+
+
+def test_status_names_a_lineage_that_is_cut_off(blended_copy):
+    work = blended_copy
+    lineage = write_submission(work, SubmitSettings()).lineage
+    lineage.write_text(lineage.read_text()[:40])
+    (sentence,), command = what_is_missing(work, ["m00"])
+    assert (lineage.name in sentence, command) == (True, "submit")
+
+
+def test_the_same_blend_writes_the_same_bytes(blended_copy):
+    work = blended_copy
     first = write_submission(work, SubmitSettings(csv_name="one"))
     second = write_submission(work, SubmitSettings(csv_name="two"))
     assert first.path.read_bytes() == second.path.read_bytes()
 
 
-def test_a_submit_that_fails_leaves_the_last_valid_csv_as_it_was(tmp_path, monkeypatch):
+def test_a_submit_that_fails_leaves_the_last_valid_csv_as_it_was(blended_copy, monkeypatch):
     """It was overwritten, and then deleted."""
-    work, folds = small_work(tmp_path)
-    with_manifest(work, folds)
-    make_blend(work, QUICK, seed=0)
+    work = blended_copy
     written = write_submission(work, SubmitSettings())
     before = fingerprint(work.submissions)
     text = written.path.read_text().replace("c0", "zebra", 1)
-    monkeypatch.setattr("submissions.submission.submission_text", lambda *args, **kwargs: text)
+    monkeypatch.setattr("submissions.write.submission_text", lambda *args, **kwargs: text)
     with pytest.raises(UserError, match=r"^the submission would not be valid, and was not written: 1 row with labels"):
         write_submission(work, SubmitSettings())
     assert fingerprint(work.submissions) == before
@@ -167,15 +166,15 @@ def test_a_json_beside_a_csv_that_is_no_lineage_ends_no_command_in_a_traceback(t
     path.write_text(GOOD)
     path.with_suffix(".json").write_text(json.dumps(said))
     assert read_lineage(path) == {}
-    assert promised_error(path) is None
-    assert list(_lineage_faults(path)) == []
+    assert expected_error(path) is None
+    assert not is_changed(path)
 
 
 def test_a_lineage_that_is_cut_off_is_named(tmp_path):
     path = tmp_path / "guess.csv"
     path.write_text(GOOD)
     path.with_suffix(".json").write_text('{"csv": "guess.csv", ')
-    for read in (read_lineage, promised_error, lambda path: list(_lineage_faults(path))):
+    for read in (read_lineage, expected_error, is_changed):
         with pytest.raises(UserError, match=r"guess.json is damaged") as caught:
             read(path)
         assert caught.value.hint == "`python run.py submit` writes the CSV and its lineage again"
@@ -201,8 +200,9 @@ def test_ids_with_commas_and_quotes_come_back(tmp_path):
          "its ids are in another order: row 1 is 2 where 01 is expected"),
         (GOOD.replace("b c d", "b c"), "1 row without 3 labels separated by ` `: line 3 `2 | b c`"),
         (GOOD.replace("b c d", "b,c,d"), "1 row without two cells: line 3 `2 | b | c | d`"),
-        (GOOD.replace("b c d", "b c zebra"), "1 row with labels that are no class: line 3 `2 | b c zebra`"),
-        (GOOD.replace("b c d", "b c b"), "1 row with a label that stands there twice: line 3 `2 | b c b`"),
+        (GOOD.replace("b c d", "b c zebra"),
+         "1 row with labels that are not among the classes: line 3 `2 | b c zebra`"),
+        (GOOD.replace("b c d", "b c b"), "1 row with the same label twice: line 3 `2 | b c b`"),
         ("\ufeff" + GOOD, "it begins with a byte-order mark, which becomes part of the first column's name"),
         (GOOD.replace("\n", "\r\n"), "4 of its lines end in CR LF, not LF"),
         (GOOD.replace("2,b", "\n2,b"), "line 3 is empty"),

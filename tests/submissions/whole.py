@@ -32,7 +32,7 @@ def make_whole(folder: Path) -> Path:
     data, work = make_competition(folder / "data", per_class=12), folder / "work"
     make_dirty(data)
     steps = [
-        ["prepare", str(data), "--store-size", "32"],
+        ["prepare", str(data), "--store-size", "32", "--workers", "1"],
         ["split", "--n-folds", "2"],
         ["train", "--run", "one", *QUICK],
         ["train", "--run", "two", *QUICK, "--lr", "3e-3"],

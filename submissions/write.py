@@ -18,7 +18,7 @@ from folds.manifest.manifest import USABLE, read_manifest
 from folds.split.assign import Folds, load_folds
 from models.runs import is_the_blends
 from submissions.check import faults_of
-from submissions.layout import Layout, read_layout
+from submissions.csv_form import Layout, read_layout
 from submissions.settings import SubmitSettings
 
 
@@ -30,7 +30,7 @@ class SubmissionResult:
     lineage: Path
     rows: int
     guessed: tuple[str, ...]  # ids of unreadable images, which got the most frequent classes
-    promised: float | None  # the cross-fitted top-3 error of the blend; None for a single run
+    expected_error: float | None  # the cross-fitted top-3 error of the blend; None for a single run
     partial: Mapping[str, Any] | None = None  # what a blend was made of while folds were lacking
 
 
@@ -44,21 +44,31 @@ def write_submission(
     if run and not settings.csv_name and is_the_blends(run):  # from before `train` and `add` refused the name
         raise UserError(f"the CSV of the run {run} would replace the blend's", hint="`--csv-name NAME`")
     made_from = None if run else load_blend(blend or workspace.blend)
-    blended = apply_run(workspace, run) if run else apply_blend(workspace, _given(made_from))
+    blended = apply_blend(workspace, made_from) if made_from else apply_run(workspace, str(run))
     folds = load_folds(workspace)
     layout = read_layout(workspace, image_id=None if workspace.manifest.is_file() else blended.image_id.tolist())
     guessed = _unpredicted(workspace, layout, blended)
     data = submission_text(layout, blended, folds, guessed=guessed).encode()
-    _refuse_faults(data, layout)
+    fault = next(faults_of(data, layout), None)
+    if fault is not None:  # the last valid CSV stays where it is
+        raise UserError(
+            f"the submission would not be valid, and was not written: {fault}",
+            hint="`python run.py prepare DATA --sample FILE` takes another sample",
+        )
     path = workspace.submissions / f"{settings.csv_name or run or 'blend'}.csv"
-    lineage = path.with_suffix(".json")
-    is_early = blend == workspace.early_blend
-    said = _lineage(path.name, data, made_from, run=run, folds=folds, guessed=guessed, is_early=is_early)
+    lineage = {  # names and checksums, and no path of this machine
+        "csv": path.name,
+        **({"is_early": True} if blend == workspace.early_blend else {}),
+        "digest": digest(data),
+        "folds_digest": folds.digest,
+        "n_folds": folds.n_folds,
+        "unreadable_test_images": guessed,
+        **(_lineage(made_from) if made_from else {"run": run}),
+    }
     write_bytes(path, data)
-    write_json(lineage, said)
-    promised = made_from.oof_top3_error if made_from else None
-    partial = made_from.partial if made_from else None
-    return SubmissionResult(path, lineage, len(layout.image_id), tuple(guessed), promised, partial)
+    write_json(path.with_suffix(".json"), lineage)
+    expected, partial = (made_from.oof_top3_error, made_from.partial) if made_from else (None, None)
+    return SubmissionResult(path, path.with_suffix(".json"), len(layout.image_id), tuple(guessed), expected, partial)
 
 
 def submission_text(layout: Layout, blended: Blended, folds: Folds, *, guessed: Sequence[str]) -> str:
@@ -74,7 +84,7 @@ def submission_text(layout: Layout, blended: Blended, folds: Folds, *, guessed: 
 
 
 def _unpredicted(workspace: Workspace, layout: Layout, blended: Blended) -> list[str]:
-    """The test ids without a prediction: unreadable images. Refuses a readable one that was not predicted."""
+    """The test ids without a prediction: unreadable images. Raises UserError where a readable one was not predicted."""
     predicted = set(blended.image_id.tolist())
     lacking = [name for name in layout.image_id if name not in predicted]
     if not lacking:
@@ -89,51 +99,7 @@ def _unpredicted(workspace: Workspace, layout: Layout, blended: Blended) -> list
     return lacking
 
 
-def _refuse_faults(data: bytes, layout: Layout) -> None:
-    """Refuse a CSV that would not be valid before it is written: the last valid one stays where it is."""
-    fault = next(faults_of(data, layout), None)
-    if fault is not None:
-        raise UserError(
-            f"the submission would not be valid, and was not written: {fault}",
-            hint="`python run.py prepare DATA --sample FILE` takes another sample",
-        )
-
-
-def _lineage(
-    name: str,
-    data: bytes,
-    blend: Blend | None,
-    *,
-    run: str | None,
-    folds: Folds,
-    guessed: Sequence[str],
-    is_early: bool,
-) -> Mapping[str, Any]:
-    """Where the CSV comes from, by names and digests; no path of this machine. is_early: from the probes alone."""
-    common = {
-        "csv": name,
-        **({"is_early": True} if is_early else {}),
-        "digest": digest(data),
-        "folds_digest": folds.digest,
-        "n_folds": folds.n_folds,
-        "unreadable_test_images": list(guessed),
-    }
-    if blend is None:
-        return {**common, "run": run}
-    return {
-        **common,
-        "candidate": blend.candidate,
-        "pool": blend.pool,
-        "weights": blend.weights,
-        "metric": blend.metric,
-        "crossfit": blend.crossfit,
-        "oof_top3_error": blend.oof_top3_error,
-        "seed": blend.seed,
-        "partial": blend.partial,
-        "files": blend.files,
-    }
-
-
-def _given(blend: Blend | None) -> Blend:
-    assert blend is not None, "there is neither a run nor a blend"
-    return blend
+def _lineage(blend: Blend) -> Mapping[str, Any]:
+    """What a CSV was made from, as far as the blend has it."""
+    names = ("candidate", "pool", "weights", "metric", "crossfit", "oof_top3_error", "seed", "partial", "files")
+    return {name: getattr(blend, name) for name in names}

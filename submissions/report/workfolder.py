@@ -1,4 +1,4 @@
-"""Opens all that a report may show; what is absent or damaged is named, and the rest is shown."""
+"""What a work folder holds by now; what is absent is None, what is damaged becomes a sentence on the page."""
 
 from __future__ import annotations
 
@@ -21,23 +21,14 @@ from folds.split.assign import SPLIT_HINT, Folds, load_folds
 from models.runs import runs
 
 T = TypeVar("T")
+Image = Mapping[str, str]  # image_id, split, label, path (below DATA)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image of the competition as the report names it; path: below DATA."""
+class WorkFolder:
+    """A work folder, opened. runs: begun, done or added, by name.
 
-    image_id: str
-    split: str
-    label: str
-    path: str
-
-
-@dataclass(frozen=True)
-class Source:
-    """A work folder, opened: None for what is not there yet. runs: begun, done or added, by name.
-
-    problems  a sentence for each thing that is there and cannot be used; sections add theirs
+    problems  a sentence for each thing that cannot be used; the sections add theirs
     """
 
     workspace: Workspace
@@ -49,23 +40,29 @@ class Source:
     problems: list[str]
 
     def attempt(self, make: Callable[[], T]) -> T | None:
-        """What `make` makes, or None with its reason among the problems."""
+        """What `make` returns, or None where it raises UserError, which is added to the problems."""
         return _attempt(make, self.problems)
 
-    def picture(self, image_id: str, *, split: str = "train") -> Picture:
-        row = self._place[split].get(image_id)
+    def image(self, image_id: str, *, split: str = "train") -> Image:
+        row = self.row_of.get((split, image_id))
         if row is None:  # predicted once, and no longer in the data
-            return Picture(image_id, split, "", image_id)
-        return self.picture_at(row)
+            return {"image_id": image_id, "split": split, "label": "", "path": image_id}
+        return self.image_at(row)
 
-    def picture_at(self, row: int) -> Picture:
+    def image_at(self, row: int) -> Image:
         """The image in one row of the manifest."""
-        return Picture(*(str(self.manifest[name].iat[row]) for name in ("image_id", "split", "label", "path")))
+        return {name: str(self.manifest[name].iat[row]) for name in ("image_id", "split", "label", "path")}
 
-    def store_row(self, picture: Picture) -> int | None:
+    def store_row(self, image: Image) -> int | None:
         """Its row in the pixel store, which is its row in the manifest; None where the store has no picture of it."""
-        row = self._place[picture.split].get(picture.image_id)
+        row = self.row_of.get((image["split"], image["image_id"]))
         return None if row is None or self.manifest["status"].iat[row] == UNREADABLE else row
+
+    @cached_property
+    def row_of(self) -> Mapping[tuple[str, str], int]:
+        """The row of the manifest by split and image_id."""
+        keys = zip(self.manifest["split"], self.manifest["image_id"], strict=True)
+        return {key: row for row, key in enumerate(keys)}
 
     @cached_property
     def class_counts(self) -> Mapping[str, int]:
@@ -76,21 +73,14 @@ class Source:
         train = self.manifest[(self.manifest["split"] == "train") & (self.manifest["status"] == USABLE)]
         return {str(label): int(count) for label, count in train["label"].value_counts().items()}
 
-    @cached_property
-    def _place(self) -> Mapping[str, Mapping[str, int]]:
-        place: dict[str, dict[str, int]] = {"train": {}, "test": {}}
-        for row, (split, image_id) in enumerate(zip(self.manifest["split"], self.manifest["image_id"], strict=True)):
-            place[split][image_id] = row
-        return place
 
-
-def open_source(workspace: Workspace) -> Source:
-    """What a work folder holds by now. Raises UserError where not even a manifest is there."""
+def open_workfolder(workspace: Workspace) -> WorkFolder:
+    """Open what is there. Raises UserError where not even a manifest is."""
     manifest = read_manifest(workspace)
     problems: list[str] = []
     folds = _if_there(workspace.folds_json, lambda: load_folds(workspace), problems)
-    problems += _stale(manifest, folds)
-    return Source(
+    problems += _older_folds(manifest, folds)
+    return WorkFolder(
         workspace=workspace,
         manifest=manifest,
         folds=folds,
@@ -101,8 +91,8 @@ def open_source(workspace: Workspace) -> Source:
     )
 
 
-def _stale(manifest: pd.DataFrame, folds: Folds | None) -> list[str]:
-    """A sentence where the folds, and with them all runs, know other images or labels than the manifest has by now."""
+def _older_folds(manifest: pd.DataFrame, folds: Folds | None) -> list[str]:
+    """A sentence where the folds, and with them all runs, have other images or labels than the manifest has by now."""
     if folds is None:
         return []
     now = usable_rows(manifest, split="train")
@@ -110,8 +100,8 @@ def _stale(manifest: pd.DataFrame, folds: Folds | None) -> list[str]:
     changed = {image_id for image_id, _ in known ^ set(zip(now["image_id"], now["label"], strict=True))}
     if not changed:
         return []
-    what = f"{len(changed):,} images otherwise: {first_few(sorted(changed))}"
-    return [f"folds and runs are older than the manifest, which has {what}; {SPLIT_HINT}"]
+    what = f"{len(changed):,} images are other ones or have other labels: {first_few(sorted(changed))}"
+    return [f"folds and runs are older than the manifest, where {what}; {SPLIT_HINT}"]
 
 
 def _if_there(path: Path, make: Callable[[], T], problems: list[str]) -> T | None:
@@ -122,7 +112,7 @@ def _attempt(make: Callable[[], T], problems: list[str]) -> T | None:
     try:
         return make()
     except UserError as err:
-        said = f"{err.message}; {err.hint}" if err.hint else err.message
-        if said not in problems:
-            problems.append(said)
+        sentence = f"{err.message}; {err.hint}" if err.hint else err.message
+        if sentence not in problems:
+            problems.append(sentence)
         return None

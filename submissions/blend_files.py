@@ -1,4 +1,4 @@
-"""Blends predictions that lie in files, from labels to a checked CSV, and leaves no work folder behind."""
+"""Blends predictions that are files of other tools, from labels to a checked CSV, without a work folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ensemble.settings import BlendSettings, FileSettings
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, write_bytes
 from submissions.settings import SubmitSettings
-from submissions.submission import SubmissionResult, write_submission
+from submissions.write import SubmissionResult, write_submission
 
 
 def blend_files(

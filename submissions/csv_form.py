@@ -1,4 +1,4 @@
-"""Knows how a submission is written: header, separators and ids, as the sample submission has them."""
+"""The form of a submission: header, separators and ids, as the sample submission has them."""
 
 from __future__ import annotations
 

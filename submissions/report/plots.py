@@ -1,0 +1,232 @@
+"""Charts as SVG, in plain functions: numbers in, a dict of the numbers and their picture (`svg`) out.
+
+Text stays text, and every colour is a variable of the page, so that a chart follows it into dark and onto paper.
+Drawn here rather than by matplotlib: its SVG had to be rewritten by five regular expressions to take the page's fonts
+and colours, the page was larger, and a report took a second longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from submissions.report.axes import Axis, left_of, off_zero, short, span_of, width_of, x_labels, y_grid
+
+Chart = dict[str, Any]  # kind, key (unique on the page), title, alt (what is seen, in words), svg, and the numbers
+Numbers = Sequence[float]
+Rows = Sequence[tuple[Any, ...]]  # a label, then numbers
+
+WIDTH, SMALL = 440, 300  # units of the SVG; a page shows them as 300 to 530 pixels
+MOST_BARS = 300  # more would be thinner than a pixel: an outline is drawn instead
+MOST_NAMES = 26  # labels below bars
+
+
+def bars(key: str, title: str, alt: str, *, rows: Rows, y_title: str, is_log: bool = False) -> Chart:
+    """A standing bar for each (label, value); above 300 an outline."""
+    labels, (values,) = _columns(rows, 1)
+    n, shown = len(labels), len(labels) <= MOST_NAMES
+    is_long = sum(map(width_of, labels)) > WIDTH * 0.8
+    below = (max(map(width_of, map(short, labels))) + 12 if is_long else 22) if shown else 34
+    low = max(0.5, min([one for one in values if one > 0], default=1) / 2) if is_log else 0.0
+    y = Axis(low, max(*values, low * 2, 1e-9) * 1.04, 200, 24, is_log)
+    left = left_of(y)
+    wide = (WIDTH - left) / max(n, 1)
+    tops = [y.at(max(value, low)) for value in values]
+    if n <= MOST_BARS:
+        made = [
+            f'<rect id="{escape(key)}-{i}" x="{left + (i + 0.1) * wide:.1f}" y="{top:.2f}" width="{wide * 0.8:.1f}" '
+            f'height="{200 - top:.2f}" rx="1.5" class="one"><title>{escape(label)}: {value:,.0f}</title></rect>'
+            for i, (label, value, top) in enumerate(zip(labels, values, tops, strict=True))
+        ]
+    else:
+        steps = "".join(f"V{top:.1f}H{left + (i + 1) * wide:.1f}" for i, top in enumerate(tops))
+        made = [f'<path class="one" d="M{left:.1f} 200{steps}V200Z"/>']
+    for i, label in enumerate(labels if shown else ()):
+        x = left + (i + 0.5) * wide
+        turned = f' transform="rotate(-90 {x + 4:.1f} 207)"' if is_long else ""
+        place = f'x="{x + 4:.1f}" y="207" class="end"' if is_long else f'x="{x:.1f}" y="216" class="mid"'
+        made.append(f"<text {place}{turned}>{escape(short(label))}</text>")
+    if not shown:
+        made.append(f'<text x="{(left + WIDTH) / 2:.0f}" y="218" class="mid soft">{n:,} classes, rarest first</text>')
+    parts = [*y_grid(y, left, WIDTH, y_title), *made]
+    numbers = {"labels": labels, "values": values, "y_title": y_title, "is_log": is_log}
+    return _chart("bars", key, title, alt, WIDTH, 200 + below, parts, numbers)
+
+
+def lines(
+    key: str,
+    title: str,
+    alt: str,
+    *,
+    series: Sequence[dict[str, Any]],
+    x_title: str,
+    y_title: str = "",
+    is_log_x: bool = False,
+    has_diagonal: bool = False,
+    mark: tuple[str, float] | None = None,
+    is_small: bool = False,
+) -> Chart:
+    """Lines of {"name", "role": train or valid, "x", "y"}; those of one name are of one kind, such as the folds.
+
+    mark: words beside an upright line, and its place
+    """
+    width, bottom = (SMALL, 150) if is_small else (WIDTH, 200)
+    xs, ys = ([one for line in series for one in line[of]] for of in "xy")
+    y = Axis(min(0.0, *ys), max(*ys, 1e-9) * 1.04, bottom, 24)
+    x = Axis(*span_of([*xs, 0.0, 1.0] if has_diagonal else xs, is_log_x), left_of(y), width - 8, is_log_x)
+    names = dict.fromkeys((line["name"], line["role"]) for line in series)
+    parts = [*y_grid(y, x.start, width, y_title), *x_labels(x, bottom, x_title, is_whole=x_title == "epoch")]
+    if has_diagonal:
+        parts.append(f'<path class="rule" d="M{x.at(0):.1f} {y.at(0):.1f}L{x.at(1):.1f} {y.at(1):.1f}"/>')
+    if mark:
+        parts.append(f'<path class="rule" d="M{x.at(mark[1]):.1f} 24V{bottom}"/>')
+        side = ("end", -4) if x.at(mark[1]) > width * 0.6 else ("", 4)
+        parts.append(f'<text x="{x.at(mark[1]) + side[1]:.1f}" y="34" class="{side[0]} soft">{escape(mark[0])}</text>')
+    for i, line in enumerate(series):
+        points = [f"{x.at(a):.2f},{y.at(b):.2f}" for a, b in zip(line["x"], line["y"], strict=True)]
+        faint = " faint" if len(series) > len(names) else ""
+        dots = "".join('<circle cx="{}" cy="{}" r="2"/>'.format(*one.split(",")) for one in points)
+        drawn = f'<polyline points="{" ".join(points)}"/>' + (dots if len(points) <= 20 else "")
+        parts.append(f'<g id="{escape(key)}-{i}" class="line {line["role"]}{faint}">{drawn}</g>')
+    if len(names) > 1:
+        parts += _legend(names, width)
+    numbers = {"series": list(series), "x_title": x_title, "y_title": y_title, "is_log_x": is_log_x}
+    return _chart("lines", key, title, alt, width, bottom + 38, parts, numbers | {"has_diagonal": has_diagonal})
+
+
+def points(
+    key: str,
+    title: str,
+    alt: str,
+    *,
+    rows: Rows,
+    x_title: str,
+    y_title: str,
+    is_log: bool = False,
+    has_diagonal: bool = False,
+    named: Sequence[int] = (),
+) -> Chart:
+    """A point for each (label, x, y); those at `named` have their words.
+
+    is_log: the x axis, and y too where there is a diagonal
+    """
+    labels, (x, y) = _columns(rows, 2)
+    bottom = 300 if has_diagonal else 220
+    shown_x, shown_y = (off_zero(x) if is_log else x), (off_zero(y) if is_log and has_diagonal else y)
+    if has_diagonal:
+        both = [*shown_x, *shown_y]
+        span_x = span_y = span_of(both, True, room=0.06) if is_log else (0.0, max(*both, 1e-9) * 1.06)
+    else:
+        span_x, span_y = span_of(shown_x, is_log, room=0.06), (0.0, max(*y, 1e-9) * 1.08)
+    up = Axis(*span_y, bottom, 24, is_log and has_diagonal)
+    right = Axis(*span_x, left_of(up), WIDTH - 10, is_log)
+    places = [(right.at(a), up.at(b)) for a, b in zip(shown_x, shown_y, strict=True)]
+    parts = [*y_grid(up, right.start, WIDTH, y_title), *x_labels(right, bottom, x_title)]
+    if has_diagonal:
+        parts.append(f'<path class="rule" d="M{right.start:.1f} {bottom}L{right.stop:.1f} 24"/>')
+    dots = [
+        f'<circle cx="{a:.2f}" cy="{b:.2f}" r="3.2"><title>{escape(label)}</title></circle>'
+        for label, (a, b) in zip(labels, places, strict=True)
+    ]
+    parts.append(f'<g id="{escape(key)}-points" class="dots">{"".join(dots)}</g>')
+    taken: list[tuple[float, float]] = []
+    for i in named:  # a name that would fall on an earlier one is left out
+        a, b = places[i]
+        if all(abs(a - c) > 8 + width_of(labels[i]) or abs(b - d) > 11 for c, d in taken):
+            taken.append((a, b))
+            side = ("end", -6) if a + width_of(labels[i]) + 8 > WIDTH else ("", 6)
+            parts.append(f'<text x="{a + side[1]:.1f}" y="{b - 4:.1f}" class="{side[0]}">{escape(labels[i])}</text>')
+    numbers = {"labels": labels, "x": x, "y": y, "x_title": x_title, "y_title": y_title}
+    flags = {"is_log": is_log, "has_diagonal": has_diagonal, "named": list(named)}
+    return _chart("points", key, title, alt, WIDTH, bottom + 38, parts, numbers | flags)
+
+
+def ranges(
+    key: str,
+    title: str,
+    alt: str,
+    *,
+    rows: Rows,
+    x_title: str,
+    strong: int | None = None,
+    hollow: Numbers = (),
+    has_zero: bool = False,
+) -> Chart:
+    """Each (label, value, low, high) as a dot on its interval. strong: the row that stands out; hollow: second values.
+
+    has_zero: an upright line at zero, which the values are held against
+    """
+    labels, (values, low, high) = _columns(rows, 3)
+    left = max(map(width_of, map(short, labels))) + 14
+    bottom = 14 + 24 * len(labels)
+    span = span_of([*values, *low, *high, *hollow, *([0.0] if has_zero else [])], False, room=0.03)
+    x = Axis(*span, left, WIDTH - 12)
+    parts = [f'<path class="grid" d="M{x.at(tick):.1f} 8V{bottom}"/>' for tick, _ in x.ticks()]
+    parts += x_labels(x, bottom, x_title)
+    if has_zero:
+        parts.append(f'<path class="zero" d="M{x.at(0):.1f} 8V{bottom}"/>')
+    for i, label in enumerate(labels):
+        y = 24 + 24 * i
+        tone = "one" if strong in (None, i) else "soft"
+        weight = " strong" if strong == i else ""
+        words = f"{label}: {values[i]:.4f}, {low[i]:.4f} to {high[i]:.4f}"
+        parts.append(f'<text x="{left - 10:.1f}" y="{y + 4}" class="end{weight}">{escape(short(label))}</text>')
+        parts.append(f'<path class="reach {tone}" d="M{x.at(low[i]):.1f} {y}H{x.at(high[i]):.1f}"/>')
+        if hollow:
+            parts.append(f'<circle class="hollow {tone}" cx="{x.at(hollow[i]):.2f}" cy="{y}" r="3.6"/>')
+        dot = f'id="{escape(key)}-{i}" class="{tone}" cx="{x.at(values[i]):.2f}" cy="{y}" r="4"'
+        parts.append(f"<circle {dot}><title>{escape(words)}</title></circle>")
+    numbers = {"labels": labels, "values": values, "low": low, "high": high, "x_title": x_title}
+    numbers |= {"strong": strong, "hollow": list(hollow) or None}
+    return _chart("ranges", key, title, alt, WIDTH, bottom + 38, parts, numbers | {"has_zero": has_zero})
+
+
+def heat(key: str, title: str, alt: str, *, labels: Sequence[str], matrix: Sequence[Numbers]) -> Chart:
+    """A square of numbers in [-1, 1]; rows have names and numbers, columns the numbers alone."""
+    names = [f"{short(label)}  {i + 1}" for i, label in enumerate(labels)]
+    left = max(map(width_of, names)) + 12
+    side = min(44.0, (WIDTH - left) / len(labels))
+    parts = []
+    for i, row in enumerate(matrix):
+        y = 20 + i * side
+        parts.append(f'<text x="{left - 8:.1f}" y="{y + side / 2 + 4:.1f}" class="end">{escape(names[i])}</text>')
+        parts.append(f'<text x="{left + (i + 0.5) * side:.1f}" y="13" class="mid soft">{i + 1}</text>')
+        for j, value in enumerate(row):
+            x, tone = left + j * side, "self" if i == j else "one" if value >= 0 else "soft"
+            words = f"{labels[i]} and {labels[j]}: {value:.2f}"
+            box = f'x="{x:.1f}" y="{y:.1f}" width="{side - 1.5:.1f}" height="{side - 1.5:.1f}" rx="2"'
+            parts.append(
+                f'<rect id="{escape(key)}-{i}-{j}" class="cell {tone}" {box} '
+                f'fill-opacity="{min(abs(value), 1) * 0.8:.3f}"><title>{escape(words)}</title></rect>'
+            )
+            if side > 32 and i != j:
+                place = f'x="{x + side / 2 - 0.75:.1f}" y="{y + side / 2 + 3.5:.1f}"'
+                parts.append(f'<text {place} class="mid">{value:.2f}</text>'.replace("-0.00", "0.00"))
+    numbers = {"labels": list(labels), "matrix": [list(row) for row in matrix]}
+    return _chart("heat", key, title, alt, WIDTH, 24 + side * len(labels), parts, numbers)
+
+
+def _chart(
+    kind: str, key: str, title: str, alt: str, width: float, height: float, parts: Iterable[str], numbers: Chart
+) -> Chart:
+    head = (
+        f'<svg data-chart="{escape(key)}" role="img" aria-label="{escape(alt)}" viewBox="0 0 {width:g} {height:.0f}">'
+    )
+    svg = head + "\n".join(parts) + "</svg>"
+    return {"kind": kind, "key": key, "title": title, "alt": alt, "svg": svg, **numbers}
+
+
+def _columns(rows: Rows, n: int) -> tuple[list[str], list[list[float]]]:
+    return [str(row[0]) for row in rows], [[row[i] for row in rows] for i in range(1, n + 1)]
+
+
+def _legend(names: Iterable[tuple[str, str]], width: float) -> list[str]:
+    """The name of each kind of line in the upper right corner, after a piece of it."""
+    made, right = [], width
+    for name, role in reversed(list(names)):
+        start = right - width_of(name)
+        made.append(f'<text x="{start:.1f}" y="11">{escape(name)}</text>')
+        made.append(f'<g class="line {role}"><polyline points="{start - 23:.1f},7 {start - 5:.1f},7"/></g>')
+        right = start - 36
+    return made

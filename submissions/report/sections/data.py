@@ -1,0 +1,112 @@
+"""Section 2, the data: class sizes, some images of each class, what was left out, copies and leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from folds.find.reasons import RELABELLED, UNLABELLED, from_cell, reason_text
+from folds.manifest.manifest import LEFT_OUT, UNREADABLE, USABLE
+from folds.manifest.status import COPY
+from folds.manifest.summary import class_sizes, copy_counts, quartiles, reason_rows, reasons, status_counts
+from submissions.report.plots import Chart, bars
+from submissions.report.workfolder import WorkFolder
+from submissions.settings import ReportSettings
+
+MOST_SETS = 12  # sets of copies that are shown of each kind
+MOST_OF_SET = 6  # pictures of one set
+MOST_LEFT_OUT = 48  # files left out that are shown
+CONTACT_PICTURES = 2000  # on all contact sheets together: about 6 MB
+UNEVEN = 8.0  # largest class to smallest: from here on a logarithmic axis shows more
+
+
+def data_section(work: WorkFolder, settings: ReportSettings) -> dict[str, Any]:
+    """What the manifest says, with pictures. sheets: the classes, rarest first, each with some of its images."""
+    manifest = work.manifest
+    sizes = class_sizes(manifest)
+    sheets = list(_sheets(work, sizes, settings))
+    lost = np.flatnonzero(manifest["status"] != USABLE)
+    without = sum(not sheet["pictures"] and sheet["images"] > 0 for sheet in sheets)
+    kinds = [
+        {"kind": one.kind, "fate": one.status, "train": one.train, "test": one.test, "first": one.paths[:2]}
+        for one in reasons(manifest)
+    ]
+    return {
+        "files": len(manifest),
+        "counts": status_counts(manifest),
+        "quartiles": quartiles(sizes),
+        "chart": _chart(sizes),
+        "sheets": sheets,
+        "sheets_without_pictures": without if settings.contact_pictures else 0,
+        "reasons": kinds,
+        "left_out": list(_left_out(work, lost)),
+        "left_out_total": len(lost),
+        "relabelled": int(reason_rows(manifest)["code"].isin([RELABELLED, UNLABELLED]).sum()),
+        "copies": list(_copies(work)),
+    }
+
+
+def _chart(sizes: pd.Series) -> Chart:
+    low, _, middle, _, high = quartiles(sizes)
+    return bars(
+        "class-sizes",
+        "Images of each class",
+        f"{len(sizes):,} classes by usable training images: {low:,} to {high:,}, the median one {middle:,}",
+        rows=[(label, float(size)) for label, size in sizes.items()],
+        y_title="usable training images",
+        is_log=high >= UNEVEN * max(low, 1),
+    )
+
+
+def _sheets(work: WorkFolder, sizes: pd.Series, settings: ReportSettings) -> Iterator[dict[str, Any]]:
+    """Images evenly spread over the ids of each class, the rarest classes first, until the page has enough."""
+    each = min(settings.contact_pictures, max(1, CONTACT_PICTURES // max(len(sizes), 1)))
+    usable = np.flatnonzero((work.manifest["split"] == "train") & (work.manifest["status"] == USABLE))
+    rows_of = pd.Series(usable).groupby(work.manifest["label"].to_numpy()[usable]).apply(np.array).to_dict()
+    for number, (label, count) in enumerate(sizes.items()):
+        rows = rows_of.get(label, np.empty(0, np.int64))
+        room = each if number * each < CONTACT_PICTURES else 0
+        chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(room, len(rows))).astype(int))] if len(rows) else rows
+        pictures = [work.image_at(row) for row in chosen.tolist()]
+        yield {"label": str(label), "images": int(count), "pictures": pictures}
+
+
+def _left_out(work: WorkFolder, rows: np.ndarray) -> Iterator[dict[str, Any]]:
+    """What was left out though it is a picture first, then what cannot be read."""
+    status = work.manifest["status"].to_numpy()
+    order = [*rows[status[rows] == LEFT_OUT], *rows[status[rows] == UNREADABLE]]
+    for row in order[:MOST_LEFT_OUT]:
+        reason = reason_text(str(work.manifest["reasons"].iat[row]))
+        yield {"image": work.image_at(int(row)), "status": str(status[row]), "reason": reason}
+
+
+def _copies(work: WorkFolder) -> Iterator[dict[str, Any]]:
+    """Each kind of copies that there is, with its first sets side by side. total: all of its sets."""
+    manifest = work.manifest
+    sets, path_of = _copy_sets(manifest), manifest["path"].tolist()
+    for count in copy_counts(manifest):
+        if count.total:
+            paths = set(count.paths)
+            mine = [rows for rows in sets if any(path_of[row] in paths for row in rows)]
+            shown = [_copy_set(work, rows) for rows in mine[:MOST_SETS]]
+            yield {"title": count.what, "images": count.total, "total": len(mine), "sets": shown}
+
+
+def _copy_sets(manifest: pd.DataFrame) -> list[list[int]]:
+    """The rows of each group of two or more."""
+    group = manifest["group"].to_numpy()
+    order = np.argsort(group, kind="stable")
+    edges = np.flatnonzero(np.diff(group[order], prepend=-1))
+    parts = np.split(order, edges[1:]) if len(edges) else []
+    return [rows.tolist() for rows in parts if len(rows) > 1]
+
+
+def _copy_set(work: WorkFolder, rows: list[int]) -> dict[str, Any]:
+    """Pictures that show the same: kind is exact, near or mirrored; more: how many of them are not shown."""
+    codes = {reason.code for cell in work.manifest["reasons"].iloc[rows] for reason in from_cell(cell)}
+    kind = next((kind for (kind, _), code in reversed(COPY.items()) if code in codes), "exact")
+    shown = [work.image_at(row) for row in rows[:MOST_OF_SET]]
+    return {"kind": kind, "pictures": shown, "more": len(rows) - len(shown)}

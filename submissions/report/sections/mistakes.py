@@ -1,0 +1,134 @@
+"""Section 4, the mistakes: errors by class, confused pairs, the hardest images, labels that may be wrong."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from submissions.report.oof import Oof
+from submissions.report.plots import Chart, points
+from submissions.report.workfolder import Image, WorkFolder
+from submissions.settings import ReportSettings
+
+TYPICAL, CONFUSED = 2, 3  # pictures of a class, and of those taken for another, beside a confused pair
+NAMED = 6  # classes whose names stand in the chart
+WORST = 12  # classes in the table
+
+
+def mistakes_section(work: WorkFolder, oof: Oof, settings: ReportSettings) -> dict[str, Any]:
+    """What the blend (or the best run) gets wrong. suspects: all of them, most suspicious first."""
+    classes = _class_errors(oof)
+    hardest = np.argsort(oof.true_prob, kind="stable")
+    hardest = hardest[oof.rank[hardest] >= 1][: settings.hardest_images]
+    suspects = suspected_labels(oof.probs, oof.rows.target)
+    worst = sorted((one for one in classes if one["missed"]), key=lambda one: (-one["top3_error"], -one["missed"]))
+    return {
+        "of": oof.name,
+        "is_blend": oof.is_blend,
+        "images": len(oof.rows),
+        "top1_error": float((oof.rank >= 1).mean()),
+        "chart": _chart(classes),
+        "worst": worst[:WORST],
+        "pairs": list(_pairs(work, oof, settings.confused_pairs)),
+        "hardest": [_predicted(work, oof, row) for row in hardest.tolist()],
+        "missed": int((oof.rank >= 3).sum()),
+        "suspects": [_predicted(work, oof, row) for row in suspects.tolist()],
+    }
+
+
+def suspected_labels(probs: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The rows whose label is probably wrong, those first whose label lies furthest behind the top class. (S,) int
+
+    probs   (N, C) of networks that have not trained on the image    target  (N,) int in [0, C)
+    A row counts where its top class is another one, with at least the confidence that this class has where it is right.
+    Source: Northcutt, Jiang, Chuang 2021, Confident Learning.
+    """
+    from cleanlab.filter import find_label_issues  # it takes seconds to import
+
+    present = np.unique(target)
+    if len(present) < 2:
+        return np.empty(0, np.int64)
+    narrow = probs[:, present].astype(np.float64)  # a class without any image here has no threshold
+    narrow /= np.maximum(narrow.sum(axis=1, keepdims=True), 1e-12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = find_label_issues(
+            np.searchsorted(present, target),
+            narrow,
+            filter_by="confident_learning",
+            return_indices_ranked_by="normalized_margin",
+            n_jobs=1,
+        )
+    rows = np.asarray(found, dtype=np.int64)
+    return rows[probs[rows].argmax(axis=1) != target[rows]]
+
+
+def _predicted(work: WorkFolder, oof: Oof, row: int) -> dict[str, Any]:
+    """An image with its label, the label's probability, and the three best classes with theirs."""
+    classes, probs, target = oof.rows.classes, oof.probs[row], int(oof.rows.target[row])
+    return {
+        "image": work.image(str(oof.rows.image_id[row])),
+        "label": classes[target],
+        "true_prob": float(probs[target]),
+        "top": [(classes[c], float(probs[c])) for c in oof.top[row].tolist()],
+    }
+
+
+def _class_errors(oof: Oof) -> list[dict[str, Any]]:
+    target, n = oof.rows.target, len(oof.rows.classes)
+    images = np.bincount(target, minlength=n).tolist()
+    top1 = np.bincount(target, oof.rank >= 1, minlength=n).tolist()
+    top3 = np.bincount(target, oof.rank >= 3, minlength=n).tolist()
+    return [
+        {"label": label, "images": of, "top1_error": one / of, "top3_error": three / of, "missed": int(three)}
+        for label, of, one, three in zip(oof.rows.classes, images, top1, top3, strict=True)
+        if of
+    ]
+
+
+def _chart(classes: list[dict[str, Any]]) -> Chart:
+    order = sorted(range(len(classes)), key=lambda i: -classes[i]["top3_error"])
+    worst, sizes = classes[order[0]], [one["images"] for one in classes]
+    return points(
+        "class-errors",
+        "Top-3 error of each class",
+        f"Top-3 error over the number of images, {len(classes):,} classes; the highest is {worst['label']} with"
+        f" {worst['top3_error']:.4f}",
+        rows=[(one["label"], one["images"], one["top3_error"]) for one in classes],
+        x_title="training images of the class",
+        y_title="top-3 error",
+        is_log=max(sizes) >= 8 * min(sizes),
+        named=[i for i in order[:NAMED] if classes[i]["top3_error"] > 0],
+    )
+
+
+def _pairs(work: WorkFolder, oof: Oof, most: int) -> Iterator[dict[str, Any]]:
+    """The pairs of classes with most images whose top class is the other one, both directions summed."""
+    target, first, n = oof.rows.target, oof.top[:, 0], len(oof.rows.classes)
+    wrong = np.flatnonzero(first != target)
+    low, high = np.minimum(target, first)[wrong], np.maximum(target, first)[wrong]
+    pairs, counts = np.unique(low * n + high, return_counts=True)  # a square of all classes may not fit into memory
+    for pair in pairs[np.argsort(-counts, kind="stable")][:most].tolist():
+        a, b = divmod(pair, n)
+        there, back = (target == a) & (first == b), (target == b) & (first == a)
+        taken = np.flatnonzero(there | back)
+        taken = taken[np.argsort(oof.true_prob[taken], kind="stable")][:CONFUSED]
+        yield {
+            "one": oof.rows.classes[a],
+            "other": oof.rows.classes[b],
+            "one_as_other": int(there.sum()),
+            "other_as_one": int(back.sum()),
+            "confused": [_predicted(work, oof, row) for row in taken.tolist()],
+            "typical_one": _typical(work, oof, a),
+            "typical_other": _typical(work, oof, b),
+        }
+
+
+def _typical(work: WorkFolder, oof: Oof, c: int) -> list[Image]:
+    """The images of a class whose label has the highest probability."""
+    rows = np.flatnonzero(oof.rows.target == c)
+    rows = rows[np.argsort(-oof.true_prob[rows], kind="stable")][:TYPICAL]
+    return [work.image(str(oof.rows.image_id[row])) for row in rows.tolist()]

@@ -1,0 +1,132 @@
+"""Section 1, the scores: errors of the blend and of every run, what the blend gains, what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ensemble.members.training_rows import rows_of
+from folds.base.interval import agreeing_images, wilson_interval
+from models.runs import done_folds
+from submissions.check import check_submission
+from submissions.lineage import expected_error, is_early, read_lineage
+from submissions.report.oof import Ranks
+from submissions.report.plots import Chart, ranges
+from submissions.report.workfolder import WorkFolder
+from submissions.status import newest_csv, what_is_missing
+
+MOST_LINES = 40  # of the chart; the table has all
+Entry = dict[str, Any]
+
+
+def scores_section(work: WorkFolder, ranks: Mapping[str, Ranks], planned: Sequence[str]) -> dict[str, Any]:
+    """entries: the blend, then the runs, best first. planned: the runs that the settings ask for."""
+    entries = sorted(
+        (_run(work, one) for one in ranks.values()), key=lambda entry: (entry["top3_error"], entry["name"])
+    )
+    if work.blend is not None:
+        entries.insert(0, _blend(work))
+    missing, command = what_is_missing(work.workspace, planned)
+    return {
+        "entries": entries,
+        "n_folds": work.folds.n_folds if work.folds else None,
+        "gain": _gain(work, entries),
+        "submission": work.attempt(lambda: _submission(work)),
+        "missing": missing,
+        "next_command": command,
+        "chart": _chart(entries) if entries else None,
+    }
+
+
+def _run(work: WorkFolder, one: Ranks) -> Entry:
+    """Errors in [0, 1]; low, high: 95% interval of the top-3 error; seconds of all its folds; weight in the blend."""
+    done = work.attempt(lambda: done_folds(work.workspace, one.name)) or {}
+    weights = {}
+    if work.blend is not None:
+        total = sum(work.blend.weights.values()) or 1.0
+        weights = {run: work.blend.weights[name] / total for name, runs in work.blend.runs.items() for run in runs}
+    low, high = one.interval
+    return {
+        "name": one.name,
+        "is_blend": False,
+        "folds": one.rows.n_folds,
+        "images": len(one.rows),
+        "top3_error": one.error(3),
+        "low": low,
+        "high": high,
+        "top1_error": one.error(1),
+        "log_loss": one.log_loss,
+        "seconds": sum(record.get("seconds", 0.0) for record in done.values()) or None,
+        "weight": weights.get(one.name),
+    }
+
+
+def _blend(work: WorkFolder) -> Entry:
+    blend = work.blend
+    assert blend is not None
+    kept = next((one for one in blend.scores if one["candidate"] == blend.candidate), None)
+    interval = blend.promised_interval or ((kept["low"], kept["high"]) if kept else None)
+    partial = blend.partial["folds"] if blend.partial else None
+    if (blend.metric, blend.k) == ("top-k-error", 3) and kept is not None and interval is not None:
+        low, high = interval
+    else:  # of a blend that was chosen by another metric only the error is stored, not each image's
+        images = agreeing_images(rows_of(work.folds, partial).group) if work.folds else blend.images
+        low, high = wilson_interval(blend.oof_top3_error, images)
+    return {
+        "name": "blend",
+        "is_blend": True,
+        "folds": len(partial) if partial else work.folds.n_folds if work.folds else 0,
+        "images": blend.images,
+        "top3_error": blend.oof_top3_error,
+        "low": low,
+        "high": high,
+        "top1_error": None,
+        "log_loss": None,
+        "seconds": None,
+        "weight": None,
+    }
+
+
+def _gain(work: WorkFolder, entries: Sequence[Entry]) -> dict[str, Any] | None:
+    """The blend's loss less its best member's, with its 95% interval where the blend has stored it; below 0: better."""
+    blend = work.blend
+    if blend is None:
+        return None
+    if blend.gain is not None:
+        return {**blend.gain, "is_sure": blend.gain["high"] < 0}
+    members = [one for one in entries if one["weight"] is not None]
+    if not members or (blend.metric, blend.k) != ("top-k-error", 3):
+        return None
+    best = min(members, key=lambda one: one["top3_error"])
+    mean = blend.crossfit - best["top3_error"]
+    return {"over": best["name"], "mean": mean, "low": None, "high": None, "is_sure": False}
+
+
+def _submission(work: WorkFolder) -> dict[str, Any] | None:
+    """The newest CSV: whether it is valid, and whether it was made from the blend that is shown."""
+    path = newest_csv(work.workspace)
+    if path is None:
+        return None
+    checked, lineage = check_submission(path, work.workspace), read_lineage(path)
+    return {
+        "path": f"submissions/{path.name}",
+        "rows": checked.rows,
+        "faults": checked.faults,
+        "expected_error": expected_error(path),
+        "guessed": len(lineage.get("unreadable_test_images", ())),
+        "is_early": is_early(path),
+        "is_of_blend": work.blend is not None and lineage.get("weights") == dict(work.blend.weights),
+    }
+
+
+def _chart(entries: Sequence[Entry]) -> Chart:
+    best, entries = entries[0], entries[:MOST_LINES]
+    return ranges(
+        "cv",
+        "Top-3 error on images not trained on",
+        f"Top-3 errors with 95% intervals of {len(entries)} predictions; the first, {best['name']}, has"
+        f" {best['top3_error']:.4f}",
+        rows=[(one["name"], one["top3_error"], one["low"], one["high"]) for one in entries],
+        x_title="top-3 error, 95% interval",
+        strong=0,
+    )
