@@ -21,7 +21,6 @@ from folds.base.config_file import to_toml
 from folds.base.errors import UserError, visible
 from folds.base.signals import Stopped, stoppable
 from folds.base.workspace import Workspace
-from folds.completion import NAME, Shell, completion_script
 from folds.engine import EngineSettings
 from folds.settings import COMMA_LIST, LimitSettings, PrepareSettings, SplitSettings, at_least
 from models.recipes import FROM_FAMILY
@@ -42,6 +41,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 EXAMPLES = Path(__file__).parent / "examples"
 KIT_TOML = Path("kit.toml")
+GO_ON = "the same command goes on where it was stopped"
 
 
 @dataclass(frozen=True)
@@ -146,14 +146,14 @@ def probe_backbones(every: Every, *, deadline: float | None) -> bool:
     from models.probe.first_probes import plans_to_probe, probe_first
     from models.runs import as_probe
     from models.watch.events import FoldFailed, JobEvent
-    from models.watch.picture import Picture
+    from models.watch.live_table import LiveTable
     from models.watch.tables import job_lines, probe_lines
 
     workspace, chosen = Workspace(every.top.work), plans_to_probe(plans(every.train))
     if not chosen:
         return False
     refuse_runs(workspace, plans(every.train), seed=every.top.seed)
-    picture = Picture(screen(), workspace, None, track())
+    table = LiveTable(screen())
     tracked = silently if every.engine.is_ray else track()  # processes on Ray say how far they are themselves
     tracked = tracked if deadline is None else until(deadline, tracked)
     try:
@@ -162,7 +162,7 @@ def probe_backbones(every: Every, *, deadline: float | None) -> bool:
             closing(probe_first(workspace, chosen, every.predict, engine=every.engine, track=tracked)) as happening,
         ):
             for one in happening:
-                picture.take(one)
+                table.take(one)
                 show(*job_lines(one, probe_lines))
                 if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
                     sys.stderr.write(one.event.trace or "")
@@ -318,7 +318,7 @@ def train_folds(
     from models.jobs.plan import train_runs
     from models.watch.curves import tracking
     from models.watch.events import FoldFailed, JobEvent, by_job
-    from models.watch.picture import running_picture
+    from models.watch.live_table import showing_jobs
     from models.watch.tables import job_lines
 
     failed: list[FoldFailed] = []
@@ -326,11 +326,9 @@ def train_folds(
     only_folds = [None if one == "all" else int(one) for one in fold]
     with (
         tracking(workspace, follow, say=show) as trackers,
-        running_picture(
-            screen(), workspace, runs, only_folds=only_folds, seed=top.seed, looks=not engine.is_ray
-        ) as picture,
+        showing_jobs(screen(), workspace, runs, only_folds=only_folds, seed=top.seed, looks=not engine.is_ray) as table,
     ):
-        tracked = silently if engine.is_ray else picture.track  # jobs on Ray say how far they are themselves
+        tracked = silently if engine.is_ray else table.track  # jobs on Ray say how far they are themselves
         tracked = tracked if deadline is None else until(deadline, tracked)
         events = train_runs(
             workspace, runs, predict, seed=top.seed, only_folds=only_folds, engine=engine, track=tracked
@@ -338,7 +336,7 @@ def train_folds(
         try:
             with closing(by_job(events)) as happened:
                 for one in happened:
-                    picture.take(one)
+                    table.take(one)
                     show(*job_lines(one))
                     if isinstance(one, JobEvent):
                         trackers.take(one)
@@ -382,13 +380,13 @@ def show_elsewhere(
     workspace: Workspace, happening: Generator[JobEvent | JobProgress, None, None], lines_of: Callable[[Any], list[str]]
 ) -> None:
     """Show what jobs on Ray say, in lines."""
-    from models.watch.picture import Picture
+    from models.watch.live_table import LiveTable
     from models.watch.tables import job_lines
 
-    picture = Picture(screen(), workspace, None, track())
+    table = LiveTable(screen())
     with closing(happening):
         for one in happening:
-            picture.take(one)
+            table.take(one)
             show(*job_lines(one, lines_of))
 
 
@@ -663,14 +661,6 @@ def family_remarks(train: TrainSettings, *, top: Top) -> list[str]:
     return [family_remark(Workspace(top.work), plan) for plan in planned]
 
 
-@app.command(name="completion", sort_key=11)
-def completion_(shell: Shell) -> None:
-    """Print what lets a shell complete commands and flags: `eval "$(python run.py completion bash)"`."""
-    generated = app.generate_completion(prog_name=NAME, shell=shell)
-    here = Path(__file__).resolve()
-    sys.stdout.write(completion_script(generated, shell, python=Path(sys.executable), script=here))
-
-
 @app.command(name="demo", sort_key=12)
 def demo_(*, top: TopFlags = Top(), config: Config = KIT_TOML) -> str:
     """The whole way on data that it makes, on a CPU, without a download; then the score on labels kept aside."""
@@ -760,7 +750,7 @@ def following(command: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code: 0 done, 2 a mistake that the user can mend, 130 Ctrl-C, 143 SIGTERM."""
     try:
-        with stoppable(say_stopped):
+        with stoppable(last_words):
             then = app(arguments, exit_on_error=False, print_error=False)
     except UserError as err:
         return refuse(err.message, err.hint)
@@ -778,8 +768,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def say_stopped(stop: Stopped) -> int:
     """Say that a signal stopped the command, what that costs, and how to go on; returns the exit code."""
     screen().close()
-    refuse("; ".join([stop.sentence, *getattr(stop, "__notes__", ())]), "the same command goes on where it was stopped")
+    refuse("; ".join([stop.sentence, *getattr(stop, "__notes__", ())]), GO_ON)
     return stop.exit_code
+
+
+def last_words(stop: Stopped) -> str:
+    """What is left to say where the process has to be ended by force; the cursor may still be hidden."""
+    cursor = "\x1b[?25h\n" if sys.__stderr__ is not None and sys.__stderr__.isatty() else ""
+    return f"{cursor}error: {stop.sentence}\nhint: {GO_ON}\n"
 
 
 def refuse(message: str, hint: str | None) -> int:
@@ -795,4 +791,9 @@ def refuse(message: str, hint: str | None) -> int:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name may not fit the terminal
-    sys.exit(main())
+    code = main()
+    if code > 128:  # torch's threads may be inside a call, and the end of the interpreter under them can abort
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

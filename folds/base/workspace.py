@@ -86,7 +86,7 @@ class Workspace:
 
     def lock(self, what: str) -> Path:
         """The file that says who is at work on something; there as long as somebody is."""
-        return self.root / "locks" / f"{what}.json"
+        return self.root / "locks" / f"{what}.lock"
 
 
 def digest(data: bytes | memoryview) -> str:

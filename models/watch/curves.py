@@ -16,7 +16,6 @@ from folds.base.errors import UserError, visible
 from folds.base.workspace import Workspace
 from models.settings import TrackSettings
 from models.train.log import read_log_line
-from models.watch.board import JobKey
 from models.watch.events import (
     EpochRow,
     FoldDone,
@@ -28,6 +27,7 @@ from models.watch.events import (
     Verdict,
     fold_name,
 )
+from models.watch.live_table import JobKey
 
 Ending = Literal["done", "failed", "stopped"]
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}  # a flag, an extra, what it imports
