@@ -17,6 +17,7 @@ def _is_rate(type_: Any, value: Any) -> None:
         raise ValueError("Must be above 0 and at most 1, or `find`.")
 
 
+@Parameter(name="*", group="train")
 @dataclass(frozen=True)
 class TrainSettings:
     backbone: Annotated[
@@ -117,6 +118,7 @@ class TrainSettings:
     ] = "cpu"
 
 
+@Parameter(name="*", group="first")
 @dataclass(frozen=True)
 class FirstSettings:
     probe: Annotated[
@@ -125,6 +127,7 @@ class FirstSettings:
     ] = True
 
 
+@Parameter(name="*", group="predict")
 @dataclass(frozen=True)
 class PredictSettings:
     views: Annotated[
@@ -137,6 +140,7 @@ class PredictSettings:
     predict_batch: Annotated[int, at_least(1, help="images per forward pass at prediction")] = 128
 
 
+@Parameter(name="*", group="follow")
 @dataclass(frozen=True)
 class TrackSettings:
     tensorboard: Annotated[bool, Parameter(help="curves for TensorBoard below work/tensorboard")] = False

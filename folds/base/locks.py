@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from filelock import SoftFileLease, Timeout
 from folds.base.errors import CannotWriteError
 from folds.base.processes import is_alive
 from folds.base.progress import Track
+from folds.base.workspace import Workspace, sweep
 
 LEASE_SECONDS = 90.0  # three touches, for file systems that show changes late
 POLL_SECONDS = 1.0
@@ -59,6 +60,25 @@ def claim(path: Path) -> Iterator[Holder | None]:
         yield None
     finally:
         lease.release()
+
+
+@contextmanager
+def alone(workspace: Workspace, what: str, *, say: Callable[[str], object], is_to_write: bool = True) -> Iterator[None]:
+    """Be the only process that writes this part of a work folder; say who writes it now, and wait for it.
+
+    is_to_write  False where there is nothing to work on: the error to come needs no lock, and leaves no folder behind
+    """
+    said = None
+    while True:
+        with claim(workspace.lock(what)) if is_to_write else nullcontext() as holder:
+            if holder is None:
+                sweep(workspace.root / what)
+                yield
+                return
+        if holder != said:
+            say(f"{workspace.root} ({what}): held by {holder.sentence}; waiting for it")
+            said = holder
+        time.sleep(POLL_SECONDS)
 
 
 def pause(track: Track) -> None:
