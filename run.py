@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from json import dumps
@@ -484,7 +485,8 @@ if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name may not fit the terminal
     code = main()
     if code > 128:  # torch's threads may be inside a call, and the end of the interpreter under them can abort
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):  # a closed pipe
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""Knows where everything lies in the work folder, and how a file is written: whole or not at all."""
+"""The paths of the work folder, and files that are written whole or not at all."""
 
 from __future__ import annotations
 

@@ -38,10 +38,13 @@ from models.watch.tables import progress_line
 
 LOOK_SECONDS = 3.0  # between two looks at what other processes hold
 NAME, CELL = 12, 8  # columns of a run's name, at least, and of a fold, for a table with a cell for each fold
-
 State = Literal["waiting", "running", "done", "failed", "held"]
 JobKey = tuple[str, int | None]  # run and fold; None: the refit on all images
 WORDS = {one: one for one in ("done", "running", "waiting", "held", "failed")} | {"held": "held by another process"}
+AFTER: dict[type, State] = {
+    **dict.fromkeys((FoldStarted, FoldResumed, EpochRow), "running"),
+    **{FoldMoved: "waiting", FoldHeld: "held", FoldFailed: "failed", FoldDone: "done"},
+}
 STYLES = {"running": "bold", "failed": "red", "held": "yellow", "waiting": "dim"}
 
 
@@ -104,7 +107,7 @@ class LiveTable:
             if isinstance(happened, JobProgress):
                 self._progress(job, happened)
             else:
-                _change(job, happened)
+                _change(job, happened.event)
             if job.state != "running":
                 self._remove_bar(job)
         self.current = key if job.state == "running" else None if self.current == key else self.current
@@ -162,7 +165,7 @@ class LiveTable:
         runs: dict[str, dict[int | None, JobState]] = {}
         for (run, fold), job in self.jobs.items():
             runs.setdefault(run, {})[fold] = job
-        folds = sorted({fold for _, fold in self.jobs}, key=_last_if_none)
+        folds = list(dict.fromkeys(fold for _, fold in self.jobs))
         if lines < min(len(runs) + 1, 3) or columns < NAME + CELL * len(folds):
             return None
         table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
@@ -254,7 +257,7 @@ def _planned(
 ) -> Iterator[JobState]:
     """The jobs of these runs, those that are done marked as done."""
     folds = load_folds(workspace)
-    wanted = sorted(set(only_folds) or range(folds.n_folds), key=_last_if_none)
+    wanted = sorted(set(only_folds) or range(folds.n_folds), key=lambda fold: (fold is None, fold))
     for plan in (sibling(plan, seed=seed, folds_seed=folds.seed) for plan in plans):
         done = done_folds(workspace, plan.name)
         for fold in wanted:
@@ -265,36 +268,23 @@ def _planned(
             yield job
 
 
-def _held_elsewhere(workspace: Workspace, jobs: Sequence[JobKey]) -> Iterator[JobKey]:
-    names = {f"{run}.{'all' if fold is None else f'fold{fold}'}": (run, fold) for run, fold in jobs}
-    for what, holder in holders(workspace.lock("any").parent):
-        if what in names and not holder.is_this_process:
-            yield names[what]
+def _held_elsewhere(workspace: Workspace, jobs: Sequence[JobKey]) -> list[JobKey]:
+    locks = {what for what, holder in holders(workspace.lock("any").parent) if not holder.is_this_process}
+    return [(run, fold) for run, fold in jobs if f"{run}.{'all' if fold is None else f'fold{fold}'}" in locks]
 
 
-def _last_if_none(fold: int | None) -> tuple[bool, int]:
-    return fold is None, fold or 0
-
-
-def _change(job: JobState, happened: JobEvent) -> None:
-    event = happened.event
-    if isinstance(event, FoldStarted):
-        job.state, job.inside = "running", 0.0
+def _change(job: JobState, event: object) -> None:
+    job.state = AFTER.get(type(event), job.state)
+    if isinstance(event, FoldStarted | FoldMoved):
+        job.inside = 0.0
     elif isinstance(event, FoldResumed):
-        job.state, job.epoch, job.epochs = "running", event.epoch, event.epochs
+        job.epoch, job.epochs = event.epoch, event.epochs
     elif isinstance(event, EpochRow):
         job.timed.append(event.seconds)
-        job.state, job.epoch, job.inside = "running", event.epoch, 0.0
+        job.epoch, job.inside = event.epoch, 0.0
         job.seconds = sum(job.timed) / len(job.timed) * job.epochs
-    elif isinstance(event, FoldMoved):
-        job.state, job.inside = "waiting", 0.0
-    elif isinstance(event, FoldHeld):
-        job.state = "held"
-    elif isinstance(event, FoldFailed):
-        job.state = "failed"
     elif isinstance(event, FoldDone):
-        job.state, job.error = "done", event.top3_error
-        job.seconds = event.seconds if event.trained else None
+        job.error, job.seconds = event.top3_error, event.seconds if event.trained else None
 
 
 def _chosen(runs: Mapping[str, Mapping[int | None, JobState]], lines: int) -> list[str]:
