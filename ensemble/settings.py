@@ -16,6 +16,7 @@ MetricName = Literal["top-k-error", "accuracy", "map", "log-loss"]
 SamplerName = Literal["cma", "tpe", "random"]
 
 
+@Parameter(name="*", group="blend")
 @dataclass(frozen=True)
 class BlendSettings:
     members: Annotated[

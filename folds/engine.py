@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from folds.settings import at_least
 
 
+@Parameter(name="*", group="engine")
 @dataclass(frozen=True)
 class EngineSettings:
     engine: Annotated[

@@ -37,6 +37,7 @@ def at_least(low: float, *, below: float | None = None, at_most: float | None = 
     return Parameter(validator=(Number(gte=low, lt=below, lte=at_most), _is_finite), **kwargs)
 
 
+@Parameter(name="*", group="prepare")
 @dataclass(frozen=True)
 class PrepareSettings:
     train_folder: Annotated[str | None, Parameter(help="training images below DATA; found by rule if not given")] = None
@@ -66,11 +67,13 @@ class PrepareSettings:
     workers: Annotated[int | None, at_least(1, help="decoding processes; all cores if not given")] = None
 
 
+@Parameter(name="*", group="split")
 @dataclass(frozen=True)
 class SplitSettings:
     n_folds: Annotated[int, at_least(2, at_most=100, help="number of folds")] = 5
 
 
+@Parameter(name="*", group="limit")
 @dataclass(frozen=True)
 class LimitSettings:
     max_hours: Annotated[

@@ -26,6 +26,7 @@ def _side(text: str) -> Parameter:
     return at_least(16, at_most=1024, help=text)
 
 
+@Parameter(name="*", group="train")
 @dataclass(frozen=True)
 class TrainSettings:
     backbone: Annotated[tuple[str, ...], COMMA_LIST, _says("short names or any of timm's, one run each")] = (
@@ -84,6 +85,7 @@ class TrainSettings:
     device: Annotated[Literal["auto", "cpu", "cuda"], _says("where to train and to predict")] = "auto"
 
 
+@Parameter(name="*", group="first")
 @dataclass(frozen=True)
 class FirstSettings:
     probe: Annotated[
@@ -91,6 +93,7 @@ class FirstSettings:
     ] = True
 
 
+@Parameter(name="*", group="predict")
 @dataclass(frozen=True)
 class PredictSettings:
     views: Annotated[
@@ -101,6 +104,7 @@ class PredictSettings:
     predict_batch: Annotated[int, at_least(1, help="images per forward pass at prediction")] = 128
 
 
+@Parameter(name="*", group="follow")
 @dataclass(frozen=True)
 class TrackSettings:
     tensorboard: Annotated[bool, _says("curves for TensorBoard below work/tensorboard")] = False

@@ -15,6 +15,7 @@ def _is_name(type_: Any, value: Any) -> None:
         raise ValueError("must be a name and no path")
 
 
+@Parameter(name="*", group="submit")
 @dataclass(frozen=True)
 class SubmitSettings:
     csv_name: Annotated[
@@ -23,6 +24,7 @@ class SubmitSettings:
     ] = None
 
 
+@Parameter(name="*", group="report")
 @dataclass(frozen=True)
 class ReportSettings:
     contact_pictures: Annotated[int, at_least(0, at_most=100, help="pictures of each class on its contact sheet")] = 6

@@ -106,4 +106,4 @@ def _fold_json(
 
 
 def _holder_json(what: str, holder: Holder) -> dict[str, Any]:
-    return {"what": what, "machine": holder.name, "process": holder.pid, "since": holder.since}
+    return {"what": what, "machine": holder.machine, "process": holder.pid}

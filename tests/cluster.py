@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from folds.base.processes import is_alive
+from folds.base.locks import holders
 from tests.competition import make_competition
 
 ROOT = Path(__file__).parents[1]
@@ -102,12 +101,4 @@ def wait_for(what: Callable[[], Any], *, seconds: float = 120.0) -> Any:
 
 def workers(folder: Path) -> dict[str, int]:
     """The live processes that are at work on folds, by the lock's name."""
-    found = {}
-    for path in (folder / "work/locks").glob("*.fold*.json"):
-        try:
-            pid = json.loads(path.read_text())["pid"]
-        except (OSError, ValueError):
-            continue
-        if is_alive(pid):
-            found[path.stem] = pid
-    return found
+    return {name: holder.pid for name, holder in holders(folder / "work/locks") if ".fold" in name and holder.pid}

@@ -531,7 +531,7 @@ def test_a_kill_between_probes_and_training_leaves_a_csv_and_status_and_submit_k
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(run, "train_folds", die)
+        patched.setattr("models.commands.Training.__iter__", die)
         with pytest.raises(KeyboardInterrupt):
             typed("all", data, *pretrained(weights))
     before = fingerprint(Path("work/submissions"))
@@ -558,9 +558,9 @@ def test_a_kill_between_probes_and_training_leaves_a_csv_and_status_and_submit_k
 
 def test_an_early_csv_that_is_there_is_not_made_again_but_named(weighty, typed, monkeypatch):
     data, weights = weighty
-    monkeypatch.setattr(run, "train_folds", lambda *args, **kwargs: run.Trained((), is_cut=False))
-    monkeypatch.setattr(run, "blend_", lambda **kwargs: None)
-    monkeypatch.setattr(run, "submit_", lambda **kwargs: "")
+    monkeypatch.setattr("models.commands.Training.__iter__", lambda training: iter(()))
+    monkeypatch.setattr("submissions.commands.blend_members", lambda *args, **kwargs: [])
+    monkeypatch.setattr("submissions.commands.submit", lambda *args, **kwargs: "")
     assert typed("all", data, *pretrained(weights))[0] == 0
     before = fingerprint(Path("work/submissions")), fingerprint(Path("work/ensemble"))
     _, out, _ = typed("all", data, *pretrained(weights))

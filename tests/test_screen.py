@@ -5,7 +5,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import struct
 import subprocess
@@ -107,10 +106,8 @@ def lasting(text):
 
 
 def test_a_training_leaves_its_lines_and_no_live_part_and_gives_the_cursor_back(folder):
-    not_wrapping = {"XTERM_VERSION": "1"}  # as `lasting` is: what stands there is not wrapped again
-    terminal = Terminal("RUN train", *TRAIN, "--run wide --epochs 3", folder=folder, **not_wrapping)
+    terminal = Terminal("RUN train", *TRAIN, "--run wide --epochs 3", folder=folder)
     terminal.read_until("2 jobs: 1 running, 1 waiting")
-    terminal.resize(40, 10)
     assert terminal.end() == 0
     rows = lasting(terminal.text)
     for fold in (0, 1):
@@ -165,27 +162,3 @@ def test_a_live_part_needs_a_terminal_that_can_move_its_cursor_and_that_nobody_e
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setattr(sys, "stderr", file)
         assert not can_be_live()
-
-
-@pytest.mark.faults
-@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
-def test_a_terminal_that_wraps_its_lines_again_loses_none_and_ends_without_the_live_part(folder):
-    def tmux(*words):
-        asked = ["tmux", "-L", f"foldblend-{os.getpid()}", "-f", os.devnull, *words]
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-
-    command = " ".join([sys.executable, str(ROOT / "run.py"), "train", *TRAIN, "--run narrow --epochs 60; cat"])
-    tmux("new-session", "-d", "-x", "110", "-y", "30", "-c", str(folder), f"OMP_NUM_THREADS=1 {command}")
-    try:
-        for wanted, columns, lines in (("epoch 9/60 ", 60, 20), ("epoch 1[3-9]/60 ", 110, 30), ("next:", 110, 30)):
-            end = time.monotonic() + 120
-            while not re.search(wanted, screen := tmux("capture-pane", "-p", "-J", "-S", "-")):
-                assert time.monotonic() < end, screen
-                time.sleep(0.05)
-            tmux("resize-window", "-x", str(columns), "-y", str(lines))
-    finally:
-        tmux("kill-server")
-    epochs = [int(line.split()[0]) for line in screen.splitlines() if re.match(r" +\d+ +\d\.\de-", line)]
-    assert epochs == [*range(1, 61), *range(1, 61)]
-    _, _, end = screen.rpartition("narrow fold 1: OOF top-3 error")
-    assert [line for line in end.splitlines()[1:] if line.strip()] == ["next: python run.py blend"]

@@ -1,8 +1,9 @@
-"""Holds the one exception that a user may see: a mistake that the user can mend."""
+"""What a user may see of a mistake that the user can mend: an exception, or a complaint while a command goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 class UserError(Exception):
@@ -30,3 +31,12 @@ def first_few(names: Sequence[object], *, most: int = 3) -> str:
 def visible(text: str) -> str:
     """The text on one line: what a name may hold of line ends, escape codes and the like is spelled out."""
     return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """A mistake that stops only a part of a command: it is shown, and the command goes on. trace: of a bug."""
+
+    message: str
+    hint: str | None = None
+    trace: str | None = None

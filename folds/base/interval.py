@@ -1,4 +1,4 @@
-"""Says how far chance alone moves a measured loss: the one 95% interval that is shown anywhere."""
+"""95% intervals of error rates and losses, with copies of an image counted once."""
 
 from __future__ import annotations
 

@@ -1,51 +1,43 @@
-"""Lets processes share a work folder: a lock says who is at work on what, and a dead owner's lock is free.
+"""Locks: one process at a time writes a part of the work folder, and others can see which process that is.
 
-A lock is a file that appears whole, by a hard link, which also shared file systems do for one process only. Its owner
-touches it every few seconds. It is free again when its owner is gone: on this machine when no process has its number
-and start time, on another when it was not touched for `STALE_SECONDS` by the clock of the file system.
+A lock is a filelock.SoftFileLease: a file that its owner touches, so it works on file systems of several machines. It
+is free again when its owner has ended: at once on the same machine, after `LEASE_SECONDS` on another one.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
 import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
-from folds.base.errors import CannotWriteError
-from folds.base.processes import is_alive, started, this_host
-from folds.base.progress import Track
-from folds.base.workspace import sweep
+from filelock import SoftFileLease, Timeout
 
-BEAT_SECONDS = 10.0
-STALE_SECONDS = 90.0  # nine beats, for file systems that show changes late
+from folds.base.errors import CannotWriteError
+from folds.base.processes import is_alive
+from folds.base.progress import Track
+from folds.base.workspace import Workspace, sweep
+
+LEASE_SECONDS = 90.0  # three touches, for file systems that show changes late
 POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock: machine, number and start of the process, when it took it (seconds since 1970), and a token."""
+    """The process that holds a lock: its machine and number, both unknown (None) while its file is being written."""
 
-    name: str
-    host: str
-    pid: int
-    start: str | None
-    since: float
-    token: str
+    machine: str | None
+    pid: int | None
+    token: str | None = None
+    is_this_process: bool = field(default=False, compare=False)
 
     @property
     def sentence(self) -> str:
-        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
-        return f"process {self.pid} on {self.name}, since {moment}"
-
-
-UNKNOWN = Holder("an unknown machine", "", 0, None, 0.0, "")  # of a lock that cannot be read: its age alone counts
+        return "an unknown process" if self.pid is None else f"process {self.pid} on {self.machine}"
 
 
 @contextmanager
@@ -54,22 +46,39 @@ def claim(path: Path) -> Iterator[Holder | None]:
 
     Raises CannotWriteError where the folder cannot be written.
     """
+    lease = _lease(path.absolute())
     try:
-        mine, holder = _take(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_ours = not lease.is_locked and _acquire(lease, path)
     except OSError as err:
         hint = "free some room or choose another folder with `--work DIR`"
         raise CannotWriteError(f"cannot write {path}: {err.strerror or err}", hint=hint) from err
-    if mine is None:
-        yield holder
+    if not is_ours:
+        yield _holder(lease)
         return
-    ended = threading.Event()
-    threading.Thread(target=_beat, args=(path, mine, ended), name=f"lock {path.name}", daemon=True).start()
     try:
         yield None
     finally:
-        ended.set()
-        if _read(path) == mine:
-            path.unlink(missing_ok=True)
+        lease.release()
+
+
+@contextmanager
+def alone(workspace: Workspace, what: str, *, say: Callable[[str], object], is_to_write: bool = True) -> Iterator[None]:
+    """Be the only process that writes this part of a work folder; say who writes it now, and wait for it.
+
+    is_to_write  False where there is nothing to work on: the error to come needs no lock, and leaves no folder behind
+    """
+    said = None
+    while True:
+        with claim(workspace.lock(what)) if is_to_write else nullcontext() as holder:
+            if holder is None:
+                sweep(workspace.root / what)
+                yield
+                return
+        if holder != said:
+            say(f"{workspace.root} ({what}): held by {holder.sentence}; waiting for it")
+            said = holder
+        time.sleep(POLL_SECONDS)
 
 
 def pause(track: Track) -> None:
@@ -79,90 +88,45 @@ def pause(track: Track) -> None:
 
 
 def holders(folder: Path) -> Iterator[tuple[str, Holder]]:
-    """What somebody is at work on, and who, by name."""
-    for path in sorted(folder.glob("*.json")):
-        holder = _read(path)
-        if holder is not None and not _is_dead(holder, path, now=time.time()):
+    """The locks of a folder that are held, by name, and who holds each."""
+    for path in sorted(folder.glob("*.lock")):
+        holder = _holder(_lease(path.absolute()))
+        is_ended = holder.machine == socket.gethostname() and holder.pid is not None and not is_alive(holder.pid)
+        if not is_ended and _untouched_seconds(path) < LEASE_SECONDS:
             yield path.stem, holder
 
 
-def _take(path: Path) -> tuple[Holder | None, Holder | None]:
-    """(mine, None), or (None, who holds it)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent)
-    mine = Holder(
-        socket.gethostname(), this_host(), os.getpid(), started(os.getpid()), time.time(), secrets.token_hex(8)
-    )
-    offer = path.with_name(f".{path.name}.{mine.token}.{mine.host}.{mine.pid}.tmp")
-    try:
-        offer.write_text(json.dumps(asdict(mine)), encoding="utf-8")
-        while True:
-            if _link(offer, path):
-                return mine, None
-            holder = _read(path)
-            if holder is not None and not _is_dead(holder, path, now=offer.stat().st_mtime):
-                return None, holder
-            if holder is not None:
-                _remove(path, holder)
-            os.utime(offer)
-    finally:
-        offer.unlink(missing_ok=True)
+@cache  # one object for each lock: it measures for how long the owner has not touched the file
+def _lease(path: Path) -> SoftFileLease:
+    return SoftFileLease(path, lease_duration=LEASE_SECONDS, blocking=False, thread_local=False)
 
 
-def _link(offer: Path, path: Path) -> bool:
-    """Give the offer the lock's name, if nothing has it. A file system without hard links creates it instead."""
-    try:
-        os.link(offer, path)
-        return True
-    except FileExistsError:
-        return False
-    except OSError:
+def _acquire(lease: SoftFileLease, path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        if path.stat().st_size == 0 and _untouched_seconds(path) > LEASE_SECONDS:
+            path.unlink()  # a power cut may leave an empty file, which filelock believes to be held for good
+    for _ in range(5):
         try:
-            with open(path, "x", encoding="utf-8") as file:
-                file.write(offer.read_text(encoding="utf-8"))
+            lease.acquire()
             return True
-        except FileExistsError:
-            return False
+        except Timeout:
+            if lease.owner is not None:
+                break
+            time.sleep(0.01)  # it has just been taken, or given back
+    return False
 
 
-def _read(path: Path) -> Holder | None:
-    """Who holds the lock; None where there is none."""
+def _holder(lease: SoftFileLease) -> Holder:
+    owner = lease.owner
+    if owner is None:
+        return Holder(None, None)
+    machine = owner.hostname.partition("?")[0]  # filelock adds the number of a container
+    return Holder(machine, owner.pid, owner.token, is_this_process=lease.is_lock_held_by_us)
+
+
+def _untouched_seconds(path: Path) -> float:
+    """Infinite for a file that has gone."""
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+        return time.time() - os.stat(path).st_mtime
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError):
-        return UNKNOWN
-
-
-def _is_dead(holder: Holder, path: Path, *, now: float) -> bool:
-    """Whether its owner is gone. now: the clock of the file system, since those of two machines may differ."""
-    if holder.host == this_host():
-        start = started(holder.pid)
-        return not is_alive(holder.pid) or (None not in (start, holder.start) and start != holder.start)
-    try:
-        return now - path.stat().st_mtime > STALE_SECONDS
-    except OSError:
-        return False  # it has just gone
-
-
-def _remove(path: Path, dead: Holder) -> None:
-    """Remove a dead owner's lock, and nobody else's: of two that saw it die, one moves it aside and looks again."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.{this_host()}.{os.getpid()}.tmp")
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return
-    if _read(aside) != dead:  # somebody has taken it meanwhile: it is theirs
-        with suppress(OSError):
-            os.link(aside, path)
-    aside.unlink(missing_ok=True)
-
-
-def _beat(path: Path, mine: Holder, ended: threading.Event) -> None:
-    """Touch the lock until it is given back, or is no longer ours."""
-    while not ended.wait(BEAT_SECONDS):
-        if _read(path) != mine:
-            return
-        with suppress(OSError):
-            os.utime(path)
+        return float("inf")

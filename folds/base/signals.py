@@ -1,4 +1,4 @@
-"""Stops a command in good order: by a signal, or when its time is up; what is written is whole anyway."""
+"""Stops a command in good order: on Ctrl-C, on SIGTERM, or when its time is up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import FrameType
 
 from folds.base.progress import T, Track
 
-GRACE_SECONDS = 7.0  # for a step, a long call and the way out; then the process ends, wherever it is
+GRACE_SECONDS = 7.0  # for a step, a long call and the way out; then the process is ended
 LEFT_SHARE = 0.1  # of the hours given is left for the blend and the submission, but at most:
 LEFT_SECONDS = 600.0
 
@@ -39,62 +39,59 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def stoppable(say: Callable[[Stopped], object]) -> Iterator[None]:
+def stoppable(last_words: Callable[[Stopped], str]) -> Iterator[None]:
     """Let SIGINT and SIGTERM raise `Stopped` in the main thread while inside.
 
-    say  called before the process ends by force, where a call that knows no interruption takes longer than the grace
+    last_words  written to stderr before the process is ended by force, because a call did not return in the grace time
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     here, there = socket.socketpair()
     there.setblocking(False)
-    numbers = (signal.SIGINT, signal.SIGTERM)
     came: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         came.append(number)
         raise Stopped(number)
 
-    before = [signal.signal(number, stop) for number in numbers]
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     old = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
-    over = threading.Event()
-    threading.Thread(target=_watch, args=(here, say, over), name="signals", daemon=True).start()
+    is_over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(here, last_words, is_over), name="signals", daemon=True)
+    watcher.start()
     try:
         yield
-        over.set()
+        is_over.set()
     except KeyboardInterrupt as err:
         if isinstance(err, Stopped) or not came:
             raise
-        raise _stopped(came[0], err) from err  # Ray's calls turn what a handler raises into a plain KeyboardInterrupt
+        stopped = Stopped(came[0])  # Ray's calls turn what a handler raises into a plain KeyboardInterrupt
+        for note in getattr(err, "__notes__", ()):
+            stopped.add_note(note)
+        raise stopped from err
     except Exception:
-        over.set()
+        is_over.set()
         raise
     finally:
         signal.set_wakeup_fd(old)
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
         there.close()
+        if is_over.is_set() or not came:
+            watcher.join()
 
 
-def _stopped(number: int, err: KeyboardInterrupt) -> Stopped:
-    """What a signal's handler had raised, with the notes of what became of it."""
-    stop = Stopped(number)
-    for note in getattr(err, "__notes__", ()):
-        stop.add_note(note)
-    return stop
-
-
-def _watch(pipe: socket.socket, say: Callable[[Stopped], object], over: threading.Event) -> None:
-    """Wait for a signal, and then for the end of the process; bring it about where it does not come."""
+def _watch(pipe: socket.socket, last_words: Callable[[Stopped], str], is_over: threading.Event) -> None:
+    """After a signal, end the process if it has not ended by itself in the grace time."""
     with pipe:
         while data := pipe.recv(1):
             if data[0] in (signal.SIGINT, signal.SIGTERM):
-                if over.wait(GRACE_SECONDS):
-                    return
-                stop = Stopped(data[0])
-                say(stop)
-                os._exit(stop.exit_code)
+                if not is_over.wait(GRACE_SECONDS):
+                    stopped = Stopped(data[0])
+                    os.write(2, last_words(stopped).encode())  # another thread may hold the lock of sys.stderr
+                    os._exit(stopped.exit_code)
+                return
 
 
 def time_for_training(hours: float) -> float:

@@ -1,95 +1,91 @@
-"""What a command shows: lines that stay, and progress, which is drawn on a terminal and said elsewhere."""
+"""What a command shows: results on stdout, progress and errors on stderr; bars on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
 import os
 import stat
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, ProgressColumn, Task
+from rich.table import Column
+from rich.text import Text
 
-from folds.base.live import LivePart, Panel, duration, no_panel
-from folds.base.progress import T, Track
+from folds.base.progress import T
 
-LINE_SECONDS = 15  # without a terminal, long work says how far it is this often
-PLAIN_COLUMNS = 120  # where there is no terminal
+LINE_SECONDS = 15  # without a terminal, long work prints a line this often
+TICK_SECONDS = 0.2  # between two drawings
+CLOSE_SECONDS = 1.0  # most that the end waits for a drawing that hangs
+PLAIN_COLUMNS = 120  # of stdout where it is no terminal
+BAR = 20  # columns of a bar
+WIDE = 70  # columns of a terminal from which there are bars
 
 
 class Screen:
-    """Results go to stdout, progress and errors to stderr. On a terminal there is at most one live part at a time."""
+    """The output of one command. On a terminal there is at most one live part, redrawn below the lines that stay.
+
+    table  draws what stands above the bars of the live part; called in a thread of its own, None for nothing
+    """
 
     def __init__(self) -> None:
-        self.live: LivePart | None = None
+        self.table: Callable[[Console], RenderableType | None] = no_table
+        self._live: _LivePart | None = None
+
+    @property
+    def bars(self) -> Progress | None:
+        """The bars of the live part; None where there is none."""
+        return self._live.bars if self._live else None
 
     def show(self, *parts: RenderableType) -> None:
         """Print results, which stay."""
         for part in parts:
-            if self.live and self.live.redirects_stdout:
-                self.live.print(part)
+            if self._live and self._live.redirects_stdout:
+                self._live.print(part)
             else:
-                _console().print(part, markup=False)
+                _plain_console(stderr=False).print(part, markup=False)
 
     def complain(self, text: str, *, style: str | None = None) -> None:
-        """Print an error or a hint, which stays too."""
-        if self.live:
-            self.live.print(text, style=style)
+        """Print an error, a hint or a line of progress, which stays too."""
+        if self._live:
+            self._live.print(text, style=style)
         else:
-            _console(stderr=True).print(text, markup=False, style=style)
+            _plain_console(stderr=True).print(text, markup=False, style=style)
 
     @contextmanager
-    def living(self, panel: Panel = no_panel) -> Iterator[LivePart | None]:
-        """Keep a live part while inside, one that is there already if there is one; None where it cannot be drawn."""
-        if self.live or not can_be_live():
-            yield self.live
+    def living(self) -> Iterator[bool]:
+        """Keep a live part while inside, the one that is there if there is one. False: none can be drawn."""
+        if self._live or not can_be_live():
+            yield self._live is not None
             return
-        self.live = LivePart(_console(stderr=True), redirects_stdout=sys.stdout.isatty(), panel=panel)
+        self._live = _LivePart(lambda console: self.table(console))
         try:
-            self.live.open()
-            yield self.live
+            yield True
         finally:
             self.close()
 
     def close(self) -> None:
-        """End the live part, if there is one, with the cursor where the next line goes."""
-        live, self.live = self.live, None  # of two threads that end it at once, one does
+        """Remove the live part, if there is one, and give the cursor back."""
+        live, self._live = self._live, None
         if live:
             live.close()
 
     def track(self, items: Iterable[T], *, what: str, total: int, unit: str = "images", each: int = 1) -> Iterator[T]:
-        """The tracker of this screen."""
-        with self.living() as live:
-            tracked: Track = live.track if live else said_on(_console(stderr=True))
-            yield from tracked(items, what=what, total=total, unit=unit, each=each)
+        """A tracker that draws a bar, or prints a line now and then where nothing can be drawn."""
+        with self.living():
+            if self.bars is None:
+                yield from self._track_in_lines(items, what=what, total=total, unit=unit, each=each)
+            elif total == 1:  # it is done or not
+                yield from items
+            else:
+                yield from _track_in_bars(self.bars, items, what=what, total=total, unit=unit, each=each)
 
-
-def _console(*, stderr: bool = False) -> Console:
-    """120 columns wide where there is no terminal."""
-    console = Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False)
-    if stderr or console.is_terminal:
-        return console
-    return Console(highlight=False, soft_wrap=True, emoji=False, width=PLAIN_COLUMNS)
-
-
-def can_be_live() -> bool:
-    """Whether stderr is a terminal that can move its cursor, and nobody else writes there while we do.
-
-    Where stdout is a pipe, as in `| tee log`, its reader may print to the same terminal: progress is said in lines.
-    """
-    if not sys.stderr.isatty() or not Console(stderr=True).is_interactive:
-        return False
-    try:
-        return sys.stdout.isatty() or not stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
-    except (OSError, ValueError):  # it is no file at all
-        return True
-
-
-def said_on(console: Console) -> Track:
-    """A tracker that says now and then on a console how far it is."""
-
-    def track(items: Iterable[T], *, what: str, total: int, unit: str = "images", each: int = 1) -> Iterator[T]:
+    def _track_in_lines(self, items: Iterable[T], *, what: str, total: int, unit: str, each: int) -> Iterator[T]:
         began = said = time.monotonic()
         done = 0
         for item in items:
@@ -99,6 +95,117 @@ def said_on(console: Console) -> Track:
             if now - said > LINE_SECONDS and done < total:
                 said, speed = now, done / (now - began)
                 rest = f"{speed:,.0f} {unit}/s, {duration((total - done) / speed)} left"
-                console.print(f"{what}: {done:,}/{total:,} {unit}, {rest}", highlight=False, soft_wrap=True)
+                self.complain(f"{what}: {done:,}/{total:,} {unit}, {rest}")
 
-    return track
+
+def no_table(console: Console) -> None:
+    """The table of a command that has only bars."""
+
+
+class _LivePart:
+    """A rich.live.Live and the thread that redraws it."""
+
+    def __init__(self, table: Callable[[Console], RenderableType | None]) -> None:
+        self._console = console = _plain_console(stderr=True)
+        self.redirects_stdout = sys.stdout.isatty()
+        self.bars = bars_on(console)
+        self._table = table
+        self._live = Live(
+            get_renderable=self._drawing,
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=self.redirects_stdout,
+        )
+        self._lock = threading.RLock()  # rich has locks for a part of drawing and a part of printing
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._tick, name="screen", daemon=True)
+        self._live.start(refresh=True)
+        self._thread.start()
+
+    def print(self, part: RenderableType, *, style: str | None = None) -> None:
+        with self._lock:
+            self._console.print(part, markup=False, style=style)
+
+    def close(self) -> None:
+        self._is_over.set()
+        self._thread.join(timeout=CLOSE_SECONDS)  # a thread that writes when the interpreter ends makes it abort
+        try:
+            self._live.stop()
+        finally:
+            self._console.show_cursor(True)
+
+    def _drawing(self) -> RenderableType:
+        table = self._table(self._console)
+        return Group(*([] if table is None else [table]), *([self.bars] if self.bars.tasks else []))
+
+    def _tick(self) -> None:
+        while not self._is_over.wait(TICK_SECONDS):
+            with self._lock:
+                if not self._is_over.is_set():
+                    self._live.refresh()
+
+
+def _track_in_bars(bars: Progress, items: Iterable[T], *, what: str, total: int, unit: str, each: int) -> Iterator[T]:
+    bar = bars.add_task(what, total=total, unit=unit)
+    try:
+        for item in items:
+            yield item
+            bars.advance(bar, each)
+    finally:
+        bars.remove_task(bar)
+
+
+def bars_on(console: Console) -> Progress:
+    """Bars, to be drawn as a part of something else: what is done, how fast, and the time left.
+
+    On a narrow terminal the bar itself and the counts are left out.
+    """
+
+    class What(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(task.description, no_wrap=True, overflow="ellipsis")
+
+    class Bar(BarColumn):
+        def render(self, task: Task) -> Any:
+            return super().render(task) if console.width >= WIDE else ""
+
+    class Numbers(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            done, total = min(task.completed, task.total or 0), task.total or 0
+            speed, left = task.speed, task.time_remaining
+            parts = [f"{task.percentage:.0f}%"]
+            if console.width >= WIDE:
+                parts.append(f"{done:,.0f}/{total:,.0f} {task.fields['unit']}")
+                parts += [f"{speed:,.0f} {task.fields['unit']}/s"] if speed else []
+            return Text("  ".join([*parts, *([f"{duration(left)} left"] if left is not None else [])]))
+
+    return Progress(
+        What(), Bar(bar_width=BAR), Numbers(table_column=Column(no_wrap=True)), console=console, auto_refresh=False
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as m:ss, or h:mm:ss from an hour on."""
+    minutes, left = divmod(int(seconds + 0.5), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{left:02d}" if minutes >= 60 else f"{minutes}:{left:02d}"
+
+
+def can_be_live() -> bool:
+    """Whether stderr is a terminal that can move its cursor, and no other process writes there.
+
+    Where stdout is a pipe, as in `| tee log`, its reader may print to the same terminal.
+    """
+    if not sys.stderr.isatty() or not Console(stderr=True).is_interactive:
+        return False
+    try:
+        return sys.stdout.isatty() or not stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
+    except (OSError, ValueError):  # it is no file at all
+        return True
+
+
+def _plain_console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False)
+    if stderr or console.is_terminal:
+        return console
+    return Console(highlight=False, soft_wrap=True, emoji=False, width=PLAIN_COLUMNS)

@@ -1,4 +1,4 @@
-"""Knows where everything lies in the work folder, and how a file is written: whole or not at all."""
+"""The paths of the work folder, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Workspace:
 
     def lock(self, what: str) -> Path:
         """The file that says who is at work on something; there as long as somebody is."""
-        return self.root / "locks" / f"{what}.json"
+        return self.root / "locks" / f"{what}.lock"
 
 
 def digest(data: bytes | memoryview) -> str:

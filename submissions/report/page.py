@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from folds.base.live import duration
+from folds.base.terminal import duration
 from submissions.report.thumbnails import Thumbnails
 
 TEMPLATES = Path(__file__).parent / "templates"

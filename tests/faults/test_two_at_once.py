@@ -1,24 +1,29 @@
 """Starts two processes on one work folder, and lets owners of locks die: each fold is trained once."""
 
-import json
 import os
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
+from folds.base import locks
 from folds.base.errors import UserError
-from folds.base.locks import STALE_SECONDS, Holder, claim
-from folds.base.processes import started, this_host
+from folds.base.locks import Holder, claim
 from tests.faults.tally import count
 from tests.faults.whole import again_in, differing, left_over, made_in
 
 
-def write_lock(path, **changes):
+def write_lock(path, *, pid=None, host=None, duration=90.0):
+    """A lock as filelock writes it, of this process and machine unless said otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    mine = {"name": "here", "host": this_host(), "pid": os.getpid(), "start": started(os.getpid())}
-    path.write_text(json.dumps({**mine, "since": 0.0, "token": "x", **changes}))
+    with claim(path):
+        text = path.read_text()
+    text = text.replace(f"pid={os.getpid()}\n", f"pid={pid or os.getpid()}\n").replace(
+        "duration=90.0", f"duration={duration}"
+    )
+    path.write_text(text.replace(f"host={socket.gethostname()}", f"host={host or socket.gethostname()}"))
 
 
 def dead_pid():
@@ -48,48 +53,56 @@ def test_two_processes_train_each_fold_once_and_end_in_the_same_bytes(tmp_path, 
 
 
 def test_a_lock_says_who_holds_it_and_is_free_afterwards(tmp_path):
-    path = tmp_path / "locks" / "a.json"
+    path = tmp_path / "locks" / "a.lock"
     with claim(path) as mine:
         assert mine is None
         with claim(path) as holder:
             assert isinstance(holder, Holder)
-            assert (holder.pid, holder.host) == (os.getpid(), this_host())
-            assert holder.sentence.startswith(f"process {os.getpid()} on ")
+            assert (holder.pid, holder.machine, holder.is_this_process) == (os.getpid(), socket.gethostname(), True)
+            assert holder.sentence == f"process {os.getpid()} on {socket.gethostname()}"
     assert list(path.parent.iterdir()) == []
     assert is_free(path)
 
 
-@pytest.mark.parametrize("how", ["gone", "number used again"])
-def test_a_lock_whose_owner_died_on_this_machine_is_free_at_once(tmp_path, how):
-    path = tmp_path / "a.json"
-    write_lock(path, pid=dead_pid()) if how == "gone" else write_lock(path, start="1")
+def test_a_lock_whose_owner_was_killed_on_this_machine_is_free_at_once(tmp_path):
+    path = tmp_path / "a.lock"
+    code = "import os, sys; from pathlib import Path; from folds.base.locks import claim\n"
+    code += "with claim(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == -9
+    assert path.exists()
     assert is_free(path)
     count("dead owners")
 
 
-def test_a_lock_of_another_machine_is_free_once_it_is_no_longer_touched(tmp_path):
-    path = tmp_path / "a.json"
-    write_lock(path, host="elsewhere", pid=dead_pid())
-    assert not is_free(path)
-    os.utime(path, (time.time() - STALE_SECONDS - 1,) * 2)
+def test_a_lock_of_another_machine_is_free_once_it_is_no_longer_touched(tmp_path, monkeypatch):
+    path = tmp_path / "a.lock"
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 0.3)
+    write_lock(path, host="elsewhere", pid=dead_pid(), duration=0.3)
+    for _ in range(3):
+        assert not is_free(path)
+        time.sleep(0.2)
+        os.utime(path)
+    time.sleep(0.4)
+    assert not is_free(path)  # the last touch is seen now
+    time.sleep(0.4)
     assert is_free(path)
     count("dead owners")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}"])
-def test_a_lock_that_cannot_be_read_counts_until_it_is_old(tmp_path, content):
-    path = tmp_path / "a.json"
-    path.write_bytes(content)
+def test_an_empty_lock_counts_until_it_is_old(tmp_path):
+    path = tmp_path / "a.lock"
+    path.touch()
     assert not is_free(path)
-    os.utime(path, (time.time() - STALE_SECONDS - 1,) * 2)
+    os.utime(path, (time.time() - locks.LEASE_SECONDS - 1,) * 2)
     assert is_free(path)
 
 
 def test_a_lock_that_was_taken_over_is_not_removed_by_its_first_owner(tmp_path):
-    path = tmp_path / "a.json"
+    path = tmp_path / "a.lock"
     with claim(path):
-        write_lock(path, token="another")
-    assert json.loads(path.read_text())["token"] == "another"
+        path.unlink()
+        path.write_text("another")
+    assert path.read_text() == "another"
 
 
 def test_many_processes_at_one_lock_never_hold_it_together(tmp_path):
@@ -101,15 +114,15 @@ def test_many_processes_at_one_lock_never_hold_it_together(tmp_path):
         "        if holder is None:\n"
         "            os.close(os.open(inside, os.O_CREAT | os.O_EXCL)); time.sleep(0.001); os.unlink(inside); n += 1\n"
     )
-    words = [sys.executable, "-c", code, tmp_path / "a.json", tmp_path / "inside"]
+    words = [sys.executable, "-c", code, tmp_path / "a.lock", tmp_path / "inside"]
     crew = [subprocess.Popen(words) for _ in range(3)]
     assert [process.wait(timeout=60) for process in crew] == [0, 0, 0]
 
 
 def test_status_says_who_is_at_work_on_what(tmp_path, nursery, world):
     place = again_in(tmp_path, "status", world)
-    write_lock(place / "work/locks/a.fold1.json")
-    write_lock(place / "work/locks/a.fold0.json", pid=dead_pid())
+    write_lock(place / "work/locks/a.fold1.lock")
+    write_lock(place / "work/locks/a.fold0.lock", pid=dead_pid())
     code, out = nursery.run(["status"], folder=place)
     assert code == 0, out
     assert [line.split(" on ")[0] for line in out.splitlines() if "held by" in line] == [
@@ -119,5 +132,5 @@ def test_status_says_who_is_at_work_on_what(tmp_path, nursery, world):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "locks").write_text("a file in place of the folder")
-    with pytest.raises(UserError, match=r"^cannot write .*a\.json: "), claim(tmp_path / "locks" / "a.json"):
+    with pytest.raises(UserError, match=r"^cannot write .*a\.lock: "), claim(tmp_path / "locks" / "a.lock"):
         pass

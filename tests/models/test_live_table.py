@@ -1,11 +1,12 @@
-"""Tests the board of all jobs: what events make of it, what it expects, and how it looks at any size."""
+"""Tests the table of all jobs: what events make of it, what time it expects, and how it looks at any size."""
 
+import io
 import math
 
 import pytest
+from rich.console import Console
 
-from models.watch.board import Board, JobState, board_track
-from models.watch.board_view import board_lines
+from folds.base.terminal import Screen, bars_on
 from models.watch.events import (
     EpochRow,
     FoldDone,
@@ -16,6 +17,24 @@ from models.watch.events import (
     JobEvent,
     JobProgress,
 )
+from models.watch.live_table import JobState, LiveTable
+
+
+class Drawn(Screen):
+    """A screen whose bars are drawn nowhere; it notes what is tracked outside of any job."""
+
+    def __init__(self):
+        super().__init__()
+        self.aside = []
+        self.made = bars_on(Console(file=io.StringIO(), width=100))
+
+    @property
+    def bars(self):
+        return self.made
+
+    def track(self, items, *, what, total, unit="images", each=1):
+        self.aside.append(what)
+        yield from items
 
 
 def started(run, fold):
@@ -30,46 +49,55 @@ def done(run, fold, *, error=0.125, seconds=40.0, trained=True):
     return FoldDone(run, fold, error, seconds, trained, ("centre",))
 
 
-def board(*runs, folds=(0, 1), epochs=4):
-    return Board({(run, fold): JobState(run, fold, epochs) for run in runs for fold in folds})
+def table(*runs, folds=(0, 1), epochs=4):
+    return LiveTable(Drawn(), [JobState(run, fold, epochs) for run in runs for fold in folds])
 
 
 def told(known, *events):
-    run, fold = "", None
     for event in events:
-        if not isinstance(event, EpochRow):
-            run, fold = event.run, getattr(event, "fold", None)
-        known.take(JobEvent(run, fold, event))
+        event = (
+            event
+            if isinstance(event, JobEvent | JobProgress)
+            else JobEvent(event.run, getattr(event, "fold", None), event)
+        )
+        known.take(event)
     return known
 
 
 def states(known):
-    return [job.state for job in known.jobs]
+    return [job.state for job in known.jobs.values()]
 
 
-def shown(known, columns=100, lines=15):
-    return [line.plain for line in board_lines(known, columns, lines)]
+def shown(known, columns=100, lines=30):
+    """The lines of the table, as drawn on a terminal of this size."""
+    console = Console(width=columns, height=lines, file=io.StringIO())
+    console.print(known.draw(console))
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def bars(known):
+    return [(bar.description, bar.completed, bar.total) for bar in known._screen.bars.tasks]
 
 
 def test_a_job_waits_runs_and_is_done():
-    known = board("a")
+    known = table("a")
     assert states(known) == ["waiting", "waiting"]
     told(known, started("a", 0), row(1))
     assert states(known) == ["running", "waiting"]
-    assert known.states["a", 0].row.epoch == 1
+    assert known.jobs["a", 0].epoch == 1
     told(known, done("a", 0))
     assert states(known) == ["done", "waiting"]
-    assert known.states["a", 0].error == 0.125
+    assert known.jobs["a", 0].error == 0.125
 
 
 def test_a_job_that_another_process_holds_is_held_until_it_is_done_there():
-    known = told(board("a"), FoldHeld("a", 1, "process 7"))
+    known = told(table("a"), FoldHeld("a", 1, "process 7"))
     assert states(known) == ["waiting", "held"]
     assert states(told(known, done("a", 1, trained=False))) == ["waiting", "done"]
 
 
 def test_what_others_hold_now_replaces_what_they_held_before_and_never_a_job_that_runs_here():
-    known = told(board("a", "b"), started("a", 0))
+    known = told(table("a", "b"), started("a", 0))
     known.hold([("a", 0), ("a", 1)])
     assert states(known) == ["running", "held", "waiting", "waiting"]
     known.hold([("b", 0)])
@@ -77,36 +105,37 @@ def test_what_others_hold_now_replaces_what_they_held_before_and_never_a_job_tha
 
 
 def test_a_failure_belongs_to_the_job_that_it_names_even_if_it_never_began():
-    known = told(board("a"), FoldFailed("a", "a fold 1", "why", None, None))
+    known = told(table("a"), FoldFailed("a", "a fold 1", "why", None, None))
     assert states(known) == ["waiting", "failed"]
 
 
-def test_the_prior_of_a_run_and_its_failed_end_are_no_jobs():
-    known = told(board("a"), FoldFailed("a", "a", "why", None, None))
+def test_the_failed_end_of_a_run_is_no_job():
+    known = told(table("a"), FoldFailed("a", "a", "why", None, None))
     assert states(known) == ["waiting", "waiting"]
 
 
 def test_a_resumed_job_has_its_epochs_behind_it():
-    known = told(board("a"), started("a", 0), FoldResumed("a", 0, 3, 4))
-    assert known.states["a", 0].share == 0.75
+    known = told(table("a"), started("a", 0), FoldResumed("a", 0, 3, 4))
+    assert known.jobs["a", 0].share == 0.75
 
 
-def test_jobs_run_side_by_side_each_in_its_place():
-    known = board("a")
-    for fold, place in ((0, "gpu 0"), (1, "gpu 1")):
-        known.take(JobEvent("a", fold, started("a", fold), place))
+def test_each_running_job_has_a_bar_of_what_it_does_now():
+    known = table("a")
+    for fold in (0, 1):
+        known.take(JobEvent("a", fold, started("a", fold), f"gpu {fold}"))
     known.take(JobProgress("a", 0, "epoch 1/4", 30, 60, per_second=10.0, place="gpu 0"))
     known.take(JobEvent("a", 1, row(2), "gpu 1"))
-    assert [(job.place, job.share) for job in known.running] == [("gpu 0", 0.125), ("gpu 1", 0.5)]
-    lines = shown(known)
-    assert lines[1].startswith("a fold 0  epoch 1/4  ")
-    assert lines[1].endswith("50%  10 images/s  0:03 left  gpu 0")
-    assert lines[2] == "a fold 1  epoch 2/4 done  gpu 1"
-    assert lines[3] == "  epoch 2: loss 0.5000 train, 0.7500 valid, top-1 err 0.5000, top-3 err 0.2500"
+    assert [job.share for job in known.jobs.values()] == [0.125, 0.5]
+    assert bars(known) == [("a fold 0 on gpu 0  epoch 1/4", 30, 60)]
+    known.take(JobProgress("a", 0, "epoch 2/4", 0, 60, place="gpu 0"))
+    known.take(JobProgress("a", 1, "predict test", 5, 10, place="gpu 1"))
+    assert bars(known) == [("a fold 0 on gpu 0  epoch 2/4", 0, 60), ("a fold 1 on gpu 1  predict test", 5, 10)]
+    told(known, done("a", 0), FoldFailed("a", "a fold 1", "why", None, None))
+    assert bars(known) == []
 
 
 def test_the_time_left_is_that_of_done_jobs_and_of_the_share_that_is_left():
-    known = board("a")
+    known = table("a")
     assert known.seconds_left() is None
     told(known, started("a", 0), row(1), row(2))
     assert known.seconds_left() == 2 * 10 + 40  # two epochs of this job, and one job like it
@@ -117,7 +146,7 @@ def test_the_time_left_is_that_of_done_jobs_and_of_the_share_that_is_left():
 
 
 def test_jobs_side_by_side_share_the_time_left_and_the_longest_sets_a_floor():
-    known = board("a", "b")
+    known = table("a", "b")
     for fold in (0, 1):
         told(known, started("a", fold), row(1))
     assert known.seconds_left() == (2 * 30 + 2 * 40) / 2
@@ -126,68 +155,60 @@ def test_jobs_side_by_side_share_the_time_left_and_the_longest_sets_a_floor():
 
 
 def test_the_first_epoch_is_enough_for_an_estimate():
-    known = told(board("a", folds=(0,)), started("a", 0))
+    known = told(table("a", folds=(0,)), started("a", 0))
     known.take(JobProgress("a", 0, "epoch 1/4", 30, 60, per_second=6.0))
     assert known.seconds_left() == pytest.approx(35)  # 4 epochs of 10 seconds, half of one behind us
 
 
 def test_a_job_between_two_epochs_is_as_far_as_its_epochs():
-    known = told(board("a"), started("a", 0))
+    known = told(table("a"), started("a", 0))
     known.take(JobProgress("a", 0, "epoch 1/4", 60, 60, per_second=6.0))
     told(known, started("a", 0))
     known.take(JobEvent("a", 0, row(1)))
-    assert known.states["a", 0].share == 0.25
+    assert known.jobs["a", 0].share == 0.25
 
 
-def test_the_tracker_gives_progress_to_the_job_that_runs_and_the_rest_elsewhere():
-    known, aside = board("a"), []
-
-    def elsewhere(items, *, what, total, unit="images", each=1):
-        aside.append(what)
-        yield from items
-
-    track = board_track(known, elsewhere)
-    assert list(track(range(2), what="sweep", total=2)) == [0, 1]
+def test_the_tracker_gives_progress_to_the_job_that_runs_and_the_rest_to_the_screen():
+    known = table("a")
+    assert list(known.track(range(2), what="sweep", total=2)) == [0, 1]
     told(known, started("a", 1))
-    for i in track(range(3), what="epoch 1/4", total=6, each=2):
-        assert known.states["a", 1].progress.done == 2 * i
-    assert aside == ["sweep"]
+    for i in known.track(range(3), what="epoch 1/4", total=6, each=2):
+        assert bars(known) == [("a fold 1  epoch 1/4", 2 * i, 6)]
+    assert known._screen.aside == ["sweep"]
     told(known, done("a", 1))
-    list(track(range(2), what="features", total=2))
-    assert aside == ["sweep", "features"]
+    list(known.track(range(2), what="features", total=2))
+    assert known._screen.aside == ["sweep", "features"]
 
 
 def test_the_table_has_a_word_or_a_figure_for_every_state():
-    known = told(board("a", "long-name", folds=(0, 1, None)), done("a", 0), started("a", 1), row(1), row(2))
+    known = told(table("a", "long-name", folds=(0, 1, None)), done("a", 0), started("a", 1), row(1), row(2))
     told(known, FoldFailed("a", "a on all images", "why", None, None), FoldHeld("long-name", 0, "x"))
     told(known, done("long-name", None, error=None))
-    assert shown(known)[-3:] == [
+    assert shown(known) == [
+        "6 jobs: 2 done, 1 running, 1 waiting, 1 held by another process, 1 failed; about 1:00 left",
         "           fold 0  fold 1     all",
         "a          0.1250     50%  failed",
         "long-name    held       .    done",
     ]
-    assert (
-        shown(known)[0] == "6 jobs: 2 done, 1 running, 1 waiting, 1 held by another process, 1 failed; about 1:00 left"
-    )
 
 
 @pytest.mark.parametrize("columns", [20, 40, 69, 70, 100, 200])
-@pytest.mark.parametrize("lines", [1, 2, 3, 5, 8, 30])
+@pytest.mark.parametrize("lines", [5, 10, 24, 60])
 def test_no_size_is_too_small_and_no_line_too_long(columns, lines):
-    known = board(*(f"a-run-with-quite-a-long-name-{i}" for i in range(30)), folds=range(5))
-    for i in range(9):
+    known = table(*(f"a-run-with-quite-a-long-name-{i}" for i in range(30)), folds=range(5))
+    for i in range(3):
         name = f"a-run-with-quite-a-long-name-{i}"
         known.take(JobEvent(name, 0, started(name, 0), f"gpu {i}"))
         known.take(JobProgress(name, 0, "epoch 1/4", 1000, 100_000, per_second=123.0, place=f"gpu {i}"))
     told(known, started("a-run-with-quite-a-long-name-3", 1), row(1, top3=math.nan))
     made = shown(known, columns, lines)
-    assert 1 <= len(made) <= lines
+    assert len(made) <= max(lines // 2, 5)
     assert max(map(len, made)) <= columns
-    assert "running" in made[0]
+    assert "150 jobs: 4 running" in made[0]
 
 
 def test_runs_that_do_not_fit_are_counted_and_those_that_run_are_shown_first():
-    known = told(board(*(f"run{i:02d}" for i in range(30))), started("run29", 0))
-    made = shown(known, 80, 6)
+    known = told(table(*(f"run{i:02d}" for i in range(30))), started("run29", 0))
+    made = shown(known, 80, 12)
     assert [line.split()[0] for line in made[-3:]] == ["run00", "run29", "and"]
     assert made[-1] == "and 28 more runs"

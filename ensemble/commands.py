@@ -1,0 +1,59 @@
+"""What `views`, `add`, `blend`, `explain` and `compare` do; each yields or returns what is to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+
+from ensemble.analysis.compare import compare_runs, comparison_summary
+from ensemble.analysis.views import report_views, view_summary
+from ensemble.blend.make_blend import make_blend
+from ensemble.blend.tables import blend_summary
+from ensemble.members.add_member import add_member
+from ensemble.settings import AddSettings, BlendSettings
+from folds.base.locks import alone
+from folds.base.terminal import Screen
+from folds.base.workspace import Workspace
+
+
+def views(workspace: Workspace, run: Sequence[str], screen: Screen) -> Iterator[tuple[RenderableType, str]]:
+    """What each view adds, run by run, and the next command."""
+    for report in report_views(workspace, tuple(run), track=screen.track):
+        pays = f"blend --member-views {','.join(report.proposed.views)}" if report.is_worth_it else "blend"
+        yield view_summary(report), pays
+
+
+def add(workspace: Workspace, name: str, settings: AddSettings, *, screen: Screen) -> list[str]:
+    """Take in the predictions of another tool."""
+    with alone(workspace, "ensemble", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):
+        added = add_member(workspace, name, settings)
+    counts = f"{added.images:,} out-of-fold and {added.test_images:,} test images"
+    return [
+        f"{added.name}: {counts}, wrote {added.folder}",
+        *(f"note: {warning}" for warning in added.warnings),
+    ]
+
+
+def blend(workspace: Workspace, settings: BlendSettings, *, seed: int, screen: Screen) -> list[RenderableType]:
+    """Find the weights of the members."""
+    with alone(workspace, "ensemble", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):
+        made = make_blend(workspace, settings, seed=seed, track=screen.track)
+    return [blend_summary(made), f"wrote {made.path}"]
+
+
+def explain(workspace: Workspace, image_id: str, *, run: str | None) -> list[RenderableType]:
+    """What every member says of an image, and where a network looks."""
+    from ensemble.analysis.explain import explain_image, explained_summary
+    from ensemble.analysis.explain_picture import draw_explained
+    from models.predict.gradcam import first_maps  # torch, which the other commands need not wait for
+
+    said = explain_image(workspace, image_id, run=run)
+    labels = {name: said.labels_of(name) for name in ([run] if run else said.runs_by_weight())}
+    maps, why = first_maps(workspace, labels, image_id, fold=said.fold or 0)
+    return [explained_summary(said, why), f"wrote {draw_explained(workspace, said, maps, why)}"]
+
+
+def compare(workspace: Workspace, run_a: str, run_b: str) -> RenderableType:
+    """Which of two runs is better out of fold."""
+    return comparison_summary(compare_runs(workspace, run_a, run_b))
