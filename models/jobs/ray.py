@@ -87,6 +87,7 @@ class _Session:
         self.open = [_Open(task, *_needs(machines, engine, task)) for task in costliest_first]
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        self.queue.qsize()  # wait until it has started: no task begins before there is a queue to write to
 
     def run(self) -> Iterator[JobEvent | JobProgress]:
         try:
@@ -190,19 +191,16 @@ class _Session:
 
     def _stop(self, stop: BaseException) -> None:
         """Interrupt all tasks, and add what each says of that to the exception."""
-        begun = {one.number for one in self.open if one.node is not None and one.answer is not None}
-        for one in self.open:
-            if one.answer is not None:
-                self.ray.cancel(one.answer, recursive=False)  # what it is saying to the queue is a call of its own
+        answers = [one.answer for one in self.open if one.answer is not None]
+        for answer in answers:
+            self.ray.cancel(answer, recursive=False)  # what it is saying to the queue is a call of its own
         until = time.monotonic() + STOP_SECONDS
+        while answers and time.monotonic() < until:
+            answers = self.ray.wait(answers, num_returns=len(answers), timeout=LOOK_SECONDS)[1]
         with suppress(UserError):
-            while begun and time.monotonic() < until:
-                for number, said in self._said():
-                    if isinstance(said, Ended):
-                        begun.discard(number)
-                        for note in said.notes:
-                            stop.add_note(note)
-                time.sleep(LOOK_SECONDS)
+            for _, said in self._said():
+                for note in said.notes if isinstance(said, Ended) else ():
+                    stop.add_note(note)
 
 
 def _slots(machines: Sequence[Mapping[str, Any]], one: _Open, *, avoid: Collection[str] = ()) -> int:

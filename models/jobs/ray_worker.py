@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -44,6 +45,7 @@ def do_there(task: Task, threads: int, number: int, queue: Any) -> None:
     gpus = here.get_accelerator_ids().get("GPU", [])
     place = f"{socket.gethostname()} {'GPU ' + ','.join(gpus) if gpus else 'CPU'}"
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # by which Ray cancels; behind `&` it would be ignored
     # Not queue.put, which waits for the answer: Ray gives the cores of a task that waits to another one.
     reporter = _Reporter(task, place, lambda said: queue.actor.put_nowait.remote((number, said)))
     events, end = attempt(task, reporter.track), Ended()
