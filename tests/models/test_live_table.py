@@ -54,13 +54,15 @@ def table(*runs, folds=(0, 1), epochs=4):
 
 
 def told(known, *events):
+    """The table after these events; an epoch's row belongs to the job of the event before it."""
+    run, fold = "", None
     for event in events:
-        event = (
-            event
-            if isinstance(event, JobEvent | JobProgress)
-            else JobEvent(event.run, getattr(event, "fold", None), event)
-        )
-        known.take(event)
+        if isinstance(event, JobEvent | JobProgress):
+            known.take(event)
+            continue
+        if not isinstance(event, EpochRow):
+            run, fold = event.run, getattr(event, "fold", None)
+        known.take(JobEvent(run, fold, event))
     return known
 
 
