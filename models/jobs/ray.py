@@ -104,7 +104,7 @@ class _Session:
             raise
 
     def _submit(self) -> None:
-        """Send what can run at once and one task more, for Ray keeps no order among tasks that wait for a machine."""
+        """Send what can run at once, and one more once all of that has begun: Ray keeps no order among waiting tasks."""
         machines = [machine for machine in self.ray.nodes() if machine["Alive"]]
         under_way = Counter((one.gpus, one.cpus) for one in self.open if one.answer is not None)
         for one in self.open:
@@ -115,7 +115,8 @@ class _Session:
                     one.answer = None
             if one.answer is not None or time.monotonic() < one.not_before:
                 continue
-            if under_way[one.gpus, one.cpus] <= _slots(machines, one):
+            have_begun = all(other.node for other in self.open if other.answer is not None)
+            if under_way[one.gpus, one.cpus] < _slots(machines, one) + have_begun:
                 under_way[one.gpus, one.cpus] += 1
                 self.attempts += 1
                 one.number, one.node = self.attempts, None

@@ -24,7 +24,6 @@ from models.probe.probe import probe_first, probe_runs
 from models.runs import RunPlan, done_folds, plan_runs
 from models.watch.events import FoldDone, FoldFailed, JobEvent
 from tests.cluster import JOBS, cluster, make_place, run, start, wait_for, workers
-from tests.competition import fingerprint, make_competition
 from tests.faults.whole import differing, left_over, made_in
 from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
 
@@ -234,19 +233,6 @@ def test_when_the_time_is_up_the_jobs_stop_and_the_submission_is_made_of_what_is
     assert re.search(r"the time is up; c fold \d goes on after epoch \d+ of 5000", out)
     assert (place / "work/submissions/blend.csv").is_file()
     assert out.endswith("next: python run.py all data\n")
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("form", ["raw", "jpeg"])
-def test_all_machines_of_a_cluster_decode_into_the_same_bytes(tmp_path, form):
-    make_competition(tmp_path / "data", per_class=120)
-    (tmp_path / "data/TrainVal/0/broken.jpg").write_bytes(b"\xff\xd8\xff")
-    words = ["prepare", "data", "--store-size", "128", "--store", form]
-    run([*words, "--work", "here"], folder=tmp_path)
-    with cluster(nodes=2) as nodes:
-        run([*words, "--work", "there", "--address", nodes.address], folder=tmp_path)
-    here, there = (fingerprint(tmp_path / work / "folds") for work in ("here", "there"))
-    assert {name: data for name, (data, _) in here.items()} == {name: data for name, (data, _) in there.items()}
 
 
 @pytest.mark.parametrize(
