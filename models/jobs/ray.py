@@ -104,7 +104,7 @@ class _Session:
             raise
 
     def _submit(self) -> None:
-        """Send what can run at once, and one more once all of that has begun: Ray keeps no order among waiting tasks."""
+        """Send what can run at once, and one more once all that has begun: Ray keeps no order among waiting tasks."""
         machines = [machine for machine in self.ray.nodes() if machine["Alive"]]
         under_way = Counter((one.gpus, one.cpus) for one in self.open if one.answer is not None)
         for one in self.open:

@@ -1,6 +1,6 @@
 """Multinomial logistic regression with an L2 penalty: one convex problem, solved to a tolerance.
 
-`torch.optim.LBFGS(line_search_fn="strong_wolfe")`, preconditioned in the same way, took 47 to 63 s of one core instead
+`torch.optim.LBFGS(line_search_fn="strong_wolfe")`, preconditioned in the same way, took 47 to 77 s of one core instead
 of 28 for the heads of five folds (6,859 images x 1,280 features, 102 classes): each step of its line search costs two
 products with the features, and ours none.
 """
