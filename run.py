@@ -132,7 +132,7 @@ def prepare_(data: Data, *, prepare: PrepareSettings = PrepareSettings(), top: P
 def prepare_data(data: Path, prepare: PrepareSettings, train: TrainSettings, *, top: Top) -> None:
     """`prepare`, with a store as large as the runs need it where its size is not set."""
     from folds import commands
-    from models.sizes import needed_store_size
+    from models.input.sizes import needed_store_size
 
     needed = prepare.store_size or needed_store_size(plans(train))
     show([commands.prepare(top.workspace, data, prepare, needed_size=needed, screen=screen())])
@@ -447,6 +447,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse(err.message, err.hint)
     except CycloptsError as err:
         message, _, near = str(err).partition(" Did you mean ")
+        message = re.sub(r"^Unused Tokens: \[(.*)\]", r"\1 is neither a flag nor the value of one", message)
         message = message.rstrip(".").replace(". Must", ": it must").replace(". Choose", ": choose")
         return refuse(message, f"did you mean {near.split('?')[0]}?" if near else "`python run.py --help`")
     except Stopped as stop:

@@ -25,9 +25,8 @@ def prepare(
     screen: Screen,
 ) -> RenderableType:
     """Make the manifest and the pixel store. needed_size: pixels of the store where its size is not set."""
-    size, is_to_write = settings.store_size or needed_size, manifest.is_apart(workspace, data)
-    with alone(workspace, "folds", say=screen.complain, is_to_write=is_to_write):
-        made = manifest.prepare(workspace, data, settings, needed_size=size, track=screen.track)
+    with alone(workspace, "folds", say=screen.complain, is_to_write=manifest.is_apart(workspace, data)):
+        made = manifest.prepare(workspace, data, settings, needed_size=needed_size, track=screen.track)
     return prepare_tables(made)
 
 

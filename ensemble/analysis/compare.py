@@ -16,8 +16,8 @@ from ensemble.members.members import Member, Members, read_members
 from ensemble.members.open_run import list_runs, open_run
 from ensemble.members.training_rows import rows_of
 from folds.base.errors import UserError, visible
+from folds.base.interval import Difference, paired_difference
 from folds.base.metrics import top_classes, true_rank
-from folds.base.paired import Difference, paired_difference
 from folds.base.workspace import Workspace, write_bytes
 from folds.split.assign import load_folds
 

@@ -23,7 +23,7 @@ from ensemble.members.training_rows import Rows
 from ensemble.weights.metric import Metric
 from ensemble.weights.reduction import Reduction, build_reduction
 from folds.base.errors import UserError
-from folds.base.paired import Difference, paired_difference
+from folds.base.interval import Difference, paired_difference
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace
 from models.input.views import known_views

@@ -20,7 +20,7 @@ from ensemble.members.members import Members
 from ensemble.weights.metric import Metric
 from ensemble.weights.reduction import Reduction
 from ensemble.weights.simple import Objective
-from folds.base.paired import paired_difference
+from folds.base.interval import paired_difference
 
 
 @dataclass(frozen=True)

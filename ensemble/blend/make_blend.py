@@ -12,7 +12,7 @@ import numpy as np
 from ensemble.blend.blend_json import Blend, save_blend
 from ensemble.blend.candidates import CANDIDATES, Candidate, FitInput, Fits, fit_data
 from ensemble.blend.cross_fit import Nested, Score, nested_choice, score_candidates, simplest_good
-from ensemble.blend.member_value import MemberValue, gain_over_best, member_values
+from ensemble.blend.member_value import MemberValue, gain_over_best, member_values, rarest_loss
 from ensemble.members.members import Members, disagreeing_members, load_members
 from ensemble.settings import BlendSettings
 from ensemble.weights.metric import Metric
@@ -35,6 +35,7 @@ class BlendResult:
     kept: Score
     nested: Nested
     values: tuple[MemberValue, ...]
+    rarest: float  # cross-fitted, the mean of the rarest quarter of the classes
     undecided: float | None  # the share of images that weights can change at all; None for log loss
     warnings: tuple[str, ...]
 
@@ -96,6 +97,7 @@ def make_blend(
         kept=kept,
         nested=nested,
         values=tuple(values),
+        rarest=rarest_loss(kept.outcomes, loaded.rows.target),
         undecided=data.objective.undecided if isinstance(data.objective, Reduction) else None,
         warnings=(*_warnings(loaded), *disagreeing_members(loaded)),
     )

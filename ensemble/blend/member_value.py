@@ -12,7 +12,7 @@ from ensemble.blend.cross_fit import Score, crossfit_outcomes
 from ensemble.members.members import Members
 from ensemble.weights.metric import LEAST_PROB, Metric
 from ensemble.weights.simple import Objective
-from folds.base.paired import paired_difference
+from folds.base.interval import paired_difference
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class MemberValue:
 
     name: str
     alone: float
+    rarest: float  # alone, the mean of the rarest quarter of the classes
     log_loss: float
     weight: float  # its share: those of all members sum to 1
     weight_low: float  # least and largest of the weights fitted without one fold
     weight_high: float
     without: float | None  # None where nothing is left without it
     error_correlation: float | None  # of its outcomes with the other members', the mean; None for a single member
-    nearest: str | None  # the member whose errors are most like its own
 
 
 def member_values(members: Members, metric: Metric, objective: Objective, kept: Score) -> list[MemberValue]:
@@ -36,21 +36,30 @@ def member_values(members: Members, metric: Metric, objective: Objective, kept: 
     alike, is_single = correlation(alone), len(members) == 1
     weights = np.stack([recipe.weights / recipe.weights.sum() for recipe in (kept.fits.whole, *kept.fits.without)])
     without = _losses_without(members, metric, objective, kept)
-    nearest = np.where(np.eye(len(members), dtype=bool), -np.inf, alike).argmax(axis=1)
     return [
         MemberValue(
             name=name,
             alone=float(alone[m].mean()),
+            rarest=rarest_loss(alone[m], members.rows.target),
             log_loss=float(-np.log(np.maximum(members.true_probs[m].astype(np.float64), LEAST_PROB)).mean()),
             weight=float(weights[0, m]),
             weight_low=float(weights[1:, m].min()),
             weight_high=float(weights[1:, m].max()),
             without=without[m],
             error_correlation=None if is_single else float(np.delete(alike[m], m).mean()),
-            nearest=None if is_single else members.names[nearest[m]],
         )
         for m, name in enumerate(members.names)
     ]
+
+
+def rarest_loss(outcomes: np.ndarray, target: np.ndarray) -> float:
+    """The mean over the rarest quarter of the classes of the mean loss of their images; for an error, 1 - recall.
+
+    outcomes  (N,) the loss of each image    target  (N,) int; of equally rare classes the lower ones count first
+    """
+    classes, which, images = np.unique(target, return_inverse=True, return_counts=True)
+    rarest = np.argsort(images, kind="stable")[: -(-len(classes) // 4)]
+    return float((np.bincount(which, outcomes) / images)[rarest].mean())
 
 
 def gain_over_best(

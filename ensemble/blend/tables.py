@@ -38,30 +38,34 @@ def candidate_table(result: BlendResult) -> Table:
 
 
 def member_table(result: BlendResult) -> Table:
-    """One row per member: its own loss, its weight with the spread over folds, and the change without it."""
-    numbers = ("alone", "log loss", "weight", "over folds", "without it", "error correlation")
-    table = _table(f"members of the kept blend, {result.kept.candidate.name}", ("member",), numbers, "nearest")
+    """One row per member: its own loss, its weight with the spread over folds, and the change without it.
+
+    correlation  of its errors with those of the other members, the mean
+    """
+    numbers = ("alone", "rarest quarter", "log loss", "weight", "over folds", "without it", "correlation")
+    table = _table(f"members of the kept blend, {result.kept.candidate.name}", ("member",), numbers)
     for one in result.values:
         table.add_row(
             one.name,
             f"{one.alone:.4f}",
+            f"{one.rarest:.4f}",
             f"{one.log_loss:.4f}",
             f"{one.weight:.3f}",
             f"{one.weight_low:.3f} - {one.weight_high:.3f}",
             "-" if one.without is None else f"{one.without - result.kept.crossfit:+.4f}",
             "-" if one.error_correlation is None else f"{one.error_correlation:.2f}",
-            one.nearest or "-",
         )
     return table
 
 
-def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...], last: str) -> Table:
+def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...], last: str | None = None) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD)
     for heading in texts:
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")  # names that begin alike must stay apart
     for heading in numbers:
-        table.add_column(heading, justify="right")
-    table.add_column(last)
+        table.add_column(heading, justify="right", no_wrap=True)
+    if last:
+        table.add_column(last)
     return table
 
 
@@ -80,6 +84,9 @@ def blend_sentences(result: BlendResult) -> list[str]:
             f"{kept.candidate.name} itself has {kept.crossfit:.4f}, but it was chosen on these images: the expected"
             " value scores each fold under the candidate chosen without it"
         )
+    sentences.append(
+        f"mean {result.metric.title} of the rarest quarter of the classes: {result.rarest:.4f}, cross-fitted"
+    )
     if result.undecided is not None:
         sentences.append(
             f"weights can change the outcome of {result.undecided:.1%} of the images; the others are decided"

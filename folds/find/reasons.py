@@ -1,4 +1,4 @@
-"""Holds why a file is not used, or what is odd about it, as data; the text is made where it is shown."""
+"""Why a file is not used, or what is odd about it, as data; the text is made where it is shown."""
 
 from __future__ import annotations
 

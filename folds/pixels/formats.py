@@ -1,4 +1,4 @@
-"""Knows the image formats: which are read, what a file is by its first bytes, whether it lacks its end."""
+"""The image formats: which are read, what a file is by its first bytes, whether it lacks its end."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from folds.pixels.store import open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import Backbone, build_network, find_traits, find_weights, resolve_backbone
 from models.device import set_threads
+from models.input.sizes import refuse_odd_sizes, train_size
 from models.input.views import check_views
 from models.jobs.local import Local
 from models.jobs.ray import OnRay
@@ -23,7 +24,6 @@ from models.jobs.work import do_jobs
 from models.recipes import FullSettings, find_family, from_family, full_settings
 from models.runs import RunPlan, done_folds, done_refit, refuse_other_settings, sibling, stored_settings
 from models.settings import PredictSettings
-from models.sizes import refuse_odd_sizes, train_size
 from models.train.fold import Job
 from models.train.lr_find import FoundRate, find_rate
 from models.watch.events import JobEvent, JobProgress

@@ -21,10 +21,10 @@ from folds.pixels.cache import cached
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import find_weights
+from models.input.sizes import train_size
 from models.jobs.local import Executor, MachineError, Task
 from models.runs import done_folds, done_refit
 from models.settings import PredictSettings
-from models.sizes import train_size
 from models.train.fold import CHECKPOINT, Job, do_job
 from models.train.lr_find import peak_rate
 from models.watch.events import Event, FoldDone, FoldHeld, JobEvent, JobProgress

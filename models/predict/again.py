@@ -24,13 +24,13 @@ from folds.split.assign import Folds, load_folds
 from models.backbones import build_network, read_weights, resolve_backbone
 from models.device import choose_device, choose_precision, set_threads
 from models.input.sampling import prior_correction
+from models.input.sizes import predict_size, train_size
 from models.input.views import check_views
 from models.predict.model import Model, log_probs_of
 from models.predict.predictions import Predictions, save_predictions
 from models.recipes import FullSettings
 from models.runs import CHOSEN, done_folds, done_refit, is_probe
 from models.settings import PredictSettings
-from models.sizes import predict_size, train_size
 from models.watch.events import FoldPredicted
 
 FILES = ("network.safetensors", "oof.npz", "settings.json", "test.npz")

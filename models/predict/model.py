@@ -1,4 +1,4 @@
-"""A network and how it is asked: log-probabilities and features of the store's images under each view."""
+"""A network's log-probabilities and features of the images in the store, under each view."""
 
 from __future__ import annotations
 

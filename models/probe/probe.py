@@ -22,17 +22,16 @@ from folds.pixels.cache import cached
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import build_network, resolve_backbone
-from models.device import choose_device, set_threads
+from models.device import choose_device, run_precision, set_threads, short_name
+from models.input.sizes import train_size
 from models.input.views import check_views
 from models.jobs.plan import find_start, weights_name
-from models.precision import run_precision, short_name
 from models.predict.again import test_rows, write_done, write_predictions
 from models.probe.features import FeatureFile, FrozenBody, image_features
 from models.probe.heads import head_views, probed_heads
 from models.probe.logistic import Head
 from models.runs import PROBE, RunPlan, as_probe, done_folds, refuse_other_settings
 from models.settings import PredictSettings
-from models.sizes import train_size
 from models.watch.events import FoldDone, FoldFailed, JobEvent, JobProgress, ProbeEvent, ProbeFitted, ProbeStarted
 
 FILES = ("head.safetensors", "oof.npz", "test.npz")

@@ -19,16 +19,15 @@ from folds.base.workspace import Workspace, sweep, write_bytes, write_json
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
 from models.backbones import Backbone, build_network, one_head
-from models.device import choose_device
+from models.device import Way, choose_device, run_precision, short_name
 from models.input.sampling import sampling_shift
-from models.precision import Way, run_precision, short_name
+from models.input.sizes import train_size
 from models.predict.again import test_rows, write_done, write_network, write_predictions
 from models.probe.features import FrozenBody
 from models.probe.heads import set_head, start_head
 from models.recipes import FullSettings
 from models.runs import CHOSEN, RunPlan, chosen_precision, log_line
 from models.settings import PredictSettings
-from models.sizes import train_size
 from models.train.checkpoint import Checkpoint, RefusedError, Resumed
 from models.train.trainer import FoldTrainer
 from models.train.verdict import against_probe, judge, remedy_for

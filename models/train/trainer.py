@@ -21,9 +21,9 @@ from models.input.batches import gather_batches
 from models.input.fold_data import FoldData
 from models.input.mixing import Mixer, seed_everything
 from models.input.sampling import prior_correction
+from models.input.sizes import epoch_sizes, predict_size, train_size
 from models.predict.model import Model
 from models.recipes import FullSettings
-from models.sizes import epoch_sizes, predict_size, train_size
 from models.train.stepper import Stepper
 from models.watch.events import EpochRow, MemoryShort
 

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from folds.base.errors import UserError
+from folds.base.interval import paired_difference
 from folds.base.metrics import log_loss, true_rank
-from folds.base.paired import paired_difference
 from folds.base.workspace import Workspace, digest, read_json
 from folds.split.assign import Folds
 from models.predict.predictions import Predictions, load_predictions
@@ -48,6 +48,7 @@ def judge(
     rose, more = last.valid_loss / best.valid_loss - 1, round(last.epoch * 1.5) or 1
     risen = f"the valid loss has risen by {rose:.0%} since epoch {best.epoch}"
     falling = f"the last epochs still took {gained:.0%} off the valid loss"
+    is_memorised = train_top3_error < MEMORISED * last.valid_top3_error
     kind: Kind = "fine"
     advice = "the valid loss has settled, and the training images are not memorised"
     if against_probe is not None and not against_probe.is_better:
@@ -62,9 +63,11 @@ def judge(
             advice += f"; {falling}, so more of them may help too (`--epochs {more}`)"
     elif rose > RISING:
         kind, advice = "overfitting", f"{risen}: fewer epochs (`--epochs {best.epoch}`) or a smaller `--lr`"
-    elif gained > STILL_GAINING:
+    elif gained > STILL_GAINING and not is_memorised:
         kind, advice = "underfitting", f"{falling}: more of them (`--epochs {more}`) or a higher `--lr`"
-    elif train_top3_error < MEMORISED * last.valid_top3_error:
+    elif gained > STILL_GAINING:  # of few epochs the last one has a small rate, and gains for that alone
+        advice = f"{falling}, but the training images are nearly memorised: more of them (`--epochs {more}`) may help"
+    elif is_memorised:
         kind = "overfitting"
         advice = (
             "the valid loss has settled while the training images are nearly memorised: more epochs would add little; "

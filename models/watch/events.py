@@ -62,7 +62,7 @@ class CheckpointRefused:
 
 @dataclass(frozen=True)
 class FoldHeld:
-    """Another process is training the fold (`holder`: which, where, since when), and this one waits for it."""
+    """Another process is training the fold (`holder`: which one, on which machine), and this one waits for it."""
 
     run: str
     fold: int | None
@@ -104,10 +104,7 @@ class MemoryShort:
 
 @dataclass(frozen=True)
 class AgainstProbe:
-    """A fold's network and the run `probe`, a frozen probe of the same weights, on the fold's images under `views`.
-
-    Losses are each at the temperature that suits it best: label smoothing makes a network less sure than it could be.
-    """
+    """A fold's network and the run `probe`, a frozen probe of the same weights, on the fold's images under `views`."""
 
     probe: str
     views: tuple[str, ...]

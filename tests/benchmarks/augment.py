@@ -19,9 +19,9 @@ from models.backbones import build_network, resolve_backbone
 from models.device import choose_device, choose_precision
 from models.input.augment import draw, training_input
 from models.input.mixing import Mixer
+from models.input.sizes import store_size_for
 from models.recipes import full_settings
 from models.settings import TrainSettings
-from models.sizes import store_size_for
 from models.train.stepper import Stepper
 from tests.benchmarks.measure import by_turns, finish, ranged, ratios, show, spread
 

@@ -18,9 +18,9 @@ import torch
 from folds.pixels.store import PixelStore
 from models.backbones import Backbone, build_network, resolve_backbone
 from models.device import autocast, choose_device, choose_precision
+from models.input.sizes import store_size_for
 from models.input.views import VIEWS
 from models.predict.model import Model
-from models.sizes import store_size_for
 from tests.benchmarks.measure import by_turns, finish, ranged, ratios, show, spread, synthetic_store
 
 CLASSES = 103

@@ -18,8 +18,8 @@ import cyclopts
 import numpy as np
 
 from ensemble.members.members import load_members
+from folds.base.interval import paired_difference
 from folds.base.metrics import true_rank
-from folds.base.paired import paired_difference
 from folds.base.workspace import Workspace
 from folds.settings import COMMA_LIST
 from folds.split.assign import Folds, load_folds

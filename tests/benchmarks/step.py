@@ -22,9 +22,9 @@ from folds.pixels.store import PixelStore
 from folds.settings import COMMA_LIST
 from models.backbones import build_network, resolve_backbone
 from models.device import choose_device, choose_precision
+from models.input.sizes import store_size_for, train_size
 from models.recipes import full_settings
 from models.settings import TrainSettings
-from models.sizes import store_size_for, train_size
 from models.train.trainer import FoldTrainer
 from tests.benchmarks import measure as shared
 

@@ -14,16 +14,16 @@ from ensemble.blend.blend_json import load_blend
 from ensemble.blend.candidates import Fits, fit_data
 from ensemble.blend.cross_fit import crossfit_outcomes, nested_choice
 from ensemble.blend.make_blend import make_blend
+from ensemble.blend.member_value import rarest_loss
 from ensemble.blend.recipe import Recipe, blend_scores
-from ensemble.blend.tables import blend_sentences, blend_summary
+from ensemble.blend.tables import blend_sentences, blend_summary, member_table
 from ensemble.members.members import load_members
 from ensemble.settings import BlendSettings
 from ensemble.weights.metric import Metric
 from ensemble.weights.reduction import FLOOR
 from folds.base.errors import UserError
-from folds.base.interval import wilson_interval
+from folds.base.interval import paired_difference, wilson_interval
 from folds.base.metrics import top_classes, topk_error
-from folds.base.paired import paired_difference
 from folds.base.workspace import read_json, write_json
 from tests.benchmarks.synthetic import World
 from tests.ensemble.small import SMALL, refusal, small_oof, small_test, small_work, write_small
@@ -310,3 +310,20 @@ def test_no_error_on_n_images_has_an_interval_of_no_more_than_n_images_can(tmp_p
     assert made.kept.crossfit == 0
     assert made.kept.interval == wilson_interval(0.0, 300)  # 0 to 0.0126; 3 / 300 before
     assert made.blend.candidate == "equal"
+
+
+def test_the_rarest_quarter_is_the_mean_over_its_classes():
+    target = np.array([0] * 5 + [1] * 4 + [2] * 3 + [3] * 2 + [4])  # five classes: 4 and 3 are the rarest quarter
+    missed = np.zeros(15)
+    missed[[12, 14]] = 1  # one of the two of class 3, and the one of class 4
+    assert rarest_loss(missed, target) == pytest.approx((1 / 2 + 1) / 2)
+    assert rarest_loss(missed[:9], target[:9]) == 0.0  # of two classes, the rarer one
+
+
+def test_members_whose_names_begin_alike_can_be_told_apart_in_a_narrow_table(tmp_path):
+    work, _ = small_work(tmp_path)
+    result = make_blend(work, QUICK, seed=0)
+    long = tuple(replace(one, name=f"tf_efficientnet_lite0-{one.name}") for one in result.values)
+    console = Console(width=100, file=io.StringIO())
+    console.print(member_table(replace(result, values=long)))
+    assert "\u2026" not in console.file.getvalue()  # the sign of a name that was cut

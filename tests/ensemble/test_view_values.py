@@ -14,8 +14,8 @@ import run as command_line
 from ensemble.analysis.views import report_views, view_sentences, view_summary
 from ensemble.members.training_rows import rows_of
 from folds.base.errors import UserError
+from folds.base.interval import Difference
 from folds.base.metrics import topk_error, true_rank
-from folds.base.paired import Difference
 from tests.benchmarks.synthetic import write_fold
 from tests.ensemble.small import SMALL, small_oof, small_work
 

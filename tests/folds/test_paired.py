@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from folds.base.paired import paired_difference
+from folds.base.interval import paired_difference
 
 ONE = np.array([1, 1, 1, 0, 0, 0, 0, 0, 1, 0])
 OTHER = np.array([0, 0, 0, 1, 0, 0, 0, 0, 1, 0])

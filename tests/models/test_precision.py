@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import models.precision as precision
 from folds.base.errors import UserError
 from folds.split.assign import load_folds
+from models import device as precision
 from models.backbones import resolve_backbone
-from models.precision import faster, run_precision
+from models.device import faster, run_precision
 from models.predict.again import load_trained
 from models.probe.probe import probe_runs
 from models.runs import chosen_precision, plan_runs

@@ -86,6 +86,12 @@ def rows(*valid_losses, error=0.10):
     [
         ((2.0, 1.2, 1.0, 1.1), 0.05, "overfitting", "risen by 10% since epoch 3: fewer epochs (`--epochs 3`)"),
         ((2.0, 1.5, 1.2, 1.0), 0.08, "underfitting", "took 17% off the valid loss: more of them (`--epochs 6`)"),
+        (
+            (2.0, 1.5, 1.2, 1.0),
+            0.01,
+            "fine",
+            "took 17% off the valid loss, but the training images are nearly memorised",
+        ),
         ((2.0, 1.1, 1.01, 1.0), 0.01, "overfitting", "nearly memorised: more epochs would add little"),
         ((2.0, 1.1, 1.01, 1.0), 0.08, "fine", "has settled"),
         ((1.0,), 0.08, "fine", "has settled"),
