@@ -25,16 +25,6 @@ def topk_error(scores: np.ndarray, target: np.ndarray, *, k: int = 3) -> float:
     return float((true_rank(scores, target) >= k).mean())
 
 
-def map_at_k(scores: np.ndarray, target: np.ndarray, *, k: int = 3) -> float:
-    """Mean over images of 1/rank of the true class, 0 if it ranks below k. In [0, 1]; arrays as in `true_rank`.
-
-    Source: Kaggle's MAP@k with one true label per image.
-    """
-    assert len(target), "no image to score"
-    rank = true_rank(scores, target)
-    return float(np.where(rank < k, 1.0 / (rank + 1), 0.0).mean())
-
-
 def log_loss(probs: np.ndarray, target: np.ndarray, *, floor: float = 1e-15) -> float:
     """Mean negative log-probability of the true class, in nats.
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from folds.base.errors import UserError, first_few
-from folds.base.metrics import log_loss, map_at_k, top_classes, topk_error, true_rank
+from folds.base.metrics import log_loss, top_classes, topk_error, true_rank
 from folds.base.progress import silently
 from folds.base.workspace import digest, read_json, replacing, write_bytes, write_json
 from folds.split.classes import class_order, natural_key
@@ -37,11 +37,6 @@ def test_topk_error_counts_the_images_whose_class_ranks_below_k():
     scores = np.array([[0.4, 0.3, 0.2, 0.1]] * 4)
     assert topk_error(scores, np.array([0, 1, 2, 3])) == 0.25
     assert topk_error(scores, np.array([0, 1, 2, 3]), k=1) == 0.75
-
-
-def test_map3_counts_the_rank_of_the_true_class():
-    scores = np.array([[0.5, 0.3, 0.2, 0.0]] * 3)
-    assert map_at_k(scores, np.array([0, 1, 3])) == pytest.approx((1 + 1 / 2 + 0) / 3)
 
 
 def test_log_loss_is_the_mean_negative_log_and_stays_finite():
