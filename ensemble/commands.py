@@ -12,16 +12,18 @@ from ensemble.blend.make_blend import make_blend
 from ensemble.blend.tables import blend_summary
 from ensemble.members.add_member import add_member
 from ensemble.settings import AddSettings, BlendSettings
+from folds.base.errors import Next
 from folds.base.locks import alone
 from folds.base.terminal import Screen
 from folds.base.workspace import Workspace
 
 
-def views(workspace: Workspace, run: Sequence[str], screen: Screen) -> Iterator[tuple[RenderableType, str]]:
+def views(workspace: Workspace, run: Sequence[str], screen: Screen) -> Iterator[RenderableType | Next]:
     """What each view adds, run by run, and the next command."""
     for report in report_views(workspace, tuple(run), track=screen.track):
-        pays = f"blend --member-views {','.join(report.proposed.views)}" if report.is_worth_it else "blend"
-        yield view_summary(report), pays
+        yield view_summary(report)
+        pays = f" --member-views {','.join(report.proposed.views)}" if report.is_worth_it else ""
+        yield Next(f"blend{pays}")
 
 
 def add(workspace: Workspace, name: str, settings: AddSettings, *, screen: Screen) -> list[str]:

@@ -6,6 +6,7 @@ It imports neither torch nor numpy, since `run.py --help` reads it.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,6 @@ class LimitSettings:
         at_least(0, help="stop after so many hours, with time left to write a submission from the folds that are done"),
     ] = None
 
-    def deadline(self, began: float) -> float | None:
-        """When training is to stop, where it began then, both in seconds; None for never."""
-        return None if self.max_hours is None else began + time_for_training(self.max_hours)
+    def deadline(self) -> float | None:
+        """When a command that begins now is to stop training, in seconds of `time.monotonic`; None for never."""
+        return None if self.max_hours is None else time.monotonic() + time_for_training(self.max_hours)

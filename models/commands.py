@@ -1,4 +1,4 @@
-"""What `train`, `probe`, `lr-find` and `predict` do; each yields what is to be shown."""
+"""What `prepare` (for these runs), `train`, `probe`, `lr-find` and `predict` do: what is to be shown."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from folds.base.errors import Complaint, UserError, first_few
+from rich.console import RenderableType
+
+from folds import commands
+from folds.base.errors import Complaint, Next, UserError, first_few
 from folds.base.locks import alone
 from folds.base.progress import Track, silently
 from folds.base.signals import TimeUpError, until
 from folds.base.terminal import Screen
 from folds.base.workspace import Workspace
 from folds.engine import EngineSettings
+from folds.settings import PrepareSettings
+from models.input.sizes import needed_store_size
 from models.jobs.plan import find_rates, refuse_runs, train_runs
 from models.predict.again import predict_run
 from models.probe.probe import plans_to_probe, probe_first, probe_runs
@@ -135,6 +141,22 @@ class FirstProbes:
             yield "the time is up"
 
 
+def prepare(
+    workspace: Workspace, data: Path, settings: PrepareSettings, plans: Sequence[RunPlan], *, screen: Screen
+) -> RenderableType:
+    """Make the manifest and the pixel store, as large as the runs need it where its size is not set."""
+    needed = settings.store_size or needed_store_size(plans)
+    return commands.prepare(workspace, data, settings, needed_size=needed, screen=screen)
+
+
+def train(training: Training) -> Iterator[str | Complaint | Next]:
+    """Train what is not done, and predict. Raises UserError at the end where a fold failed."""
+    yield from training
+    if training.failed:
+        raise UserError(training.failures, hint="`python run.py train` tries again what failed")
+    yield Next("train" if training.is_cut else "blend")
+
+
 def check_folds(fold: Sequence[str]) -> None:
     """Refuse what `--fold` cannot be."""
     wrong = [one for one in fold if not one.isdecimal() and one != "all"]
@@ -167,13 +189,15 @@ def probe(
 
 
 def lr_find(
-    workspace: Workspace, plans: Sequence[RunPlan], *, fold: int, seed: int, screen: Screen
-) -> Iterator[tuple[str, str]]:
-    """Sweep the learning rate of each run; yields the suggested rate and what is to be shown."""
+    workspace: Workspace, plans: Sequence[RunPlan], *, fold: int, seed: int, flags: Sequence[str], screen: Screen
+) -> Iterator[str | Next]:
+    """Sweep the learning rate of each run, and suggest one. flags: of a `train` with the same settings."""
+    rates = []
     for found in find_rates(workspace, plans, fold=fold, seed=seed, track=screen.track):
         marks = f"loss falls fastest at {found.sweep.steepest:.1e}, is lowest at {found.sweep.lowest:.1e}"
-        rate = f"{found.sweep.suggested:.1e}"
-        yield rate, f"{found.run}: --lr {rate} ({marks}); see {found.picture}"
+        rates.append(f"{found.sweep.suggested:.1e}")
+        yield f"{found.run}: --lr {rates[-1]} ({marks}); see {found.picture}"
+    yield Next(" ".join(["train", *flags, f"--lr {rates[0] if len(rates) == 1 else 'find'}"]))
 
 
 def predict(

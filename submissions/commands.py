@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
@@ -14,25 +15,26 @@ from ensemble.blend.tables import blend_summary
 from ensemble.commands import blend as blend_members
 from ensemble.members.open_run import list_runs
 from ensemble.settings import BlendSettings, FileSettings
-from folds.base.errors import CannotWriteError, Complaint, UserError
+from folds.base.errors import CannotWriteError, Complaint, Next, UserError
 from folds.base.locks import alone, holders
 from folds.base.terminal import Screen
 from folds.base.workspace import Workspace
+from folds.commands import split
 from folds.split.assign import load_folds
-from models.runs import runs
+from models.runs import RunPlan, runs
 from submissions.blend_files import blend_files as blend_and_submit
 from submissions.check import check_submission
 from submissions.csv_form import read_layout
 from submissions.early import early_probes, submit_early
 from submissions.lineage import expected_error
 from submissions.score import copies_of_test_images, score_submission
-from submissions.settings import ReportSettings, SubmitSettings
+from submissions.settings import Every, ReportSettings, SubmitSettings
 from submissions.status import status_json, what_is_missing
 from submissions.tables import early_summary, report_summary, submission_summary
 from submissions.write import write_submission
 
 if TYPE_CHECKING:
-    from models.commands import FirstProbes, Training
+    from models.commands import FirstProbes
 
 
 def submit(
@@ -72,18 +74,21 @@ def score(workspace: Workspace, file: Path, labels: Path) -> Iterator[str]:
         yield f"expected from cross-fitting: {expected:.4f}"
 
 
-def status(workspace: Workspace, planned: Sequence[str]) -> tuple[list[RenderableType], str]:
+def status(workspace: Workspace, planned: Sequence[str]) -> Iterator[RenderableType | Next]:
     """Runs x folds, what is missing, who holds what; and the next command."""
     from models.watch.tables import status_table
 
     missing, command = what_is_missing(workspace, planned)
     n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
-    held = [f"{what}: held by {holder.sentence}" for what, holder in holders(workspace.lock("any").parent)]
-    return [status_table(workspace, list(planned), n_folds=n_folds), *missing, *held], command
+    yield status_table(workspace, list(planned), n_folds=n_folds)
+    yield from missing
+    yield from (f"{what}: held by {holder.sentence}" for what, holder in holders(workspace.lock("any").parent))
+    yield Next(command)
 
 
-def status_for_scripts(workspace: Workspace, planned: Sequence[str], following: Callable[[str], str]) -> dict[str, Any]:
-    return status_json(workspace, planned, following=following)
+def status_for_scripts(workspace: Workspace, planned: Sequence[str], following: Callable[[str], str]) -> str:
+    """The same as one JSON object."""
+    return json.dumps(status_json(workspace, planned, following=following), indent=2) + "\n"
 
 
 def runs_there(workspace: Workspace) -> list[str]:
@@ -100,50 +105,70 @@ def report(
     screen: Screen,
     same_place: str,
     relative_place: str,
-) -> tuple[str, str]:
-    """Write the page; returns what is to be shown and the next command. same_place: flags of the work folder."""
+) -> list[RenderableType | Next]:
+    """Write the page. same_place: flags of the work folder, on the command line; relative_place: on the page."""
     from submissions.report.make import make_report
 
     with alone(workspace, "report", say=screen.complain, is_to_write=workspace.manifest.is_file()):
         made = make_report(workspace, settings, list(planned), same_place=relative_place)
-    return report_summary(made, same_place=same_place), made.next_command
+    return [report_summary(made, same_place=same_place), Next(made.next_command)]
 
 
 def whole_way(
-    workspace: Workspace,
-    data: Path,
-    *,
-    probes: FirstProbes | None,
-    training: Training,
-    blend: BlendSettings,
-    settings: SubmitSettings,
-) -> Iterator[RenderableType | Complaint]:
-    """What `all` does once there are folds: probe, train, blend, submit. Raises UserError where a fold failed."""
-    from models.commands import torn_probes
+    data: Path, every: Every, plans: Sequence[RunPlan], *, screen: Screen
+) -> Iterator[RenderableType | Complaint | Next]:
+    """What `all` does: prepare, split, probe, train, blend, submit. Raises UserError where a fold failed."""
+    from models.commands import FirstProbes, Training, torn_probes
+    from models.commands import prepare as prepare_for
+    from models.jobs.plan import refuse_early
+    from models.jobs.ray_cluster import refuse_without_ray
+    from models.watch.curves import refuse_absent
 
-    if probes is not None:
-        yield from probes
-        if not probes.is_cut and probes.chosen:
-            yield from _submit_early(workspace, probes, blend, settings)
-    if probes is not None and probes.is_cut:
-        training.is_cut = True
-    else:
-        yield from training
-    again = f"`python run.py all {shlex.quote(str(data))}` goes on"
-    if training.failed and not training.is_cut:
-        raise UserError(f"{training.failures}: nothing was blended", hint=f"{training.way_out}; {again}")
-    if training.is_cut and not list_runs(workspace):
-        raise UserError("the time was up before any fold was done", hint=again)
-    torn = torn_probes(workspace, n_folds=load_folds(workspace).n_folds)
-    others = tuple(name for name in list_runs(workspace) if name not in torn)
-    if torn and others and blend.members is None:
-        blend = replace(blend, members=others)
-    if training.is_cut:
-        blend = replace(blend, partial=True)
-    yield from blend_members(workspace, blend, seed=training.seed, screen=training.screen)
-    yield submit(workspace, settings, screen=training.screen)
+    workspace, seed, blend, deadline = every.top.workspace, every.top.seed, every.blend, every.limit.deadline()
+    refuse_absent(every.follow)
+    refuse_without_ray(every.engine)
+    refuse_early(workspace, plans, every.predict)
+    with screen.living():
+        yield prepare_for(workspace, data, every.prepare, plans, screen=screen)
+        yield split(workspace, every.split, seed=seed, screen=screen)
+        training = Training(
+            workspace, plans, every.predict, every.follow, every.engine, seed, screen, deadline=deadline
+        )
+        if every.first.probe:
+            probes = FirstProbes(workspace, plans, every.predict, every.engine, seed, screen, deadline)
+            yield from probes
+            training.is_cut = probes.is_cut
+            if probes.chosen and not probes.is_cut:
+                yield from _submit_early(workspace, probes, blend, every.submit)
+        if not training.is_cut:
+            yield from training
+        again = f"`python run.py all {shlex.quote(str(data))}` goes on"
+        if training.failed and not training.is_cut:
+            raise UserError(f"{training.failures}: nothing was blended", hint=f"{training.way_out}; {again}")
+        if training.is_cut and not list_runs(workspace):
+            raise UserError("the time was up before any fold was done", hint=again)
+        torn = torn_probes(workspace, n_folds=load_folds(workspace).n_folds)
+        others = tuple(name for name in list_runs(workspace) if name not in torn)
+        if torn and others and blend.members is None:
+            blend = replace(blend, members=others)
+        if training.is_cut:
+            blend = replace(blend, partial=True)
+        yield from blend_members(workspace, blend, seed=seed, screen=screen)
+        yield submit(workspace, every.submit, screen=screen)
     if training.failed:
         raise UserError(f"{training.failures}: the CSV was made without", hint=again)
+    yield Next(f"all {shlex.quote(str(data))}" if training.is_cut else "report")
+
+
+def demo(folder: Path, *, seed: int, config: Path) -> Iterator[tuple[list[str], list[str]]]:
+    """The words of each command of the demo, and what is to be shown before it."""
+    from folds.demo import make_demo
+
+    data, kept_aside = make_demo(folder, seed=seed)
+    work, csv = folder / "work", folder / "work" / "submissions" / "blend.csv"
+    options = ["--config", str(config), "--work", str(work), "--seed", str(seed)]
+    yield ["all", str(data), *options], [f"a small competition of handwritten digits lies in {data}"]
+    yield ["score", str(csv), "--labels", str(kept_aside), "--work", str(work)], []
 
 
 def _submit_early(

@@ -1,4 +1,4 @@
-"""Declares the settings of `submit` and `report`; it imports no numpy, since `run.py --help` reads it."""
+"""The settings of `submit` and `report`, and those of all rooms; no numpy, since `run.py --help` reads it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from folds.settings import at_least
+from ensemble.settings import BlendSettings
+from folds.base.command_line import Top
+from folds.engine import EngineSettings
+from folds.settings import LimitSettings, PrepareSettings, SplitSettings, at_least
+from models.settings import FirstSettings, PredictSettings, TrackSettings, TrainSettings
 
 
 def _is_name(type_: Any, value: Any) -> None:
@@ -36,3 +40,21 @@ class ReportSettings:
     suspects: Annotated[int, at_least(0, at_most=500, help="suspected label errors that are shown; all are listed")] = (
         24
     )
+
+
+@dataclass(frozen=True)
+class Every:
+    """All settings: what `all` and `settings` take, and what kit.toml may say."""
+
+    top: Top = Top()
+    prepare: PrepareSettings = PrepareSettings()
+    split: SplitSettings = SplitSettings()
+    first: FirstSettings = FirstSettings()
+    train: TrainSettings = TrainSettings()
+    predict: PredictSettings = PredictSettings()
+    follow: TrackSettings = TrackSettings()
+    blend: BlendSettings = BlendSettings()
+    submit: SubmitSettings = SubmitSettings()
+    report: ReportSettings = ReportSettings()
+    limit: LimitSettings = LimitSettings()
+    engine: EngineSettings = EngineSettings()

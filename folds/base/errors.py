@@ -40,3 +40,10 @@ class Complaint:
     message: str
     hint: str | None = None
     trace: str | None = None
+
+
+@dataclass(frozen=True)
+class Next:
+    """The command to type next, such as `blend --partial`, where it depends on what was found."""
+
+    command: str

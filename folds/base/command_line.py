@@ -1,0 +1,213 @@
+"""The command line: flags and kit.toml in; results, complaints and the next command out.
+
+A setting's value is its default, then the file's, then the flag's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Parameter
+from cyclopts.config import Dict
+
+from folds.base.config_file import KitToml, read_kit_toml, to_toml
+from folds.base.errors import Complaint, Next, UserError, visible
+from folds.base.signals import Stopped, stoppable
+from folds.base.workspace import Workspace
+from folds.settings import at_least
+
+if TYPE_CHECKING:
+    from folds.base.terminal import Screen
+
+FLAT = Parameter(name="*")  # the fields of a settings class are flags of their own
+KIT_TOML = Path("kit.toml")
+GO_ON = "the same command goes on where it was stopped"
+Config = Annotated[Path, Parameter(group="everywhere", help="settings file, read if it exists")]
+S = TypeVar("S")
+
+
+@Parameter(name="*", group="everywhere")
+@dataclass(frozen=True)
+class Top:
+    """The settings outside all tables of kit.toml."""
+
+    work: Annotated[Path, Parameter(help="the work folder; everything is written below it")] = Path("work")
+    seed: Annotated[int, at_least(0, at_most=2**32 - 1, help="of folds, training and blend")] = 0
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.work)
+
+
+@dataclass(frozen=True)
+class Place(Top):
+    """The flags of every command."""
+
+    config: Config = KIT_TOML
+
+
+class CommandLine:
+    """Runs and prints commands. cyclopts calls it for each, once it knows the flags, to have kit.toml read.
+
+    every  a class with one field per section, each a settings class; the section `top` holds the keys outside tables
+    """
+
+    def __init__(self, every: type) -> None:
+        self.every = every
+        self.sections: dict[str, type] = {one.name: type(one.default) for one in fields(every)}
+        self.toml = KitToml(KIT_TOML)
+        self.flags: set[str] = set()
+        self.same_place = ""  # the flags that lead another command to the same work folder and settings
+        self.relative_place = ""  # the same, with no absolute path in it
+        self.typed: dict[str, str] = {}  # each flag of the last command as it was typed, by the setting's name
+
+    @cached_property
+    def screen(self) -> Screen:
+        from folds.base.terminal import Screen  # rich takes a tenth of a second
+
+        return Screen()
+
+    def main(self, app: App, words: Sequence[str] | None) -> int:
+        """Run a command. Returns the exit code: 0 done, 2 a mistake that the user can mend, 130 Ctrl-C, 143 SIGTERM."""
+        try:
+            with stoppable(_last_words):
+                then = self.run(app, words)
+        except UserError as err:
+            self._refuse(err.message, err.hint)
+            return 2
+        except Stopped as stop:
+            self.screen.close()
+            self._refuse("; ".join([stop.sentence, *getattr(stop, "__notes__", ())]), GO_ON)
+            return stop.exit_code
+        if isinstance(then, str):
+            self.screen.show(f"next: {self.following(then)}")
+        return 0
+
+    def run(self, app: App, words: Sequence[str] | None) -> Any:
+        """What the command returns. Raises UserError where its words are not understood."""
+        try:
+            return app(words, exit_on_error=False, print_error=False)
+        except CycloptsError as err:
+            message, _, near = str(err).partition(" Did you mean ")
+            message = re.sub(r"^Unused Tokens: \[(.*)\]", r"\1 is neither a flag nor the value of one", message)
+            message = message.rstrip(".").replace(". Must", ": it must").replace(". Choose", ": choose")
+            hint = f"did you mean {near.split('?')[0]}?" if near else "`python run.py --help`"
+            raise UserError(message, hint=hint) from err
+
+    def show(self, parts: Iterable[Any], then: str | None = None) -> str | None:
+        """Print results as they come, and complaints to stderr. Returns the next command: `then`, or that of a part."""
+        iterator = iter(parts)
+        try:
+            for part in iterator:
+                if isinstance(part, Complaint):
+                    sys.stderr.write(part.trace or "")
+                    self._refuse(part.message, part.hint)
+                elif isinstance(part, Next):
+                    then = part.command
+                else:
+                    self.screen.show(part)
+        finally:
+            getattr(iterator, "close", lambda: None)()
+        return then
+
+    def following(self, command: str) -> str:
+        """The command as it is typed next, with what it needs to find the same work folder and settings again."""
+        return f"python run.py {command}{self.same_place}"
+
+    def exit(self, code: int) -> NoReturn:
+        """End the process; after a signal at once: torch's threads may be inside a call, and abort at a normal end."""
+        if code > 128:
+            with suppress(OSError):  # a closed pipe
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)
+
+    def _refuse(self, message: str, hint: str | None) -> None:
+        """Say what is wrong and what to type, with the flags that find the same work folder."""
+        hint = re.sub(r"python run\.py (?!settings)\w+", lambda found: f"{found[0]}{self.same_place}", hint or "")
+        self.screen.complain(f"error: {visible(message)}", style="red")
+        if hint:
+            self.screen.complain(f"hint: {visible(hint)}")
+
+    def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        given = {argument.field_info.name: argument for argument in arguments if argument.tokens}
+        self.flags = set(given)
+        self.typed = {name: _typed(argument) for name, argument in given.items()}
+        places = {name: given[name].tokens[-1].value for name in ("work", "config") if name in given}
+        self.same_place = "".join(f" {self.typed[name]}" for name in places)
+        self.relative_place = "".join(
+            f" --{name} {shlex.quote(os.path.relpath(place))}" for name, place in places.items()
+        )
+        path = Path(given["config"].tokens[-1].value) if "config" in given else KIT_TOML
+        self.toml = read_kit_toml(path, sections=self.sections, required="config" in given)
+        self._parse(self.toml.flat, source=str(path))  # a wrong value is refused, whatever the command
+        for name in self.toml.runs:
+            self._of_run(name)
+        known = {argument.field_info.name for argument in arguments}
+        values = {name: value for name, value in self.toml.flat.items() if name in known}
+        # An app without commands: cyclopts passes over keys that are called like a command, and `views` is one.
+        Dict(values, source=str(path), use_commands_as_keys=False)(App(), commands, arguments)
+
+    def origin(self, name: str) -> str:
+        """Where the value of a setting came from in the last command: a flag, the file, or its default."""
+        return "flag" if name in self.flags else str(self.toml.path) if name in self.toml.flat else "default"
+
+    def to_toml(self, every: Any, *, elsewhere: Mapping[str, str], remarks: Iterable[str]) -> str:
+        """All settings as commented TOML, each with where it came from; see `config_file.to_toml`."""
+        values = [(name, getattr(every, name)) for name in self.sections]
+        origin = {one.name: self.origin(one.name) for _, settings in values for one in fields(settings)}
+        return to_toml(values, origin=origin, runs=self.toml.runs, elsewhere=elsewhere, remarks=remarks)
+
+    def in_file(self) -> Any:
+        """All settings as the file has them, the flags left aside."""
+        return self._parse(self.toml.flat, source=str(self.toml.path))
+
+    def run_settings(self, train: S) -> dict[str, S]:
+        """The settings of each `[run.NAME]`: default, [train], its own table, then the flags.
+
+        train  the `train` settings of the last command; a backbone among its flags puts the tables aside
+        """
+        if "backbone" in self.flags:
+            return {}
+        flags = {one.name: getattr(train, one.name) for one in fields(train) if one.name in self.flags}  # type: ignore[arg-type]
+        return {name: replace(self._of_run(name), **flags) for name in self.toml.runs}
+
+    def _of_run(self, name: str) -> Any:
+        """The `train` settings of `[run.NAME]` without the flags."""
+        values = {**self.toml.sections.get("train", {}), **self.toml.runs[name]}
+        return self._parse(values, source=f"[run.{name}] of {self.toml.path}").train
+
+    def _parse(self, values: dict[str, Any], *, source: str) -> Any:
+        """All settings, with these values in place of their defaults; cyclopts refuses what is out of range."""
+        parser = App(config=Dict(values, source=source, use_commands_as_keys=False), result_action="return_value")
+        default = self.every()
+
+        def collect(*, every: Any = default) -> Any:
+            return every
+
+        collect.__annotations__["every"] = Annotated[self.every, FLAT]
+        parser.default(collect)
+        return parser([], exit_on_error=False, print_error=False)
+
+
+def _typed(argument: Argument) -> str:
+    """A flag with its values, such as `--fold 0 --fold 2` or `--no-mirror`, to be typed again."""
+    return " ".join(
+        f"{token.keyword or ''} {shlex.quote(token.value) if token.value else ''}".strip() for token in argument.tokens
+    )
+
+
+def _last_words(stop: Stopped) -> str:
+    """What is left to say where the process has to be ended by force; the cursor may still be hidden."""
+    cursor = "\x1b[?25h\n" if sys.__stderr__ is not None and sys.__stderr__.isatty() else ""
+    return f"{cursor}error: {stop.sentence}\nhint: {GO_ON}\n"
