@@ -1,4 +1,4 @@
-"""Compares any CSV with what the organiser expects, and names the first offenders."""
+"""What can be said of a CSV: its faults, the lineage that `submit` wrote beside it, its error on known labels."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv
 from folds.base.errors import UserError, first_few
-from folds.base.workspace import Workspace
+from folds.base.interval import rate_interval
+from folds.base.workspace import Workspace, digest, read_json
+from folds.manifest.manifest import read_manifest, usable_rows
 from submissions.csv_form import Layout, read_layout
-from submissions.lineage import is_changed
 
 BOM = b"\xef\xbb\xbf"
 Row = tuple[int, list[str]]  # line number and cells
@@ -33,16 +38,11 @@ class CheckResult:
 
     @property
     def sentence(self) -> str:
-        """One line if it is valid, and one a fault if it is not."""
-        if self.is_valid:
-            return f"{self.path}: {self.rows:,} rows, valid"
-        return "\n".join(f"{self.path}: {fault}" for fault in self.faults)
-
-    def refuse_faults(self) -> None:
-        """Raises UserError, with all faults, where the CSV is not valid."""
+        """One line. Raises UserError, with all faults, where the CSV is not valid."""
         if not self.is_valid:
             hint = "`python run.py submit` writes a valid one"
             raise UserError(f"{self.path} is not valid: {'; '.join(self.faults)}", hint=hint)
+        return f"{self.path}: {self.rows:,} rows, valid"
 
 
 def check_submission(path: Path, workspace: Workspace) -> CheckResult:
@@ -129,13 +129,13 @@ def _label_faults(rows: Sequence[Row], layout: Layout) -> Iterator[str]:
     known, n, separator = set(layout.labels), layout.n_labels, layout.label_separator
     split = [(row, row[1][1].split(separator)) for row in rows]
     full = [(row, labels) for row, labels in split if len(labels) == n]
-    yield from _offenders(
-        [row for row, labels in split if len(labels) != n], f"rows without {n} labels separated by `{separator}`"
-    )
-    yield from _offenders(
-        [row for row, labels in full if not known.issuperset(labels)], "rows with labels that are not among the classes"
-    )
-    yield from _offenders([row for row, labels in full if len(set(labels)) < n], "rows with the same label twice")
+    faults = {
+        f"rows without {n} labels separated by `{separator}`": [row for row, labels in split if len(labels) != n],
+        "rows with labels that are not among the classes": [row for row, some in full if not known.issuperset(some)],
+        "rows with the same label twice": [row for row, labels in full if len(set(labels)) < n],
+    }
+    for what, wrong in faults.items():
+        yield from _offenders(wrong, what)
 
 
 def _offenders(rows: Sequence[Row], what: str) -> Iterator[str]:
@@ -143,3 +143,106 @@ def _offenders(rows: Sequence[Row], what: str) -> Iterator[str]:
         shown = [f"line {number} `{' | '.join(cells)[:60]}`" for number, cells in rows[:3]]
         what = what if len(rows) > 1 else what.replace("rows", "row", 1)
         yield f"{len(rows):,} {what}: {first_few(shown + [''] * (len(rows) - 3))}"
+
+
+TYPES: Mapping[str, tuple[type, ...]] = {  # of a lineage, and hardly of another JSON of that name
+    "csv": (str,),
+    "digest": (str,),
+    "unreadable_test_images": (list,),
+    "oof_top3_error": (float, type(None)),  # none where one run was submitted
+}
+
+
+def read_lineage(csv: Path) -> Mapping[str, Any]:
+    """The JSON beside a CSV; empty where there is none, or where it is something else by that name.
+
+    Raises UserError where it is damaged.
+    """
+    path = csv.with_suffix(".json")
+    if not path.is_file():
+        return {}
+    lineage = read_json(path, hint="`python run.py submit` writes the CSV and its lineage again")
+    if not isinstance(lineage, dict) or not all(isinstance(lineage.get(key), kind) for key, kind in TYPES.items()):
+        return {}
+    return lineage
+
+
+def is_changed(csv: Path) -> bool:
+    """Whether the bytes of a CSV are other ones than `submit` wrote; False where it has no lineage."""
+    lineage = read_lineage(csv)
+    return lineage.get("csv") == csv.name and lineage["digest"] != digest(csv.read_bytes())
+
+
+def expected_error(csv: Path) -> float | None:
+    """The cross-fitted top-3 error of what a CSV was made from; None where no lineage is of these very bytes."""
+    lineage = read_lineage(csv)
+    return lineage["oof_top3_error"] if lineage and lineage["digest"] == digest(csv.read_bytes()) else None
+
+
+def is_early(csv: Path) -> bool:
+    """Whether a CSV was made from the probes alone, before `all` trained; False where the lineage is damaged."""
+    try:
+        return read_lineage(csv).get("is_early") is True
+    except UserError:
+        return False
+
+
+HINT = "`python run.py score FILE --labels LABELS.csv`"
+
+
+@dataclass(frozen=True)
+class SubmissionScore:
+    """Errors in [0, 1] over `images` images: the share whose true label is not the first, or not among the three.
+
+    low, high: 95% interval of the top-3 error
+    """
+
+    images: int
+    top1_error: float
+    top3_error: float
+    low: float
+    high: float
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"on the true labels of {self.images:,} images: top-1 error {self.top1_error:.4f}, "
+            f"top-3 error {self.top3_error:.4f} ({self.low:.4f} to {self.high:.4f})"
+        )
+
+
+def score_submission(
+    path: Path, labels: Path, layout: Layout, *, copies: Mapping[str, int] | None = None
+) -> SubmissionScore:
+    """Compare a CSV in this layout with a CSV of ids and true labels; images without a true label do not count.
+
+    copies  the group of each image, as `copies_of_test_images` has it; an image that is not there is nobody's copy
+
+    Raises UserError where a file cannot be read or no id has a true label.
+    """
+    try:
+        guesses, truth = (read_csv(one.read_bytes(), name=str(one)) for one in (path, labels))
+    except OSError as err:
+        raise UserError(f"{err.filename} cannot be read: {err.strerror}", hint=HINT) from err
+    if len(guesses.header) < 2:
+        raise UserError(f"{path} has one column, not an id and labels", hint=HINT)
+    id_column = pick_column(truth, ID_NAMES, what="id", given=None, flag="--labels", position=0)
+    label_column = pick_column(truth, LABEL_NAMES, what="label", given=None, flag="--labels", position=1)
+    true_label = dict(zip(truth.column(id_column), truth.column(label_column), strict=True))
+    known = [(row[0], row[1].split(layout.label_separator)) for row in guesses.rows if row[0] in true_label]
+    if not known:
+        raise UserError(
+            f"none of the ids of {path} has a label in {labels}, which has {first_few(list(true_label))}", hint=HINT
+        )
+    rank = np.array([labels.index(true_label[name]) if true_label[name] in labels else 3 for name, labels in known])
+    group = np.array([(copies or {}).get(name, -1 - row) for row, (name, _) in enumerate(known)])
+    low, high = rate_interval(rank > 2, group)
+    return SubmissionScore(len(known), float((rank > 0).mean()), float((rank > 2).mean()), low, high)
+
+
+def copies_of_test_images(workspace: Workspace) -> Mapping[str, int]:
+    """The group of copies that each usable test image belongs to; none where there is no manifest."""
+    if not workspace.manifest.is_file():
+        return {}
+    images = usable_rows(read_manifest(workspace), split="test")
+    return dict(zip(images["image_id"], images["group"].tolist(), strict=True))

@@ -22,16 +22,12 @@ from folds.base.workspace import Workspace
 from folds.commands import split
 from folds.split.assign import load_folds
 from models.runs import RunPlan, runs
-from submissions.blend_files import blend_files as blend_and_submit
-from submissions.check import check_submission
+from submissions.check import check_submission, copies_of_test_images, expected_error, score_submission
 from submissions.csv_form import read_layout
-from submissions.early import early_probes, submit_early
-from submissions.lineage import expected_error
-from submissions.score import copies_of_test_images, score_submission
 from submissions.settings import Every, ReportSettings, SubmitSettings
 from submissions.status import status_json, what_is_missing
-from submissions.tables import early_summary, report_summary, submission_summary
-from submissions.write import write_submission
+from submissions.write import blend_files as blend_and_submit
+from submissions.write import early_probes, submission_summary, submit_early, write_submission
 
 if TYPE_CHECKING:
     from models.commands import FirstProbes
@@ -60,9 +56,7 @@ def blend_files(files: FileSettings, blend: BlendSettings, *, seed: int, screen:
 
 def check(workspace: Workspace, file: Path) -> str:
     """Whether a CSV is valid."""
-    result = check_submission(file, workspace)
-    result.refuse_faults()
-    return result.sentence
+    return check_submission(file, workspace).sentence
 
 
 def score(workspace: Workspace, file: Path, labels: Path) -> Iterator[str]:
@@ -107,7 +101,7 @@ def report(
     relative_place: str,
 ) -> list[RenderableType | Next]:
     """Write the page. same_place: flags of the work folder, on the command line; relative_place: on the page."""
-    from submissions.report.make import make_report
+    from submissions.report.make import make_report, report_summary
 
     with alone(workspace, "report", say=screen.complain, is_to_write=workspace.manifest.is_file()):
         made = make_report(workspace, settings, list(planned), same_place=relative_place)
@@ -188,4 +182,4 @@ def _submit_early(
         yield Complaint(f"{err.message}; there is no submission of the probes", err.hint)
         return
     if early is not None:
-        yield early_summary(early)
+        yield early

@@ -13,7 +13,7 @@ from folds.base.locks import Holder, holders
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
 from models.runs import done_folds, done_refit, runs
-from submissions.lineage import is_changed, is_early
+from submissions.check import is_changed, is_early
 
 VERSION = 1  # of what `status --json` says
 NOTHING = ["nothing is missing"]
@@ -69,7 +69,7 @@ def status_json(workspace: Workspace, planned: Sequence[str], *, following: Call
         "n_folds": n_folds,
         "runs": [_run_json(workspace, name, n_folds or 0, held, is_planned=name in planned) for name in names],
         "missing": [] if missing == NOTHING else missing,
-        "held": [_holder_json(what, holder) for what, holder in held.items()],
+        "held": [{"what": what, "machine": one.machine, "process": one.pid} for what, one in held.items()],
         "next": following(command),
     }
 
@@ -77,33 +77,19 @@ def status_json(workspace: Workspace, planned: Sequence[str], *, following: Call
 def _run_json(
     workspace: Workspace, run: str, n_folds: int, held: Mapping[str, Holder], *, is_planned: bool
 ) -> dict[str, Any]:
-    done: dict[int | None, dict[str, Any]] = dict(done_folds(workspace, run).items())
-    refit = done_refit(workspace, run)
+    done, refit = dict(done_folds(workspace, run)), done_refit(workspace, run)
     errors = [record["oof_top3_error"] for record in done.values()]
-    folds = [_fold_json(run, fold, done.get(fold), held) for fold in range(n_folds)]
+
+    def state(fold: int | None, record: Mapping[str, Any] | None) -> dict[str, Any]:
+        is_held = f"{run}.{'all' if fold is None else f'fold{fold}'}" in held
+        figures = {name: (record or {}).get(name) for name in ("oof_top3_error", "seconds", "views")}
+        return {"fold": fold, "state": "done" if record else "held" if is_held else "lacking", **figures}
+
     return {
         "run": run,
         "planned": is_planned,
-        "folds": folds,
-        "refit": _fold_json(run, None, refit, held),
+        "folds": [state(fold, done.get(fold)) for fold in range(n_folds)],
+        "refit": state(None, refit),
         "oof_top3_error": mean(errors) if errors else None,
         "sd": stdev(errors) if len(errors) > 1 else None,
     }
-
-
-def _fold_json(
-    run: str, fold: int | None, done: Mapping[str, Any] | None, held: Mapping[str, Holder]
-) -> dict[str, Any]:
-    is_held = f"{run}.{'all' if fold is None else f'fold{fold}'}" in held
-    known = done or {}
-    return {
-        "fold": fold,
-        "state": "done" if done else "held" if is_held else "lacking",
-        "oof_top3_error": known.get("oof_top3_error"),
-        "seconds": known.get("seconds"),
-        "views": known.get("views"),
-    }
-
-
-def _holder_json(what: str, holder: Holder) -> dict[str, Any]:
-    return {"what": what, "machine": holder.machine, "process": holder.pid}

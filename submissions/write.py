@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,22 @@ import numpy as np
 
 from ensemble.blend.apply import Blended, apply_blend, apply_run
 from ensemble.blend.blend_json import Blend, load_blend
+from ensemble.blend.make_blend import BlendResult, make_blend
+from ensemble.members.from_files import make_file_workspace
+from ensemble.settings import BlendSettings, FileSettings
 from folds.base.errors import UserError, first_few
 from folds.base.metrics import top_classes
+from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, write_bytes, write_json
 from folds.manifest.manifest import USABLE, read_manifest
 from folds.split.assign import Folds, load_folds
-from models.runs import is_the_blends
-from submissions.check import faults_of
+from models.runs import done_folds, is_the_blends
+from submissions.check import expected_error, faults_of, read_lineage
 from submissions.csv_form import Layout, read_layout
 from submissions.settings import SubmitSettings
+
+# What a CSV's lineage repeats of its blend.
+OF_BLEND = ("candidate", "pool", "weights", "metric", "crossfit", "oof_top3_error", "seed", "partial", "files")
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ def write_submission(
         "folds_digest": folds.digest,
         "n_folds": folds.n_folds,
         "unreadable_test_images": guessed,
-        **(_lineage(made_from) if made_from else {"run": run}),
+        **({name: getattr(made_from, name) for name in OF_BLEND} if made_from else {"run": run}),
     }
     write_bytes(path, data)
     write_json(path.with_suffix(".json"), lineage)
@@ -99,7 +107,92 @@ def _unpredicted(workspace: Workspace, layout: Layout, blended: Blended) -> list
     return lacking
 
 
-def _lineage(blend: Blend) -> Mapping[str, Any]:
-    """What a CSV was made from, as far as the blend has it."""
-    names = ("candidate", "pool", "weights", "metric", "crossfit", "oof_top3_error", "seed", "partial", "files")
-    return {name: getattr(blend, name) for name in names}
+def submit_early(
+    workspace: Workspace,
+    probes: Sequence[str],
+    blend: BlendSettings,
+    submit: SubmitSettings,
+    *,
+    seed: int,
+    track: Track = silently,
+) -> str | None:
+    """Blend the probes whose folds are all done into `work/ensemble/probe.json`, and submit them as `probe.csv`.
+
+    Returns what is to be said of it; None where no probe is done, or where there is a blend of these folds already,
+    which has trained networks.
+    """
+    folds, last = load_folds(workspace), _blend_at(workspace.blend)
+    done = {name: done_folds(workspace, name) for name in probes}
+    whole = {name: done[name] for name in sorted(done) if len(done[name]) == folds.n_folds}
+    if not whole or (last is not None and last.folds_digest == folds.digest):
+        return None
+    settings = replace(submit, csv_name=f"{submit.csv_name}-probe" if submit.csv_name else "probe")
+    path, names = workspace.submissions / f"{settings.csv_name}.csv", tuple(whole)
+    expected = _expected(path, whole)
+    if expected is not None:
+        said = f"{path}: was there before\nexpected top-3 error {expected:.4f}"
+    else:
+        whole_blend, to = replace(blend, partial=False), workspace.early_blend
+        make_blend(workspace, whole_blend, seed=seed, members=names, path=to, track=track)
+        said = submission_summary(write_submission(workspace, settings, blend=to))
+    return f"{said}\nthat is a first submission, of {first_few(names)} alone; training comes next"
+
+
+def early_probes(workspace: Workspace) -> list[str]:
+    """The probes of the early blend, which `all` goes on to train; none where there is no such blend."""
+    early = _blend_at(workspace.early_blend)
+    return [run for member in early.runs.values() for run in member] if early else []
+
+
+def _blend_at(path: Path) -> Blend | None:
+    try:
+        return load_blend(path)
+    except UserError:
+        return None
+
+
+def _expected(path: Path, probes: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> float | None:
+    """The expected error of a CSV that was made from these very predictions; None where it was not."""
+    files = {
+        run: {f"fold{fold}/{name}": one for fold, record in done.items() for name, one in record["files"].items()}
+        for run, done in probes.items()
+    }
+    try:
+        return expected_error(path) if read_lineage(path).get("files") == files else None
+    except (UserError, OSError):
+        return None
+
+
+def blend_files(
+    files: FileSettings, settings: BlendSettings, *, seed: int, track: Track = silently
+) -> tuple[BlendResult, SubmissionResult]:
+    """Labels, members' OOF and test predictions in; the CSV, its lineage and `<out>.blend.json` out.
+
+    Raises UserError where a file is not what it should be, and writes nothing then.
+    """
+    out = Path(files.out)
+    with tempfile.TemporaryDirectory(prefix="foldblend-") as folder:
+        workspace = Workspace(Path(folder))
+        warnings = make_file_workspace(workspace, files, seed=seed)
+        made = make_blend(workspace, settings, seed=seed, track=track)
+        written = write_submission(workspace, SubmitSettings(csv_name=out.stem))
+        kept, lineage = out.with_suffix(".blend.json"), out.with_suffix(".json")
+        for source, target in ((made.path, kept), (written.lineage, lineage), (written.path, out)):
+            write_bytes(target, source.read_bytes())
+    made = replace(made, path=kept, warnings=(*warnings, *made.warnings))
+    return made, replace(written, path=out, lineage=lineage)
+
+
+def submission_summary(result: SubmissionResult) -> str:
+    """What was written, which images were guessed, and the expected error."""
+    sentences = [f"{result.path}: {result.rows:,} rows, valid"]
+    if result.guessed:
+        sentences.append(
+            f"{len(result.guessed):,} unreadable test images got the most frequent classes: {first_few(result.guessed)}"
+        )
+    if result.partial:
+        networks = ", ".join(f"{run} {count}" for run, count in result.partial["networks"].items())
+        sentences.append(f"partial: made by the networks that are done ({networks})")
+    if result.expected_error is not None:
+        sentences.append(f"expected top-3 error {result.expected_error:.4f}, cross-fitted on out-of-fold images")
+    return "\n".join(sentences)

@@ -1,29 +1,43 @@
 """Makes the report: gathers each section, writes `relabel.csv`, `report.json` and `index.html`."""
 
+# ruff: noqa: RUF001  # dashes and minus signs are what a page is set with
+
 from __future__ import annotations
 
+import base64
+import io
 import math
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+from markupsafe import Markup, escape
+from PIL import Image as Pillow
+
 from folds.base.errors import UserError
-from folds.base.workspace import Workspace, read_json, write_bytes, write_json
-from submissions.report.oof import best_oof, run_ranks
-from submissions.report.page import render
-from submissions.report.relabel_csv import write_relabel_csv
-from submissions.report.sections.blend import blend_section
-from submissions.report.sections.data import data_section
-from submissions.report.sections.mistakes import mistakes_section
-from submissions.report.sections.scores import scores_section
-from submissions.report.sections.test_set import test_set_section
-from submissions.report.sections.training import training_section
-from submissions.report.thumbnails import Thumbnails
-from submissions.report.workfolder import WorkFolder, open_workfolder
+from folds.base.terminal import duration
+from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
+from folds.find.reasons import RELABELLED, UNLABELLED, Reason
+from folds.manifest.manifest import csv_bytes
+from folds.manifest.summary import reason_rows
+from submissions.report.blend import blend_section
+from submissions.report.data import data_section, test_set_section
+from submissions.report.mistakes import mistakes_section
+from submissions.report.scores import scores_section
+from submissions.report.training import training_section
+from submissions.report.workfolder import Image, WorkFolder, best_oof, open_workfolder, run_ranks
 from submissions.settings import ReportSettings
 
+TEMPLATES = Path(__file__).parent / "templates"
 MOST_BYTES = 15_000_000  # of the page: what a mail or a phone takes
+TAG = 200  # bytes of a picture's element beside its content
+QUALITY = 62  # of WebP: a picture of 112 pixels takes about 2 KB
+COLUMNS = ("image_id", "label", "suggested", "label_probability", "suggested_probability", "note")  # of relabel.csv
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,7 @@ def make_report(
     path = workspace.report / "index.html"
     write_bytes(path, page)
     charts: dict[str, Any] = {}
-    write_json(_json_path(workspace), {"charts": charts, **_plain(report, charts)})
+    write_json(workspace.report / "report.json", {"charts": charts, **_plain(report, charts)})
     relabel, mistakes = report["relabel"], report["mistakes"]
     return ReportResult(
         path=path,
@@ -78,14 +92,13 @@ def gather_report(
     oof = best_oof(work, ranks)
     mistakes = mistakes_section(work, oof, settings) if oof is not None else None
     data = data_section(work, settings)
-    written = _last_digest(work.workspace)
     return {
         "work": work.workspace.root.resolve().name,
         "scores": scores_section(work, ranks, planned),
         "data": data,
         "training": training_section(work),
         "mistakes": mistakes,
-        "relabel": write_relabel_csv(work, mistakes["suspects"], written=written) if mistakes else None,
+        "relabel": write_relabel_csv(work, mistakes["suspects"]) if mistakes else None,
         "blend": blend_section(work, oof),
         "test": test_set_section(work, oof, settings, copies=data["copies"]),
         "problems": work.problems,
@@ -106,14 +119,139 @@ def _plain(value: Any, charts: dict[str, Any]) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _last_digest(workspace: Workspace) -> str | None:
-    """The digest of the relabel.csv that the last report wrote, None where there is none."""
+def render(report: Mapping[str, Any], thumbnails: Thumbnails) -> str:
+    """The page as HTML, with as many pictures as `thumbnails` has room for."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    env = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    env.globals.update(report=report, thumbnails=thumbnails)
+    env.filters.update(
+        typed=shlex.quote,
+        svg=lambda chart: Markup(chart["svg"]),  # its words are escaped where it is drawn
+        error=lambda value: "–" if value is None or value != value else f"{value:.4f}",
+        signed=_signed,
+        percent=lambda value: f"{value:.0%}" if value < 0.0005 or value >= 0.0995 else f"{value:.1%}",
+        count=lambda value: "–" if value is None else f"{value:,.0f}",
+        duration=lambda seconds: "–" if seconds is None else duration(seconds),
+        ids=lambda text, most=28: text if len(text) <= most else f"…{text[1 - most :]}",  # an id's end tells most
+        prose=_prose,
+    )
+    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    return env.get_template("page.html").render(style=Markup(style))
+
+
+def _signed(value: Any) -> str:
+    return "–" if value is None else f"{value:+.4f}".replace("+0.0000", "0.0000").replace("-", "−")
+
+
+def _prose(text: str) -> Markup:
+    """Text whose backticks set off what can be typed."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+
+
+class Thumbnails:
+    """Makes thumbnails until `most_bytes` of text are used up, and counts those that it had to refuse.
+
+    side: pixels of the longer side
+    """
+
+    def __init__(self, work: WorkFolder, *, side: int, most_bytes: int) -> None:
+        self.work, self.side, self.bytes_left, self.refused = work, side, most_bytes, 0
+
+    def __call__(self, image: Image) -> dict[str, Any] | None:
+        """{"uri", "width", "height"}; None where no picture was kept (a file that is none), or the page is full."""
+        picture = self._picture(image) if self.bytes_left > 0 else None
+        if picture is None:
+            self.refused += self.bytes_left <= 0
+            return None
+        picture.thumbnail((self.side, self.side), Pillow.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=QUALITY)
+        uri = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        if len(uri) + TAG > self.bytes_left:
+            self.refused += 1
+            return None
+        self.bytes_left -= len(uri) + TAG
+        return {"uri": uri, "width": picture.width, "height": picture.height}
+
+    def _picture(self, image: Image) -> Pillow.Image | None:
+        """From the pixel store, which keeps what `prepare` left out too, with the aspect ratio of the file."""
+        row, store = self.work.store_row(image), self.work.store
+        if row is None or store is None:
+            return None
+        width, height = int(store.width[row]), int(store.height[row])
+        longer, pixels = max(width, height, 1), np.asarray(store.pixels[row])
+        size = [max(1, round(len(pixels) * side / longer)) for side in (width, height)]
+        return Pillow.fromarray(pixels).resize((size[0], size[1]), Pillow.Resampling.BICUBIC)
+
+
+def write_relabel_csv(work: WorkFolder, suspects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Write the CSV, unless it has edits that `prepare` has not seen; returns {"path", "digest", "is_kept"}.
+
+    An unedited file given to `prepare` changes nothing: `label` is the label that the image has. Images that were
+    relabelled before stand first, since the file is the whole difference to DATA.
+    """
+    path = work.workspace.report / "relabel.csv"
     try:
-        relabel = read_json(_json_path(workspace), hint="")["relabel"]
-        return str(relabel["digest"])
-    except (UserError, KeyError, TypeError):
-        return None
+        written = str(read_json(work.workspace.report / "report.json", hint="")["relabel"]["digest"])
+    except (UserError, KeyError, TypeError):  # no report is there that wrote one
+        written = ""
+    decided = _decided(work)
+    table = pd.DataFrame([*decided, *map(_row, suspects)], columns=list(COLUMNS)).astype(str)
+    data = csv_bytes(table.drop_duplicates("image_id"))
+    is_unedited = not path.is_file() or digest(path.read_bytes()) in (written, digest(data))
+    if not is_unedited and not _is_applied(path, work, decided):
+        return {"path": str(path), "digest": written, "is_kept": True}
+    write_bytes(path, data)
+    return {"path": str(path), "digest": digest(data), "is_kept": False}
 
 
-def _json_path(workspace: Workspace) -> Path:
-    return workspace.report / "report.json"
+def _is_applied(path: Path, work: WorkFolder, decided: Sequence[tuple[str, ...]]) -> bool:
+    """Whether the manifest has every label of the file: `prepare` was given it, and a new file repeats it."""
+    try:
+        edited = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("image_id")["label"]
+    except (ValueError, KeyError, OSError):
+        return False  # it is no such file any more
+    train = work.manifest[work.manifest["split"] == "train"]
+    now = dict(zip(train["image_id"], train["label"], strict=True))
+    now |= {image_id: label for image_id, label, *_ in decided}
+    return all(now.get(image_id) == label for image_id, label in edited.items())
+
+
+def _row(suspect: Mapping[str, Any]) -> tuple[str, ...]:
+    suggested, prob = suspect["top"][0]
+    return suspect["image"]["image_id"], suspect["label"], suggested, f"{suspect['true_prob']:.4f}", f"{prob:.4f}", ""
+
+
+def _decided(work: WorkFolder) -> list[tuple[str, ...]]:
+    """The images that `prepare --relabel` changed: without them in it, the next file would undo that."""
+    rows = reason_rows(work.manifest)
+    rows = rows[rows["code"].isin([RELABELLED, UNLABELLED])]
+    cells = (rows[name].tolist() for name in ("image_id", "label", "code", "detail"))
+    return [
+        (image_id, "" if code == UNLABELLED else label, "", "", "", str(Reason(code, detail)))
+        for image_id, label, code, detail in zip(*cells, strict=True)
+    ]
+
+
+def report_summary(result: ReportResult, *, same_place: str) -> str:
+    """The path and size of the page, what it could not show, and what to do with suspected labels."""
+    sentences = [f"{result.path}: {result.bytes / 1e6:.1f} MB, one file that any browser opens"]
+    sentences += [f"warning: {problem}" for problem in result.problems]
+    if result.refused:
+        sentences.append(f"{result.refused:,} pictures were left out, so that the page stays below 15 MB")
+    if result.is_relabel_kept:
+        sentences.append(f"{result.relabel} has edits and is left as it is until `prepare --relabel` has read it")
+    elif result.suspects:
+        errors = "error" if result.suspects == 1 else "errors"
+        sentences.append(
+            f"{result.suspects:,} suspected label {errors}: edit {result.relabel}, then"
+            f" `python run.py prepare DATA --relabel {shlex.quote(str(result.relabel))}{same_place}`"
+        )
+    return "\n".join(sentences)

@@ -1,17 +1,17 @@
 """Charts as SVG, in plain functions: numbers in, a dict of the numbers and their picture (`svg`) out.
 
 Text stays text, and every colour is a variable of the page, so that a chart follows it into dark and onto paper.
-Drawn here rather than by matplotlib: its SVG had to be rewritten by five regular expressions to take the page's fonts
-and colours, the page was larger, and a report took a second longer.
+Not drawn by matplotlib: five regular expressions had to give its SVG the page's fonts and colours, the page was larger,
+and a report took a second longer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
-
-from submissions.report.axes import Axis, left_of, off_zero, short, span_of, width_of, x_labels, y_grid
 
 Chart = dict[str, Any]  # kind, key (unique on the page), title, alt (what is seen, in words), svg, and the numbers
 Numbers = Sequence[float]
@@ -20,6 +20,8 @@ Rows = Sequence[tuple[Any, ...]]  # a label, then numbers
 WIDTH, SMALL = 440, 300  # units of the SVG; a page shows them as 300 to 530 pixels
 MOST_BARS = 300  # more would be thinner than a pixel: an outline is drawn instead
 MOST_NAMES = 26  # labels below bars
+LETTER = 6.3  # units: the mean width of a letter of 11.5 units; a Chinese one takes twice that
+MOST_LETTERS = 28  # of a label at the left
 
 
 def bars(key: str, title: str, alt: str, *, rows: Rows, y_title: str, is_log: bool = False) -> Chart:
@@ -49,9 +51,8 @@ def bars(key: str, title: str, alt: str, *, rows: Rows, y_title: str, is_log: bo
         made.append(f"<text {place}{turned}>{escape(short(label))}</text>")
     if not shown:
         made.append(f'<text x="{(left + WIDTH) / 2:.0f}" y="218" class="mid soft">{n:,} classes, rarest first</text>')
-    parts = [*y_grid(y, left, WIDTH, y_title), *made]
     numbers = {"labels": labels, "values": values, "y_title": y_title, "is_log": is_log}
-    return _chart("bars", key, title, alt, WIDTH, 200 + below, parts, numbers)
+    return _chart("bars", key, title, alt, WIDTH, 200 + below, [*y_grid(y, left, WIDTH, y_title), *made], **numbers)
 
 
 def lines(
@@ -67,7 +68,7 @@ def lines(
     mark: tuple[str, float] | None = None,
     is_small: bool = False,
 ) -> Chart:
-    """Lines of {"name", "role": train or valid, "x", "y"}; those of one name are of one kind, such as the folds.
+    """Lines of {"name", "role": train or valid, "x", "y"}; one name for all of a kind.
 
     mark: words beside an upright line, and its place
     """
@@ -89,10 +90,14 @@ def lines(
         dots = "".join('<circle cx="{}" cy="{}" r="2"/>'.format(*one.split(",")) for one in points)
         drawn = f'<polyline points="{" ".join(points)}"/>' + (dots if len(points) <= 20 else "")
         parts.append(f'<g id="{escape(key)}-{i}" class="line {line["role"]}{faint}">{drawn}</g>')
-    if len(names) > 1:
-        parts += _legend(names, width)
-    numbers = {"series": list(series), "x_title": x_title, "y_title": y_title, "is_log_x": is_log_x}
-    return _chart("lines", key, title, alt, width, bottom + 38, parts, numbers | {"has_diagonal": has_diagonal})
+    right = float(width)
+    for name, role in reversed(names if len(names) > 1 else {}):  # the legend, from the right, each after its line
+        start = right - width_of(name)
+        parts.append(f'<text x="{start:.1f}" y="11">{escape(name)}</text>')
+        parts.append(f'<g class="line {role}"><polyline points="{start - 23:.1f},7 {start - 5:.1f},7"/></g>')
+        right = start - 36
+    words = {"x_title": x_title, "y_title": y_title, "is_log_x": is_log_x, "has_diagonal": has_diagonal}
+    return _chart("lines", key, title, alt, width, bottom + 38, parts, series=list(series), **words)
 
 
 def points(
@@ -107,10 +112,7 @@ def points(
     has_diagonal: bool = False,
     named: Sequence[int] = (),
 ) -> Chart:
-    """A point for each (label, x, y); those at `named` have their words.
-
-    is_log: the x axis, and y too where there is a diagonal
-    """
+    """A point for each (label, x, y), those at `named` with words. is_log: x, and with a diagonal y too."""
     labels, (x, y) = _columns(rows, 2)
     bottom = 300 if has_diagonal else 220
     shown_x, shown_y = (off_zero(x) if is_log else x), (off_zero(y) if is_log and has_diagonal else y)
@@ -139,7 +141,7 @@ def points(
             parts.append(f'<text x="{a + side[1]:.1f}" y="{b - 4:.1f}" class="{side[0]}">{escape(labels[i])}</text>')
     numbers = {"labels": labels, "x": x, "y": y, "x_title": x_title, "y_title": y_title}
     flags = {"is_log": is_log, "has_diagonal": has_diagonal, "named": list(named)}
-    return _chart("points", key, title, alt, WIDTH, bottom + 38, parts, numbers | flags)
+    return _chart("points", key, title, alt, WIDTH, bottom + 38, parts, **numbers, **flags)
 
 
 def ranges(
@@ -153,10 +155,7 @@ def ranges(
     hollow: Numbers = (),
     has_zero: bool = False,
 ) -> Chart:
-    """Each (label, value, low, high) as a dot on its interval. strong: the row that stands out; hollow: second values.
-
-    has_zero: an upright line at zero, which the values are held against
-    """
+    """Each (label, value, low, high): a dot on its interval. strong: the row that stands out; hollow: second values."""
     labels, (values, low, high) = _columns(rows, 3)
     left = max(map(width_of, map(short, labels))) + 14
     bottom = 14 + 24 * len(labels)
@@ -178,8 +177,8 @@ def ranges(
         dot = f'id="{escape(key)}-{i}" class="{tone}" cx="{x.at(values[i]):.2f}" cy="{y}" r="4"'
         parts.append(f"<circle {dot}><title>{escape(words)}</title></circle>")
     numbers = {"labels": labels, "values": values, "low": low, "high": high, "x_title": x_title}
-    numbers |= {"strong": strong, "hollow": list(hollow) or None}
-    return _chart("ranges", key, title, alt, WIDTH, bottom + 38, parts, numbers | {"has_zero": has_zero})
+    flags = {"strong": strong, "hollow": list(hollow) or None, "has_zero": has_zero}
+    return _chart("ranges", key, title, alt, WIDTH, bottom + 38, parts, **numbers, **flags)
 
 
 def heat(key: str, title: str, alt: str, *, labels: Sequence[str], matrix: Sequence[Numbers]) -> Chart:
@@ -204,16 +203,14 @@ def heat(key: str, title: str, alt: str, *, labels: Sequence[str], matrix: Seque
                 place = f'x="{x + side / 2 - 0.75:.1f}" y="{y + side / 2 + 3.5:.1f}"'
                 parts.append(f'<text {place} class="mid">{value:.2f}</text>'.replace("-0.00", "0.00"))
     numbers = {"labels": list(labels), "matrix": [list(row) for row in matrix]}
-    return _chart("heat", key, title, alt, WIDTH, 24 + side * len(labels), parts, numbers)
+    return _chart("heat", key, title, alt, WIDTH, 24 + side * len(labels), parts, **numbers)
 
 
 def _chart(
-    kind: str, key: str, title: str, alt: str, width: float, height: float, parts: Iterable[str], numbers: Chart
+    kind: str, key: str, title: str, alt: str, width: float, height: float, parts: Iterable[str], **numbers: Any
 ) -> Chart:
-    head = (
-        f'<svg data-chart="{escape(key)}" role="img" aria-label="{escape(alt)}" viewBox="0 0 {width:g} {height:.0f}">'
-    )
-    svg = head + "\n".join(parts) + "</svg>"
+    view = f'role="img" aria-label="{escape(alt)}" viewBox="0 0 {width:g} {height:.0f}"'
+    svg = f'<svg data-chart="{escape(key)}" {view}>' + "\n".join(parts) + "</svg>"
     return {"kind": kind, "key": key, "title": title, "alt": alt, "svg": svg, **numbers}
 
 
@@ -221,12 +218,82 @@ def _columns(rows: Rows, n: int) -> tuple[list[str], list[list[float]]]:
     return [str(row[0]) for row in rows], [[row[i] for row in rows] for i in range(1, n + 1)]
 
 
-def _legend(names: Iterable[tuple[str, str]], width: float) -> list[str]:
-    """The name of each kind of line in the upper right corner, after a piece of it."""
-    made, right = [], width
-    for name, role in reversed(list(names)):
-        start = right - width_of(name)
-        made.append(f'<text x="{start:.1f}" y="11">{escape(name)}</text>')
-        made.append(f'<g class="line {role}"><polyline points="{start - 23:.1f},7 {start - 5:.1f},7"/></g>')
-        right = start - 36
+@dataclass(frozen=True)
+class Axis:
+    """Values from low to high, drawn from start to stop."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+    is_log: bool = False
+
+    def at(self, value: float) -> float:
+        low, high, value = map(math.log, (self.low, self.high, value)) if self.is_log else (self.low, self.high, value)
+        return self.start + (value - low) / (high - low) * (self.stop - self.start)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Round values within the axis, at most seven, with their text."""
+        if self.is_log:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            for steps in ((1, 2, 5), (1, 3), (1,)):
+                found = [step * 10.0**power for power in powers for step in steps]
+                found = [one for one in found if self.low <= one <= self.high]
+                if len(found) <= 7:
+                    break
+            return [(one, f"{one:,.0f}" if one >= 1 else f"{one:g}") for one in found]
+        rough = (self.high - self.low) / 6
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(one * power for one in (1, 2, 5, 10) if one * power >= rough * (1 - 1e-9))
+        places = max(0, -math.floor(math.log10(step) + 1e-9))
+        count = range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)
+        form = f",.{places}f" if places <= 4 else ".2g"
+        return [(one * step, f"{one * step:{form}}".replace("-", "\u2212" if one else "")) for one in count]
+
+
+def y_grid(y: Axis, left: float, right: float, title: str) -> list[str]:
+    """Lines across with their values, and the axis's words above."""
+    made = [f'<text x="0" y="11" class="soft">{escape(title)}</text>'] if title else []
+    for value, text in y.ticks():
+        made.append(f'<path class="grid" d="M{left:.1f} {y.at(value):.1f}H{right}"/>')
+        made.append(f'<text x="{left - 7:.1f}" y="{y.at(value) + 4:.1f}" class="end soft">{text}</text>')
     return made
+
+
+def x_labels(x: Axis, bottom: float, title: str, *, is_whole: bool = False) -> list[str]:
+    """Values below a lying axis, as many as have room, and its words. is_whole: whole numbers only."""
+    ticks = [(value, text) for value, text in x.ticks() if not is_whole or value == round(value)]
+    while len(ticks) > 1 and sum(width_of(text) + 10 for _, text in ticks) > x.stop - x.start:
+        ticks = ticks[::2]
+    places = [(x.at(value), 15, text) for value, text in ticks] + [((x.start + x.stop) / 2, 33, escape(title))]
+    return [f'<text x="{at:.1f}" y="{bottom + down}" class="mid soft">{text}</text>' for at, down, text in places]
+
+
+def span_of(values: Sequence[float], is_log: bool, *, room: float = 0.0) -> tuple[float, float]:
+    """The least and the largest value, and some room on both sides; never the same number twice."""
+    low, high = min(values), max(values)
+    if is_log:
+        return (low / 1.3, high * 1.3) if room or low == high else (low, high)
+    apart = (high - low) or max(abs(high), 1.0) * 0.5
+    return (low - room * apart, high + room * apart) if high > low else (low - apart, high + apart)
+
+
+def off_zero(values: Sequence[float]) -> list[float]:
+    """Zeros at half of the least value above them: a logarithmic axis has no place for them."""
+    least = min([one for one in values if one > 0], default=2.0) / 2
+    return [max(one, least) for one in values]
+
+
+def left_of(y: Axis) -> float:
+    """Where an upright axis stands: right of its numbers."""
+    return max((width_of(text) for _, text in y.ticks()), default=0.0) + 9
+
+
+def short(label: str) -> str:
+    return (
+        label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS // 2]}\u2026{label[1 - MOST_LETTERS // 2 :]}"
+    )
+
+
+def width_of(text: str) -> float:
+    return LETTER * sum(2 if ord(one) > 0x2E7F else 1 for one in text)

@@ -20,9 +20,8 @@ from folds.find.dataset import find_dataset
 from folds.manifest.manifest import read_manifest
 from folds.settings import PrepareSettings
 from folds.split.assign import load_folds
-from submissions.check import check_layout
+from submissions.check import check_layout, score_submission
 from submissions.csv_form import Layout
-from submissions.score import score_submission
 from tests.competition import jpeg
 from tests.faults.tally import count
 

@@ -18,7 +18,7 @@ from ensemble.settings import AddSettings, BlendSettings, FileSettings
 from folds.base.errors import UserError
 from folds.base.workspace import Workspace
 from folds.split.assign import Folds
-from submissions.blend_files import blend_files
+from submissions.write import blend_files
 from tests.ensemble.small import refusal, small_oof, small_test, small_work
 from tests.faults.tally import count
 

@@ -15,7 +15,7 @@ from ensemble.settings import BlendSettings, FileSettings
 from folds.base.errors import UserError
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
-from submissions.blend_files import blend_files
+from submissions.write import blend_files
 from tests.benchmarks.synthetic import World, member_log_probs
 
 WORLD = World(n=500, n_test=60, n_classes=6, n_folds=5, margin=4.0)

@@ -19,9 +19,9 @@ from folds.manifest.manifest import csv_bytes, read_manifest
 from folds.split.assign import load_folds
 from models.predict.predictions import load_predictions
 from submissions.report.make import MOST_BYTES, make_report
-from submissions.report.oof import Ranks
+from submissions.report.mistakes import suspected_labels
 from submissions.report.plots import bars, heat, lines, points, ranges
-from submissions.report.sections.mistakes import suspected_labels
+from submissions.report.workfolder import Ranks
 from submissions.settings import ReportSettings
 from tests.competition import fingerprint
 

@@ -8,9 +8,8 @@ import pytest
 
 from folds.base.errors import UserError
 from folds.base.workspace import digest
+from submissions.check import expected_error, score_submission
 from submissions.csv_form import Layout
-from submissions.lineage import expected_error
-from submissions.score import score_submission
 
 LAYOUT = Layout(("id", "predicted"), ("1", "2", "3", "4"), ("a", "b", "c", "d"), ",", " ")
 GUESSES = "id,predicted\n1,a b c\n2,b a c\n3,b c a\n4,b c d\n9,a b c\n"

@@ -11,10 +11,16 @@ from ensemble.blend.make_blend import make_blend
 from folds.base.errors import UserError
 from folds.base.interval import wilson_interval
 from folds.manifest.manifest import sample_path
-from submissions.check import check_layout, check_submission
+from submissions.check import (
+    check_layout,
+    check_submission,
+    copies_of_test_images,
+    expected_error,
+    is_changed,
+    read_lineage,
+    score_submission,
+)
 from submissions.csv_form import Layout, read_layout
-from submissions.lineage import expected_error, is_changed, read_lineage
-from submissions.score import copies_of_test_images, score_submission
 from submissions.settings import SubmitSettings
 from submissions.status import what_is_missing
 from submissions.write import write_submission

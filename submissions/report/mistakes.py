@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from submissions.report.oof import Oof
 from submissions.report.plots import Chart, points
-from submissions.report.workfolder import Image, WorkFolder
+from submissions.report.workfolder import Image, Oof, WorkFolder
 from submissions.settings import ReportSettings
 
 TYPICAL, CONFUSED = 2, 3  # pictures of a class, and of those taken for another, beside a confused pair

@@ -8,11 +8,9 @@ from typing import Any
 from ensemble.members.training_rows import rows_of
 from folds.base.interval import agreeing_images, wilson_interval
 from models.runs import done_folds
-from submissions.check import check_submission
-from submissions.lineage import expected_error, is_early, read_lineage
-from submissions.report.oof import Ranks
+from submissions.check import check_submission, expected_error, is_early, read_lineage
 from submissions.report.plots import Chart, ranges
-from submissions.report.workfolder import WorkFolder
+from submissions.report.workfolder import Ranks, WorkFolder
 from submissions.status import newest_csv, what_is_missing
 
 MOST_LINES = 40  # of the chart; the table has all
@@ -80,10 +78,7 @@ def _blend(work: WorkFolder) -> Entry:
         "top3_error": blend.oof_top3_error,
         "low": low,
         "high": high,
-        "top1_error": None,
-        "log_loss": None,
-        "seconds": None,
-        "weight": None,
+        **dict.fromkeys(("top1_error", "log_loss", "seconds", "weight")),
     }
 
 

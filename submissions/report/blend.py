@@ -1,4 +1,4 @@
-"""Section 5, the blend: its candidates, weights, how alike members err, what each member and each view adds."""
+"""Section 5, the blend: its candidates, weights, how alike members err, what members and views add, calibration."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from ensemble.blend.member_value import correlation
 from ensemble.settings import MetricName
 from ensemble.weights.metric import Metric
 from folds.base.errors import UserError
-from submissions.report.oof import Oof
-from submissions.report.plots import Chart, heat, ranges
-from submissions.report.sections.calibration import calibration_chart, calibration_of
-from submissions.report.workfolder import WorkFolder
+from submissions.report.plots import Chart, heat, lines, ranges
+from submissions.report.workfolder import Oof, WorkFolder
 
 MOST_MEMBERS = 40  # in the charts, those with the largest weights
 MOST_RUNS = 12  # whose views are measured: each is read once more
@@ -167,4 +165,39 @@ def _correlation_chart(oof: Oof) -> Chart:
         f"Correlations between the errors of {len(matrix)} members, {apart.min():.2f} to {apart.max():.2f}",
         labels=oof.members,
         matrix=matrix.tolist(),
+    )
+
+
+BINS = 10  # of confidence, with equally many images
+
+
+def calibration_of(oof: Oof) -> dict[str, Any]:
+    """Confidence and share of hits in each bin; error: their mean distance over images; log_loss in nats."""
+    probs = np.maximum(oof.probs, 1e-12).astype(np.float64)
+    probs /= probs.sum(axis=1, keepdims=True)
+    confidence, hit = probs.max(axis=1), oof.rank == 0
+    parts = [part for part in np.array_split(np.argsort(confidence, kind="stable"), BINS) if len(part)]
+    means = np.array([confidence[part].mean() for part in parts])
+    hits = np.array([hit[part].mean() for part in parts])
+    true = probs[np.arange(len(hit)), oof.rows.target]
+    return {
+        "name": oof.name,
+        "confidence": means.tolist(),
+        "hits": hits.tolist(),
+        "error": float(np.average(np.abs(means - hits), weights=[len(part) for part in parts])),
+        "log_loss": float(-np.log(true).mean()),
+    }
+
+
+def calibration_chart(calibration: dict[str, Any]) -> Chart:
+    """A line that would lie on the diagonal if every probability were right."""
+    line = {"name": calibration["name"], "role": "valid", "x": calibration["confidence"], "y": calibration["hits"]}
+    return lines(
+        "calibration",
+        "Calibration of the top class",
+        f"Share of hits over confidence; mean distance from the diagonal: {calibration['error']:.4f}",
+        series=[line],
+        x_title="probability of the top class",
+        y_title="share of hits",
+        has_diagonal=True,
     )
