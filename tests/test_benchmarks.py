@@ -12,7 +12,7 @@ from folds.settings import PrepareSettings
 from folds.split.assign import load_folds
 from models.backbones import resolve_backbone
 from models.settings import TrainSettings
-from tests.benchmarks import augment, epoch, input, predict, recipe, scale, step
+from tests.benchmarks import input, predict, scale, training
 from tests.benchmarks import prepare as prepare_benchmark
 from tests.benchmarks.measure import Cost, by_turns, make_pictures, spread, synthetic_folds, synthetic_store
 
@@ -65,19 +65,19 @@ def test_prepare_and_decoding_alone_count_the_same_files(tmp_path):
 
 
 def test_augmentation_is_measured_beside_a_step():
-    figures = augment.measure("test_resnet", 32, 4, repeats=1, device=CPU)
+    figures = training.measure_augmentation("test_resnet", 32, 4, repeats=1, device=CPU)
     assert figures["share_of_step"].keys() == {"usual", "everything"}
 
 
 def test_steps_with_real_data_are_measured_beside_a_kept_batch():
-    figures = step.measure("test_resnet", TINY, steps=2, repeats=1, device=CPU)
+    figures = training.measure_steps("test_resnet", TINY, steps=2, repeats=1, device=CPU)
     assert figures["images_per_second"].keys() == {"real", "kept"}
 
 
 def test_compiling_pays_once_what_it_saves_exceeds_what_it_took():
     plain = {"seconds_per_image": {"real": {"median": 0.02}}, "batch": 10, "first_step_seconds": 1.0}
     compiled = {"seconds_per_image": {"real": {"median": 0.01}}, "batch": 10, "first_step_seconds": 21.0}
-    step.add_payback(plain, compiled)
+    training.add_payback(plain, compiled)
     assert compiled["times_plain"] == pytest.approx(2.0)
     assert compiled["pays_after_steps"] == 200
 
@@ -90,33 +90,8 @@ def test_every_number_of_views_is_measured(tmp_path):
 
 
 def test_the_pause_between_epochs_is_measured_on_the_last_steps():
-    figures = epoch.measure(100, dataclasses.replace(TINY, epochs=4), CPU)
+    figures = training.measure_pause(100, dataclasses.replace(TINY, epochs=4), CPU)
     assert figures["training_images"] == 80
-
-
-def test_ways_are_compared_on_the_same_images(tmp_path):
-    folds = synthetic_folds(synthetic_store(tmp_path, 100, 8), n_classes=4, n_folds=2)
-    good, bad = np.zeros((2, 100), dtype=bool), np.zeros((2, 100), dtype=bool)
-    good[:, :10], bad[:, :30] = True, True
-    made = recipe.compare({"ours": recipe.Way(good, (1.0, 3.0)), "rival": recipe.Way(bad, (5.0, 5.0))}, folds)["ways"]
-    assert made["ours"]["minutes"] == 2.0
-    assert made["rival"]["difference"][0] == pytest.approx(-0.2)
-    assert made["rival"]["difference"][2] < 0
-
-
-def test_what_fastai_wrote_is_joined_by_id(tmp_path):
-    folds = synthetic_folds(synthetic_store(tmp_path, 40, 8), n_classes=8, n_folds=2)
-    probs = np.eye(8)[folds.target][::-1]  # all right, in another order
-    np.savez(
-        tmp_path / "s0.npz",
-        image_id=folds.image_id[::-1],
-        classes=np.array(folds.classes),
-        probs=probs,
-        tta=1 - probs,
-    )
-    (tmp_path / "s0.json").write_text('{"per_fold": [{"seconds": 60, "tta_seconds": 30}]}')
-    assert recipe.read_fastai([str(tmp_path / "s0")], folds, "probs").errors.tolist() == [0.0]
-    assert recipe.read_fastai([str(tmp_path / "s0")], folds, "tta").minutes == (1.5,)
 
 
 def test_the_exponent_is_that_of_a_power_law():

@@ -31,7 +31,7 @@ from ensemble.weights.metric import Metric
 from ensemble.weights.reduction import Reduction
 from ensemble.weights.search import Search
 from folds.base.workspace import Workspace
-from tests.benchmarks.record import peak_mb, record
+from tests.benchmarks.measure import finish, peak_mb, show
 from tests.benchmarks.synthetic import World, make_world
 
 IMAGES, CLASSES, MEMBERS = 88_220, 103, (3, 9, 15)
@@ -53,8 +53,7 @@ def main(
         figures["whole"] = {m: whole_blend(work, m, seed=seed) for m in MEMBERS}
         figures["rivals"] = measure_rivals(Path(temporary), python=rivals or sys.executable)
     show_goals(figures)
-    if keep:
-        record("blend", figures, seed=seed)
+    finish("blend", figures, keep=keep, seed=seed)
 
 
 def names(n_members: int) -> tuple[str, ...]:
@@ -135,8 +134,6 @@ def measure_rivals(folder: Path, *, python: str) -> dict[str, Any]:
 
 def show_goals(figures: dict[str, Any]) -> None:
     """Goals beside what was measured, each candidate's cross-fitted score, and the other tools."""
-    from tests.benchmarks.measure import show  # not above: torch would be counted in the blend's memory
-
     whole, (sort, _) = figures["whole"][15], figures["blend_and_sort_s"]
     rows = [
         ("one evaluation", "0.35 ms", "{:.3f} ({:.3f}) ms".format(*(1e3 * one for one in figures["single_s"]))),

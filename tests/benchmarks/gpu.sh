@@ -16,11 +16,10 @@ measure() {  # seconds, then the benchmark and its options; one that fails or ha
 
 {
     "$python" -c "import torch; print(torch.__version__, torch.cuda.get_device_name())"
-    measure 120 step --steps 20 --repeats 3
-    measure 60 augment
+    measure 120 training steps --steps 20 --repeats 3
+    measure 60 training augmentation
     measure 60 predict
-    measure 60 epoch
-    measure 140 step --backbone resnet50 --steps 20 --repeats 2 --compile
+    measure 60 training pause
+    measure 140 training steps --backbone resnet50 --steps 20 --repeats 2 --compile
     measure 80 input --pictures 384 --repeats 2
-    measure 50 memory
 } 2>&1 | tee "$out/log"

@@ -1,8 +1,10 @@
 """Measures how the whole way grows: `python -m tests.benchmarks.scale [--rows 10000,100000,1000000]`.
 
-Every step runs in a process of its own on the same made-up work folder (`tests.benchmarks.million`), once, with its
-seconds by the clock (without imports) and of the processor, what it read from the disk and not from the page cache,
-and the most memory that it ever held. The exponent is that of a power law: 1 is linear.
+Every step runs in a process of its own on the same made-up work folder, once, with its seconds by the clock (without
+imports) and of the processor, what it read from the disk and not from the page cache, and the most memory that it ever
+held. The exponent is that of a power law: 1 is linear. In the folder, what is read by its name or its shape is real
+(manifest, folds, predictions, all checks and digests); the pixels are zeros that take no room on the disk. One training
+image in fifty has a near duplicate. The test predictions of a run's folds are one file under five names.
 """
 
 from __future__ import annotations
@@ -19,16 +21,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import cyclopts
 import numpy as np
+import pandas as pd
 from cyclopts import Parameter
 
-from folds.base.workspace import Workspace
+from ensemble.members.oof_file import file_digest
+from folds.base.workspace import Workspace, write_json
+from folds.manifest.manifest import COLUMNS, USABLE, write_manifest
+from folds.pixels.raw import CHANNELS
+from folds.pixels.store import store_path, write_head
 from folds.settings import COMMA_LIST
-from tests.benchmarks.record import peak_mb
-from tests.benchmarks.synthetic import World
+from folds.split.assign import Folds, load_folds
+from models.predict.predictions import Predictions, save_predictions
+from tests.benchmarks.measure import console, finish, peak_mb, show
+from tests.benchmarks.synthetic import World, member_log_probs
 
 FREE_GIB = 20  # of the disk, which are left to others
 MEMORY_GIB = 24
@@ -49,8 +56,6 @@ def main(
     record: Annotated[bool, Parameter(help="append the figures to results.jsonl")] = True,
 ) -> None:
     """Measure, print the table, and append the figures to results.jsonl."""
-    from tests.benchmarks.measure import finish
-
     made = {}
     for n in map(int, rows):
         world = World(n, round(test_share * n), classes)
@@ -126,7 +131,6 @@ def in_steps(workspace: Workspace, world: World, members: int) -> Mapping[str, C
     from models.settings import TrainSettings
     from submissions.settings import SubmitSettings
     from submissions.write import write_submission
-    from tests.benchmarks.million import make_members, make_store
 
     def epoch_start() -> dict[str, float]:
         """From the files to the first batch of an epoch; `plan_seconds` are those of every later epoch."""
@@ -169,8 +173,6 @@ def exponent(rows: Sequence[int], seconds: Sequence[float]) -> float:
 
 def show_figures(figures: Mapping[str, Any]) -> None:
     """Seconds at each size, the exponents of clock and processor, what the last size read from the disk, the peaks."""
-    from tests.benchmarks.measure import console, show
-
     sizes = list(map(int, figures["rows"]))
     rows = []
     for step in STEPS:
@@ -184,6 +186,85 @@ def show_figures(figures: Mapping[str, Any]) -> None:
     show(title, headings, rows)
     peak = max(one["peak_mb"] for made in figures["rows"].values() for one in made.values())
     console.print(f"the most memory of a step: {peak / 1024:.1f} GiB, goal {MEMORY_GIB} GiB")
+
+
+SIZE = 288
+IMAGES_PER_COPY = 50
+
+
+def make_store(workspace: Workspace, world: World) -> None:
+    """The manifest of all images, and a store of zeros that fits it, as `prepare` leaves them."""
+    table = pd.concat([_rows(world, part) for part in (0, 1)], ignore_index=True)
+    table["group"] = _groups(world)
+    table = table[list(COLUMNS)]
+    write_manifest(workspace, table)
+    with open(store_path(workspace, SIZE, "raw"), "wb") as file:
+        file.truncate(len(table) * SIZE * SIZE * CHANNELS)
+    write_head(workspace, table, size=SIZE, form="raw", more={})
+
+
+def _rows(world: World, part: int) -> pd.DataFrame:
+    """The training (0) or test (1) images, sorted by id."""
+    n, rng = (world.n, world.n_test)[part], np.random.default_rng([world.seed, 6, part])
+    labels = np.array([f"c{number:03d}" for number in range(world.n_classes)])[world.targets(part)]
+    names = [f"{number:07d}" for number in range(n)]
+    ids = [f"{label}/{name}.jpg" for label, name in zip(labels, names, strict=True)] if part == 0 else names
+    table = pd.DataFrame(
+        {
+            "image_id": ids,
+            "path": [f"TrainVal/{one}" for one in ids] if part == 0 else [f"Public/{one}.jpg" for one in ids],
+            "split": ("train", "test")[part],
+            "label": labels if part == 0 else "",
+            "status": USABLE,
+            "reasons": "",
+            "format": "JPEG",
+            "mode": "RGB",
+            "width": rng.integers(200, 1000, n),
+            "height": rng.integers(200, 1000, n),
+            "bytes": rng.integers(10_000, 200_000, n),
+            "digest": [f"{one:016x}" for one in rng.integers(0, 2**63, n).tolist()],
+        }
+    )
+    return table.sort_values("image_id", ignore_index=True)
+
+
+def _groups(world: World) -> np.ndarray:
+    """Every image is its own group, but for a fiftieth of the training images, each with a copy."""
+    group = np.arange(world.n + world.n_test)
+    twins = np.random.default_rng([world.seed, 7]).permutation(world.n)[: 2 * (world.n // IMAGES_PER_COPY)]
+    group[twins[::2]] = group[twins[1::2]]
+    return np.unique(group, return_inverse=True)[1]
+
+
+def make_members(workspace: Workspace, world: World, *, members: int) -> None:
+    """Finished runs m00, m01, .. with the predictions of all folds; one of them is in memory at a time."""
+    folds = load_folds(workspace)
+    test_target = world.targets(1)
+    for member in range(members):
+        oof = member_log_probs(world, folds.target, part=0, member=member)
+        test = member_log_probs(world, test_target, part=1, member=member)
+        write_run(workspace, folds, f"m{member:02d}", oof, test)
+
+
+def write_run(workspace: Workspace, folds: Folds, name: str, oof: np.ndarray, test: np.ndarray) -> None:
+    """Store a run as `train` would. oof (N, C), test (T, C): log-probabilities under one view."""
+    test_id = np.array([f"{number:07d}" for number in range(len(test))])
+    first = workspace.fold(name, 0) / "test.npz"
+    _save(first, test_id, test, folds)
+    for fold in range(folds.n_folds):
+        folder, rows = workspace.fold(name, fold), folds.fold == fold
+        _save(folder / "oof.npz", folds.image_id[rows], oof[rows], folds)
+        if fold:
+            os.link(first, folder / "test.npz")
+        write_json(folder / "settings.json", {"run": name, "seed": 0, "settings": {"name": name}})
+        files = {file: file_digest(folder / file) for file in ("oof.npz", "test.npz")}
+        done = {"run": name, "backbone": name, "fold": fold, "n_folds": folds.n_folds, "folds_digest": folds.digest}
+        write_json(folder / "done.json", {**done, "seed": 0, "oof_top3_error": 0.0, "seconds": 0.0, "files": files})
+
+
+def _save(path: Path, image_id: np.ndarray, log_probs: np.ndarray, folds: Folds) -> None:
+    views, classes = np.array(["centre"]), np.array(folds.classes)
+    save_predictions(path, Predictions(image_id, classes, views, log_probs[:, None], folds.digest))
 
 
 if __name__ == "__main__":

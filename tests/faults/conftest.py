@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.nursery import Nursery
-from tests.faults.tally import TRIED
-from tests.faults.whole import make_world
+from tests.faults.whole import TRIED, make_world
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -23,7 +23,7 @@ from folds.split.assign import load_folds
 from submissions.check import check_layout, score_submission
 from submissions.csv_form import Layout
 from tests.competition import jpeg
-from tests.faults.tally import count
+from tests.faults.whole import count
 
 LIKE_NUMBERS = ("NA", "null", "nan", "1e5", "inf", "True", "-0", "007", "7", "1.0", "None", "#N/A")
 LAYOUT = Layout(("id", "predicted"), ("01", "2", "10"), ("a", "b", "c", "d"), ",", " ")

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.faults.tally import count
+from tests.faults.whole import count
 
 FOLD = "models/a/fold0"
 TO_BLEND = (  # what `blend` reads, and what mends it: the commands after which everything is as it was

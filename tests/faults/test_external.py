@@ -20,7 +20,7 @@ from folds.base.workspace import Workspace
 from folds.split.assign import Folds
 from submissions.write import blend_files
 from tests.ensemble.small import refusal, small_oof, small_test, small_work
-from tests.faults.tally import count
+from tests.faults.whole import count
 
 CLASSES = ("a", "b", "NA", "1e5")
 IDS = np.array(["x", "y"])

@@ -1,11 +1,16 @@
-"""Feeds broken pictures to the real `prepare`, with its real processes."""
+"""Feeds broken pictures to the real `prepare`, with its real processes, whose memory is watched through /proc."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -18,10 +23,8 @@ from folds.pixels.decode import decode
 from folds.pixels.fill import Row, RowTask, write_row
 from folds.settings import PrepareSettings
 from tests.competition import fingerprint, make_competition
-from tests.faults.huge import NAMES, bombs, hundred_megapixels, many_scans
-from tests.faults.mutate import by_hand, mutants
-from tests.faults.tally import count
-from tests.faults.watch import watching_memory
+from tests.faults.pictures import NAMES, bombs, by_hand, hundred_megapixels, many_scans, mutants
+from tests.faults.whole import count
 
 SETTINGS = PrepareSettings(store_size=32, workers=2)
 GROWTH = 1 << 30  # bytes that a decoding process may take above what it has idle
@@ -131,3 +134,53 @@ def test_a_stream_that_its_decoder_has_closed_is_opened_anew(tmp_path):
     path = tmp_path / "texture.ftc"
     path.write_bytes(dict(by_hand())["FTEX"][:2000])
     assert reason_text(decode(path, size=32)[0].reasons).startswith(("truncated: ", "damaged: "))
+
+
+@dataclass
+class Seen:
+    """Memory in bytes, by process: when it was first seen, and at most."""
+
+    idle: dict[str, int] = field(default_factory=dict)
+    peak: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def largest_growth(self) -> int:
+        """The most that any process had above the smallest that one was seen with."""
+        return max(self.peak.values()) - min(self.idle.values())
+
+
+@contextmanager
+def watching_memory() -> Iterator[Seen]:
+    """Look at the children of the fork server fifty times a second."""
+    seen, is_over = Seen(), threading.Event()
+    thread = threading.Thread(target=_look, args=(seen, is_over), daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _look(seen: Seen, is_over: threading.Event) -> None:
+    while not is_over.is_set():
+        for pid in _children(forkserver._forkserver._forkserver_pid):  # type: ignore[attr-defined]
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except OSError:
+                continue
+            if "VmHWM:" in status:
+                seen.idle.setdefault(pid, _kilobytes(status, "VmRSS:") << 10)
+                seen.peak[pid] = max(seen.peak.get(pid, 0), _kilobytes(status, "VmHWM:") << 10)
+        time.sleep(0.02)
+
+
+def _children(pid: int | None) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+
+
+def _kilobytes(status: str, name: str) -> int:
+    return int(status.split(name)[1].split()[0])

@@ -22,7 +22,7 @@ from folds.pixels.store import open_store
 from folds.settings import PrepareSettings, SplitSettings
 from folds.split.assign import load_folds, split
 from tests.competition import fingerprint, jpeg
-from tests.faults.tally import count
+from tests.faults.whole import count
 
 COMPOSED = unicodedata.normalize("NFC", "e\u0301te\u0301")
 NAMES = (

@@ -1,8 +1,11 @@
-"""Stops commands by signals and by the clock, and lets jobs fail: what is done stays, the way on is said."""
+"""Stops and kills commands, by signals, by the clock and by jobs that fail: what is done stays, the way on is said."""
+
+from __future__ import annotations
 
 import csv
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -15,8 +18,7 @@ from models.jobs.plan import train_runs
 from models.runs import plan_runs
 from models.settings import PredictSettings
 from models.watch.events import FoldDone, FoldFailed
-from tests.faults.tally import count
-from tests.faults.whole import again_in, differing, left_over, made_in
+from tests.faults.whole import again_in, count, differing, left_over, made_in
 from tests.models.test_trainer import SETTINGS, prepared
 
 STAGES = (  # (before which event, how often, the last part of the file's name)
@@ -140,3 +142,41 @@ def test_an_exception_that_nobody_expected_costs_one_fold_and_shows_its_tracebac
     assert (failed.name, failed.why) == ("test_resnet fold 0", "ZeroDivisionError: division by zero")
     assert "in _train_epoch" in failed.trace or "in fail" in failed.trace
     assert [event.fold for event in events if isinstance(event, FoldDone)] == [1]
+
+
+KILLED = (  # (before which event, how often it happened before, the last part of the file's name)
+    ("os.rename", 1, "pixels-32.u8"),
+    ("os.rename", 1, "manifest.csv"),
+    ("os.rename", 1, "folds.json"),
+    ("os.rename", 2, "checkpoint.safetensors"),
+    ("os.rename", 1, "oof.npz"),
+    ("os.rename", 1, "done.json"),
+    ("os.rename", 1, "study.log"),
+    ("os.rename", 1, "blend.csv"),
+)
+
+
+def test_a_kill_at_every_stage_of_the_way_changes_no_byte(tmp_path, nursery, world):
+    place = again_in(tmp_path, "stages", world)
+    for event, nth, name in KILLED:
+        code, out = nursery.run(["all", "data"], folder=place, die={"event": event, "nth": nth, "name": name})
+        assert code == -9, f"{name}: {out}"
+        count("kills")
+    code, out = nursery.run(["all", "data"], folder=place)
+    assert code == 0, out
+    assert differing(made_in(place / "work"), world[1]) == []
+    assert left_over(place / "work") == []
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(30))
+def test_a_kill_at_any_moment_changes_no_byte(tmp_path, nursery, world, seed):
+    rng = random.Random(seed)
+    place = again_in(tmp_path, "any", world)
+    die = {"seconds": rng.uniform(0.0, 6.0)} if seed % 3 == 0 else {"nth": rng.randint(1, world[2])}
+    code, out = nursery.run(["all", "data"], folder=place, die=die)
+    assert code in (-9, 0), out
+    count("kills", int(code == -9))
+    code, out = nursery.run(["all", "data"], folder=place)
+    assert code == 0, out
+    assert differing(made_in(place / "work"), world[1]) == []

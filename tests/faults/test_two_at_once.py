@@ -11,8 +11,7 @@ import pytest
 from folds.base import locks
 from folds.base.errors import UserError
 from folds.base.locks import Holder, claim
-from tests.faults.tally import count
-from tests.faults.whole import again_in, differing, left_over, made_in
+from tests.faults.whole import again_in, count, differing, left_over, made_in
 
 
 def write_lock(path, *, pid=None, host=None, duration=90.0):

@@ -1,8 +1,9 @@
-"""Knows a whole competition with two runs that takes seconds, and which of its files no kill may change."""
+"""Knows a competition with two runs that takes seconds, which of its files no kill may change, and what was tried."""
 
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,3 +77,11 @@ def again_in(folder, name, world):
 
 def differing(made, expected):
     return [name for name in {*expected, *made} if made.get(name) != expected.get(name)]
+
+
+TRIED: Counter[str] = Counter()
+
+
+def count(what: str, n: int = 1) -> None:
+    """Add to a sum: `count("kills")`, `count("mutated files", 1000)`."""
+    TRIED[what] += n

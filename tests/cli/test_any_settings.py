@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import run
-from tests.faults.tally import count
+from tests.faults.whole import count
 
 SECTIONS = {one.name: [each.name for each in fields(one.default)] for one in fields(run.Every)}
 TABLES = [name for name in SECTIONS if name != "top"]

@@ -1,0 +1,45 @@
+"""A tiny competition that has gone the whole way, and a function that types commands."""
+
+from pathlib import Path
+
+import pytest
+
+import run
+from tests.competition import fingerprint, make_competition
+
+ROOT = Path(run.__file__).parent
+SCRATCH = ["--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--batch-size", "8"]
+TRAIN = [*SCRATCH, "--precision", "fp32", "--device", "cpu"]
+QUICK = [*TRAIN, "--epochs", "1", "--store-size", "32", "--n-folds", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def typed(capsys):
+    """Type a command; returns (exit code, stdout, stderr)."""
+
+    def type_(*words):
+        code = run.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return type_
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A tiny competition that has gone the whole way: (data folder, work folder, fingerprint of the data before).
+
+    Whoever adds a run or changes one puts it back as it was.
+    """
+    folder = tmp_path_factory.mktemp("tiny")
+    data = make_competition(folder / "data")
+    (data / "TrainVal" / "1" / "1-0.jpg").write_bytes(b"")
+    (data / "Public" / "002.jpg").write_bytes(b"no image")
+    before = fingerprint(data)
+    assert run.main(["all", str(data), "--work", str(folder / "work"), *QUICK]) == 0
+    return data, folder / "work", before
