@@ -1,7 +1,5 @@
 """The command line of Foldblend: each command with its flags, and the room that does it."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence
@@ -282,7 +280,7 @@ def planned_runs(workspace: Workspace, train: TrainSettings) -> list[str]:
     return there or [plan.name for plan in plans(train)]
 
 
-def plans(train: TrainSettings, *, names: Sequence[str] = ()) -> list[RunPlan]:
+def plans(train: TrainSettings, *, names: Sequence[str] = ()) -> "list[RunPlan]":
     from models.runs import plan_runs
 
     return plan_runs(train, KIT.run_settings(train), names=names)

@@ -3,8 +3,6 @@
 Imported by `run.py --help`, and therefore without numpy and optuna.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal
 

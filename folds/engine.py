@@ -1,7 +1,5 @@
 """Declares the settings of the engine that does the jobs: here, or on Ray."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

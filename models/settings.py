@@ -1,7 +1,5 @@
 """The settings of `train`, `predict` and trackers; no torch, since `run.py --help` reads it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """The settings of `submit` and `report`, and those of all rooms; no numpy, since `run.py --help` reads it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Any
 

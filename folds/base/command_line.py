@@ -150,7 +150,7 @@ class CommandLine:
         )
         path = Path(given["config"].tokens[-1].value) if "config" in given else KIT_TOML
         self.toml = read_kit_toml(path, sections=self.sections, required="config" in given)
-        self._parse(self.toml.flat, source=str(path))  # a wrong value is refused, whatever the command
+        self._parse(self.toml.flat, self.every, source=str(path))  # a wrong value is refused, whatever the command
         for name in self.toml.runs:
             self._of_run(name)
         known = {argument.field_info.name for argument in arguments}
@@ -170,7 +170,7 @@ class CommandLine:
 
     def in_file(self) -> Any:
         """All settings as the file has them, the flags left aside."""
-        return self._parse(self.toml.flat, source=str(self.toml.path))
+        return self._parse(self.toml.flat, self.every, source=str(self.toml.path))
 
     def run_settings(self, train: S) -> dict[str, S]:
         """The settings of each `[run.NAME]`: default, [train], its own table, then the flags.
@@ -185,17 +185,16 @@ class CommandLine:
     def _of_run(self, name: str) -> Any:
         """The `train` settings of `[run.NAME]` without the flags."""
         values = {**self.toml.sections.get("train", {}), **self.toml.runs[name]}
-        return self._parse(values, source=f"[run.{name}] of {self.toml.path}").train
+        return self._parse(values, self.sections["train"], source=f"[run.{name}] of {self.toml.path}")
 
-    def _parse(self, values: dict[str, Any], *, source: str) -> Any:
-        """All settings, with these values in place of their defaults; cyclopts refuses what is out of range."""
+    def _parse(self, values: dict[str, Any], settings: type, *, source: str) -> Any:
+        """The settings, with these values in place of their defaults; cyclopts refuses what is out of range."""
         parser = App(config=Dict(values, source=source, use_commands_as_keys=False), result_action="return_value")
-        default = self.every()
 
-        def collect(*, every: Any = default) -> Any:
-            return every
+        def collect(*, found: Any = settings()) -> Any:  # noqa: B008
+            return found
 
-        collect.__annotations__["every"] = Annotated[self.every, FLAT]
+        collect.__annotations__["found"] = Annotated[settings, FLAT]
         parser.default(collect)
         return parser([], exit_on_error=False, print_error=False)
 

@@ -8,6 +8,7 @@ import tomllib
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -171,13 +172,14 @@ def _type_name(annotation: Any) -> str:
     return names[annotation]
 
 
-def _hints(settings: type) -> dict[str, Any]:
-    """The plain type of each field, without its Annotated."""
-    return get_type_hints(settings)
+@cache
+def _hints(settings: type, *, include_extras: bool = False) -> dict[str, Any]:
+    """The type of each field, plain or with its Annotated."""
+    return get_type_hints(settings, include_extras=include_extras)
 
 
 def _help(settings: type, name: str) -> str:
-    annotation = get_type_hints(settings, include_extras=True)[name]
+    annotation = _hints(settings, include_extras=True)[name]
     parameters = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
     return next((one.help for one in parameters if isinstance(one, Parameter) and one.help), name)
 
