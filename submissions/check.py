@@ -232,7 +232,7 @@ def score_submission(
     known = [(row[0], row[1].split(layout.label_separator)) for row in guesses.rows if row[0] in true_label]
     if not known:
         raise UserError(
-            f"none of the ids of {path} has a label in {labels}, which has {first_few(list(true_label))}", hint=HINT
+            f"none of the ids of {path} has a label in {labels}, whose ids are {first_few(list(true_label))}", hint=HINT
         )
     rank = np.array([labels.index(true_label[name]) if true_label[name] in labels else 3 for name, labels in known])
     group = np.array([(copies or {}).get(name, -1 - row) for row, (name, _) in enumerate(known)])

@@ -150,7 +150,7 @@ def whole_way(
         yield from blend_members(workspace, blend, seed=seed, screen=screen)
         yield submit(workspace, every.submit, screen=screen)
     if training.failed:
-        raise UserError(f"{training.failures}: the CSV was made without", hint=again)
+        raise UserError(f"{training.failures}: the CSV was made without them", hint=again)
     yield Next(f"all {shlex.quote(str(data))}" if training.is_cut else "report")
 
 
@@ -179,7 +179,7 @@ def _submit_early(
     except CannotWriteError:
         raise
     except UserError as err:
-        yield Complaint(f"{err.message}; there is no submission of the probes", err.hint)
+        yield Complaint(f"{err.message}; so the probes make no first submission", err.hint)
         return
     if early is not None:
         yield early

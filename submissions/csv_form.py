@@ -88,5 +88,8 @@ def _free_separator(labels: Sequence[str], separators: Sequence[str]) -> str:
     free = [separator for separator in separators if not any(separator in label for label in labels)]
     if not free:
         odd = [label for label in labels if " " in label]
-        raise UserError(f"labels hold every separator that could stand between them: {first_few(odd)}")
+        raise UserError(
+            f"nothing can separate the labels of an image: blank ; | / , all occur in labels such as {first_few(odd)}",
+            hint="`python run.py prepare DATA --relabel FILE` gives other labels",
+        )
     return free[0]

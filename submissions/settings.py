@@ -14,7 +14,7 @@ from models.settings import FirstSettings, PredictSettings, TrackSettings, Train
 
 def _is_name(type_: Any, value: Any) -> None:
     if value is not None and (value.startswith(".") or not value or any(one in value for one in "/\\:")):
-        raise ValueError("must be a name and no path")
+        raise ValueError("must be a name, not a path")
 
 
 @Parameter(name="*", group="submit")
@@ -33,7 +33,7 @@ class ReportSettings:
     thumbnail_pixels: Annotated[int, at_least(32, at_most=512, help="longer side of the report's pictures")] = 112
     confused_pairs: Annotated[int, at_least(0, at_most=100, help="most confused pairs of classes that are shown")] = 8
     hardest_images: Annotated[
-        int, at_least(0, at_most=500, help="images shown of each kind: hardest, uncertain ..")
+        int, at_least(0, at_most=500, help="images shown of each kind: hardest, least certain")
     ] = 18
     suspects: Annotated[int, at_least(0, at_most=500, help="suspected label errors that are shown; all are listed")] = (
         24

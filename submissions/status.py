@@ -39,7 +39,7 @@ def what_is_missing(workspace: Workspace, planned: Sequence[str]) -> tuple[list[
     if csv is None:
         return ["there is no submission"], "submit"
     if is_early(csv):
-        return [f"there is no submission but {csv}, which is of the probes alone"], "submit"
+        return [f"the only submission is {csv}, made from the probes alone"], "submit"
     try:
         if is_changed(csv):
             return [f"{csv} was changed after `submit` wrote it"], "submit"

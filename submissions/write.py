@@ -130,7 +130,7 @@ def submit_early(
     path, names = workspace.submissions / f"{settings.csv_name}.csv", tuple(whole)
     expected = _expected(path, whole)
     if expected is not None:
-        said = f"{path}: was there before\nexpected top-3 error {expected:.4f}"
+        said = f"{path}: was made before, from the same predictions\nexpected top-3 error {expected:.4f}"
     else:
         whole_blend, to = replace(blend, partial=False), workspace.early_blend
         make_blend(workspace, whole_blend, seed=seed, members=names, path=to, track=track)
@@ -191,8 +191,8 @@ def submission_summary(result: SubmissionResult) -> str:
             f"{len(result.guessed):,} unreadable test images got the most frequent classes: {first_few(result.guessed)}"
         )
     if result.partial:
-        networks = ", ".join(f"{run} {count}" for run, count in result.partial["networks"].items())
-        sentences.append(f"partial: made by the networks that are done ({networks})")
+        networks = ", ".join(f"{count} of {run}" for run, count in result.partial["networks"].items())
+        sentences.append(f"partial: made by the networks that are trained so far ({networks})")
     if result.expected_error is not None:
         sentences.append(f"expected top-3 error {result.expected_error:.4f}, cross-fitted on out-of-fold images")
     return "\n".join(sentences)

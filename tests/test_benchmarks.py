@@ -7,14 +7,12 @@ import pytest
 import torch
 
 from folds.base.workspace import Workspace
-from folds.manifest.prepare import prepare
-from folds.settings import PrepareSettings
 from folds.split.assign import load_folds
 from models.backbones import resolve_backbone
 from models.settings import TrainSettings
-from tests.benchmarks import input, predict, scale, training
+from tests.benchmarks import predict, scale, training
 from tests.benchmarks import prepare as prepare_benchmark
-from tests.benchmarks.measure import Cost, by_turns, make_pictures, spread, synthetic_folds, synthetic_store
+from tests.benchmarks.measure import by_turns, make_pictures, spread, synthetic_folds, synthetic_store
 
 CPU = torch.device("cpu")
 TINY = TrainSettings(
@@ -29,8 +27,7 @@ def test_costs_are_taken_by_turns_after_a_round_that_does_not_count():
     assert [len(one) for one in costs.values()] == [2, 2]
 
 
-def test_a_cost_per_image_is_its_share():
-    assert Cost(6.0, 4.0).minus(Cost(2.0, 2.0)).per(4) == Cost(1.0, 0.5)
+def test_a_spread_is_median_least_and_most():
     assert spread([3.0, 1.0, 2.0]) == {"median": 2.0, "least": 1.0, "most": 3.0}
 
 
@@ -44,16 +41,6 @@ def test_made_up_folds_hold_every_class_and_row(tmp_path):
     folds = synthetic_folds(synthetic_store(tmp_path, 40, 8), n_classes=7, n_folds=3)
     assert set(folds.target.tolist()) == set(range(7))
     assert np.bincount(folds.fold).tolist() == [14, 13, 13]
-
-
-def test_the_store_and_both_rivals_show_the_same_pictures(tmp_path):
-    workspace = Workspace(tmp_path / "work")
-    make_pictures(tmp_path / "data", 16, width=40, height=30)
-    prepare(workspace, tmp_path / "data", PrepareSettings(store_size=32, workers=1))
-    files = input.link_pictures(workspace, tmp_path / "data", tmp_path / "classes", most=12)
-    figures = input.measure(workspace, files, size=32, batch=4, workers=0, repeats=1, device=CPU)
-    assert figures["pictures"] == 12
-    assert figures["cpu_seconds_per_image"].keys() == {"store", "timm", "torchvision"}
 
 
 def test_prepare_and_decoding_alone_count_the_same_files(tmp_path):

@@ -106,8 +106,8 @@ def _older_folds(manifest: pd.DataFrame, folds: Folds | None) -> list[str]:
     changed = {image_id for image_id, _ in known ^ set(zip(now["image_id"], now["label"], strict=True))}
     if not changed:
         return []
-    what = f"{len(changed):,} images are other ones or have other labels: {first_few(sorted(changed))}"
-    return [f"folds and runs are older than the manifest, where {what}; {SPLIT_HINT}"]
+    what = f"{len(changed):,} images were added, removed or relabelled since: {first_few(sorted(changed))}"
+    return [f"folds and runs are older than the manifest; {what}; {SPLIT_HINT}"]
 
 
 def _if_there(path: Path, make: Callable[[], T], problems: list[str]) -> T | None:

@@ -21,5 +21,4 @@ measure() {  # seconds, then the benchmark and its options; one that fails or ha
     measure 60 predict
     measure 60 training pause
     measure 140 training steps --backbone resnet50 --steps 20 --repeats 2 --compile
-    measure 80 input --pictures 384 --repeats 2
 } 2>&1 | tee "$out/log"

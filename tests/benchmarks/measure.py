@@ -42,12 +42,6 @@ class Cost:
     wall: float
     cpu: float
 
-    def per(self, n: float) -> Cost:
-        return Cost(self.wall / n, self.cpu / n)
-
-    def minus(self, other: Cost) -> Cost:
-        return Cost(self.wall - other.wall, self.cpu - other.cpu)
-
 
 def cost_of(work: Callable[[], Any], device: torch.device | None = None) -> Cost:
     """What one call costs; what it left the device to do is waited for."""

@@ -143,7 +143,7 @@ def quickly(examples: int) -> settings:
     )
 
 
-@quickly(30)
+@quickly(15)
 @given(DOCUMENTS)
 def test_any_document_is_settings_or_one_sentence(tmp_path, document):
     count("settings files")

@@ -116,7 +116,7 @@ def test_a_kill_between_probes_and_training_leaves_a_csv_and_status_and_submit_k
     assert typed("train", *train, "--weights", weights)[0] == 0
     assert typed("blend", "--trials", "16")[0] == 0
     _, out, _ = typed("status")
-    assert "there is no submission but work/submissions/probe.csv, which is of the probes alone" in out
+    assert "the only submission is work/submissions/probe.csv, made from the probes alone" in out
     assert "next: python run.py submit" in out
     assert typed("all", data, *pretrained(weights))[0] == 0
     after = fingerprint(Path("work/submissions"))
@@ -131,7 +131,7 @@ def test_an_early_csv_that_is_there_is_not_made_again_but_named(weighty, typed, 
     assert typed("all", data, *pretrained(weights))[0] == 0
     before = fingerprint(Path("work/submissions")), fingerprint(Path("work/ensemble"))
     _, out, _ = typed("all", data, *pretrained(weights))
-    assert "work/submissions/probe.csv: was there before\nexpected top-3 error 0." in out
+    assert "work/submissions/probe.csv: was made before, from the same predictions\nexpected top-3 error 0." in out
     assert (fingerprint(Path("work/submissions")), fingerprint(Path("work/ensemble"))) == before
 
 

@@ -95,7 +95,7 @@ def test_when_the_time_is_up_the_csv_is_made_of_what_is_done_and_says_so(tmp_pat
     code, out = nursery.run(["all", "data", "--max-hours", "0"], folder=place)
     assert code == 0, out
     assert "the time is up; a fold 0 goes on after epoch 0 of 2" in out
-    assert "partial: made by the networks that are done (a 1)" in out
+    assert "partial: made by the networks that are trained so far (1 of a)" in out
     assert out.endswith("next: python run.py all data\n")
     with open(place / "work/submissions/blend.csv", newline="") as file:
         assert [row["id"] for row in csv.DictReader(file)] == ["005", "004", "003", "002", "001", "000"]

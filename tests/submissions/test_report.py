@@ -249,7 +249,7 @@ def test_relabel_csv_can_be_fed_back_and_keeps_what_was_decided(tmp_path, work, 
     made = report(work)[0]
     rows = read_csv(made.relabel).set_index("image_id")
     assert (
-        "folds and runs are older than the manifest, where 2 images are other ones or have other labels: 0/0-1.jpg"
+        "folds and runs are older than the manifest; 2 images were added, removed or relabelled since: 0/0-1.jpg"
         in made.problems[0]
     )
     assert tuple(rows.loc["0/0-1.jpg", ["label", "note"]]) == ("1", "relabelled: was 0")

@@ -28,7 +28,9 @@ def test_ranks_one_two_three_and_none_are_three_first_errors_and_one_of_three(tm
 def test_labels_of_other_images_are_refused(tmp_path):
     (tmp_path / "guesses.csv").write_text(GUESSES)
     (tmp_path / "truth.csv").write_text("id,label\n7,a\n")
-    with pytest.raises(UserError, match=r"^none of the ids of .*guesses.csv has a label in .*truth.csv, which has 7$"):
+    with pytest.raises(
+        UserError, match=r"^none of the ids of .*guesses.csv has a label in .*truth.csv, whose ids are 7$"
+    ):
         score_submission(tmp_path / "guesses.csv", tmp_path / "truth.csv", LAYOUT)
 
 
