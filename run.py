@@ -27,7 +27,7 @@ from folds.engine import EngineSettings
 from folds.settings import COMMA_LIST, LimitSettings, PrepareSettings, SplitSettings, at_least
 from models.recipes import FROM_FAMILY
 from models.settings import FirstSettings, PredictSettings, TrackSettings, TrainSettings
-from submissions.settings import ReportSettings, SubmitSettings
+from submissions.settings import InferSettings, PackSettings, ReportSettings, SubmitSettings
 
 if TYPE_CHECKING:
     from folds.base.terminal import Screen
@@ -303,6 +303,34 @@ def score_(
     from submissions import commands
 
     show(commands.score(top.workspace, file, labels))
+
+
+@app.command(name="pack", sort_key=9)
+def pack_(
+    *,
+    pack: Annotated[PackSettings, FLAT] = PackSettings(),
+    train: TrainSettings = TrainSettings(),
+    top: Place = Place(),
+) -> str:
+    """Write the blend with its networks as one file, which predicts any pictures offline."""
+    from submissions import commands
+
+    show([commands.pack(top.workspace, pack, plans(train), device=train.device, screen=screen())])
+    return "python run.py infer PACK PICTURES --out FILE"
+
+
+@app.command(name="infer", sort_key=9)
+def infer_(
+    pack: Annotated[Path, Parameter(help="what `pack` wrote: the file, or a folder with what was in it")],
+    pictures: Annotated[Path, Parameter(help="folder of the pictures; it is never written to")],
+    *,
+    infer: Annotated[InferSettings, FLAT],
+    config: Config = KIT_TOML,
+) -> None:
+    """Predict pictures with a pack and write a checked CSV; needs no work folder and no network."""
+    from submissions import commands
+
+    show([commands.infer(pack, pictures, infer, screen=screen())])
 
 
 @app.command(name="status", sort_key=10)
