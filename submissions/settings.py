@@ -50,6 +50,7 @@ class PackSettings:
     half: Annotated[
         bool, Parameter(help="float16, where every run's out-of-fold error stays the same to four decimals")
     ] = False
+    onnx: Annotated[bool, Parameter(help="each network as ONNX too, for other runtimes")] = False
     limit_mb: Annotated[
         float | None, at_least(0.001, help="the largest part of the ensemble that fits into so many megabytes")
     ] = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,7 +14,7 @@ import numpy as np
 import timm
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from folds.base.errors import UserError
@@ -153,6 +155,55 @@ def forward_cost(run: PackedRun) -> float:
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(torch.zeros(1, 3, run.sizes[1], run.sizes[1]))
     return float(counter.get_total_flops()) * passes
+
+
+class _Whole(nn.Module):
+    """A part of a run as one function: normalised pictures in, log-probabilities out."""
+
+    def __init__(self, network: nn.Module, head: Head | None, shift: Tensor) -> None:
+        super().__init__()
+        self.network, self.has_head = network, head is not None
+        given = (head.weight, head.bias, shift) if head else (torch.zeros(0), torch.zeros(0), shift)
+        self.weight, self.bias, self.shift = (nn.Parameter(tensor, requires_grad=False) for tensor in given)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not self.has_head:
+            answer: Tensor = self.network(images)
+            return torch.log_softmax(answer + self.shift, dim=1)
+        seen = self.network.forward_head(self.network.forward_features(images), pre_logits=True)  # type: ignore[operator]
+        return torch.log_softmax(seen.flatten(1) @ self.weight.T + self.bias + self.shift, dim=1)
+
+
+def onnx_bytes(run: PackedRun, read: Callable[[str], bytes], part: str, *, n_classes: int) -> bytes:
+    """A part of a run as ONNX: `images` (B, 3, S, S) float32, normalised -> `log_probs` (B, C) float32.
+
+    Raises UserError where the packages that torch's exporter needs are not installed.
+    """
+    packages = ("onnx", "onnxscript")
+    if not all(importlib.util.find_spec(name) for name in packages):
+        raise UserError("`--onnx` needs the packages onnx and onnxscript", hint="`pip install -e '.[onnx]'`")
+    head, one = None, run.parts[part]
+    if run.body:
+        state = load(read(one["file"]))
+        head = Head(state["weight"].float(), state["bias"].float())
+    network = build_network(_backbone(run), 1 if run.body else n_classes, size=run.sizes[0])
+    network.load_state_dict(load(read(run.body or one["file"])))
+    whole = _Whole(network, head, torch.tensor(one["shift"] or [0.0] * n_classes, dtype=torch.float32)).eval()
+    images = torch.zeros(2, 3, run.sizes[1], run.sizes[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own parts
+        program = torch.onnx.export(
+            whole,
+            (images,),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["log_probs"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+    assert program is not None, "torch exported nothing"
+    data: bytes = program.model_proto.SerializeToString(deterministic=True)
+    return data
 
 
 def packed_log_probs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,7 +112,8 @@ def make_pack(
     }
     if settings.limit_mb:
         pack, part = _within(pack, sizes, limit=settings.limit_mb * 1e6)
-    size = _save(path, pack, files, is_half=is_half)
+    onnx = _onnx_files(pack, files, track=track) if settings.onnx else []
+    size = _save(path, pack, files, is_half=is_half, more=onnx)
     return PackResult(path, size, OpenPack(path).pack, part, refused)
 
 
@@ -126,10 +128,33 @@ def _refuse_outside_members(workspace: Workspace, blend: Blend) -> None:
 
 
 def _save(
-    path: Path, pack: Pack, files: Mapping[str, Sequence[tuple[str, Callable[[], State]]]], *, is_half: bool
+    path: Path,
+    pack: Pack,
+    files: Mapping[str, Sequence[tuple[str, Callable[[], State]]]],
+    *,
+    is_half: bool,
+    more: Sequence[tuple[str, Callable[[], bytes]]] = (),
 ) -> int:
     chosen = [(name, _bytes(make, is_half=is_half)) for run in pack.runs for name, make in files[run]]
-    return save_pack(path, replace(pack, is_half=is_half), chosen)
+    return save_pack(path, replace(pack, is_half=is_half), [*chosen, *more])
+
+
+def _onnx_files(
+    pack: Pack, files: Mapping[str, Sequence[tuple[str, Callable[[], State]]]], *, track: Track
+) -> list[tuple[str, Callable[[], bytes]]]:
+    """Every network as ONNX, in float32, by the name of its file."""
+    from models.predict.packed import onnx_bytes, state_bytes
+
+    made = {}
+    parts = [(name, part) for name, run in pack.runs.items() for part in run.parts]
+    for name, part in track(parts, what="ONNX", total=len(parts), unit="networks"):
+        states = dict(files[name])
+
+        def read(file: str, states: Mapping[str, Callable[[], State]] = states) -> bytes:
+            return state_bytes(states[file](), is_half=False)
+
+        made[f"{name}/{part}.onnx"] = onnx_bytes(pack.runs[name], read, part, n_classes=len(pack.classes))
+    return [(file, partial(bytes, data)) for file, data in made.items()]
 
 
 def _bytes(make: Callable[[], State], *, is_half: bool) -> Callable[[], bytes]:

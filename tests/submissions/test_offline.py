@@ -5,6 +5,7 @@ import shutil
 import zipfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,7 +13,11 @@ from safetensors.torch import save_file
 import run
 from folds.base.errors import UserError
 from folds.base.workspace import Workspace
+from folds.pixels.store import open_store
 from models.backbones import build_network, resolve_backbone
+from models.input.resample import network_input
+from models.input.views import view_boxes
+from models.predict.packed import packed_log_probs
 from models.runs import plan_runs
 from models.settings import TrainSettings
 from submissions.offline import infer as infer_module
@@ -159,7 +164,7 @@ def test_a_probe_without_its_weights_at_hand_is_refused(packed, tmp_path):
 def test_what_cannot_be_predicted_is_refused_in_one_sentence(packed, tmp_path):
     data, _, pack, _ = packed
     pictures = data / "Public"
-    with pytest.raises(UserError, match="^there is no pack "):
+    with pytest.raises(UserError, match=r"^there is no pack "):
         infer(tmp_path / "no.zip", pictures, settings(tmp_path, data))
     (tmp_path / "text.zip").write_text("no zip")
     with pytest.raises(UserError, match=r"is no pack, or a damaged one: "):
@@ -175,3 +180,23 @@ def test_what_cannot_be_predicted_is_refused_in_one_sentence(packed, tmp_path):
         infer(tmp_path / "pack", pictures, settings(tmp_path, data))
     with pytest.raises(UserError, match=r"out.csv.parts was begun with another pack or other pictures$"):
         infer(pack, data / "TrainVal" / "0", InferSettings(out=tmp_path / "out.csv", workers=1))
+
+
+def test_each_network_as_onnx_says_what_torch_says(packed, tmp_path):
+    import onnxruntime
+
+    _, work, _, plans = packed
+    made = make_pack(work, PackSettings(out=tmp_path / "onnx.zip", onnx=True), plans, device="cpu")
+    opened, store = OpenPack(made.path), open_store(work)
+    rows = np.flatnonzero(store.split == "test")[:5]
+    for run_ in made.pack.runs.values():
+        for part in run_.parts:
+            session = onnxruntime.InferenceSession(opened.read(run_.parts[part]["file"].replace("safetensors", "onnx")))
+            wanted = packed_log_probs(run_, opened.read, store, rows, n_classes=4, device_name="cpu", parts=[part])[0]
+            backbone = resolve_backbone("test_resnet")
+            sides = {"width": store.width[rows], "height": store.height[rows]}
+            boxes = view_boxes("centre", **sides, crop_share=backbone.crop_share)
+            pixels = torch.from_numpy(np.stack([store.pixels[row] for row in rows]))
+            images = network_input(pixels, boxes, size=32, backbone=backbone)
+            found = session.run(None, {"images": images.numpy()})[0]
+            np.testing.assert_allclose(np.exp(found), np.exp(wanted[:, 0]), atol=1e-3)  # features are kept in float16
