@@ -31,7 +31,7 @@ from submissions.offline.make_pack import layout_of
 from submissions.offline.pack_file import OpenPack, Pack, Smaller
 from submissions.settings import InferSettings
 
-BLOCK = 4096  # pictures: 1 GB of a store of 288 pixels; a power of two of batches, as `predict` has them
+BLOCK = 1024  # pictures: 0.25 GB of a store of 288 pixels; a multiple of the batches, as `predict` has them
 FIRST = 256  # pictures of the first block, which tells how long all of them take
 ROOM = 1.15  # times the measured time: later blocks may be slower
 WRITING_SECONDS = 60.0  # kept of `--max-hours` for the CSV
