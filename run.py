@@ -17,7 +17,7 @@ from folds.engine import EngineSettings
 from folds.settings import COMMA_LIST, LimitSettings, PrepareSettings, SplitSettings, at_least
 from models.recipes import FROM_FAMILY
 from models.settings import PredictSettings, TrackSettings, TrainSettings
-from submissions.settings import Every, ReportSettings, SubmitSettings
+from submissions.settings import Every, InferSettings, PackSettings, ReportSettings, SubmitSettings
 
 if TYPE_CHECKING:
     from ensemble import commands as ensemble
@@ -200,6 +200,29 @@ def score(
 ) -> None:
     """The top-1 and top-3 error of a CSV whose true labels you have."""
     KIT.show(submissions.score(top.workspace, file, labels))
+
+
+@app.command(sort_key=9)
+def pack(
+    *,
+    pack: Annotated[PackSettings, FLAT] = PackSettings(),
+    train: TrainSettings = TrainSettings(),
+    top: Place = Place(),
+) -> str | None:
+    """Write the blend with its networks as one file, which predicts any pictures offline."""
+    return KIT.show(submissions.pack(top.workspace, pack, plans(train), device=train.device, screen=KIT.screen))
+
+
+@app.command(sort_key=9)
+def infer(
+    pack: Annotated[Path, Parameter(help="what `pack` wrote: the file, or a folder with what was in it")],
+    pictures: Annotated[Path, Parameter(help="folder of the pictures; it is never written to")],
+    *,
+    infer: Annotated[InferSettings, FLAT],
+    config: Config = KIT_TOML,
+) -> None:
+    """Predict pictures with a pack and write a checked CSV; needs no work folder and no network."""
+    KIT.show([submissions.infer(pack, pictures, infer, screen=KIT.screen)])
 
 
 @app.command(sort_key=10)

@@ -15,16 +15,16 @@ from ensemble.blend.tables import blend_summary
 from ensemble.commands import blend as blend_members
 from ensemble.members.open_run import list_runs
 from ensemble.settings import BlendSettings, FileSettings
-from folds.base.errors import CannotWriteError, Complaint, Next, UserError
+from folds.base.errors import CannotWriteError, Complaint, Next, UserError, first_few
 from folds.base.locks import alone, holders
-from folds.base.terminal import Screen
+from folds.base.terminal import Screen, duration
 from folds.base.workspace import Workspace
 from folds.commands import split
 from folds.split.assign import load_folds
 from models.runs import RunPlan, runs
 from submissions.check import check_submission, copies_of_test_images, expected_error, score_submission
 from submissions.csv_form import read_layout
-from submissions.settings import Every, ReportSettings, SubmitSettings
+from submissions.settings import Every, InferSettings, PackSettings, ReportSettings, SubmitSettings
 from submissions.status import status_json, what_is_missing
 from submissions.write import blend_files as blend_and_submit
 from submissions.write import early_probes, submission_summary, submit_early, write_submission
@@ -66,6 +66,50 @@ def score(workspace: Workspace, file: Path, labels: Path) -> Iterator[str]:
     expected = expected_error(file)
     if expected is not None:
         yield f"expected from cross-fitting: {expected:.4f}"
+
+
+def pack(
+    workspace: Workspace, settings: PackSettings, plans: Sequence[RunPlan], *, device: str, screen: Screen
+) -> Iterator[str | Next]:
+    """Write the blend with its networks as one file."""
+    from submissions.offline.make_pack import make_pack
+
+    made = make_pack(workspace, settings, plans, device=device, track=screen.track)
+    whole, runs = made.pack.smaller[0], made.pack.runs
+    networks = sum(len(run.parts) for run in runs.values())
+    licences = sorted({f"{run.backbone['tag']} ({run.licence})" for run in runs.values()})
+    sentences = [
+        f"{made.path}: {made.bytes / 1e6:,.1f} MB, {networks} networks of {len(whole.members)} members, in "
+        f"{'float16' if made.pack.is_half else 'float32'}",
+        f"expected top-3 error {made.pack.expected_top3_error:.4f}, as of the blend",
+    ]
+    if made.refused_half:
+        sentences.append(f"float16 would change the out-of-fold error of {first_few(made.refused_half)}: not taken")
+    if made.part.cost < 1:
+        sentences.append(
+            f"smaller, to fit: {len(made.part.members)} members{', one view each' if made.part.is_one_view else ''},"
+            f" out-of-fold top-3 error {made.part.oof_top3_error:.4f}, in-sample"
+        )
+    yield "\n".join([*sentences, f"starting weights and their licences: {', '.join(licences)}"])
+    yield Next(f"infer {shlex.quote(str(made.path))} PICTURES --out FILE")
+
+
+def infer(file: Path, pictures: Path, settings: InferSettings, *, screen: Screen) -> str:
+    """Predict a folder of pictures with a pack."""
+    from submissions.offline.infer import describe
+    from submissions.offline.infer import infer as predict
+
+    made = predict(file, pictures, settings, say=screen.complain, track=screen.track)
+    sentences = [f"{made.path}: {made.rows:,} rows, valid, in {duration(made.seconds)}"]
+    for ids, why in (
+        (made.guessed, "unreadable pictures"),
+        (made.unseen, "pictures that the time did not suffice for"),
+    ):
+        if ids:
+            sentences.append(f"{len(ids):,} {why} got the most frequent classes: {first_few(ids)}")
+    if made.part is not made.whole:
+        sentences.append(f"predicted by {describe(made.part, made.whole)}")
+    return "\n".join(sentences)
 
 
 def status(workspace: Workspace, planned: Sequence[str]) -> Iterator[RenderableType | Next]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from folds.base.csvfile import ID_NAMES, pick_column, read_csv
+from folds.base.csvfile import ID_NAMES, CsvTable, pick_column, read_csv
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace
 from folds.manifest.manifest import sample_path, test_ids
@@ -55,8 +55,18 @@ def read_layout(workspace: Workspace, *, image_id: Sequence[str] | None = None) 
     labels = load_folds(workspace).classes
     if not sample_path(workspace).is_file():
         ids = test_ids(workspace) if image_id is None else sorted(image_id, key=natural_key)
-        return Layout(HEADER, tuple(ids), labels, ",", _free_separator(labels, LABEL_SEPARATORS))
+        return plain_layout(labels, ids)
     sample = read_csv(sample_path(workspace).read_bytes(), name=sample_path(workspace).name)
+    return sample_layout(sample, labels, image_id=test_ids(workspace) if image_id is None else None)
+
+
+def plain_layout(labels: Sequence[str], image_id: Sequence[str]) -> Layout:
+    """`id,predicted` and `0 1 2`: the layout where there is no sample submission."""
+    return Layout(HEADER, tuple(image_id), tuple(labels), ",", _free_separator(labels, LABEL_SEPARATORS))
+
+
+def sample_layout(sample: CsvTable, labels: Sequence[str], *, image_id: Sequence[str] | None = None) -> Layout:
+    """The layout of a sample submission; its ids unless others are given. Raises UserError as `read_layout`."""
     id_column = pick_column(sample, ID_NAMES, what="id", given=None, flag="--id-column", position=0)
     others = [name for name in sample.header if name != id_column]
     if len(others) != 1 or sample.header[0] != id_column:
@@ -64,10 +74,10 @@ def read_layout(workspace: Workspace, *, image_id: Sequence[str] | None = None) 
             f"{sample.name} has the columns {', '.join(sample.header)}, not an id and one column for the labels",
             hint="`python run.py prepare DATA --sample FILE` takes another sample",
         )
-    ids = test_ids(workspace) if image_id is None else sample.column(id_column)
+    ids = sample.column(id_column) if image_id is None else image_id
     used = _used_separator(sample.column(others[0]), labels)
     separator = used if used is not None else _free_separator(labels, LABEL_SEPARATORS)
-    return Layout(sample.header, tuple(ids), labels, sample.separator, separator)
+    return Layout(sample.header, tuple(ids), tuple(labels), sample.separator, separator)
 
 
 def _used_separator(cells: Sequence[str], labels: Sequence[str]) -> str | None:

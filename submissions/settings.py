@@ -1,7 +1,8 @@
 """The settings of `submit` and `report`, and those of all rooms; no numpy, since `run.py --help` reads it."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -38,6 +39,40 @@ class ReportSettings:
     suspects: Annotated[int, at_least(0, at_most=500, help="suspected label errors that are shown; all are listed")] = (
         24
     )
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """The flags of `pack`."""
+
+    out: Annotated[Path | None, Parameter(help="the file to write; work/submissions/blend.pack.zip if not given")] = (
+        None
+    )
+    blend: Annotated[Path | None, Parameter(help="a blend.json; the last one if not given")] = None
+    half: Annotated[
+        bool, Parameter(help="float16, where every run's out-of-fold error stays the same to four decimals")
+    ] = False
+    onnx: Annotated[bool, Parameter(help="each network as ONNX too, for other runtimes")] = False
+    limit_mb: Annotated[
+        float | None, at_least(0.001, help="the largest part of the ensemble that fits into so many megabytes")
+    ] = None
+
+
+@dataclass(frozen=True)
+class InferSettings:
+    """The flags of `infer`."""
+
+    out: Annotated[Path, Parameter(help="the CSV to write")]
+    sample: Annotated[
+        Path | None, Parameter(help="sample submission: the ids, in its order; the names of the pictures if not given")
+    ] = None
+    max_hours: Annotated[
+        float | None,
+        at_least(0, help="leave out views, then members, as far as needed; the CSV is written before the time is up"),
+    ] = None
+    predict_batch: Annotated[int, at_least(1, help="images per forward pass")] = 128
+    workers: Annotated[int | None, at_least(1, help="decoding processes; all cores if not given")] = None
+    device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="where to predict")] = "auto"
 
 
 @dataclass(frozen=True)

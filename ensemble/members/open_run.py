@@ -13,6 +13,7 @@ from ensemble.members.oof_file import StoredPredictions, open_predictions, refus
 from ensemble.members.training_rows import Rows
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, read_json
+from models.predict.predictions import average_views
 from models.runs import PROBE, done_folds, done_refit
 
 
@@ -72,10 +73,7 @@ class Run:
 
     def averaged(self, log_probs: np.ndarray) -> np.ndarray:
         """The views in use, averaged as probabilities, columns in target order. (n, V, C) -> (n, C) float32."""
-        probs = np.exp(log_probs[:, self.use_views[0]])
-        for view in self.use_views[1:]:
-            probs += np.exp(log_probs[:, view])
-        probs /= np.float32(len(self.use_views))
+        probs = average_views(log_probs, self.use_views)
         return probs if self.columns is None else np.ascontiguousarray(probs[:, self.columns])
 
 

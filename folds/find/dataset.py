@@ -55,7 +55,7 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
     sample = pick_file(listing, settings.sample, SAMPLES, flag="--sample")
     train_csv = pick_file(listing, settings.train_csv, TRAIN_CSVS, flag="--train-csv")
     tables = {path: read_csv((data / path).read_bytes(), name=path) for path in (sample, train_csv) if path}
-    sample_ids = _sample_ids(tables[sample]) if sample else None
+    sample_ids = ids_of_sample(tables[sample]) if sample else None
     test_folder = pick_test_folder(listing, settings.test_folder, sample_ids)
     train_folder = pick_train_folder(listing, settings.train_folder, train_csv, test_folder)
     test_files = [file for file in listing.below(test_folder) if file.path not in tables] if test_folder else []
@@ -71,7 +71,7 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
         train = [item for item in train if not any(reason.code == NOT_LISTED for reason in item.reasons)]
         train_paths = {item.file.path for item in train}
         test_files = [file for file in listing.files if file.path not in train_paths and file.path not in tables]
-    test = _test_items(test_files, test_folder or "", sample_ids, sample=sample or "")
+    test = test_items(test_files, test_folder or "", sample_ids, sample=sample or "")
     _refuse_one_class(train, name=train_csv or train_folder or str(data))
     _refuse_twice(train, what="training")
     return Dataset(
@@ -132,7 +132,8 @@ def _items_of_csv(
     return [*items.values(), *strangers]
 
 
-def _sample_ids(table: CsvTable) -> list[str]:
+def ids_of_sample(table: CsvTable) -> list[str]:
+    """The ids of a sample submission, in its order. Raises UserError where one is absent, twice there, or a path."""
     path = table.name
     ids = table.column(pick_column(table, ID_NAMES, what="id", given=None, flag="--id-column", position=0))
     refuse_outside(ids, name=path)
@@ -145,7 +146,7 @@ def _sample_ids(table: CsvTable) -> list[str]:
     return ids
 
 
-def _test_items(files: Sequence[File], folder: str, sample_ids: list[str] | None, *, sample: str) -> list[Item]:
+def test_items(files: Sequence[File], folder: str, sample_ids: list[str] | None, *, sample: str) -> list[Item]:
     """Test images with the sample's ids, or with their names without extension where there is no sample."""
     if sample_ids is None:
         items = [Item(stem(relative(file.path, folder)), file, "test") for file in files]

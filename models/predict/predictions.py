@@ -45,6 +45,15 @@ class Predictions:
         return np.exp(self.log_probs[:, rows]).mean(axis=1)
 
 
+def average_views(log_probs: np.ndarray, places: Sequence[int]) -> np.ndarray:
+    """The views at these places averaged as probabilities, in float32. (n, V, C) -> (n, C) float32."""
+    probs: np.ndarray = np.exp(log_probs[:, places[0]])
+    for view in places[1:]:
+        probs += np.exp(log_probs[:, view])
+    probs /= np.float32(len(places))
+    return probs
+
+
 def save_predictions(path: Path, predictions: Predictions) -> None:
     """Write an uncompressed npz without pickles; the same predictions are the same bytes."""
     fault = _fault(predictions)

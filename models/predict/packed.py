@@ -1,0 +1,253 @@
+"""A run without its work folder: networks and heads as bytes, and what they predict of any pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from folds.base.errors import UserError
+from folds.base.progress import Track, silently
+from folds.base.workspace import Workspace, digest, read_json
+from folds.pixels.store import PixelStore
+from folds.split.assign import Folds
+from models.backbones import Backbone, build_network, resolve_backbone
+from models.device import choose_device, choose_precision, short_name
+from models.jobs.plan import find_start
+from models.predict.again import load_trained
+from models.predict.model import Model, log_probs_of
+from models.probe.features import LARGEST, STORED, FrozenBody
+from models.probe.logistic import Head
+from models.runs import RunPlan, done_folds, done_refit, is_probe
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class PackedRun:
+    """What the networks of one run need besides their tensors; plain JSON.
+
+    backbone   the fields of `Backbone`     sizes  side of the input, in pixels, at training and at prediction
+    precision  on a GPU; on_cpu: on a CPU, as it was when the run was made
+    body       the tensors of a frozen backbone, which is asked once for all heads; None for trained networks
+    parts      by fold (or `all`): the file of its tensors, and what is added to its logits, (C,)
+    views      those that the blend uses
+    """
+
+    backbone: Mapping[str, Any]
+    sizes: tuple[int, int]
+    precision: str
+    on_cpu: str
+    views: tuple[str, ...]
+    body: str | None
+    parts: Mapping[str, Mapping[str, Any]]
+    licence: str
+
+
+def pack_run(
+    workspace: Workspace, run: str, folds: Folds, *, views: Sequence[str], plans: Sequence[RunPlan]
+) -> tuple[PackedRun, Iterator[tuple[str, Callable[[], State]]]]:
+    """A run, and its files by name, each with a function that reads its tensors.
+
+    plans  the runs that the settings ask for: the weights of a probe's backbone are looked for among theirs
+    Raises UserError where a file is not what was trained, or the weights of a probe are not at hand.
+    """
+    made = _probe(workspace, run, plans) if is_probe(workspace, run) else _networks(workspace, run, folds)
+    fields, files = made
+    cfg = timm.get_pretrained_cfg(fields["backbone"]["tag"])
+    licence = (cfg.license if cfg else None) or "unknown"
+    return PackedRun(**fields, views=tuple(views), licence=licence), iter(files.items())
+
+
+def _networks(workspace: Workspace, run: str, folds: Folds) -> tuple[dict[str, Any], dict[str, Callable[[], State]]]:
+    """The trained networks of a run: those of its folds, and its refit."""
+    parts: list[int | None] = [*done_folds(workspace, run), *([None] if done_refit(workspace, run) else [])]
+    device, named = torch.device("cpu"), {}
+    files: dict[str, Callable[[], State]] = {}
+    for fold in parts:
+        one = load_trained(workspace, run, fold, folds, device=device)
+        name = "all" if fold is None else f"fold{fold}"
+        file = f"{run}/{name}.safetensors"
+        files[file] = partial(_read_state, one.folder / "network.safetensors")
+        named[name] = {"file": file, "shift": one.model.shift.tolist()}
+    settings, backbone = one.settings_json["settings"], one.model.backbone
+    fields = {
+        "backbone": asdict(backbone),
+        "sizes": (settings["image_size"] or backbone.size, one.model.size),
+        "precision": settings["precision"],
+        "on_cpu": short_name(one.model.precision),
+        "body": None,
+        "parts": named,
+    }
+    return fields, files
+
+
+def _read_state(path: Path) -> State:
+    return load(path.read_bytes())
+
+
+def _probe(
+    workspace: Workspace, run: str, plans: Sequence[RunPlan]
+) -> tuple[dict[str, Any], dict[str, Callable[[], State]]]:
+    """A frozen backbone, and the heads of its folds."""
+    done = done_folds(workspace, run)
+    folders = {k: workspace.fold(run, k) for k in done}
+    hint = f"remove {workspace.models / run} and probe again"
+    first = next(iter(folders.values()))
+    stored = read_json(first / "settings.json", hint=hint)
+    backbone, size = resolve_backbone(stored["backbone"]), stored["settings"]["image_size"]
+    precision = getattr(torch, stored["settings"]["precision"])
+    wanted = done[next(iter(done))].get("weights_digest", "")
+    plan = next((plan for plan in plans if _starts_from(plan, backbone, wanted)), None)
+    if plan is None and wanted:
+        raise UserError(
+            f"{run} is a probe of {backbone.tag} with the weights {wanted}, which the settings do not name",
+            hint=f"`python run.py pack --backbone {backbone.tag} --weights FILE` with the file that was probed",
+        )
+    weights = find_start(plan, backbone) if plan is not None and wanted else None
+    body = FrozenBody(backbone, weights, size, torch.device("cpu"), precision, stored["seed"])
+    files: dict[str, Callable[[], State]] = {f"{run}/body.safetensors": lambda: body.model().network.state_dict()}
+    for k, folder in folders.items():
+        data = (folder / "head.safetensors").read_bytes()
+        if digest(data) != done[k]["files"]["head.safetensors"]:
+            raise UserError(f"{folder / 'head.safetensors'} changed after it was written", hint=hint)
+        files[f"{run}/fold{k}.safetensors"] = partial(load, data)
+    fields = {
+        "backbone": asdict(backbone),
+        "sizes": (size, size),
+        "precision": short_name(precision),
+        "on_cpu": short_name(precision),
+        "body": f"{run}/body.safetensors",
+        "parts": {f"fold{k}": {"file": f"{run}/fold{k}.safetensors", "shift": None} for k in done},
+    }
+    return fields, files
+
+
+def _starts_from(plan: RunPlan, backbone: Backbone, wanted: str) -> bool:
+    """Whether a plan's weights file is the one with this digest."""
+    if resolve_backbone(plan.backbone).tag != backbone.tag or not plan.has_weights:
+        return False
+    path = find_start(plan, backbone)
+    return path is not None and path.is_file() and digest(path.read_bytes()) == wanted
+
+
+def state_bytes(state: State, *, is_half: bool) -> bytes:
+    """The tensors as safetensors, in a fixed order; floats in float16 where that is asked for."""
+    kept = {name: tensor.half() if is_half and tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    return save({name: kept[name].cpu().contiguous() for name in sorted(kept)})
+
+
+def forward_cost(run: PackedRun) -> float:
+    """Floating-point operations that one picture costs under one view, over all networks of the run."""
+    backbone, passes = _backbone(run), 1 if run.body else len(run.parts)
+    network = build_network(backbone, 2, size=run.sizes[0]).eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(torch.zeros(1, 3, run.sizes[1], run.sizes[1]))
+    return float(counter.get_total_flops()) * passes
+
+
+class _Whole(nn.Module):
+    """A part of a run as one function: normalised pictures in, log-probabilities out."""
+
+    def __init__(self, network: nn.Module, head: Head | None, shift: Tensor) -> None:
+        super().__init__()
+        self.network, self.has_head = network, head is not None
+        given = (head.weight, head.bias, shift) if head else (torch.zeros(0), torch.zeros(0), shift)
+        self.weight, self.bias, self.shift = (nn.Parameter(tensor, requires_grad=False) for tensor in given)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not self.has_head:
+            answer: Tensor = self.network(images)
+            return torch.log_softmax(answer + self.shift, dim=1)
+        seen = self.network.forward_head(self.network.forward_features(images), pre_logits=True)  # type: ignore[operator]
+        return torch.log_softmax(seen.flatten(1) @ self.weight.T + self.bias + self.shift, dim=1)
+
+
+def onnx_bytes(run: PackedRun, read: Callable[[str], bytes], part: str, *, n_classes: int) -> bytes:
+    """A part of a run as ONNX: `images` (B, 3, S, S) float32, normalised -> `log_probs` (B, C) float32.
+
+    Raises UserError where the packages that torch's exporter needs are not installed.
+    """
+    packages = ("onnx", "onnxscript")
+    if not all(importlib.util.find_spec(name) for name in packages):
+        raise UserError("`--onnx` needs the packages onnx and onnxscript", hint="`pip install -e '.[onnx]'`")
+    head, one = None, run.parts[part]
+    if run.body:
+        state = load(read(one["file"]))
+        head = Head(state["weight"].float(), state["bias"].float())
+    network = build_network(_backbone(run), 1 if run.body else n_classes, size=run.sizes[0])
+    network.load_state_dict(load(read(run.body or one["file"])))
+    whole = _Whole(network, head, torch.tensor(one["shift"] or [0.0] * n_classes, dtype=torch.float32)).eval()
+    images = torch.zeros(2, 3, run.sizes[1], run.sizes[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own parts
+        program = torch.onnx.export(
+            whole,
+            (images,),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["log_probs"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+    assert program is not None, "torch exported nothing"
+    data: bytes = program.model_proto.SerializeToString(deterministic=True)
+    return data
+
+
+def packed_log_probs(
+    run: PackedRun,
+    read: Callable[[str], bytes],
+    store: PixelStore,
+    rows: np.ndarray,
+    *,
+    n_classes: int,
+    device_name: str = "auto",
+    batch_size: int = 128,
+    what: str = "predict",
+    track: Track = silently,
+    parts: Sequence[str] = (),
+) -> np.ndarray:
+    """(parts, n, V, C) float32 log-probabilities of store rows (n,), under the views of the run in their order.
+
+    read   the bytes of a file of the pack     parts  some of the run's; all if empty
+    """
+    device, backbone, chosen = choose_device(device_name), _backbone(run), list(parts) or list(run.parts)
+    precision = choose_precision(run.on_cpu if device.type == "cpu" else run.precision, device)
+
+    def model(file: str, n: int, shift: Sequence[float] | None) -> Model:
+        network = build_network(backbone, n, size=run.sizes[0])
+        network.load_state_dict(load(read(file)))  # float16 becomes float32
+        network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        shifts = np.zeros(n) if shift is None else np.array(shift)
+        return Model(network, backbone, run.sizes[1], device, precision, shifts)
+
+    common: dict[str, Any] = {"batch_size": batch_size, "what": what, "track": track}
+    if run.body is None:
+        models = [model(run.parts[part]["file"], n_classes, run.parts[part]["shift"]) for part in chosen]
+        return log_probs_of(models, store, rows, run.views, **common)
+    states = [load(read(run.parts[part]["file"])) for part in chosen]
+    heads = [Head(state["weight"].float(), state["bias"].float()).to(device) for state in states]
+    batches = [
+        piece.clamp(-LARGEST, LARGEST).cpu().numpy().astype(STORED)  # as the features that the heads were fitted to
+        for piece in model(run.body, 1, None).features(store, rows, run.views, **common)
+    ]
+    seen = torch.from_numpy(np.concatenate(batches, axis=1).astype(np.float32)).to(device)  # (V, n, D)
+    found = torch.stack([torch.stack([head.log_probs(view) for view in seen], dim=1) for head in heads])
+    return found.cpu().numpy()
+
+
+def _backbone(run: PackedRun) -> Backbone:
+    fields: dict[str, Any] = {k: tuple(one) if isinstance(one, list) else one for k, one in run.backbone.items()}
+    return Backbone(**fields)

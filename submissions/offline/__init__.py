@@ -1,0 +1,5 @@
+"""The ensemble without its work folder: one file that predicts pictures which nobody has seen, offline.
+
+In: a blend and its networks. Out: a pack, and a CSV of any folder of pictures. Read `make_pack.py` first, then
+`infer.py`.
+"""

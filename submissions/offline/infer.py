@@ -1,0 +1,287 @@
+"""Predicts a folder of pictures with a pack: block after block, in bounded memory, and goes on after a kill."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from folds.base.csvfile import read_csv
+from folds.base.errors import UserError
+from folds.base.locks import alone
+from folds.base.metrics import top_classes
+from folds.base.progress import Track, silently
+from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
+from folds.find.dataset import Item, ids_of_sample, test_items
+from folds.find.listing import list_files
+from folds.pixels.fill import Known, fill
+from folds.pixels.store import FORMS, PixelStore
+from folds.split.classes import natural_key
+from models.predict.predictions import average_views
+from submissions.check import faults_of
+from submissions.csv_form import Layout, sample_layout
+from submissions.offline.make_pack import layout_of
+from submissions.offline.pack_file import OpenPack, Pack, Smaller
+from submissions.settings import InferSettings
+
+BLOCK = 1024  # pictures: 0.25 GB of a store of 288 pixels; a multiple of the batches, as `predict` has them
+FIRST = 256  # pictures of the first block, which tells how long all of them take
+ROOM = 1.15  # times the measured time: later blocks may be slower
+WRITING_SECONDS = 60.0  # kept of `--max-hours` for the CSV
+
+
+@dataclass(frozen=True)
+class InferResult:
+    """The CSV that was written and checked.
+
+    guessed   ids of pictures that could not be read, which got the most frequent classes
+    unseen    ids of pictures that the time did not suffice for, which got them too
+    part      what was used of the ensemble     seconds  of this call
+    """
+
+    path: Path
+    rows: int
+    guessed: tuple[str, ...]
+    unseen: tuple[str, ...]
+    part: Smaller
+    whole: Smaller
+    seconds: float
+
+
+def infer(
+    pack: Path,
+    pictures: Path,
+    settings: InferSettings,
+    *,
+    say: Callable[[str], object] = lambda _: None,
+    track: Track = silently,
+) -> InferResult:
+    """Predict every picture below a folder and write the CSV.
+
+    What is done is kept beside the CSV, in `NAME.csv.parts`, until the CSV is written: the same call goes on there.
+    Raises UserError where the pack is damaged, the folder empty, or what is kept is of another pack or other pictures.
+    """
+    began = time.monotonic()
+    opened, out = OpenPack(pack), settings.out
+    items, layout = _items(opened.pack, pictures, settings)
+    _refuse_inside(out, pictures)
+    state = out.with_name(f"{out.name}.parts")
+    with alone(Workspace(state), "infer", say=say):
+        work = _Work(opened, pictures, items, settings, state, say=say)
+        finished = work.run(began, track)
+        data, guessed, unseen = _csv(opened.pack, layout, work, items, finished)
+        fault = next(faults_of(data, layout), None)
+        if fault is not None:
+            raise UserError(f"the submission would not be valid, and was not written: {fault}")
+        write_bytes(out, data)
+    shutil.rmtree(state, ignore_errors=True)
+    seconds = time.monotonic() - began
+    return InferResult(out, len(layout.image_id), guessed, unseen, work.part, opened.pack.smaller[0], seconds)
+
+
+def _items(pack: Pack, pictures: Path, settings: InferSettings) -> tuple[list[Item], Layout]:
+    """The pictures by id, in the order of `submit`, and the layout of the CSV."""
+    files = list_files(pictures).files
+    if settings.sample is None:
+        items = test_items(files, "", None, sample="")
+        layout = layout_of(pack, sorted((item.image_id for item in items), key=natural_key))
+    else:
+        try:
+            table = read_csv(settings.sample.read_bytes(), name=settings.sample.name)
+        except OSError as err:
+            raise UserError(f"the sample {settings.sample} cannot be read: {err.strerror}") from err
+        ids = ids_of_sample(table)
+        items = test_items(files, "", ids, sample=table.name)
+        layout = sample_layout(table, pack.classes, image_id=ids)
+    return sorted(items, key=lambda item: item.image_id), layout
+
+
+def _refuse_inside(out: Path, pictures: Path) -> None:
+    if pictures.resolve() in out.resolve().parents:
+        raise UserError(
+            f"{out} lies in the folder of the pictures, which is never written to", hint="take another `--out`"
+        )
+
+
+class _Work:
+    """The blocks of pictures: which are done, and how the next ones are."""
+
+    def __init__(
+        self,
+        opened: OpenPack,
+        pictures: Path,
+        items: Sequence[Item],
+        settings: InferSettings,
+        state: Path,
+        *,
+        say: Callable[[str], object],
+    ) -> None:
+        self.opened, self.pictures, self.items, self.settings, self.say = opened, pictures, items, settings, say
+        self.state, self.step = state, 0
+        self.blocks = [slice(0, min(FIRST, len(items)))]
+        self.blocks += [slice(at, min(at + BLOCK, len(items))) for at in range(FIRST, len(items), BLOCK)]
+        listed = "\n".join(f"{item.image_id}\t{item.file.path}\t{item.file.bytes}" for item in items)
+        head = {"pack": opened.digest, "pictures": digest(listed.encode(errors="surrogatepass"))}
+        path = state / "head.json"
+        if path.is_file():
+            stored = read_json(path, hint=f"remove {state}")
+            if {key: stored.get(key) for key in head} != head:
+                raise UserError(
+                    f"{state} was begun with another pack or other pictures", hint="remove it, or take another `--out`"
+                )
+            self.step = stored["step"]
+        self.head = head
+
+    @property
+    def part(self) -> Smaller:
+        return self.opened.pack.smaller[self.step]
+
+    def path(self, at: int) -> Path:
+        return self.state / f"block-{at:05d}.npz"
+
+    def run(self, began: float, track: Track) -> set[int]:
+        """Predict all blocks that are not done; returns those that are. Fewer than all where the time was up."""
+        hours = self.settings.max_hours
+        deadline = None if hours is None else began + max(hours * 3600 - WRITING_SECONDS, 0.0)
+        if not (self.state / "head.json").is_file():
+            write_json(self.state / "head.json", {**self.head, "step": 0})
+            if deadline is not None:
+                self._choose(deadline)
+        todo = [at for at in range(len(self.blocks)) if not self.path(at).is_file()]
+        done = set(range(len(self.blocks))) - set(todo)
+        sizes = [self.blocks[at].stop - self.blocks[at].start for at in todo]
+        per_picture = 0.0
+        with ThreadPoolExecutor(1, thread_name_prefix="decode") as thread:
+            ahead: list[Future[PixelStore]] = []
+            for i, at in enumerate(track(todo, what="pictures", total=len(todo), unit="blocks")):
+                if deadline is not None and time.monotonic() + per_picture * sizes[i] > deadline:
+                    break
+                since = time.monotonic()
+                store = ahead.pop().result() if ahead else self._decode(at)
+                if i + 1 < len(todo):  # the next block is decoded while this one is predicted
+                    ahead.append(thread.submit(self._decode, todo[i + 1]))
+                self._predict(at, store, track)
+                per_picture = (time.monotonic() - since) / max(sizes[i], 1)
+                done.add(at)
+        return done
+
+    def _choose(self, deadline: float) -> None:
+        """Predict the first block, and choose the largest part of the ensemble that all pictures have time for."""
+        since = time.monotonic()
+        store = self._decode(0)
+        decoded = time.monotonic()
+        self._predict(0, store, silently)
+        now, first = time.monotonic(), self.blocks[0]
+        n, rest = max(first.stop - first.start, 1), len(self.items) - first.stop
+        decode, predict = (decoded - since) / n, (now - decoded) / n
+        steps = self.opened.pack.smaller
+
+        def seconds(part: Smaller) -> float:
+            again = 0 if part is steps[0] else n
+            return ROOM * (rest + again) * (max(decode, 0.0) + predict * part.cost)
+
+        fits = [i for i, part in enumerate(steps) if seconds(part) <= deadline - now]
+        self.step = fits[0] if fits else len(steps) - 1
+        if self.step:
+            self.say(
+                f"the whole ensemble would take {seconds(steps[0]) / 3600:.1f} hours; {describe(self.part, steps[0])}"
+                f" takes about {seconds(self.part) / 3600:.1f}"
+            )
+            write_json(self.state / "head.json", {**self.head, "step": self.step})
+            self.path(0).unlink()
+
+    def _decode(self, at: int) -> PixelStore:
+        """The pictures of a block, decoded into a store of their own."""
+        pack, items = self.opened.pack, self.items[self.blocks[at]]
+        path = self.state / f"pixels-{at:05d}"
+        pixels = FORMS[pack.store_form].create(path, n=len(items), size=pack.store_size)
+        workers = self.settings.workers or os.cpu_count() or 1
+        files = [item.file for item in items]
+        facts, _ = fill(pixels, files, root=self.pictures, known=Known({}, None), workers=workers, track=silently)
+        return PixelStore(
+            pixels=pixels,
+            image_id=np.array([item.image_id for item in items], dtype=str),
+            split=np.array(["test" if fact.decoded > 0 else "" for fact in facts], dtype=str),
+            width=np.array([fact.width for fact in facts], dtype=np.int64),
+            height=np.array([fact.height for fact in facts], dtype=np.int64),
+            size=pack.store_size,
+        )
+
+    def _predict(self, at: int, store: PixelStore, track: Track) -> None:
+        """Write the three best classes of a block's readable pictures, and remove their pixels."""
+        rows = np.flatnonzero(store.split == "test")
+        scores = ensemble_scores(self.opened, self.part, store, rows, self.settings, track=track)
+        buffer = io.BytesIO()
+        best = top_classes(scores, k=3).astype(np.int32)
+        np.savez(buffer, rows=rows, best=best)
+        write_bytes(self.path(at), buffer.getvalue())
+        store.pixels.path.unlink()
+
+
+def describe(part: Smaller, whole: Smaller) -> str:
+    """What is left of an ensemble, and what that costs out of fold."""
+    views = ", one view each" if part.is_one_view else ""
+    members = f"{len(part.members)} of {len(whole.members)} members{views}"
+    return f"{members} (out-of-fold top-3 error {part.oof_top3_error:.4f} instead of {whole.oof_top3_error:.4f})"
+
+
+def ensemble_scores(
+    opened: OpenPack, part: Smaller, store: PixelStore, rows: np.ndarray, settings: InferSettings, *, track: Track
+) -> np.ndarray:
+    """The blended scores of store rows (n,). (n, C) float64. One run's networks are in memory at a time."""
+    from models.predict.packed import packed_log_probs
+
+    pack, names = opened.pack, sorted(part.members)
+    totals = {name: np.zeros((len(rows), len(pack.classes)), np.float32) for name in names}
+    counts = dict.fromkeys(names, 0)
+    views = {n: pack.members[n].views[:1] if part.is_one_view else pack.members[n].views for n in names}
+    for run_name in sorted({run for name in names for run in pack.members[name].runs}):
+        users = [name for name in names if run_name in pack.members[name].runs]
+        wanted = tuple(dict.fromkeys(view for name in users for view in views[name]))
+        run = replace(pack.runs[run_name], views=wanted)
+        found = packed_log_probs(
+            run,
+            opened.read,
+            store,
+            rows,
+            n_classes=len(pack.classes),
+            device_name=settings.device,
+            batch_size=settings.predict_batch,
+            what=run_name,
+            track=track,
+        )
+        for log_probs in found:
+            for name in users:
+                totals[name] += average_views(log_probs, [wanted.index(view) for view in views[name]])
+                counts[name] += 1
+    for name in names:
+        totals[name] /= np.float32(counts[name])
+    return pack.recipe(names).scores(totals[name] for name in names)
+
+
+def _csv(
+    pack: Pack, layout: Layout, work: _Work, items: Sequence[Item], finished: set[int]
+) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
+    """The CSV, the ids that were guessed, and those that there was no time for."""
+    prior = top_classes(np.array([pack.images_per_class], np.float64), k=layout.n_labels)[0]
+
+    def cell(best: np.ndarray) -> str:
+        return layout.label_separator.join(layout.labels[c] for c in best)
+
+    cells: dict[str, str] = {}
+    for at in sorted(finished):
+        with np.load(work.path(at), allow_pickle=False) as block:
+            for row, best in zip(block["rows"].tolist(), block["best"], strict=True):
+                cells[items[work.blocks[at].start + row].image_id] = cell(best)
+    seen = {item.image_id for at in finished for item in items[work.blocks[at]]}
+    lines = [layout.line((name, cells.get(name) or cell(prior))) for name in layout.image_id]
+    guessed = tuple(name for name in layout.image_id if name in seen and name not in cells)
+    unseen = tuple(name for name in layout.image_id if name not in seen)
+    return (layout.line(layout.header) + "".join(lines)).encode(), guessed, unseen

@@ -1,0 +1,226 @@
+"""Packs a blend: its networks with all that their predictions depend on, in one file, without any training image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ensemble.blend.apply import open_members
+from ensemble.blend.blend_json import Blend, load_blend
+from ensemble.blend.recipe import Recipe
+from ensemble.members.members import Members, read_members
+from folds.base.errors import UserError, first_few
+from folds.base.metrics import topk_error
+from folds.base.progress import Track, silently
+from folds.base.workspace import Workspace
+from folds.pixels.jpeg import JpegPixels
+from folds.pixels.store import PixelStore, open_store
+from folds.split.assign import Folds, load_folds
+from submissions.csv_form import Layout, read_layout
+from submissions.offline.pack_file import OpenPack, Pack, PackedMember, Smaller, save_pack
+from submissions.offline.smaller import smaller_ensembles
+from submissions.settings import PackSettings
+
+if TYPE_CHECKING:
+    from models.predict.packed import PackedRun, State
+    from models.runs import RunPlan
+
+NAME = "blend.pack.zip"
+SAME = 4  # decimals of every run's out-of-fold error that float16 must leave as they are
+
+
+@dataclass(frozen=True)
+class PackResult:
+    """A pack that was written. refused_half: the runs whose error float16 changes, if it was asked for."""
+
+    path: Path
+    bytes: int
+    pack: Pack
+    part: Smaller
+    refused_half: tuple[str, ...]
+
+
+def make_pack(
+    workspace: Workspace,
+    settings: PackSettings,
+    plans: Sequence[RunPlan],
+    *,
+    device: str = "auto",
+    track: Track = silently,
+) -> PackResult:
+    """Write a pack of the last blend, or of the blend in `settings.blend`.
+
+    plans  the runs that the settings ask for: a probe's backbone starts from weights that only they know
+    Raises UserError where a member has no network here, or where nothing is as small as `settings.limit_mb` asks.
+    """
+    from models.predict.packed import forward_cost, pack_run
+
+    blend, folds, store = load_blend(settings.blend or workspace.blend), load_folds(workspace), open_store(workspace)
+    _refuse_outside_members(workspace, blend)
+    opened = open_members(workspace, blend)
+    recipe = blend.recipe()
+    used = np.flatnonzero(recipe.weights > 0)
+    members = read_members(opened.rows, [opened.members[m] for m in used])
+    recipe = Recipe(recipe.pool, recipe.weights[used], recipe.bias)
+    views: dict[str, list[str]] = {}
+    for member in members.members:
+        for run in member.runs:
+            views[run.name] = list(dict.fromkeys([*views.get(run.name, []), *run.views]))
+    runs: dict[str, PackedRun] = {}
+    files: dict[str, list[tuple[str, Callable[[], State]]]] = {}
+    for run_name in sorted(views):
+        runs[run_name], found = pack_run(workspace, run_name, folds, views=views[run_name], plans=plans)
+        files[run_name] = list(found)
+    flops = {name: forward_cost(run) for name, run in runs.items()}
+    cost = {member.name: sum(flops[run.name] for run in member.runs) for member in members.members}
+    layout = read_layout(workspace)
+    pack = Pack(
+        classes=folds.classes,
+        images_per_class=tuple(np.bincount(folds.target, minlength=len(folds.classes)).tolist()),
+        header=layout.header,
+        separator=layout.separator,
+        label_separator=layout.label_separator,
+        store_size=store.size,
+        store_form="jpeg" if isinstance(store.pixels, JpegPixels) else "raw",
+        pool=blend.pool,
+        bias=None if recipe.bias is None else tuple(recipe.bias.tolist()),
+        members={
+            member.name: PackedMember(float(weight), tuple(run.name for run in member.runs), member.runs[0].views)
+            for member, weight in zip(members.members, recipe.weights, strict=True)
+        },
+        runs=runs,
+        smaller=tuple(smaller_ensembles(members, recipe, cost)),
+        is_half=False,
+        expected_top3_error=blend.oof_top3_error,
+        folds_digest=folds.digest,
+        files={},
+    )
+    path, part = settings.out or workspace.submissions / NAME, pack.smaller[0]
+    is_half, refused = settings.half, tuple[str, ...]()
+    if is_half:
+        _save(path, pack, files, is_half=True)
+        refused = tuple(_changed_runs(OpenPack(path), members, folds, store, device=device, track=track))
+        is_half = not refused
+    sizes = {
+        name: sum(len(_bytes(make, is_half=is_half)()) for _, make in files[name]) if settings.limit_mb else 0
+        for name in runs
+    }
+    if settings.limit_mb:
+        pack, part = _within(pack, sizes, limit=settings.limit_mb * 1e6)
+    onnx = _onnx_files(pack, files, track=track) if settings.onnx else []
+    size = _save(path, pack, files, is_half=is_half, more=onnx)
+    return PackResult(path, size, OpenPack(path).pack, part, refused)
+
+
+def _refuse_outside_members(workspace: Workspace, blend: Blend) -> None:
+    """Members that another tool made have predictions and no network."""
+    used = {run for name, weight in blend.weights.items() if weight > 0 for run in blend.runs[name]}
+    added = sorted(run for run in used if (workspace.members / run).is_dir())
+    if added:
+        others = sorted({run for runs in blend.runs.values() for run in runs} - set(added))
+        again = f"`python run.py blend --members {','.join(others)}` blends without" if others else "train a run here"
+        raise UserError(f"{first_few(added)} was made by another tool: there is no network to pack", hint=again)
+
+
+def _save(
+    path: Path,
+    pack: Pack,
+    files: Mapping[str, Sequence[tuple[str, Callable[[], State]]]],
+    *,
+    is_half: bool,
+    more: Sequence[tuple[str, Callable[[], bytes]]] = (),
+) -> int:
+    chosen = [(name, _bytes(make, is_half=is_half)) for run in pack.runs for name, make in files[run]]
+    return save_pack(path, replace(pack, is_half=is_half), [*chosen, *more])
+
+
+def _onnx_files(
+    pack: Pack, files: Mapping[str, Sequence[tuple[str, Callable[[], State]]]], *, track: Track
+) -> list[tuple[str, Callable[[], bytes]]]:
+    """Every network as ONNX, in float32, by the name of its file."""
+    from models.predict.packed import onnx_bytes, state_bytes
+
+    made = {}
+    parts = [(name, part) for name, run in pack.runs.items() for part in run.parts]
+    for name, part in track(parts, what="ONNX", total=len(parts), unit="networks"):
+        states = dict(files[name])
+
+        def read(file: str, states: Mapping[str, Callable[[], State]] = states) -> bytes:
+            return state_bytes(states[file](), is_half=False)
+
+        made[f"{name}/{part}.onnx"] = onnx_bytes(pack.runs[name], read, part, n_classes=len(pack.classes))
+    return [(file, partial(bytes, data)) for file, data in made.items()]
+
+
+def _bytes(make: Callable[[], State], *, is_half: bool) -> Callable[[], bytes]:
+    from models.predict.packed import state_bytes
+
+    return lambda: state_bytes(make(), is_half=is_half)
+
+
+def _changed_runs(
+    opened: OpenPack, members: Members, folds: Folds, store: PixelStore, *, device: str, track: Track
+) -> Iterator[str]:
+    """The runs whose out-of-fold top-3 error is another one, to four decimals, with the tensors of the pack."""
+    from models.predict.packed import packed_log_probs
+
+    rows = store.rows(folds.image_id, split="train")
+    by_name = {run.name: run for member in members.members for run in member.runs}
+    for name, run in opened.pack.runs.items():
+        before, now = [], []
+        stored = by_name[name]
+        place = 0
+        for fold in members.rows.folds:
+            own = np.flatnonzero(folds.fold == fold)
+            probs = packed_log_probs(
+                run,
+                opened.read,
+                store,
+                rows[own],
+                n_classes=len(folds.classes),
+                device_name=device,
+                what=f"{name}: fold {fold} in float16",
+                track=track,
+                parts=[f"fold{fold}"],
+            )[0]
+            used = [run.views.index(view) for view in stored.views]
+            now.append(np.exp(probs[:, used]).mean(axis=1))
+            before.append(stored.probs(place, place + len(own)))
+            place += len(own)
+        target = members.rows.target
+        errors = [round(topk_error(np.concatenate(one), target), SAME) for one in (before, now)]
+        if errors[0] != errors[1]:
+            yield name
+
+
+def _within(pack: Pack, sizes: Mapping[str, int], *, limit: float) -> tuple[Pack, Smaller]:
+    """The largest part of the ensemble whose tensors take no more bytes than the limit."""
+    for at, part in enumerate(pack.smaller):
+        runs = {run for name in part.members for run in pack.members[name].runs}
+        if sum(sizes[run] for run in runs) <= limit:
+            recipe = pack.recipe(part.members)
+            members = {
+                name: replace(
+                    pack.members[name],
+                    weight=float(weight),
+                    views=pack.members[name].views[:1] if part.is_one_view else pack.members[name].views,
+                )
+                for name, weight in zip(sorted(part.members), recipe.weights, strict=True)
+            }
+            kept = {name: run for name, run in pack.runs.items() if name in runs}
+            return replace(pack, members=members, runs=kept, smaller=pack.smaller[at:]), part
+    least = min(sizes.values())
+    raise UserError(
+        f"the smallest member takes {least / 1e6:.0f} MB, and the limit is {limit / 1e6:.0f} MB",
+        hint="`python run.py pack --half`, or a larger `--limit-mb`",
+    )
+
+
+def layout_of(pack: Pack, image_id: Sequence[str]) -> Layout:
+    """The CSV as the competition wants it, for these ids."""
+    return Layout(pack.header, tuple(image_id), pack.classes, pack.separator, pack.label_separator)

@@ -1,0 +1,202 @@
+"""Tests packs: the ensemble as one file, and what it predicts of pictures without the work folder."""
+
+import json
+import shutil
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import run
+from folds.base.errors import UserError
+from folds.base.workspace import Workspace
+from folds.pixels.store import open_store
+from models.backbones import build_network, resolve_backbone
+from models.input.resample import network_input
+from models.input.views import view_boxes
+from models.predict.packed import packed_log_probs
+from models.runs import plan_runs
+from models.settings import TrainSettings
+from submissions.offline import infer as infer_module
+from submissions.offline.infer import infer
+from submissions.offline.make_pack import make_pack
+from submissions.offline.pack_file import OpenPack
+from submissions.settings import InferSettings, PackSettings
+from tests.competition import fingerprint, make_competition
+
+SMALL = ["--backbone", "test_resnet", "--image-size", "32", "--precision", "fp32", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """(data folder, work folder, pack, plans): a trained run and a probe, blended, submitted and packed."""
+    folder = tmp_path_factory.mktemp("packed")
+    data, work, weights = make_competition(folder / "data", n_test=30), folder / "work", folder / "weights.safetensors"
+    (data / "Public" / "002.jpg").write_bytes(b"no image")
+    torch.manual_seed(3)
+    save_file(build_network(resolve_backbone("test_resnet"), 7, size=32).state_dict(), weights)
+    used = [*SMALL, "--weights", str(weights)]
+    for step in (
+        ["prepare", str(data), "--store-size", "40", "--workers", "1"],
+        ["split", "--n-folds", "2"],
+        ["probe", *used],
+        ["train", *used, "--epochs", "2", "--batch-size", "8", "--sampling-power", "0.5", "--lr", "1e-3"],
+        ["blend", "--keep", "equal"],
+        ["submit"],
+        ["pack", *used],
+    ):
+        assert run.main([*step, "--work", str(work)]) == 0
+    plans = plan_runs(TrainSettings(backbone=("test_resnet",), image_size=32, weights=(str(weights),)), {})
+    return data, Workspace(work), work / "submissions" / "blend.pack.zip", plans
+
+
+@pytest.fixture
+def blocks_of_eight(monkeypatch):
+    monkeypatch.setattr(infer_module, "FIRST", 4)
+    monkeypatch.setattr(infer_module, "BLOCK", 8)
+
+
+def settings(tmp_path, data, **more):
+    return InferSettings(out=tmp_path / "out.csv", sample=data / "sample_submission.csv", workers=1, **more)
+
+
+def test_the_own_test_folder_gets_the_bytes_of_submit_and_nothing_is_written_there(packed, tmp_path, capsys):
+    data, work, pack, _ = packed
+    before = fingerprint(data)
+    sample, out = str(data / "sample_submission.csv"), str(tmp_path / "out.csv")
+    assert run.main(["infer", str(pack), str(data / "Public"), "--out", out, "--sample", sample]) == 0
+    assert (tmp_path / "out.csv").read_bytes() == (work.submissions / "blend.csv").read_bytes()
+    assert "30 rows, valid" in (said := capsys.readouterr().out)
+    assert "1 unreadable pictures got the most frequent classes: 002" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+    assert fingerprint(data) == before
+
+
+def test_it_goes_on_after_a_stop_at_any_block_with_the_same_bytes(packed, tmp_path, blocks_of_eight):
+    data, work, pack, _ = packed
+    asked, stops = settings(tmp_path, data), 0
+
+    def stopping(items, *, what, total, unit="images", each=1):
+        for i, item in enumerate(items):
+            if unit == "blocks" and i == 1:
+                raise KeyboardInterrupt
+            yield item
+
+    for _ in range(5):  # blocks of 4, 8, 8, 8 and 2 pictures: one more is done in each turn
+        try:
+            infer(pack, data / "Public", asked, track=stopping)
+        except KeyboardInterrupt:
+            stops += 1
+            assert len(list((tmp_path / "out.csv.parts").glob("block-*"))) == stops
+    assert stops == 4
+    assert asked.out.read_bytes() == (work.submissions / "blend.csv").read_bytes()
+
+
+def test_a_folder_with_what_was_in_the_zip_is_a_pack_too_and_names_are_ids_without_a_sample(packed, tmp_path):
+    data, _, pack, _ = packed
+    with zipfile.ZipFile(pack) as archive:
+        archive.extractall(tmp_path / "pack")
+    shutil.copytree(data / "TrainVal", tmp_path / "pictures")
+    made = infer(tmp_path / "pack", tmp_path / "pictures", InferSettings(out=tmp_path / "out.csv", workers=1))
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert (lines[0], made.rows) == ("id,predicted", 32)
+    assert lines[1].startswith("0/0-0,")
+
+
+def test_without_time_the_csv_is_valid_and_says_what_was_not_seen(packed, tmp_path, blocks_of_eight):
+    data, _, pack, _ = packed
+    said = []
+    made = infer(pack, data / "Public", settings(tmp_path, data, max_hours=0.0), say=said.append)
+    assert (made.rows, len(made.unseen)) == (30, 30)
+    assert made.part == OpenPack(pack).pack.smaller[-1]
+    assert said[0].startswith(
+        "the whole ensemble would take 0.0 hours; 1 of 2 members, one view each (out-of-fold top-3"
+    )
+    enough = infer(pack, data / "Public", settings(tmp_path, data, max_hours=1.0))
+    assert (enough.unseen, enough.part) == ((), enough.whole)
+
+
+def test_parts_of_the_ensemble_get_cheaper_and_the_whole_one_comes_first(packed):
+    pack = OpenPack(packed[2]).pack
+    assert [(len(part.members), part.is_one_view) for part in pack.smaller] == [(2, False), (2, True), (1, True)]
+    costs = [part.cost for part in pack.smaller]
+    assert costs[:2] == [1.0, 0.5]
+    assert costs == sorted(costs, reverse=True)
+    assert pack.recipe(pack.smaller[2].members).weights.sum() == pytest.approx(1.0)
+
+
+def test_a_pack_holds_no_training_image(packed):
+    with zipfile.ZipFile(packed[2]) as archive:
+        head = archive.read("pack.json").decode()
+    assert "0-0" not in head
+    assert json.loads(head)["images_per_class"] == [8, 8, 8, 8]
+
+
+def test_float16_is_taken_where_no_error_changes_and_a_limit_leaves_members_out(packed, tmp_path):
+    _, work, pack, plans = packed
+    whole = make_pack(work, PackSettings(out=tmp_path / "half.zip", half=True), plans, device="cpu")
+    assert whole.pack.is_half != bool(whole.refused_half)
+    assert whole.bytes < 0.6 * pack.stat().st_size or whole.refused_half
+    limit = 0.9 * pack.stat().st_size / 1e6
+    small = make_pack(work, PackSettings(out=tmp_path / "small.zip", limit_mb=limit), plans, device="cpu")
+    assert small.bytes <= limit * 1e6
+    assert (len(small.pack.members), small.part.is_one_view) == (1, True)
+    with pytest.raises(UserError, match=r"^the smallest member takes \d+ MB, and the limit is 0 MB$"):
+        make_pack(work, PackSettings(out=tmp_path / "none.zip", limit_mb=0.001), plans, device="cpu")
+    assert not (tmp_path / "none.zip").exists()
+
+
+def test_a_probe_without_its_weights_at_hand_is_refused(packed, tmp_path):
+    _, work, _, plans = packed
+    other = tmp_path / "other.safetensors"
+    save_file(build_network(resolve_backbone("test_resnet"), 7, size=32).state_dict(), other)
+    changed = [replace(plans[0], weights=other)]
+    with pytest.raises(
+        UserError, match=r"^test_resnet-probe is a probe of test_resnet.r160_in1k with the weights "
+    ) as no:
+        make_pack(work, PackSettings(out=tmp_path / "pack.zip"), changed, device="cpu")
+    assert no.value.hint.startswith("`python run.py pack --backbone test_resnet.r160_in1k --weights FILE`")
+
+
+def test_what_cannot_be_predicted_is_refused_in_one_sentence(packed, tmp_path):
+    data, _, pack, _ = packed
+    pictures = data / "Public"
+    with pytest.raises(UserError, match=r"^there is no pack "):
+        infer(tmp_path / "no.zip", pictures, settings(tmp_path, data))
+    (tmp_path / "text.zip").write_text("no zip")
+    with pytest.raises(UserError, match=r"is no pack, or a damaged one: "):
+        infer(tmp_path / "text.zip", pictures, settings(tmp_path, data))
+    inside = InferSettings(out=pictures / "out.csv", sample=data / "sample_submission.csv")
+    with pytest.raises(UserError, match=r"lies in the folder of the pictures, which is never written to$"):
+        infer(pack, pictures, inside)
+    with zipfile.ZipFile(pack) as archive:
+        archive.extractall(tmp_path / "pack")
+    tensors = next((tmp_path / "pack").glob("*/fold0.safetensors"))
+    tensors.write_bytes(tensors.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(UserError, match=r"checksum mismatch, .*fold0.safetensors changed after it was packed$"):
+        infer(tmp_path / "pack", pictures, settings(tmp_path, data))
+    with pytest.raises(UserError, match=r"out.csv.parts was begun with another pack or other pictures$"):
+        infer(pack, data / "TrainVal" / "0", InferSettings(out=tmp_path / "out.csv", workers=1))
+
+
+def test_each_network_as_onnx_says_what_torch_says(packed, tmp_path):
+    import onnxruntime
+
+    _, work, _, plans = packed
+    made = make_pack(work, PackSettings(out=tmp_path / "onnx.zip", onnx=True), plans, device="cpu")
+    opened, store = OpenPack(made.path), open_store(work)
+    rows = np.flatnonzero(store.split == "test")[:5]
+    for run_ in made.pack.runs.values():
+        for part in run_.parts:
+            session = onnxruntime.InferenceSession(opened.read(run_.parts[part]["file"].replace("safetensors", "onnx")))
+            wanted = packed_log_probs(run_, opened.read, store, rows, n_classes=4, device_name="cpu", parts=[part])[0]
+            backbone = resolve_backbone("test_resnet")
+            sides = {"width": store.width[rows], "height": store.height[rows]}
+            boxes = view_boxes("centre", **sides, crop_share=backbone.crop_share)
+            pixels = torch.from_numpy(np.stack([store.pixels[row] for row in rows]))
+            images = network_input(pixels, boxes, size=32, backbone=backbone)
+            found = session.run(None, {"images": images.numpy()})[0]
+            np.testing.assert_allclose(np.exp(found), np.exp(wanted[:, 0]), atol=1e-3)  # features are kept in float16
