@@ -33,5 +33,5 @@ def prepare(
 def split(workspace: Workspace, settings: SplitSettings, *, seed: int, screen: Screen) -> RenderableType:
     """Assign the folds."""
     with alone(workspace, "folds", say=screen.complain, is_to_write=workspace.manifest.is_file()):
-        folds = assign.split(workspace, settings, seed=seed)
-    return split_tables(folds)
+        folds, notes = assign.split(workspace, settings, seed=seed)
+    return split_tables(folds, notes)

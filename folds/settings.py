@@ -16,6 +16,7 @@ from cyclopts.validators import Number
 
 from folds.base.signals import time_for_training
 
+MOST_FOLDS = 100
 StoreForm: TypeAlias = Literal["raw", "jpeg"]
 
 
@@ -70,7 +71,17 @@ class PrepareSettings:
 @Parameter(name="*", group="split")
 @dataclass(frozen=True)
 class SplitSettings:
-    n_folds: Annotated[int, at_least(2, at_most=100, help="number of folds")] = 5
+    n_folds: Annotated[int, at_least(2, at_most=MOST_FOLDS, help="number of folds")] = 5
+    group_column: Annotated[
+        str | None, Parameter(help="column of the labels' CSV: images of one value (patient, place) share a fold")
+    ] = None
+    group_regex: Annotated[
+        str | None, Parameter(help="pattern in the image's path: images with one match of its first ( ) share a fold")
+    ] = None
+    fold_column: Annotated[
+        str | None, Parameter(help="column of the labels' CSV with the folds, to be taken as they are")
+    ] = None
+    groups: Annotated[Path | None, Parameter(help="CSV with ids and these columns, instead of DATA's labels")] = None
 
 
 @Parameter(name="*", group="limit")

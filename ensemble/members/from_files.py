@@ -14,7 +14,6 @@ from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, rea
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, write_bytes
 from folds.manifest.manifest import sample_path
-from folds.settings import SplitSettings
 from folds.split.assign import COLUMNS, store_folds
 from folds.split.classes import class_order
 from folds.split.stratify import stratified_group_folds
@@ -101,7 +100,7 @@ def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) ->
     made = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True))).sort_values(
         "image_id", kind="stable", ignore_index=True
     )
-    store_folds(workspace, made, settings=SplitSettings(n_folds=int(fold.max()) + 1), seed=seed)
+    store_folds(workspace, made, seed=seed)
     cut = int((made.groupby("group")["fold"].nunique() > 1).sum())
     return [f"the folds of {path.name} cut {cut:,} of its groups: the scores may be too good"] if cut else []
 

@@ -33,14 +33,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Dataset:
-    """items: training images, then test images, each sorted by id; sample: its path below root; notes: sentences.
+    """items: training images, then test images, each sorted by id; notes: sentences.
 
-    targets: the true paths of the folders that links of the data lead to
+    sample, train_csv  their paths below root; None where there is none
+    targets            the true paths of the folders that links of the data lead to
     """
 
     root: Path
     items: tuple[Item, ...]
     sample: str | None
+    train_csv: str | None
     hidden: tuple[str, ...]
     notes: tuple[str, ...]
     targets: tuple[str, ...] = ()
@@ -78,6 +80,7 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
         root=data,
         items=tuple(item for items in (train, test) for item in sorted(items, key=lambda item: item.image_id)),
         sample=sample,
+        train_csv=train_csv,
         hidden=listing.hidden,
         notes=(*listing.notes, *(() if test else ("there is no folder of test images: nothing can be predicted",))),
         targets=listing.targets,

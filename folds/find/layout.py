@@ -137,7 +137,7 @@ def _pair(table: CsvTable, sample: CsvTable | None, lookup: Lookup) -> tuple[str
     usual_id, usual_label = usual_column(header, ID_NAMES), usual_column(header, LABEL_NAMES)
     if usual_id and usual_label:
         return usual_id, usual_label
-    of_files = [name for name in header if _names_files(table.column(name), lookup)]
+    of_files = [name for name in header if names_files(table.column(name)[:LOOKED_AT], lookup)]
     found = of_files[0] if len(of_files) == 1 else _other(header, usual_label) if usual_label else usual_id
     if found is None or usual_column((_other(header, found),), ID_NAMES):
         return None  # two columns of ids, and none of labels
@@ -149,8 +149,9 @@ def _other(header: Sequence[str], name: str | None) -> str:
     return header[1] if header[0] == name else header[0]
 
 
-def _names_files(cells: Sequence[str], lookup: Lookup) -> bool:
+def names_files(cells: Sequence[str], lookup: Lookup) -> bool:
+    """Whether any cell of a column names a file."""
     try:
-        return any(lookup.find(cell) is not None for cell in cells[:LOOKED_AT] if cell)
+        return any(lookup.find(cell) is not None for cell in cells if cell)
     except UserError:
         return True  # a cell fits several files

@@ -84,6 +84,11 @@ def sample_path(workspace: Workspace) -> Path:
     return workspace.folds / "sample_submission.csv"
 
 
+def labels_path(workspace: Workspace) -> Path:
+    """Where the copy of the CSV with the training labels lies, if the data has one: `split` may want its columns."""
+    return workspace.folds / "labels.csv"
+
+
 def test_ids(workspace: Workspace) -> list[str]:
     """Every test id in order, unreadable images included: the sample submission's order, or natural order without one.
 

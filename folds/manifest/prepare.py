@@ -23,6 +23,7 @@ from folds.find.relabel import relabel, relabel_note
 from folds.manifest.manifest import (
     USABLE,
     csv_bytes,
+    labels_path,
     parse_table,
     read_manifest,
     read_manifest_bytes,
@@ -182,7 +183,7 @@ def _state(
     listing = [
         (i.image_id, i.split, i.label, i.is_left_out, i.reasons, i.file.key, i.file.fault) for i in dataset.items
     ]
-    sample = (dataset.root / dataset.sample).read_bytes() if dataset.sample else b""
+    sample, labels = (digest((dataset.root / path).read_bytes() if path else b"") for path in _copied(dataset))
     return {
         "version": VERSION,
         "store_size": size,
@@ -192,7 +193,8 @@ def _state(
         "near_bits": settings.near_bits,
         "files": len(dataset.items),
         "listing": digest(json.dumps(listing).encode()),
-        "sample": digest(sample),
+        "sample": sample,
+        "labels": labels,
         "relabelled": relabelled,
         "reads_heif": "HEIF" in FORMATS,  # once it is installed, there is something to do
     }
@@ -216,12 +218,17 @@ def _is_whole(workspace: Workspace, before: Mapping[str, Any]) -> bool:
 
 
 def _write_manifest(workspace: Workspace, dataset: Dataset, manifest: pd.DataFrame) -> None:
-    """Write the manifest and the copy of the sample submission."""
-    if dataset.sample:
-        write_bytes(sample_path(workspace), (dataset.root / dataset.sample).read_bytes())
-    else:
-        sample_path(workspace).unlink(missing_ok=True)
+    """Write the manifest and the copies of the sample submission and of the CSV of labels."""
+    for path, copy in zip(_copied(dataset), (sample_path(workspace), labels_path(workspace)), strict=True):
+        if path:
+            write_bytes(copy, (dataset.root / path).read_bytes())
+        else:
+            copy.unlink(missing_ok=True)
     write_manifest(workspace, manifest)
+
+
+def _copied(dataset: Dataset) -> tuple[str | None, str | None]:
+    return dataset.sample, dataset.train_csv
 
 
 def is_apart(workspace: Workspace, data: Path) -> bool:

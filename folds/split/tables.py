@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -11,8 +13,11 @@ from folds.manifest.tables import plain_table
 from folds.split.assign import Folds
 
 
-def split_tables(folds: Folds) -> RenderableType:
-    """Images, classes and the rarest class of each fold, and the classes that cannot be in all of them."""
+def split_tables(folds: Folds, notes: Sequence[str] = ()) -> RenderableType:
+    """Images, classes and the rarest class of each fold, and the classes that cannot be in all of them.
+
+    notes  about the user's groups and folds; how even they leave the folds is said where there are any
+    """
     table = plain_table("fold", "images", "classes", "rarest class")
     for k in range(folds.n_folds):
         counts = np.bincount(folds.target[folds.fold == k], minlength=len(folds.classes))
@@ -25,7 +30,29 @@ def split_tables(folds: Folds) -> RenderableType:
     if small:
         what = "1 class has" if len(small) == 1 else f"{len(small):,} classes have"
         parts.append(Text(f"{what} fewer images than the {folds.n_folds} folds: {first_few(small, most=10)}"))
+    parts += [Text(note) for note in [*notes, *(_evenness(folds) if notes else [])]]
     return Group(*parts)
+
+
+def _evenness(folds: Folds) -> list[str]:
+    """How far the classes' shares of a fold are from their shares of all, and which classes no other fold has."""
+    held = np.zeros((folds.n_folds, len(folds.classes)))
+    np.add.at(held, (folds.fold, folds.target), 1)
+    share, of_all = held / held.sum(axis=1, keepdims=True), held.sum(axis=0) / held.sum()  # (K, C) and (C,)
+    fold, c = np.unravel_index(np.abs(share - of_all).argmax(), share.shape)
+    lines = [
+        f"the classes' shares differ most in fold {fold}: {share[fold, c]:.1%} of it are {folds.classes[c]}, "
+        f"of all images {of_all[c]:.1%}"
+    ]
+    lonely = np.flatnonzero(((held > 0).sum(axis=0) == 1) & (held.sum(axis=0) > 1))
+    if len(lonely):
+        what = "1 class has" if len(lonely) == 1 else f"{len(lonely):,} classes have"
+        named = [_sized(folds, int(c), int(held[:, c].sum())) for c in lonely]
+        lines.append(
+            f"warning: {what} all images in one fold, which is predicted without having seen any: "
+            f"{first_few(named, most=10)}"
+        )
+    return lines
 
 
 def _sized(folds: Folds, target: int, count: int) -> str:
