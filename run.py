@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from ensemble.settings import AddSettings, BlendSettings, FileSettings
-from folds.base.config import FLAT, Kit
-from folds.base.config_file import to_toml
+from folds.base.config import FLAT, Kit, to_toml
 from folds.base.errors import Complaint, UserError, visible
 from folds.base.signals import Stopped, stoppable
 from folds.base.workspace import Workspace

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from folds.base.signals import time_for_training
-
 MOST_FOLDS = 100
+LEFT_SHARE = 0.1  # of the hours given is left for the blend and the submission, but at most:
+LEFT_SECONDS = 600.0
 StoreForm: TypeAlias = Literal["raw", "jpeg"]
 
 
@@ -94,4 +94,7 @@ class LimitSettings:
 
     def deadline(self, began: float) -> float | None:
         """When training is to stop, where it began then, both in seconds; None for never."""
-        return None if self.max_hours is None else began + time_for_training(self.max_hours)
+        if self.max_hours is None:
+            return None
+        seconds = self.max_hours * 3600
+        return began + seconds - min(LEFT_SHARE * seconds, LEFT_SECONDS)

@@ -78,5 +78,10 @@ def pick_column(
 
 def usual_column(header: Sequence[str], names: Sequence[str]) -> str | None:
     """The column that is called by the first of these names that any is called by, letter case and signs aside."""
-    plain = ["".join(letter for letter in column.lower() if letter.isalnum()) for column in header]
-    return next((header[plain.index(name)] for name in names if name in plain), None)
+    known = [plain(column) for column in header]
+    return next((header[known.index(name)] for name in names if name in known), None)
+
+
+def plain(name: str) -> str:
+    """Letters and digits only, in lower case: `Image_ID` is `imageid`."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())

@@ -18,9 +18,8 @@ from pathlib import Path
 from filelock import SoftFileLease, Timeout
 
 from folds.base.errors import CannotWriteError
-from folds.base.processes import is_alive
 from folds.base.progress import Track
-from folds.base.workspace import Workspace, sweep
+from folds.base.workspace import Workspace, is_alive, sweep
 
 LEASE_SECONDS = 90.0  # three touches, for file systems that show changes late
 POLL_SECONDS = 1.0

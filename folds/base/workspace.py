@@ -6,15 +6,16 @@ import errno
 import hashlib
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from folds.base.errors import CannotWriteError, UserError
-from folds.base.processes import is_alive, this_host
 
 SEAL = "seal"  # the last key of each JSON object that is written: the digest of all before it
 ABANDONED_SECONDS = 3600  # a temporary file of another host that was not written to for so long has no writer any more
@@ -177,3 +178,29 @@ def read_json(path: Path, *, hint: str) -> Any:
 
 def _seal(value: dict[str, Any]) -> str:
     return digest(json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass"))
+
+
+@cache
+def this_host() -> str:
+    """8 hexadecimal digits: this machine since it was started, and the container, where process numbers are unique."""
+    parts = [socket.gethostname()]
+    for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text(), lambda: os.readlink("/proc/self/ns/pid")):
+        try:
+            parts.append(read().strip())
+        except OSError:
+            parts.append("")
+    return hashlib.blake2b(" ".join(parts).encode(), digest_size=4).hexdigest()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of that number runs on this machine; one that has ended and is not yet reaped does not."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True  # somebody else's
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[:1] != ["Z"]
+    except OSError:
+        return True  # not Linux

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, usual_column
+from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, plain, usual_column
 from folds.base.errors import UserError, first_few
 from folds.find.listing import Listing
-from folds.find.lookup import Lookup, plain, refuse_outside, relative
+from folds.find.lookup import Lookup, refuse_outside, relative
 from folds.settings import PrepareSettings
 
 TRAIN_FOLDERS = frozenset(

@@ -50,10 +50,6 @@ def stem(path: str) -> str:
     return head + slash + (name.rpartition(".")[0] or name)
 
 
-def plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
 def refuse_outside(ids: Iterable[str], *, name: str) -> None:
     """Refuse ids of the file `name` that are absolute paths or hold `..`."""
     outside = [text for text in ids if re.match(r"[/\\]|[A-Za-z]:[/\\]", text) or ".." in re.split(r"[/\\]", text)]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from folds.base.csvfile import ID_NAMES, pick_column, read_csv
 from folds.base.errors import UserError, first_few
-from folds.base.workspace import Workspace, digest, write_bytes
+from folds.base.workspace import Workspace, write_bytes
 from folds.split.classes import natural_key
 
 COLUMNS = (
@@ -40,12 +40,9 @@ def parse_table(data: bytes, numbers: dict[str, str]) -> pd.DataFrame:
     return table.astype({name: kind for name, kind in numbers.items() if name in table.columns})
 
 
-def write_manifest(workspace: Workspace, manifest: pd.DataFrame) -> str:
-    """Write `manifest.csv` and return the digest of its bytes."""
+def write_manifest(workspace: Workspace, manifest: pd.DataFrame) -> None:
     assert tuple(manifest.columns) == COLUMNS, f"{tuple(manifest.columns)}, not {COLUMNS}"
-    data = csv_bytes(manifest)
-    write_bytes(workspace.manifest, data)
-    return digest(data)
+    write_bytes(workspace.manifest, csv_bytes(manifest))
 
 
 def read_manifest(workspace: Workspace) -> pd.DataFrame:

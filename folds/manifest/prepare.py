@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import pandas as pd
 
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
-from folds.base.workspace import Workspace, digest, read_json, replacing, sweep, write_bytes, write_json
+from folds.base.workspace import Workspace, digest, read_json, replacing, write_bytes, write_json
 from folds.find.dataset import Dataset, find_dataset
-from folds.find.listing import File, Key, list_files
+from folds.find.listing import File, Key
 from folds.find.reasons import from_cell, reason_text, to_cell
 from folds.find.relabel import relabel, relabel_note
 from folds.manifest.manifest import (
@@ -79,19 +79,28 @@ def prepare(
     *,
     needed_size: int = 288,
     track: Track = silently,
+    lock: AbstractContextManager[None] = nullcontext(),  # noqa: B008  it holds nothing
 ) -> PrepareResult:
     """Bring manifest and pixel store up to date with the data: what is unchanged is kept, the rest is decoded.
 
     needed_size  side in pixels that the store must have where the settings name none; a larger one that is there stays
+    lock         entered before anything is written, once it is known that the work folder lies outside of the data
     Raises UserError where the data cannot be used, lies around the work folder, or is not what the folder was made of.
     """
     start = time.perf_counter()
     _refuse_inside(workspace, [data])
-    before = _read_state(workspace)
-    if not before:
+    if not (workspace.folds / STATE).exists():
         start_early(write_row)  # there will be something to decode: its processes import while files are listed
     dataset = find_dataset(data, settings)
     _refuse_inside(workspace, dataset.targets)
+    with lock:
+        return _bring_up_to_date(workspace, dataset, settings, needed_size=needed_size, track=track, start=start)
+
+
+def _bring_up_to_date(
+    workspace: Workspace, dataset: Dataset, settings: PrepareSettings, *, needed_size: int, track: Track, start: float
+) -> PrepareResult:
+    before = _read_state(workspace)
     changes: Mapping[str, str] = {}
     notes = list(dataset.notes)
     if settings.relabel is not None:
@@ -129,7 +138,6 @@ def _make(
     _refuse_other_data(workspace, dataset, known.facts)
     with suppress(UserError):  # a store that is absent or damaged: everything that decodes is decoded again
         known = Known(known.facts, open_store(workspace).pixels) if has_old else Known({}, None)
-    sweep(workspace.folds)
     path = store_path(workspace, size, form)
     all_known = known.all_of(files)
     if known.pixels is not None and all_known is not None:  # other labels or settings: no pixel is touched
@@ -231,25 +239,9 @@ def _copied(dataset: Dataset) -> tuple[str | None, str | None]:
     return dataset.sample, dataset.train_csv
 
 
-def is_apart(workspace: Workspace, data: Path) -> bool:
-    """Whether there is data, and the work folder lies outside of it and of all folders that its links lead to."""
-    if not data.is_dir() or _is_inside(workspace, data):
-        return False
-    if workspace.manifest.is_file():
-        return True  # an earlier `prepare` has looked at the links
-    try:
-        return not any(_is_inside(workspace, target) for target in list_files(data).targets)
-    except UserError:
-        return False  # `prepare` says why
-
-
-def _is_inside(workspace: Workspace, data: Path | str) -> bool:
-    return workspace.root.resolve().is_relative_to(Path(data).resolve())
-
-
 def _refuse_inside(workspace: Workspace, folders: Iterable[Path | str]) -> None:
     for folder in folders:
-        if _is_inside(workspace, folder):
+        if workspace.root.resolve().is_relative_to(Path(folder).resolve()):
             raise UserError(
                 f"the work folder {workspace.root} lies inside {folder}, where nothing is written",
                 hint="choose another folder with `--work DIR`",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sized
 
 import numpy as np
 import pandas as pd
@@ -29,46 +30,38 @@ def training_images(workspace: Workspace, settings: SplitSettings) -> tuple[pd.D
     """
     manifest = read_manifest(workspace)
     images = usable_rows(manifest, split="train")
-    columns = [name for name in (settings.group_column, settings.fold_column) if name is not None]
-    if settings.groups and not columns:
-        raise UserError(f"`--groups {settings.groups}` needs a column to read", hint="name it with `--group-column`")
-    cells = _cells(workspace, settings, manifest, columns) if columns else {}
-    groups, notes = {}, []
+    cells = _cells(workspace, settings, manifest, images["path"])
+    groups, notes = {}, list[str]()  # the group of each image, '' for none, by where it comes from
     if settings.group_column is not None:
-        groups[f"column {settings.group_column}"] = images["path"].map(cells[settings.group_column]).fillna("")
+        groups[f"column {settings.group_column}"] = cells[settings.group_column]
     if settings.group_regex is not None:
         groups["`--group-regex`"] = _matches(images["path"], settings.group_regex)
     if settings.fold_column is not None:
-        given = images["path"].map(cells[settings.fold_column]).fillna("")
-        notes += _refuse_bad_folds(images, given, settings, groups)
-        order = class_order(given)  # natural: fold 2 before fold 10
-        images["fold"] = given.map({name: number for number, name in enumerate(order)}).astype(np.int64)
-        if order != tuple(map(str, range(len(order)))):
-            names = [f"{number} is {name}" for number, name in enumerate(order)]
-            notes.append(f"folds by column {settings.fold_column}: {first_few(names, most=10)}")
+        images["fold"], notes = _given_folds(images, cells[settings.fold_column], settings, groups)
     for what, values in groups.items():
         alone = images.loc[values == "", "image_id"].tolist()
         if len(alone) == len(images):
             raise UserError(f"no training image has a group by {what}")
         if alone:
-            notes.append(
-                f"{_images(len(alone))} without a group by {what}, each a group of its own: {first_few(alone)}"
-            )
+            notes.append(f"{_images(alone)} without a group by {what}, each a group of its own: {first_few(alone)}")
     if groups:
-        images["group"] = _joined(images["group"], list(groups.values()))
+        images["group"] = _joined(images["group"], groups.values())
         largest = images["group"] == images["group"].value_counts().idxmax()
         names = sorted({value for values in groups.values() for value in values[largest]} - {""})
         notes.append(
             f"{images['group'].nunique():,} groups by {' and '.join(groups)} and by copies; the largest has "
-            f"{_images(int(largest.sum()))}: {first_few(names)}"
+            f"{_images(images[largest])}: {first_few(names)}"
         )
     return images, notes
 
 
-def _cells(
-    workspace: Workspace, settings: SplitSettings, manifest: pd.DataFrame, columns: list[str]
-) -> dict[str, dict[str, str]]:
-    """Of each column the cells by the path of their image; images that the CSV does not name are left out."""
+def _cells(workspace: Workspace, settings: SplitSettings, manifest: pd.DataFrame, paths: pd.Series) -> pd.DataFrame:
+    """The cells of the columns that the settings name, a row for each of the paths; '' where the CSV has none."""
+    columns = [name for name in (settings.group_column, settings.fold_column) if name is not None]
+    if not columns:
+        if settings.groups is None:
+            return pd.DataFrame(index=paths.index)
+        raise UserError(f"`--groups {settings.groups}` needs a column to read", hint="name it with `--group-column`")
     path = settings.groups or labels_path(workspace)
     try:
         table = read_csv(path.read_bytes(), name=str(path))
@@ -79,18 +72,16 @@ def _cells(
         raise UserError(f"cannot read {path}: {err.strerror or err}", hint="`--groups CSV`") from err
     cells = [table.column(pick_column(table, (), what="", given=name, flag="")) for name in columns]
     train = manifest[manifest["split"] == "train"]
-    image_id, image_path = train["image_id"].iloc[0], train["path"].iloc[0]
-    lookup = Lookup(map(File, train["path"]), image_path.removesuffix(image_id).rstrip("/"))
-    ids = table.column(_id_column(table, lookup))
-    found: dict[str, dict[str, str]] = {name: {} for name in columns}
-    for image, *values in zip(ids, *cells, strict=True):
+    folder = train["path"].iloc[0].removesuffix(train["image_id"].iloc[0]).rstrip("/")
+    lookup = Lookup(map(File, train["path"]), folder)
+    found: dict[str, tuple[str, ...]] = {}
+    for image, *values in zip(table.column(_id_column(table, lookup)), *cells, strict=True):
         file = lookup.find(image) if image else None
-        if file is None:
-            continue
-        for name, value in zip(columns, values, strict=True):
-            if found[name].setdefault(file.path, value) != value:
-                raise UserError(f"{path} gives {image} two values of {name}: {found[name][file.path]} and {value}")
-    return found
+        if file is not None and (before := found.setdefault(file.path, tuple(values))) != tuple(values):
+            name, one, other = next(row for row in zip(columns, before, values, strict=True) if row[1] != row[2])
+            raise UserError(f"{path} gives {image} two values of {name}: {one} and {other}")
+    nothing = ("",) * len(columns)
+    return pd.DataFrame([found.get(one, nothing) for one in paths], index=paths.index, columns=columns)
 
 
 def _id_column(table: CsvTable, lookup: Lookup) -> str:
@@ -121,55 +112,66 @@ def _matches(paths: pd.Series, pattern: str) -> pd.Series:
     return pd.Series(values, index=paths.index, dtype=str)
 
 
-def _refuse_bad_folds(
-    images: pd.DataFrame, fold: pd.Series, settings: SplitSettings, groups: dict[str, pd.Series]
-) -> list[str]:
-    """Refuse folds that are not 2 to 100, leave an image out, or part a group of the user's; report parted copies."""
+def _given_folds(
+    images: pd.DataFrame, given: pd.Series, settings: SplitSettings, groups: Mapping[str, pd.Series]
+) -> tuple[pd.Series, list[str]]:
+    """The fold of each image, 0 to K-1 in the natural order of their names, and what is to be said of them.
+
+    Refuses folds that are not 2 to 100, leave an image out, or part a group of the user's; copies they may part.
+    """
     column = f"column {settings.fold_column}"
-    lacking = images.loc[fold == "", "image_id"].tolist()
-    if lacking:
+    lacking = images.loc[given == "", "image_id"]
+    if len(lacking):
         raise UserError(
-            f"{_images(len(lacking))} without a fold in {column}: {first_few(lacking)}",
+            f"{_images(lacking)} without a fold in {column}: {first_few(lacking.tolist())}",
             hint="give each a fold, or leave it out with an empty label by `prepare DATA --relabel FILE`",
         )
-    n_folds = fold.nunique()
-    if len(fold) and not 2 <= n_folds <= MOST_FOLDS:
+    names = class_order(given)
+    if names and not 2 <= len(names) <= MOST_FOLDS:
         raise UserError(
-            f"{column} has {n_folds:,} folds, and 2 to {MOST_FOLDS} are wanted",
+            f"{column} has {len(names):,} {'fold' if len(names) == 1 else 'folds'}, and 2 to {MOST_FOLDS} are wanted",
             hint=f"`--group-column {settings.fold_column}` keeps images together that have one value",
         )
-    if settings.n_folds not in (SplitSettings.n_folds, n_folds):
-        raise UserError(f"`--n-folds {settings.n_folds}` is wanted, and {column} has {n_folds:,} folds")
+    if settings.n_folds not in (SplitSettings.n_folds, len(names)):
+        raise UserError(f"`--n-folds {settings.n_folds}` is wanted, and {column} has {len(names):,} folds")
     for what, values in groups.items():
-        parted = values[values != ""][fold.groupby(values).transform("nunique") > 1].unique().tolist()
+        parted = values[_is_parted(values, given) & (values != "")].unique().tolist()
         if parted:
-            where = sorted(set(fold[values == parted[0]]))
+            where = sorted(set(given[values == parted[0]]))
             raise UserError(
                 f"{column} parts {len(parted):,} of the groups by {what}: {first_few(parted)}; "
                 f"{parted[0]} stands in folds {first_few(where)}",
                 hint="mend one of them, or give the folds alone",
             )
-    parted_copies = images.loc[fold.groupby(images["group"]).transform("nunique") > 1, "image_id"].tolist()
-    if not parted_copies:
-        return []
-    return [
-        f"the folds of {column} part {_images(len(parted_copies))} from their copies, so scores may be too good: "
-        f"{first_few(parted_copies)}"
-    ]
-
-
-def _joined(copies: pd.Series, groups: list[pd.Series]) -> np.ndarray:
-    """Numbers that are equal for images joined by copies, by a group, or by a chain of both. (N,) int64"""
-    first, n = [], len(copies)  # an edge leads from each image to the first one that has its number or its value
-    for values in [copies, *groups]:
-        known = values != ""
-        first.append(
-            np.where(known, pd.Series(np.arange(n)).groupby(values.to_numpy()).transform("first"), np.arange(n))
+    notes = []
+    copies = images.loc[_is_parted(images["group"], given), "image_id"]
+    if len(copies):
+        notes.append(
+            f"the folds of {column} part {_images(copies)} from their copies, so scores may be too good: "
+            f"{first_few(copies.tolist())}"
         )
-    start, stop = np.tile(np.arange(n), len(first)), np.concatenate(first)
-    edges = coo_array((np.ones(len(start), bool), (start, stop)), shape=(n, n))
-    return connected_components(edges, directed=False)[1].astype(np.int64)
+    if names != tuple(map(str, range(len(names)))):
+        meaning = first_few([f"{number} is {name}" for number, name in enumerate(names)], most=10)
+        notes.append(f"folds by {column}: {meaning}")
+    return given.map({name: number for number, name in enumerate(names)}).astype(np.int64), notes
 
 
-def _images(count: int) -> str:
-    return "1 training image" if count == 1 else f"{count:,} training images"
+def _is_parted(group: pd.Series, fold: pd.Series) -> pd.Series:
+    """Whether the group of each image stands in several folds."""
+    return fold.groupby(group).transform("nunique") > 1
+
+
+def _joined(copies: pd.Series, groups: Iterable[pd.Series]) -> np.ndarray:
+    """Numbers that are equal for images joined by copies, by a group, or by a chain of both. (N,) int64"""
+    alone = np.arange(len(copies))
+    edges = []  # from each image to the first one of its copies, and to the first one of its group
+    for values in (copies, *groups):
+        first = pd.Series(alone).groupby(values.to_numpy()).transform("first")
+        edges.append(np.where(values == "", alone, first))
+    start, stop = np.tile(alone, len(edges)), np.concatenate(edges)
+    graph = coo_array((np.ones(len(start), bool), (start, stop)), shape=(len(copies), len(copies)))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def _images(those: Sized) -> str:
+    return "1 training image" if len(those) == 1 else f"{len(those):,} training images"

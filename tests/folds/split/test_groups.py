@@ -9,10 +9,10 @@ import run
 from folds.base.errors import UserError
 from folds.base.interval import agreeing_images
 from folds.base.workspace import read_json
+from folds.commands import split_tables
 from folds.settings import SplitSettings
 from folds.split.assign import split
-from folds.split.tables import split_tables
-from tests.folds.test_tables import text_of
+from tests.folds.manifest.test_tables import text_of
 
 PATIENTS, EACH = 9, 4
 
@@ -135,7 +135,7 @@ def test_copies_that_given_folds_part_are_reported_and_left_there(clinic, run_pr
         ({"group_column": "empty"}, "no training image has a group by column empty"),
         ({"group_column": "class"}, "5 folds need images of 5 groups, and there are 2: copies count as one group"),
         ({"fold_column": "patient", "n_folds": 3}, "`--n-folds 3` is wanted, and column patient has 9 folds"),
-        ({"fold_column": "one"}, "column one has 1 folds, and 2 to 100 are wanted"),
+        ({"fold_column": "one"}, "column one has 1 fold, and 2 to 100 are wanted"),
         ({"fold_column": "some"}, "4 training images without a fold in column some: p8_32.png, p8_33.png, p8_34.png "),
         (
             {"fold_column": "fold", "group_column": "class"},

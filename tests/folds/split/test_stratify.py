@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
-from folds.split.stratify import stratified_group_folds
+from folds.split.assign import stratified_group_folds
 
 
 def images(rng, *, n, n_classes, per_group):
