@@ -137,7 +137,7 @@ def _items_of_csv(
 
 def _sample_ids(table: CsvTable) -> list[str]:
     path = table.name
-    ids = table.column(pick_column(table, ID_NAMES, what="id", given=None, flag="--id-column", position=0))
+    ids = table.column(pick_column(table, ID_NAMES, what="id", flag="--id-column", position=0))
     refuse_outside(ids, name=path)
     twice = [image_id for image_id, count in Counter(ids).items() if count > 1]
     if twice:

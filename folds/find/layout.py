@@ -112,6 +112,9 @@ def pick_train_columns(
     Raises UserError, naming the columns that there are, where that decides nothing.
     """
     id_column, label_column = settings.id_column, settings.label_column
+    for given in (id_column, label_column):
+        if given is not None:
+            table.column(given)  # refuses one that is not there
     if len(table.header) == 2 and id_column in table.header:
         label_column = label_column or _other(table.header, id_column)
     elif len(table.header) == 2 and label_column in table.header:
@@ -121,8 +124,8 @@ def pick_train_columns(
         id_column = id_column or pair[0]
         label_column = label_column or (pair[1] if pair[1] != id_column else None)
     return (
-        pick_column(table, ID_NAMES, what="id", given=id_column, flag="--id-column"),
-        pick_column(table, LABEL_NAMES, what="label", given=label_column, flag="--label-column"),
+        id_column or pick_column(table, ID_NAMES, what="id", flag="--id-column"),
+        label_column or pick_column(table, LABEL_NAMES, what="label", flag="--label-column"),
     )
 
 
@@ -130,7 +133,7 @@ def _pair(table: CsvTable, sample: CsvTable | None, lookup: Lookup) -> tuple[str
     """The columns of ids and labels: both of the sample where the table has them, else both of a table of two."""
     header = table.header
     if sample is not None and len(set(sample.header)) == 2 and set(sample.header) <= set(header):
-        id_column = pick_column(sample, ID_NAMES, what="id", given=None, flag="--id-column", position=0)
+        id_column = pick_column(sample, ID_NAMES, what="id", flag="--id-column", position=0)
         return id_column, _other(sample.header, id_column)
     if len(header) != 2 or len(set(header)) != 2:
         return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
 
 import pandas as pd
 
@@ -76,16 +75,6 @@ def usable_rows(manifest: pd.DataFrame, *, split: str | None = None) -> pd.DataF
     return manifest[rows].reset_index(drop=True)
 
 
-def sample_path(workspace: Workspace) -> Path:
-    """Where the copy of the sample submission lies, bytes as they came, if the data has one."""
-    return workspace.folds / "sample_submission.csv"
-
-
-def labels_path(workspace: Workspace) -> Path:
-    """Where the copy of the CSV with the training labels lies, if the data has one: `split` may want its columns."""
-    return workspace.folds / "labels.csv"
-
-
 def test_ids(workspace: Workspace) -> list[str]:
     """Every test id in order, unreadable images included: the sample submission's order, or natural order without one.
 
@@ -93,10 +82,10 @@ def test_ids(workspace: Workspace) -> list[str]:
     """
     manifest = read_manifest(workspace)
     known = manifest.loc[manifest["split"] == "test", "image_id"].tolist()
-    if not sample_path(workspace).exists():
+    if not workspace.sample.exists():
         return sorted(known, key=natural_key)
-    table = read_csv(sample_path(workspace).read_bytes(), name=str(sample_path(workspace)))
-    ids = table.column(pick_column(table, ID_NAMES, what="id", given=None, flag="--id-column", position=0))
+    table = read_csv(workspace.sample.read_bytes(), name=str(workspace.sample))
+    ids = table.column(pick_column(table, ID_NAMES, what="id", flag="--id-column", position=0))
     strange = sorted(set(ids) - set(known))
     if strange:
         raise UserError(f"{workspace.manifest} does not know {first_few(strange)} of the sample", hint=PREPARE_HINT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,11 +23,9 @@ from folds.find.relabel import relabel, relabel_note
 from folds.manifest.manifest import (
     USABLE,
     csv_bytes,
-    labels_path,
     parse_table,
     read_manifest,
     read_manifest_bytes,
-    sample_path,
     write_manifest,
 )
 from folds.manifest.status import make_manifest
@@ -88,11 +86,11 @@ def prepare(
     Raises UserError where the data cannot be used, lies around the work folder, or is not what the folder was made of.
     """
     start = time.perf_counter()
-    _refuse_inside(workspace, [data])
+    _refuse_inside(workspace, data)
     if not (workspace.folds / STATE).exists():
         start_early(write_row)  # there will be something to decode: its processes import while files are listed
     dataset = find_dataset(data, settings)
-    _refuse_inside(workspace, dataset.targets)
+    _refuse_inside(workspace, *dataset.targets)
     with lock:
         return _bring_up_to_date(workspace, dataset, settings, needed_size=needed_size, track=track, start=start)
 
@@ -191,7 +189,8 @@ def _state(
     listing = [
         (i.image_id, i.split, i.label, i.is_left_out, i.reasons, i.file.key, i.file.fault) for i in dataset.items
     ]
-    sample, labels = (digest((dataset.root / path).read_bytes() if path else b"") for path in _copied(dataset))
+    csvs = (dataset.sample, dataset.train_csv)
+    sample, labels = (digest((dataset.root / path).read_bytes() if path else b"") for path in csvs)
     return {
         "version": VERSION,
         "store_size": size,
@@ -227,7 +226,7 @@ def _is_whole(workspace: Workspace, before: Mapping[str, Any]) -> bool:
 
 def _write_manifest(workspace: Workspace, dataset: Dataset, manifest: pd.DataFrame) -> None:
     """Write the manifest and the copies of the sample submission and of the CSV of labels."""
-    for path, copy in zip(_copied(dataset), (sample_path(workspace), labels_path(workspace)), strict=True):
+    for path, copy in ((dataset.sample, workspace.sample), (dataset.train_csv, workspace.labels)):
         if path:
             write_bytes(copy, (dataset.root / path).read_bytes())
         else:
@@ -235,11 +234,7 @@ def _write_manifest(workspace: Workspace, dataset: Dataset, manifest: pd.DataFra
     write_manifest(workspace, manifest)
 
 
-def _copied(dataset: Dataset) -> tuple[str | None, str | None]:
-    return dataset.sample, dataset.train_csv
-
-
-def _refuse_inside(workspace: Workspace, folders: Iterable[Path | str]) -> None:
+def _refuse_inside(workspace: Workspace, *folders: Path | str) -> None:
     for folder in folders:
         if workspace.root.resolve().is_relative_to(Path(folder).resolve()):
             raise UserError(

@@ -10,13 +10,13 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from folds.base.csvfile import ID_NAMES, CsvTable, pick_column, read_csv, usual_column
+from folds.base.csvfile import ID_NAMES, CsvTable, read_csv, usual_column
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace
 from folds.find.layout import names_files
 from folds.find.listing import File
 from folds.find.lookup import Lookup
-from folds.manifest.manifest import PREPARE_HINT, labels_path, read_manifest, usable_rows
+from folds.manifest.manifest import PREPARE_HINT, read_manifest, usable_rows
 from folds.settings import MOST_FOLDS, SplitSettings
 from folds.split.classes import class_order
 
@@ -57,12 +57,12 @@ def training_images(workspace: Workspace, settings: SplitSettings) -> tuple[pd.D
 
 def _cells(workspace: Workspace, settings: SplitSettings, manifest: pd.DataFrame, paths: pd.Series) -> pd.DataFrame:
     """The cells of the columns that the settings name, a row for each of the paths; '' where the CSV has none."""
-    columns = [name for name in (settings.group_column, settings.fold_column) if name is not None]
+    columns = list(dict.fromkeys(name for name in (settings.group_column, settings.fold_column) if name is not None))
     if not columns:
         if settings.groups is None:
             return pd.DataFrame(index=paths.index)
         raise UserError(f"`--groups {settings.groups}` needs a column to read", hint="name it with `--group-column`")
-    path = settings.groups or labels_path(workspace)
+    path = settings.groups or workspace.labels
     try:
         table = read_csv(path.read_bytes(), name=str(path))
     except OSError as err:
@@ -70,7 +70,7 @@ def _cells(workspace: Workspace, settings: SplitSettings, manifest: pd.DataFrame
             message = f"DATA had no CSV of labels when it was prepared, so there is no column {first_few(columns)}"
             raise UserError(message, hint=f"`--groups CSV` names one; or once more {PREPARE_HINT}") from err
         raise UserError(f"cannot read {path}: {err.strerror or err}", hint="`--groups CSV`") from err
-    cells = [table.column(pick_column(table, (), what="", given=name, flag="")) for name in columns]
+    cells = [table.column(name) for name in columns]
     train = manifest[manifest["split"] == "train"]
     folder = train["path"].iloc[0].removesuffix(train["image_id"].iloc[0]).rstrip("/")
     lookup = Lookup(map(File, train["path"]), folder)
@@ -87,9 +87,9 @@ def _cells(workspace: Workspace, settings: SplitSettings, manifest: pd.DataFrame
 def _id_column(table: CsvTable, lookup: Lookup) -> str:
     """The column that names the training images: the one with the usual name, else the first that does."""
     usual = usual_column(table.header, ID_NAMES)
-    for name in [*([usual] if usual else []), *table.header]:
-        if names_files(table.column(name), lookup):
-            return name
+    fit = (name for name in [*([usual] if usual else []), *table.header] if names_files(table.column(name), lookup))
+    if (name := next(fit, None)) is not None:
+        return name
     raise UserError(
         f"no column of {table.name} names a training image: it has {first_few(table.header, most=10)}",
         hint="an id is the image's path below the training folder, as in manifest.csv, with or without extension",

@@ -291,7 +291,7 @@ def test_test_ids_come_in_the_samples_order_with_unreadable_ones(data, run_prepa
     (data / "sample_submission.csv").write_text("id,predicted\nt1,x\na,x\nt0,x\n")
     run_prepare(data)
     assert manifest.test_ids(workspace) == ["t1", "a", "t0"]
-    assert manifest.sample_path(workspace).read_bytes() == (data / "sample_submission.csv").read_bytes()
+    assert workspace.sample.read_bytes() == (data / "sample_submission.csv").read_bytes()
 
 
 def test_test_ids_come_in_natural_order_without_a_sample(competition, run_prepare, workspace):

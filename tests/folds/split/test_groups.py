@@ -169,6 +169,12 @@ def test_a_csv_that_names_no_image_or_one_twice_is_refused(clinic, tmp_path, run
         assert caught.value.message == sentence
 
 
+def test_one_column_can_be_folds_and_groups(clinic, run_prepare, workspace):
+    run_prepare(clinic)
+    folds, _ = split(workspace, SplitSettings(fold_column="fold", group_column="fold"), seed=0)
+    assert len(set(zip(folds.group.tolist(), folds.fold.tolist(), strict=True))) == len(set(folds.fold.tolist())) == 3
+
+
 def test_class_folders_have_no_column(data, run_prepare, workspace):
     run_prepare(data)
     with pytest.raises(UserError, match=r"^DATA had no CSV of labels when it was prepared, so there is no column x$"):
