@@ -40,6 +40,7 @@ class Workspace:
     manifest = _Below("folds/manifest.csv")
     sample = _Below("folds/sample_submission.csv")  # copies of DATA's CSVs, bytes as they came, if it has them:
     labels = _Below("folds/labels.csv")  # `split` may want their columns
+    prepare_json = _Below("folds/prepare.json")  # what `prepare` depended on, so that a second one does nothing
     folds_csv = _Below("folds/folds.csv")
     folds_json = _Below("folds/folds.json")
     models = _Below("models")

@@ -47,7 +47,6 @@ from folds.settings import PrepareSettings, StoreForm
 FACT_NAMES = tuple(field.name for field in fields(Facts))
 FACT_COLUMNS = ("path", "bytes", "mtime_ns", *FACT_NAMES)  # of `files.csv`
 FACT_NUMBERS = {**dict.fromkeys(("bytes", "mtime_ns", "width", "height"), "int64"), "decoded": "float64"}
-STATE = "prepare.json"
 KNOWN_SHARE = 0.5  # of the files that the work folder was made from must still be there, else it is other data
 
 
@@ -87,7 +86,7 @@ def prepare(
     """
     start = time.perf_counter()
     _refuse_inside(workspace, data)
-    if not (workspace.folds / STATE).exists():
+    if not (workspace.prepare_json).exists():
         start_early(write_row)  # there will be something to decode: its processes import while files are listed
     dataset = find_dataset(data, settings)
     _refuse_inside(workspace, *dataset.targets)
@@ -115,7 +114,7 @@ def _bring_up_to_date(
     else:
         is_same_store = all(before.get(key) == state[key] for key in ("version", "store_size", "store"))
         manifest, decoded = _make(workspace, dataset, settings, size, form, has_old=is_same_store, track=track)
-        write_json(workspace.folds / STATE, {**state, "manifest": digest(read_manifest_bytes(workspace))})
+        write_json(workspace.prepare_json, {**state, "manifest": digest(read_manifest_bytes(workspace))})
     seconds = time.perf_counter() - start
     notes += decoder_notes(manifest)
     return PrepareResult(manifest, unchanged, decoded, dataset.hidden, tuple(notes), seconds, size, form)
@@ -209,19 +208,20 @@ def _state(
 
 def _read_state(workspace: Workspace) -> dict[str, Any]:
     try:
-        state = read_json(workspace.folds / STATE, hint="")
+        state = read_json(workspace.prepare_json, hint="")
     except UserError:
         return {}  # absent or damaged: everything is looked at again
     return state if isinstance(state, dict) else {}
 
 
 def _is_whole(workspace: Workspace, before: Mapping[str, Any]) -> bool:
-    """Whether the manifest is the one that was written and has its store."""
+    """Whether the manifest and the copies of DATA's CSVs are those that were written, and the store is theirs."""
     try:
         open_store(workspace)
-        return digest(read_manifest_bytes(workspace)) == before.get("manifest")
     except UserError:
         return False
+    files = {"manifest": workspace.manifest, "sample": workspace.sample, "labels": workspace.labels}
+    return all(digest(path.read_bytes() if path.exists() else b"") == before[name] for name, path in files.items())
 
 
 def _write_manifest(workspace: Workspace, dataset: Dataset, manifest: pd.DataFrame) -> None:

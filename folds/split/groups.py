@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sized
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from folds.base.csvfile import ID_NAMES, CsvTable, read_csv, usual_column
 from folds.base.errors import UserError, first_few
-from folds.base.workspace import Workspace
+from folds.base.workspace import Workspace, digest, read_json
 from folds.find.layout import names_files
 from folds.find.listing import File
 from folds.find.lookup import Lookup
@@ -64,12 +65,15 @@ def _cells(workspace: Workspace, settings: SplitSettings, manifest: pd.DataFrame
         raise UserError(f"`--groups {settings.groups}` needs a column to read", hint="name it with `--group-column`")
     path = settings.groups or workspace.labels
     try:
-        table = read_csv(path.read_bytes(), name=str(path))
+        data = path.read_bytes()
     except OSError as err:
         if settings.groups is None:
             message = f"DATA had no CSV of labels when it was prepared, so there is no column {first_few(columns)}"
             raise UserError(message, hint=f"`--groups CSV` names one; or once more {PREPARE_HINT}") from err
         raise UserError(f"cannot read {path}: {err.strerror or err}", hint="`--groups CSV`") from err
+    if settings.groups is None and digest(data) != read_json(workspace.prepare_json, hint=PREPARE_HINT).get("labels"):
+        raise UserError(f"{path} is damaged: its content is not what `prepare` copied", hint=PREPARE_HINT)
+    table = read_csv(data, name=str(path))
     cells = [table.column(name) for name in columns]
     train = manifest[manifest["split"] == "train"]
     folder = train["path"].iloc[0].removesuffix(train["image_id"].iloc[0]).rstrip("/")
@@ -99,7 +103,8 @@ def _id_column(table: CsvTable, lookup: Lookup) -> str:
 def _matches(paths: pd.Series, pattern: str) -> pd.Series:
     """The pattern's first group in each path, or all that it fits where it has none; '' where it does not fit."""
     try:
-        regex = re.compile(pattern)
+        with warnings.catch_warnings(action="ignore"):  # of what a later Python may read another way
+            regex = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as err:
         raise UserError(f"`--group-regex {pattern}` is no regular expression: {err}") from err
     found = [regex.search(path) for path in paths]

@@ -169,6 +169,21 @@ def test_a_csv_that_names_no_image_or_one_twice_is_refused(clinic, tmp_path, run
         assert caught.value.message == sentence
 
 
+def test_a_copy_of_the_labels_that_changed_or_went_is_refused_and_made_again(clinic, run_prepare, workspace):
+    run_prepare(clinic)
+    content = workspace.labels.read_bytes()
+    for harm, sentence in (
+        (lambda: workspace.labels.write_bytes(content.replace(b"p1", b"p2")), "labels.csv is damaged: its content is"),
+        (workspace.labels.unlink, "DATA had no CSV of labels when it was prepared"),
+    ):
+        harm()
+        with pytest.raises(UserError, match=sentence) as caught:
+            split(workspace, SplitSettings(group_column="patient"), seed=0)
+        assert caught.value.hint.endswith("`python run.py prepare DATA`")
+        run_prepare(clinic)
+        assert workspace.labels.read_bytes() == content
+
+
 def test_one_column_can_be_folds_and_groups(clinic, run_prepare, workspace):
     run_prepare(clinic)
     folds, _ = split(workspace, SplitSettings(fold_column="fold", group_column="fold"), seed=0)
