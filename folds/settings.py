@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from folds.base.signals import time_for_training
-
+MOST_FOLDS = 100
+LEFT_SHARE = 0.1  # of the hours given is left for the blend and the submission, but at most:
+LEFT_SECONDS = 600.0
 StoreForm: TypeAlias = Literal["raw", "jpeg"]
 
 
@@ -70,7 +71,17 @@ class PrepareSettings:
 @Parameter(name="*", group="split")
 @dataclass(frozen=True)
 class SplitSettings:
-    n_folds: Annotated[int, at_least(2, at_most=100, help="number of folds")] = 5
+    n_folds: Annotated[int, at_least(2, at_most=MOST_FOLDS, help="number of folds")] = 5
+    group_column: Annotated[
+        str | None, Parameter(help="column of the labels' CSV: images of one value (patient, place) share a fold")
+    ] = None
+    group_regex: Annotated[
+        str | None, Parameter(help="pattern in the image's path: images with one match of its first ( ) share a fold")
+    ] = None
+    fold_column: Annotated[
+        str | None, Parameter(help="column of the labels' CSV with the folds, to be taken as they are")
+    ] = None
+    groups: Annotated[Path | None, Parameter(help="CSV with ids and these columns, instead of DATA's labels")] = None
 
 
 @Parameter(name="*", group="limit")
@@ -83,4 +94,7 @@ class LimitSettings:
 
     def deadline(self) -> float | None:
         """When a command that begins now is to stop training, in seconds of `time.monotonic`; None for never."""
-        return None if self.max_hours is None else time.monotonic() + time_for_training(self.max_hours)
+        if self.max_hours is None:
+            return None
+        seconds = self.max_hours * 3600
+        return time.monotonic() + seconds - min(LEFT_SHARE * seconds, LEFT_SECONDS)

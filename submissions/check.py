@@ -226,8 +226,8 @@ def score_submission(
         raise UserError(f"{err.filename} cannot be read: {err.strerror}", hint=HINT) from err
     if len(guesses.header) < 2:
         raise UserError(f"{path} has one column, not an id and labels", hint=HINT)
-    id_column = pick_column(truth, ID_NAMES, what="id", given=None, flag="--labels", position=0)
-    label_column = pick_column(truth, LABEL_NAMES, what="label", given=None, flag="--labels", position=1)
+    id_column = pick_column(truth, ID_NAMES, what="id", flag="--labels", position=0)
+    label_column = pick_column(truth, LABEL_NAMES, what="label", flag="--labels", position=1)
     true_label = dict(zip(truth.column(id_column), truth.column(label_column), strict=True))
     known = [(row[0], row[1].split(layout.label_separator)) for row in guesses.rows if row[0] in true_label]
     if not known:

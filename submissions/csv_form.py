@@ -11,7 +11,7 @@ from typing import Literal
 from folds.base.csvfile import ID_NAMES, CsvTable, pick_column, read_csv
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace
-from folds.manifest.manifest import sample_path, test_ids
+from folds.manifest.manifest import test_ids
 from folds.split.assign import load_folds
 from folds.split.classes import natural_key
 
@@ -53,10 +53,10 @@ def read_layout(workspace: Workspace, *, image_id: Sequence[str] | None = None) 
     image_id: the ids where the work folder has no manifest. Raises UserError where a label cannot be told apart.
     """
     labels = load_folds(workspace).classes
-    if not sample_path(workspace).is_file():
+    if not workspace.sample.is_file():
         ids = test_ids(workspace) if image_id is None else sorted(image_id, key=natural_key)
         return plain_layout(labels, ids)
-    sample = read_csv(sample_path(workspace).read_bytes(), name=sample_path(workspace).name)
+    sample = read_csv(workspace.sample.read_bytes(), name=workspace.sample.name)
     return sample_layout(sample, labels, image_id=test_ids(workspace) if image_id is None else None)
 
 
@@ -67,7 +67,7 @@ def plain_layout(labels: Sequence[str], image_id: Sequence[str]) -> Layout:
 
 def sample_layout(sample: CsvTable, labels: Sequence[str], *, image_id: Sequence[str] | None = None) -> Layout:
     """The layout of a sample submission; its ids unless others are given. Raises UserError as `read_layout`."""
-    id_column = pick_column(sample, ID_NAMES, what="id", given=None, flag="--id-column", position=0)
+    id_column = pick_column(sample, ID_NAMES, what="id", flag="--id-column", position=0)
     others = [name for name in sample.header if name != id_column]
     if len(others) != 1 or sample.header[0] != id_column:
         raise UserError(

@@ -13,11 +13,8 @@ from ensemble.settings import AddSettings, FileSettings
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, write_bytes
-from folds.manifest.manifest import sample_path
-from folds.settings import SplitSettings
-from folds.split.assign import COLUMNS, store_folds
+from folds.split.assign import COLUMNS, store_folds, stratified_group_folds
 from folds.split.classes import class_order
-from folds.split.stratify import stratified_group_folds
 from models.runs import refuse_name
 
 LABELS_HINT = "`--labels labels.csv`: an id column and a label column, one row per training image"
@@ -66,16 +63,16 @@ def _member(text: str) -> tuple[str, str, str]:
 def _copy_sample(workspace: Workspace, path: Path) -> list[str]:
     """Take a sample submission into the work folder; returns its ids."""
     data = _read(path)
-    write_bytes(sample_path(workspace), data)
+    write_bytes(workspace.sample, data)
     table = read_csv(data, name=path.name)
-    return table.column(pick_column(table, ID_NAMES, what="id", given=None, flag="--sample-csv", position=0))
+    return table.column(pick_column(table, ID_NAMES, what="id", flag="--sample-csv", position=0))
 
 
 def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) -> list[str]:
     """Write `folds.csv` from ids and labels. Returns warnings."""
     table = read_csv(_read(path), name=path.name)
-    id_column = pick_column(table, ID_NAMES, what="id", given=None, flag="--labels", position=0)
-    label_column = pick_column(table, LABEL_NAMES, what="label", given=None, flag="--labels", position=1)
+    id_column = pick_column(table, ID_NAMES, what="id", flag="--labels", position=0)
+    label_column = pick_column(table, LABEL_NAMES, what="label", flag="--labels", position=1)
     ids, labels = np.array(table.column(id_column)), np.array(table.column(label_column))
     distinct, count = np.unique(ids, return_counts=True)
     if (count > 1).any():
@@ -101,7 +98,7 @@ def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) ->
     made = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True))).sort_values(
         "image_id", kind="stable", ignore_index=True
     )
-    store_folds(workspace, made, settings=SplitSettings(n_folds=int(fold.max()) + 1), seed=seed)
+    store_folds(workspace, made, seed=seed)
     cut = int((made.groupby("group")["fold"].nunique() > 1).sum())
     return [f"the folds of {path.name} cut {cut:,} of its groups: the scores may be too good"] if cut else []
 

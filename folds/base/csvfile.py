@@ -24,6 +24,9 @@ class CsvTable:
     separator: str
 
     def column(self, name: str) -> list[str]:
+        """The cells of a column. Raises UserError, naming the columns that there are, where it is none of them."""
+        if name not in self.header:
+            raise UserError(f"{self.name} has no column {name}; it has {first_few(self.header, most=10)}")
         at = self.header.index(name)
         return [row[at] for row in self.rows]
 
@@ -55,17 +58,11 @@ def read_csv(data: bytes, *, name: str) -> CsvTable:
     return CsvTable(name=name, header=header, rows=tuple(row for _, row in lines[1:]), separator=separator)
 
 
-def pick_column(
-    table: CsvTable, names: Sequence[str], *, what: str, given: str | None, flag: str, position: int | None = None
-) -> str:
-    """The column of the ids or labels: the one given, else the first with a usual name, else the one at `position`.
+def pick_column(table: CsvTable, names: Sequence[str], *, what: str, flag: str, position: int | None = None) -> str:
+    """The column of the ids or labels: the first with a usual name, else the one at `position`.
 
     Raises UserError, naming the columns that there are, where none fits.
     """
-    if given is not None:
-        if given in table.header:
-            return given
-        raise UserError(f"{table.name} has no column {given}; it has {first_few(table.header, most=10)}")
     if (usual := usual_column(table.header, names)) is not None:
         return usual
     if position is not None and position < len(table.header):
@@ -78,5 +75,10 @@ def pick_column(
 
 def usual_column(header: Sequence[str], names: Sequence[str]) -> str | None:
     """The column that is called by the first of these names that any is called by, letter case and signs aside."""
-    plain = ["".join(letter for letter in column.lower() if letter.isalnum()) for column in header]
-    return next((header[plain.index(name)] for name in names if name in plain), None)
+    known = [plain(column) for column in header]
+    return next((header[known.index(name)] for name in names if name in known), None)
+
+
+def plain(name: str) -> str:
+    """Letters and digits only, in lower case: `Image_ID` is `imageid`."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())

@@ -17,10 +17,8 @@ from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
-from folds.base.errors import CannotWriteError
-from folds.base.processes import is_alive
 from folds.base.progress import Track
-from folds.base.workspace import Workspace, sweep
+from folds.base.workspace import Workspace, is_alive, refusing, sweep
 
 LEASE_SECONDS = 90.0  # three touches, for file systems that show changes late
 POLL_SECONDS = 1.0
@@ -47,12 +45,9 @@ def claim(path: Path) -> Iterator[Holder | None]:
     Raises CannotWriteError where the folder cannot be written.
     """
     lease = _lease(path.absolute())
-    try:
+    with refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         is_ours = not lease.is_locked and _acquire(lease, path)
-    except OSError as err:
-        hint = "free some room or choose another folder with `--work DIR`"
-        raise CannotWriteError(f"cannot write {path}: {err.strerror or err}", hint=hint) from err
     if not is_ours:
         yield _holder(lease)
         return

@@ -14,8 +14,6 @@ from types import FrameType
 from folds.base.progress import T, Track
 
 GRACE_SECONDS = 7.0  # for a step, a long call and the way out; then the process is ended
-LEFT_SHARE = 0.1  # of the hours given is left for the blend and the submission, but at most:
-LEFT_SECONDS = 600.0
 
 
 class TimeUpError(Exception):
@@ -92,11 +90,6 @@ def _watch(pipe: socket.socket, last_words: Callable[[Stopped], str], is_over: t
                     os.write(2, last_words(stopped).encode())  # another thread may hold the lock of sys.stderr
                     os._exit(stopped.exit_code)
                 return
-
-
-def time_for_training(hours: float) -> float:
-    """What of the hours is for training, in seconds."""
-    return hours * 3600 - min(LEFT_SHARE * hours * 3600, LEFT_SECONDS)
 
 
 def until(deadline: float, track: Track) -> Track:

@@ -83,7 +83,14 @@ class Screen:
             elif total == 1:  # it is done or not
                 yield from items
             else:
-                yield from _track_in_bars(self.bars, items, what=what, total=total, unit=unit, each=each)
+                bars = self.bars
+                bar = bars.add_task(what, total=total, unit=unit)
+                try:
+                    for item in items:
+                        yield item
+                        bars.advance(bar, each)
+                finally:
+                    bars.remove_task(bar)
 
     def _track_in_lines(self, items: Iterable[T], *, what: str, total: int, unit: str, each: int) -> Iterator[T]:
         began = said = time.monotonic()
@@ -144,16 +151,6 @@ class _LivePart:
             with self._lock:
                 if not self._is_over.is_set():
                     self._live.refresh()
-
-
-def _track_in_bars(bars: Progress, items: Iterable[T], *, what: str, total: int, unit: str, each: int) -> Iterator[T]:
-    bar = bars.add_task(what, total=total, unit=unit)
-    try:
-        for item in items:
-            yield item
-            bars.advance(bar, each)
-    finally:
-        bars.remove_task(bar)
 
 
 def bars_on(console: Console) -> Progress:

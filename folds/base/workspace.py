@@ -6,18 +6,29 @@ import errno
 import hashlib
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from folds.base.errors import CannotWriteError, UserError
-from folds.base.processes import is_alive, this_host
 
 SEAL = "seal"  # the last key of each JSON object that is written: the digest of all before it
 ABANDONED_SECONDS = 3600  # a temporary file of another host that was not written to for so long has no writer any more
+
+
+class _Below:
+    """A path below the work folder."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __get__(self, workspace: Workspace, owner: type) -> Path:
+        return workspace.root / self.path
 
 
 @dataclass(frozen=True)
@@ -25,26 +36,21 @@ class Workspace:
     """The paths of one work folder. Each room writes only below its own folder."""
 
     root: Path
-
-    @property
-    def folds(self) -> Path:
-        return self.root / "folds"
-
-    @property
-    def manifest(self) -> Path:
-        return self.folds / "manifest.csv"
-
-    @property
-    def folds_csv(self) -> Path:
-        return self.folds / "folds.csv"
-
-    @property
-    def folds_json(self) -> Path:
-        return self.folds / "folds.json"
-
-    @property
-    def models(self) -> Path:
-        return self.root / "models"
+    folds = _Below("folds")
+    manifest = _Below("folds/manifest.csv")
+    sample = _Below("folds/sample_submission.csv")  # copies of DATA's CSVs, bytes as they came, if it has them:
+    labels = _Below("folds/labels.csv")  # `split` may want their columns
+    prepare_json = _Below("folds/prepare.json")  # what `prepare` depended on, so that a second one does nothing
+    folds_csv = _Below("folds/folds.csv")
+    folds_json = _Below("folds/folds.json")
+    models = _Below("models")
+    features = _Below("models/_features")  # what frozen backbones saw, and heads: kept for speed, safe to remove
+    ensemble = _Below("ensemble")
+    blend = _Below("ensemble/blend.json")
+    early_blend = _Below("ensemble/probe.json")  # of the probes alone; `all` makes it before it trains
+    members = _Below("ensemble/members")  # made by other tools
+    submissions = _Below("submissions")
+    report = _Below("report")
 
     def fold(self, run: str, fold: int | str) -> Path:
         return self.models / run / f"fold{fold}"
@@ -52,37 +58,6 @@ class Workspace:
     def refit(self, run: str) -> Path:
         """Where the network lies that was trained on every image."""
         return self.models / run / "all"
-
-    @property
-    def features(self) -> Path:
-        """What frozen backbones saw of the images, and the heads fitted to it: kept for speed, and safe to remove."""
-        return self.models / "_features"
-
-    @property
-    def ensemble(self) -> Path:
-        return self.root / "ensemble"
-
-    @property
-    def blend(self) -> Path:
-        return self.ensemble / "blend.json"
-
-    @property
-    def members(self) -> Path:
-        """Where members lie that were made by other tools."""
-        return self.ensemble / "members"
-
-    @property
-    def early_blend(self) -> Path:
-        """The blend of the probes alone, which `all` makes before it trains."""
-        return self.ensemble / "probe.json"
-
-    @property
-    def submissions(self) -> Path:
-        return self.root / "submissions"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report"
 
     def lock(self, what: str) -> Path:
         """The file that says who is at work on something; there as long as somebody is."""
@@ -102,16 +77,24 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{this_host()}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with refusing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file that cannot be written into a CannotWriteError."""
+    try:
+        yield
     except OSError as err:
         hint = "free some room or choose another folder with `--work DIR`"
         raise CannotWriteError(f"cannot write {path}: {err.strerror or err}", hint=hint) from err
-    finally:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
 
 
 def sweep(folder: Path) -> None:
@@ -177,3 +160,29 @@ def read_json(path: Path, *, hint: str) -> Any:
 
 def _seal(value: dict[str, Any]) -> str:
     return digest(json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass"))
+
+
+@cache
+def this_host() -> str:
+    """8 hexadecimal digits: this machine since it was started, and the container, where process numbers are unique."""
+    parts = [socket.gethostname()]
+    for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text(), lambda: os.readlink("/proc/self/ns/pid")):
+        try:
+            parts.append(read().strip())
+        except OSError:
+            parts.append("")
+    return hashlib.blake2b(" ".join(parts).encode(), digest_size=4).hexdigest()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of that number runs on this machine; one that has ended and is not yet reaped does not."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True  # somebody else's
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[:1] != ["Z"]
+    except OSError:
+        return True  # not Linux

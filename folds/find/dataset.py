@@ -33,14 +33,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Dataset:
-    """items: training images, then test images, each sorted by id; sample: its path below root; notes: sentences.
+    """items: training images, then test images, each sorted by id; notes: sentences.
 
-    targets: the true paths of the folders that links of the data lead to
+    sample, train_csv  their paths below root; None where there is none
+    targets            the true paths of the folders that links of the data lead to
     """
 
     root: Path
     items: tuple[Item, ...]
     sample: str | None
+    train_csv: str | None
     hidden: tuple[str, ...]
     notes: tuple[str, ...]
     targets: tuple[str, ...] = ()
@@ -78,6 +80,7 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
         root=data,
         items=tuple(item for items in (train, test) for item in sorted(items, key=lambda item: item.image_id)),
         sample=sample,
+        train_csv=train_csv,
         hidden=listing.hidden,
         notes=(*listing.notes, *(() if test else ("there is no folder of test images: nothing can be predicted",))),
         targets=listing.targets,
@@ -135,7 +138,7 @@ def _items_of_csv(
 def ids_of_sample(table: CsvTable) -> list[str]:
     """The ids of a sample submission, in its order. Raises UserError where one is absent, twice there, or a path."""
     path = table.name
-    ids = table.column(pick_column(table, ID_NAMES, what="id", given=None, flag="--id-column", position=0))
+    ids = table.column(pick_column(table, ID_NAMES, what="id", flag="--id-column", position=0))
     refuse_outside(ids, name=path)
     twice = [image_id for image_id, count in Counter(ids).items() if count > 1]
     if twice:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, usual_column
+from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, plain, usual_column
 from folds.base.errors import UserError, first_few
 from folds.find.listing import Listing
-from folds.find.lookup import Lookup, plain, refuse_outside, relative
+from folds.find.lookup import Lookup, refuse_outside, relative
 from folds.settings import PrepareSettings
 
 TRAIN_FOLDERS = frozenset(
@@ -112,6 +112,9 @@ def pick_train_columns(
     Raises UserError, naming the columns that there are, where that decides nothing.
     """
     id_column, label_column = settings.id_column, settings.label_column
+    for given in (id_column, label_column):
+        if given is not None:
+            table.column(given)  # refuses one that is not there
     if len(table.header) == 2 and id_column in table.header:
         label_column = label_column or _other(table.header, id_column)
     elif len(table.header) == 2 and label_column in table.header:
@@ -121,8 +124,8 @@ def pick_train_columns(
         id_column = id_column or pair[0]
         label_column = label_column or (pair[1] if pair[1] != id_column else None)
     return (
-        pick_column(table, ID_NAMES, what="id", given=id_column, flag="--id-column"),
-        pick_column(table, LABEL_NAMES, what="label", given=label_column, flag="--label-column"),
+        id_column or pick_column(table, ID_NAMES, what="id", flag="--id-column"),
+        label_column or pick_column(table, LABEL_NAMES, what="label", flag="--label-column"),
     )
 
 
@@ -130,14 +133,14 @@ def _pair(table: CsvTable, sample: CsvTable | None, lookup: Lookup) -> tuple[str
     """The columns of ids and labels: both of the sample where the table has them, else both of a table of two."""
     header = table.header
     if sample is not None and len(set(sample.header)) == 2 and set(sample.header) <= set(header):
-        id_column = pick_column(sample, ID_NAMES, what="id", given=None, flag="--id-column", position=0)
+        id_column = pick_column(sample, ID_NAMES, what="id", flag="--id-column", position=0)
         return id_column, _other(sample.header, id_column)
     if len(header) != 2 or len(set(header)) != 2:
         return None
     usual_id, usual_label = usual_column(header, ID_NAMES), usual_column(header, LABEL_NAMES)
     if usual_id and usual_label:
         return usual_id, usual_label
-    of_files = [name for name in header if _names_files(table.column(name), lookup)]
+    of_files = [name for name in header if names_files(table.column(name)[:LOOKED_AT], lookup)]
     found = of_files[0] if len(of_files) == 1 else _other(header, usual_label) if usual_label else usual_id
     if found is None or usual_column((_other(header, found),), ID_NAMES):
         return None  # two columns of ids, and none of labels
@@ -149,8 +152,9 @@ def _other(header: Sequence[str], name: str | None) -> str:
     return header[1] if header[0] == name else header[0]
 
 
-def _names_files(cells: Sequence[str], lookup: Lookup) -> bool:
+def names_files(cells: Sequence[str], lookup: Lookup) -> bool:
+    """Whether any cell of a column names a file."""
     try:
-        return any(lookup.find(cell) is not None for cell in cells[:LOOKED_AT] if cell)
+        return any(lookup.find(cell) is not None for cell in cells if cell)
     except UserError:
         return True  # a cell fits several files

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from folds.base.errors import UserError, first_few
 from folds.find.listing import File
@@ -14,13 +14,8 @@ class Lookup:
     """Finds the file that an id means among the files that were listed; an id never makes a path to be opened."""
 
     def __init__(self, files: Iterable[File], folder: str) -> None:
-        self.folder = folder
-        self.levels: list[dict[str, list[File]]] = [{} for _ in range(6)]
-        for file in files:
-            path = relative(file.path, folder)
-            keys = (path, file.path, stem(path), stem(file.path), file.name, stem(file.name))
-            for level, key in zip(self.levels, keys, strict=True):
-                level.setdefault(_composed(key), []).append(file)
+        self.files, self.folder = list(files), folder
+        self.indexed: list[dict[str, list[File]]] = []
 
     def find(self, image_id: str) -> File | None:
         """The file with this path, else this path without extension, name, or name without extension; None if none.
@@ -28,8 +23,8 @@ class Lookup:
         Raises UserError where several files fit.
         """
         key = _composed(image_id.removeprefix("./"))
-        for level in self.levels:
-            found = level.get(key, [])
+        for index in self._indices():
+            found = index.get(key, [])
             if len(found) > 1:
                 exact = [file for file in found if image_id in (file.path, relative(file.path, self.folder))]
                 found = exact or found
@@ -38,6 +33,24 @@ class Lookup:
             if found:
                 return found[0]
         return None
+
+    def _indices(self) -> Iterator[dict[str, list[File]]]:
+        """The files by each kind of name, indexed once an id asks for it: most ids are of one of the first kinds."""
+        kinds: tuple[Callable[[File], str], ...] = (
+            lambda file: relative(file.path, self.folder),
+            lambda file: file.path,
+            lambda file: stem(relative(file.path, self.folder)),
+            lambda file: stem(file.path),
+            lambda file: file.name,
+            lambda file: stem(file.name),
+        )
+        for number, kind in enumerate(kinds):
+            if number == len(self.indexed):
+                index: dict[str, list[File]] = {}
+                for file in self.files:
+                    index.setdefault(_composed(kind(file)), []).append(file)
+                self.indexed.append(index)
+            yield self.indexed[number]
 
 
 def relative(path: str, folder: str) -> str:
@@ -48,10 +61,6 @@ def stem(path: str) -> str:
     """The path without the extension of its name."""
     head, slash, name = path.rpartition("/")
     return head + slash + (name.rpartition(".")[0] or name)
-
-
-def plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def refuse_outside(ids: Iterable[str], *, name: str) -> None:

@@ -59,10 +59,10 @@ def _read(path: Path) -> dict[str, str]:
         raise UserError(
             f"cannot read {path}: {err.strerror}", hint=f"`python run.py report` writes one for {FLAG}"
         ) from err
-    ids = table.column(pick_column(table, ID_NAMES, what="id", given=None, flag=FLAG, position=0))
+    ids = table.column(pick_column(table, ID_NAMES, what="id", flag=FLAG, position=0))
     if len(table.header) < 2:
         raise UserError(f"{path} has one column, not image_id and label")
-    labels = table.column(pick_column(table, LABEL_NAMES, what="label", given=None, flag=FLAG, position=1))
+    labels = table.column(pick_column(table, LABEL_NAMES, what="label", flag=FLAG, position=1))
     wanted: dict[str, str] = {}
     for image_id, label in zip(ids, labels, strict=True):
         if wanted.setdefault(image_id, label) != label:

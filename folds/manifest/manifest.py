@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
 
 import pandas as pd
 
 from folds.base.csvfile import ID_NAMES, pick_column, read_csv
 from folds.base.errors import UserError, first_few
-from folds.base.workspace import Workspace, digest, write_bytes
+from folds.base.workspace import Workspace, write_bytes
 from folds.split.classes import natural_key
 
 COLUMNS = (
@@ -40,12 +39,9 @@ def parse_table(data: bytes, numbers: dict[str, str]) -> pd.DataFrame:
     return table.astype({name: kind for name, kind in numbers.items() if name in table.columns})
 
 
-def write_manifest(workspace: Workspace, manifest: pd.DataFrame) -> str:
-    """Write `manifest.csv` and return the digest of its bytes."""
+def write_manifest(workspace: Workspace, manifest: pd.DataFrame) -> None:
     assert tuple(manifest.columns) == COLUMNS, f"{tuple(manifest.columns)}, not {COLUMNS}"
-    data = csv_bytes(manifest)
-    write_bytes(workspace.manifest, data)
-    return digest(data)
+    write_bytes(workspace.manifest, csv_bytes(manifest))
 
 
 def read_manifest(workspace: Workspace) -> pd.DataFrame:
@@ -79,11 +75,6 @@ def usable_rows(manifest: pd.DataFrame, *, split: str | None = None) -> pd.DataF
     return manifest[rows].reset_index(drop=True)
 
 
-def sample_path(workspace: Workspace) -> Path:
-    """Where the copy of the sample submission lies, bytes as they came, if the data has one."""
-    return workspace.folds / "sample_submission.csv"
-
-
 def test_ids(workspace: Workspace) -> list[str]:
     """Every test id in order, unreadable images included: the sample submission's order, or natural order without one.
 
@@ -91,10 +82,10 @@ def test_ids(workspace: Workspace) -> list[str]:
     """
     manifest = read_manifest(workspace)
     known = manifest.loc[manifest["split"] == "test", "image_id"].tolist()
-    if not sample_path(workspace).exists():
+    if not workspace.sample.exists():
         return sorted(known, key=natural_key)
-    table = read_csv(sample_path(workspace).read_bytes(), name=str(sample_path(workspace)))
-    ids = table.column(pick_column(table, ID_NAMES, what="id", given=None, flag="--id-column", position=0))
+    table = read_csv(workspace.sample.read_bytes(), name=str(workspace.sample))
+    ids = table.column(pick_column(table, ID_NAMES, what="id", flag="--id-column", position=0))
     strange = sorted(set(ids) - set(known))
     if strange:
         raise UserError(f"{workspace.manifest} does not know {first_few(strange)} of the sample", hint=PREPARE_HINT)

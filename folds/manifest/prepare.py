@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import pandas as pd
 
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
-from folds.base.workspace import Workspace, digest, read_json, replacing, sweep, write_bytes, write_json
+from folds.base.workspace import Workspace, digest, read_json, replacing, write_bytes, write_json
 from folds.find.dataset import Dataset, find_dataset
-from folds.find.listing import File, Key, list_files
+from folds.find.listing import File, Key
 from folds.find.reasons import from_cell, reason_text, to_cell
 from folds.find.relabel import relabel, relabel_note
 from folds.manifest.manifest import (
@@ -26,7 +26,6 @@ from folds.manifest.manifest import (
     parse_table,
     read_manifest,
     read_manifest_bytes,
-    sample_path,
     write_manifest,
 )
 from folds.manifest.status import make_manifest
@@ -48,7 +47,6 @@ from folds.settings import PrepareSettings, StoreForm
 FACT_NAMES = tuple(field.name for field in fields(Facts))
 FACT_COLUMNS = ("path", "bytes", "mtime_ns", *FACT_NAMES)  # of `files.csv`
 FACT_NUMBERS = {**dict.fromkeys(("bytes", "mtime_ns", "width", "height"), "int64"), "decoded": "float64"}
-STATE = "prepare.json"
 KNOWN_SHARE = 0.5  # of the files that the work folder was made from must still be there, else it is other data
 
 
@@ -78,19 +76,28 @@ def prepare(
     *,
     needed_size: int = 288,
     track: Track = silently,
+    lock: AbstractContextManager[None] = nullcontext(),  # noqa: B008  it holds nothing
 ) -> PrepareResult:
     """Bring manifest and pixel store up to date with the data: what is unchanged is kept, the rest is decoded.
 
     needed_size  side in pixels that the store must have where the settings name none; a larger one that is there stays
+    lock         entered before anything is written, once it is known that the work folder lies outside of the data
     Raises UserError where the data cannot be used, lies around the work folder, or is not what the folder was made of.
     """
     start = time.perf_counter()
-    _refuse_inside(workspace, [data])
-    before = _read_state(workspace)
-    if not before:
+    _refuse_inside(workspace, data)
+    if not (workspace.prepare_json).exists():
         start_early(write_row)  # there will be something to decode: its processes import while files are listed
     dataset = find_dataset(data, settings)
-    _refuse_inside(workspace, dataset.targets)
+    _refuse_inside(workspace, *dataset.targets)
+    with lock:
+        return _bring_up_to_date(workspace, dataset, settings, needed_size=needed_size, track=track, start=start)
+
+
+def _bring_up_to_date(
+    workspace: Workspace, dataset: Dataset, settings: PrepareSettings, *, needed_size: int, track: Track, start: float
+) -> PrepareResult:
+    before = _read_state(workspace)
     changes: Mapping[str, str] = {}
     notes = list(dataset.notes)
     if settings.relabel is not None:
@@ -107,7 +114,7 @@ def prepare(
     else:
         is_same_store = all(before.get(key) == state[key] for key in ("version", "store_size", "store"))
         manifest, decoded = _make(workspace, dataset, settings, size, form, has_old=is_same_store, track=track)
-        write_json(workspace.folds / STATE, {**state, "manifest": digest(read_manifest_bytes(workspace))})
+        write_json(workspace.prepare_json, {**state, "manifest": digest(read_manifest_bytes(workspace))})
     seconds = time.perf_counter() - start
     notes += decoder_notes(manifest)
     return PrepareResult(manifest, unchanged, decoded, dataset.hidden, tuple(notes), seconds, size, form)
@@ -128,7 +135,6 @@ def _make(
     _refuse_other_data(workspace, dataset, known.facts)
     with suppress(UserError):  # a store that is absent or damaged: everything that decodes is decoded again
         known = Known(known.facts, open_store(workspace).pixels) if has_old else Known({}, None)
-    sweep(workspace.folds)
     path = store_path(workspace, size, form)
     all_known = known.all_of(files)
     if known.pixels is not None and all_known is not None:  # other labels or settings: no pixel is touched
@@ -182,7 +188,8 @@ def _state(
     listing = [
         (i.image_id, i.split, i.label, i.is_left_out, i.reasons, i.file.key, i.file.fault) for i in dataset.items
     ]
-    sample = (dataset.root / dataset.sample).read_bytes() if dataset.sample else b""
+    csvs = (dataset.sample, dataset.train_csv)
+    sample, labels = (digest((dataset.root / path).read_bytes() if path else b"") for path in csvs)
     return {
         "version": VERSION,
         "store_size": size,
@@ -192,7 +199,8 @@ def _state(
         "near_bits": settings.near_bits,
         "files": len(dataset.items),
         "listing": digest(json.dumps(listing).encode()),
-        "sample": digest(sample),
+        "sample": sample,
+        "labels": labels,
         "relabelled": relabelled,
         "reads_heif": "HEIF" in FORMATS,  # once it is installed, there is something to do
     }
@@ -200,49 +208,35 @@ def _state(
 
 def _read_state(workspace: Workspace) -> dict[str, Any]:
     try:
-        state = read_json(workspace.folds / STATE, hint="")
+        state = read_json(workspace.prepare_json, hint="")
     except UserError:
         return {}  # absent or damaged: everything is looked at again
     return state if isinstance(state, dict) else {}
 
 
 def _is_whole(workspace: Workspace, before: Mapping[str, Any]) -> bool:
-    """Whether the manifest is the one that was written and has its store."""
+    """Whether the manifest and the copies of DATA's CSVs are those that were written, and the store is theirs."""
     try:
         open_store(workspace)
-        return digest(read_manifest_bytes(workspace)) == before.get("manifest")
     except UserError:
         return False
+    files = {"manifest": workspace.manifest, "sample": workspace.sample, "labels": workspace.labels}
+    return all(digest(path.read_bytes() if path.exists() else b"") == before[name] for name, path in files.items())
 
 
 def _write_manifest(workspace: Workspace, dataset: Dataset, manifest: pd.DataFrame) -> None:
-    """Write the manifest and the copy of the sample submission."""
-    if dataset.sample:
-        write_bytes(sample_path(workspace), (dataset.root / dataset.sample).read_bytes())
-    else:
-        sample_path(workspace).unlink(missing_ok=True)
+    """Write the manifest and the copies of the sample submission and of the CSV of labels."""
+    for path, copy in ((dataset.sample, workspace.sample), (dataset.train_csv, workspace.labels)):
+        if path:
+            write_bytes(copy, (dataset.root / path).read_bytes())
+        else:
+            copy.unlink(missing_ok=True)
     write_manifest(workspace, manifest)
 
 
-def is_apart(workspace: Workspace, data: Path) -> bool:
-    """Whether there is data, and the work folder lies outside of it and of all folders that its links lead to."""
-    if not data.is_dir() or _is_inside(workspace, data):
-        return False
-    if workspace.manifest.is_file():
-        return True  # an earlier `prepare` has looked at the links
-    try:
-        return not any(_is_inside(workspace, target) for target in list_files(data).targets)
-    except UserError:
-        return False  # `prepare` says why
-
-
-def _is_inside(workspace: Workspace, data: Path | str) -> bool:
-    return workspace.root.resolve().is_relative_to(Path(data).resolve())
-
-
-def _refuse_inside(workspace: Workspace, folders: Iterable[Path | str]) -> None:
+def _refuse_inside(workspace: Workspace, *folders: Path | str) -> None:
     for folder in folders:
-        if _is_inside(workspace, folder):
+        if workspace.root.resolve().is_relative_to(Path(folder).resolve()):
             raise UserError(
                 f"the work folder {workspace.root} lies inside {folder}, where nothing is written",
                 hint="choose another folder with `--work DIR`",

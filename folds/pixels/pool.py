@@ -148,17 +148,16 @@ def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
         while True:
             chunk = pipe.recv()
             try:
-                pipe.send((None, [_answer(function, item) for item in chunk]))
+                answers = []
+                for item in chunk:
+                    if hasattr(signal, "setitimer"):
+                        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # SIGPROF ends it, wherever a decoder spins
+                    answers.append(function(item))
+                pipe.send((None, answers))
             except Exception:
                 pipe.send((traceback.format_exc(), None))
     except (EOFError, OSError):
         return  # the parent has closed the pipe
-
-
-def _answer(function: Callable[[Any], Any], item: Any) -> Any:
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # SIGPROF ends the process, wherever a decoder spins
-    return function(item)
 
 
 def _keep_memory() -> None:

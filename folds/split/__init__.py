@@ -1,4 +1,4 @@
-"""Who is in which fold: stratified by class, copies kept together, stored once.
+"""Who is in which fold: stratified by class, copies and groups kept together, stored once.
 
-In: the manifest. Out: `folds.csv`. Read `assign.py` first.
+In: the manifest, and groups or folds of the user. Out: `folds.csv`. Read `assign.py` first.
 """

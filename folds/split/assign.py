@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
-from folds.manifest.manifest import csv_bytes, parse_table, read_manifest, usable_rows
+from folds.manifest.manifest import csv_bytes, parse_table
 from folds.settings import SplitSettings
 from folds.split.classes import class_order
-from folds.split.stratify import stratified_group_folds
+from folds.split.groups import training_images
 
 SPLIT_HINT = "`python run.py split`"
+GIVEN = ("group_column", "group_regex", "fold_column")  # settings that folds.json keeps where they are given
 COLUMNS = ("image_id", "path", "label", "target", "fold", "group")
 
 
@@ -23,7 +26,7 @@ class Folds:
     """Who is in which fold, sorted by image_id.
 
     image_id, path, label  (N,) str     target  (N,) int64 in [0, C)     fold  (N,) int64 in [0, K)
-    group    (N,) int64: images with one number are copies of one picture and share a fold
+    group    (N,) int64: images with one number share a fold: copies of one picture, and the user's groups
     classes  C labels in target order     digest  of folds.csv, carried by everything that is made with these folds
     """
 
@@ -39,22 +42,24 @@ class Folds:
     digest: str
 
 
-def split(workspace: Workspace, settings: SplitSettings, *, seed: int) -> Folds:
+def split(workspace: Workspace, settings: SplitSettings, *, seed: int) -> tuple[Folds, list[str]]:
     """The folds of the work folder: assigned and stored at the first call, loaded and checked at every later one.
 
-    Raises UserError where the stored folds were assigned with another number or seed, or for other training images.
+    The sentences are about groups and folds that the user gives; without them there are none.
+    Raises UserError where the stored folds were assigned with other settings or seed, or for other training images.
     """
-    images = usable_rows(read_manifest(workspace), split="train")
-    if (
-        not workspace.folds_json.exists()
-    ):  # it is written last: without it `split` was killed, and nothing knows its folds
+    images, notes = training_images(workspace, settings)
+    given = {name: value for name in GIVEN if (value := getattr(settings, name)) is not None}
+    if not workspace.folds_json.exists():  # it is written last: folds without it were never used
         table = assign_folds(images, n_folds=settings.n_folds, seed=seed)
-        return store_folds(workspace, table, settings=settings, seed=seed)
+        return store_folds(workspace, table, seed=seed, given=given), notes
     folds = load_folds(workspace)
-    if (folds.n_folds, folds.seed) != (settings.n_folds, seed):
+    before = {name: value for name, value in read_json(workspace.folds_json, hint="").items() if name in GIVEN}
+    n_folds = folds.n_folds if settings.fold_column else settings.n_folds
+    if (folds.n_folds, folds.seed, before) != (n_folds, seed, given):
         raise UserError(
-            f"the folds in {workspace.folds_csv} were assigned with {folds.n_folds} folds and seed {folds.seed}, "
-            f"not {settings.n_folds} folds and seed {seed}",
+            f"the folds in {workspace.folds_csv} were assigned with {_manner(folds.n_folds, folds.seed, before)}, "
+            f"not {_manner(n_folds, seed, given)}",
             hint=_remove_hint(workspace),
         )
     changed = _changed_images(folds, images)
@@ -64,23 +69,66 @@ def split(workspace: Workspace, settings: SplitSettings, *, seed: int) -> Folds:
             f"{first_few(changed)}",
             hint=_remove_hint(workspace),
         )
-    return folds
+    return folds, notes
+
+
+def _manner(n_folds: int, seed: int, given: dict[str, str]) -> str:
+    extra = [f"{name.replace('_', ' ')} {value}" for name, value in given.items()]
+    return " and ".join([f"{n_folds} folds", f"seed {seed}", *extra])
 
 
 def assign_folds(images: pd.DataFrame, *, n_folds: int, seed: int) -> pd.DataFrame:
     """The table of `folds.csv`, sorted by image_id; the order of the rows of `images` makes no difference.
 
-    images  (N rows) image_id, path, label (str), group (int64): a group is never cut
+    images  (N rows) image_id, path, label (str), group (int64): a group is never cut; fold (int64), if it is given
     Raises UserError where no class has as many images as there are folds, or a fold would stay empty.
     """
-    table = images[["image_id", "path", "label", "group"]].sort_values("image_id", kind="stable", ignore_index=True)
+    if images.empty:
+        raise UserError("there is no usable training image to split", hint="`python run.py prepare DATA`")
+    columns = [name for name in COLUMNS if name in images.columns]
+    table = images[columns].sort_values("image_id", kind="stable", ignore_index=True)
     classes = class_order(table["label"])
     table["target"] = pd.Categorical(table["label"], categories=list(classes)).codes.astype(np.int64)
+    if "fold" in columns:
+        return table[list(COLUMNS)]
     _refuse_too_many_folds(table, n_folds=n_folds)
     target, group = table["target"].to_numpy(), table["group"].to_numpy()
     fold = stratified_group_folds(target, group, n_folds=n_folds, seed=seed)
     assert (np.unique(fold) == np.arange(n_folds)).all(), f"folds {np.unique(fold)}, not 0 to {n_folds - 1}"
     return table.assign(fold=fold)[list(COLUMNS)]
+
+
+def stratified_group_folds(target: np.ndarray, group: np.ndarray, *, n_folds: int, seed: int) -> np.ndarray:
+    """The fold of each image. (N,) int64 in [0, n_folds); no fold stays empty where there are as many groups as folds.
+
+    target  (N,) int64 in [0, C)    group  (N,) int: images of one number share a fold
+    Groups of several images go first, the largest first, each to the fold that has the smallest share of its classes.
+    The single images of a class then fill the folds that have the fewest of it, of equal ones the smallest. The balance
+    is that of scikit-learn's StratifiedGroupKFold, which takes 5.5 s for 20,000 images of 103 classes, this 0.04 s.
+    """
+    rng = np.random.default_rng(seed)
+    fold = np.full(len(target), -1, dtype=np.int64)
+    per_class = np.bincount(target)
+    held = np.zeros((n_folds, len(per_class)), dtype=np.int64)  # images of each class in each fold
+    _, which, size = np.unique(group, return_inverse=True, return_counts=True)
+    members = np.split(np.argsort(which, kind="stable"), np.cumsum(size)[:-1])
+    order = rng.permutation(np.flatnonzero(size > 1))
+    for rows in (members[one] for one in order[np.argsort(-size[order], kind="stable")].tolist()):
+        classes, count = np.unique(target[rows], return_counts=True)
+        share = held[:, classes] @ (count / per_class[classes])
+        best = np.lexsort((held.sum(axis=1), share))[0]
+        fold[rows] = best
+        held[best, classes] += count
+    singles = rng.permutation(np.flatnonzero(fold < 0))
+    singles = singles[np.argsort(target[singles], kind="stable")]
+    for rows in np.split(singles, np.flatnonzero(np.diff(target[singles])) + 1) if len(singles) else []:
+        mine = held[:, target[rows[0]]]
+        smallest_first = np.argsort(np.argsort(held.sum(axis=1), kind="stable"))
+        level = mine[:, None] + np.arange(len(rows) // n_folds + np.ptp(mine) + 1)  # (K, room): how full, slot by slot
+        slots = np.argsort(level * n_folds + smallest_first[:, None], axis=None)[: len(rows)]
+        fold[rows] = slots // level.shape[1]
+        mine += np.bincount(fold[rows], minlength=n_folds)
+    return fold
 
 
 def load_folds(workspace: Workspace) -> Folds:
@@ -101,15 +149,21 @@ def load_folds(workspace: Workspace) -> Folds:
     return folds
 
 
-def store_folds(workspace: Workspace, table: pd.DataFrame, *, settings: SplitSettings, seed: int) -> Folds:
-    """Write `folds.csv` and then `folds.json`, which names it by digest. table: as `assign_folds` makes it."""
+def store_folds(
+    workspace: Workspace, table: pd.DataFrame, *, seed: int, given: Mapping[str, str] = MappingProxyType({})
+) -> Folds:
+    """Write `folds.csv` and then `folds.json`, which names it by digest.
+
+    table  as `assign_folds` makes it    given  the settings of GIVEN that are, so that others are noticed
+    """
     data = csv_bytes(table)
-    classes = class_order(table["label"])
+    classes, n_folds = class_order(table["label"]), int(table["fold"].max()) + 1
     head = {
         "seed": seed,
-        "n_folds": settings.n_folds,
+        "n_folds": n_folds,
+        **given,
         "images": len(table),
-        "images_per_fold": np.bincount(table["fold"], minlength=settings.n_folds).tolist(),
+        "images_per_fold": np.bincount(table["fold"], minlength=n_folds).tolist(),
         "images_per_class": np.bincount(table["target"], minlength=len(classes)).tolist(),
         "classes": list(classes),
         "digest": digest(data),
@@ -127,29 +181,34 @@ def _folds(table: pd.DataFrame, *, head: dict) -> Folds:
 
 
 def _refuse_too_many_folds(table: pd.DataFrame, *, n_folds: int) -> None:
-    if table.empty:
-        raise UserError("there is no usable training image to split", hint="`python run.py prepare DATA`")
     largest = int(table["label"].value_counts().max())
     if largest < n_folds:
         raise UserError(
             f"{n_folds} folds need a class with {n_folds} images, and the largest has {largest}",
             hint=f"`python run.py split --n-folds {max(largest, 2)}`",
         )
-    pictures = table["group"].nunique()
-    if pictures < n_folds:
+    groups = table["group"].nunique()
+    if groups < n_folds:
         raise UserError(
-            f"{n_folds} folds cannot all be filled from {pictures} different pictures",
-            hint=f"`python run.py split --n-folds {max(pictures, 2)}`",
+            f"{n_folds} folds need images of {n_folds} groups, and there are {groups}: copies count as one group",
+            hint=f"`python run.py split --n-folds {max(groups, 2)}`",
         )
 
 
 def _changed_images(folds: Folds, images: pd.DataFrame) -> list[str]:
-    """Images that the folds do not know, or under another label, or no more; else copies that the folds have cut."""
+    """Images that the folds do not know, or under another label, or no more; else what stands in the wrong fold.
+
+    That is an image with another fold given, or, where none are given, the images of a group that the folds have cut.
+    """
     stored = set(zip(folds.image_id.tolist(), folds.label.tolist(), strict=True))
     now = set(zip(images["image_id"].tolist(), images["label"].tolist(), strict=True))
     if stored != now:
         return sorted({image_id for image_id, _ in stored ^ now})
-    group = images.set_index("image_id")["group"].reindex(folds.image_id).to_numpy()
+    images = images.set_index("image_id").reindex(folds.image_id)
+    if "fold" in images.columns:
+        moved: list[str] = folds.image_id[images["fold"].to_numpy() != folds.fold].tolist()
+        return moved
+    group = images["group"].to_numpy()
     cut: list[str] = folds.image_id[pd.Series(folds.fold).groupby(group).transform("nunique").to_numpy() > 1].tolist()
     return cut
 

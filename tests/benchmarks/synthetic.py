@@ -16,7 +16,6 @@ import pandas as pd
 
 from ensemble.members.oof_file import file_digest
 from folds.base.workspace import Workspace, write_json
-from folds.settings import SplitSettings
 from folds.split.assign import Folds, load_folds, store_folds
 from folds.split.classes import class_order
 from models.predict.predictions import Predictions, save_predictions
@@ -65,7 +64,7 @@ def make_folds(workspace: Workspace, world: World) -> Folds:
             "group": np.arange(world.n),
         }
     )
-    store_folds(workspace, table, settings=SplitSettings(n_folds=world.n_folds), seed=world.seed)
+    store_folds(workspace, table, seed=world.seed)
     return load_folds(workspace)
 
 

@@ -18,8 +18,10 @@ from folds.base.errors import UserError
 from folds.base.workspace import Workspace
 from folds.find.dataset import find_dataset
 from folds.manifest.manifest import read_manifest
-from folds.settings import PrepareSettings
+from folds.manifest.prepare import prepare
+from folds.settings import PrepareSettings, SplitSettings
 from folds.split.assign import load_folds
+from folds.split.groups import training_images
 from submissions.check import check_layout, score_submission
 from submissions.csv_form import Layout
 from tests.competition import jpeg
@@ -214,3 +216,41 @@ def test_labels_that_look_like_numbers_stay_text_from_the_folder_to_the_csv(tmp_
     assert [name for name, _ in lines] == list(ids)
     assert all(len(guesses.split(" ")) == 3 and classes.issuperset(guesses.split(" ")) for _, guesses in lines)
     assert run.main(["check", str(work.submissions / "blend.csv"), "--work", str(work.root)]) == 0
+
+
+@pytest.fixture(scope="module")
+def four_images(tmp_path_factory):
+    """A work folder that knows four images, all different, of two classes."""
+    data, rng = tmp_path_factory.mktemp("groups") / "data", np.random.default_rng(0)
+    for name in ("a/0.jpg", "a/1.jpg", "b/0.jpg", "b/01.jpg"):
+        files(data, f"train/{name}")
+        (data / "train" / name).write_bytes(jpeg((90, 90, 90), rng))
+    work = Workspace(data.parent / "work")
+    prepare(work, data, PrepareSettings(store_size=16, workers=1))
+    return work
+
+
+CELLS = st.lists(st.sampled_from(["a/0,", "b/01,", "0.jpg,", "c,", "x", "01", "\n", "id,c\n", "c,id\n", '"', ""]))
+
+
+@QUICK
+@given(ANY_BYTES | CELLS.map(lambda parts: "".join(parts).encode()), st.booleans())
+def test_any_bytes_of_groups_or_folds_are_folds_or_one_sentence(four_images, content, is_fold):
+    count("CSVs")
+    path = four_images.root / "groups.csv"
+    path.write_bytes(content)
+    column = {"fold_column" if is_fold else "group_column": "c"}
+    with contextlib.suppress(UserError):
+        images, _ = training_images(four_images, SplitSettings(groups=path, **column))
+        numbers = images["fold" if is_fold else "group"]
+        assert sorted(set(numbers)) == list(range(numbers.nunique()))
+        assert len(numbers) == 4
+
+
+@QUICK
+@given(st.text(alphabet="ab01/.()[]{}\\*+?|^$-P<>=!#", max_size=12))
+def test_any_pattern_gives_groups_or_one_sentence(four_images, pattern):
+    count("patterns")
+    with contextlib.suppress(UserError):
+        images, _ = training_images(four_images, SplitSettings(group_regex=pattern))
+        assert 1 <= images["group"].nunique() <= 4

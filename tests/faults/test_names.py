@@ -56,7 +56,7 @@ def prepared(folder: Path, data: Path) -> Workspace:
     made = prepare(work, data, SETTINGS)
     assert read_manifest(work).equals(made.manifest)
     assert prepare(work, data, SETTINGS).unchanged
-    folds = split(work, SplitSettings(n_folds=2), seed=0)
+    folds, _ = split(work, SplitSettings(n_folds=2), seed=0)
     again = load_folds(work)
     for field in ("image_id", "path", "label", "target", "fold"):
         assert getattr(folds, field).tolist() == getattr(again, field).tolist()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from folds.base.locks import alone
 from folds.base.workspace import Workspace
 from folds.manifest.prepare import prepare
 from folds.settings import PrepareSettings
@@ -59,9 +60,10 @@ def workspace(tmp_path):
 
 @pytest.fixture
 def run_prepare(workspace):
-    """`prepare` with a small store and one process; keyword arguments are settings."""
+    """`prepare` under its lock, with a small store and one process; keyword arguments are settings."""
 
     def run(data: Path, **settings):
-        return prepare(workspace, data, PrepareSettings(**{"store_size": 32, "workers": 1} | settings))
+        lock = alone(workspace, "folds", say=print)
+        return prepare(workspace, data, PrepareSettings(**{"store_size": 32, "workers": 1} | settings), lock=lock)
 
     return run

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from folds.base.errors import UserError
-from folds.base.processes import is_alive
 from folds.base.progress import silently
+from folds.base.workspace import is_alive
 from folds.engine import EngineSettings
 from folds.split.assign import load_folds
 from models.jobs.plan import plan_run, train_runs

@@ -10,7 +10,6 @@ import pytest
 from ensemble.blend.make_blend import make_blend
 from folds.base.errors import UserError
 from folds.base.interval import wilson_interval
-from folds.manifest.manifest import sample_path
 from submissions.check import (
     check_layout,
     check_submission,
@@ -37,7 +36,7 @@ def test_every_id_gets_its_three_best_labels_in_the_samples_order_and_format(ble
     work, folds = blended_copy, blended[1]
     ids = [f"{number:07d}" for number in np.random.default_rng(0).permutation(40)] + ["x2", "x1"]
     sample = "image;guess\n" + "".join(f"{name};c001|c000|c002\n" for name in ids)
-    sample_path(work).write_text(sample)
+    work.sample.write_text(sample)
     result = write_submission(work, SubmitSettings())
     lines = result.path.read_text().splitlines()
     assert lines[0] == "image;guess"
@@ -250,6 +249,6 @@ def test_labels_with_blanks_get_another_separator(tmp_path):
 def test_a_sample_with_three_columns_is_refused(tmp_path):
     work, folds = small_work(tmp_path, members=1)
     with_manifest(work, folds)
-    sample_path(work).write_text("id,first,second\nx1,c000,c001\n")
+    work.sample.write_text("id,first,second\nx1,c000,c001\n")
     with pytest.raises(UserError, match="has the columns id, first, second, not an id and one column for the labels"):
         read_layout(work)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
-from folds.split.stratify import stratified_group_folds
+from folds.split.assign import stratified_group_folds
 
 
 def images(rng, *, n, n_classes, per_group):
@@ -57,3 +57,16 @@ def test_no_fold_stays_empty_where_there_are_as_many_groups(seed):
     target, group = rng.integers(0, 3, 60), np.concatenate([rng.permutation(7), rng.integers(0, 7, 53)])
     target[:3] = 0, 1, 2
     assert set(stratified_group_folds(target, group, n_folds=7, seed=seed).tolist()) == set(range(7))
+
+
+@pytest.mark.parametrize("per_group", [10, 30, 60])
+def test_large_groups_such_as_patients_leave_the_balance_of_scikit_learn(per_group):
+    ratios = []
+    for seed in range(6):
+        target, group = images(np.random.default_rng(seed), n=3000, n_classes=2 + 5 * seed, per_group=per_group)
+        fold = stratified_group_folds(target, group, n_folds=2 + seed, seed=seed)
+        theirs = sklearn_folds(target, group, n_folds=2 + seed, seed=seed)
+        assert all(len(set(fold[group == one])) == 1 for one in set(group.tolist()))
+        ours, theirs = (counts(target, one, 2 + seed) for one in (fold, theirs))
+        ratios.append(np.std(ours, axis=0).sum() / max(np.std(theirs, axis=0).sum(), 1))
+    assert np.mean(ratios) <= 1  # of its unevenness

@@ -11,7 +11,7 @@ from folds.base.errors import UserError
 from folds.pixels.fill import RowTask, write_row
 from folds.pixels.jpeg import encode, slot_bytes
 from folds.pixels.store import damaged_rows, open_store
-from tests.folds.test_prepare import make_dirty
+from tests.folds.manifest.test_prepare import make_dirty
 
 
 def contents(workspace):

@@ -1,12 +1,12 @@
 import numpy as np
 from rich.console import Console
 
+from folds.commands import split_tables
 from folds.manifest.summary import class_sizes, copy_counts, quartiles, reasons, status_counts
 from folds.manifest.tables import headline, prepare_tables
 from folds.pixels.formats import FORMATS
 from folds.settings import SplitSettings
 from folds.split.assign import split
-from folds.split.tables import split_tables
 
 
 def text_of(renderable):
@@ -111,7 +111,7 @@ def test_the_headline_says_what_was_done(data, run_prepare, picture):
 
 def test_the_split_table_shows_the_rarest_class_and_names_small_ones(competition, run_prepare, workspace):
     run_prepare(competition({"a": 6, "b": 1, "c": 3}))
-    folds = split(workspace, SplitSettings(n_folds=3), seed=0)
+    folds, _ = split(workspace, SplitSettings(n_folds=3), seed=0)
     text = text_of(split_tables(folds))
     assert "1 class has fewer images than the 3 folds: b: 1 image" in text
     assert text.count("b: 1 image") == 2  # in its one fold, and in the line below

@@ -7,7 +7,7 @@ from folds.find.reasons import reason_text
 from folds.pixels.store import open_store
 from folds.settings import SplitSettings
 from folds.split.assign import split
-from tests.folds.test_prepare import tree
+from tests.folds.manifest.test_prepare import tree
 
 
 @pytest.fixture

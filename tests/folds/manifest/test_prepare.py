@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from folds.base.errors import UserError
-from folds.base.processes import this_host
-from folds.base.workspace import Workspace, read_json, write_json
+from folds.base.workspace import Workspace, read_json, this_host, write_json
 from folds.find.reasons import from_cell, reason_text
 from folds.manifest import manifest
 from folds.pixels.store import damaged_rows, open_store
@@ -270,7 +269,7 @@ def test_a_work_folder_inside_the_data_is_refused(data, monkeypatch):
 
 def test_a_work_folder_that_cannot_be_written_is_refused(data, run_prepare, workspace):
     workspace.root.write_text("a file where the folder should be")  # permissions do not stop the superuser
-    with pytest.raises(UserError, match=r"^cannot write .*pixels-32.u8: (Not a directory|File exists)$") as caught:
+    with pytest.raises(UserError, match=r"^cannot write .*folds.lock: (Not a directory|File exists)$") as caught:
         run_prepare(data)
     assert caught.value.hint == "free some room or choose another folder with `--work DIR`"
 
@@ -292,7 +291,7 @@ def test_test_ids_come_in_the_samples_order_with_unreadable_ones(data, run_prepa
     (data / "sample_submission.csv").write_text("id,predicted\nt1,x\na,x\nt0,x\n")
     run_prepare(data)
     assert manifest.test_ids(workspace) == ["t1", "a", "t0"]
-    assert manifest.sample_path(workspace).read_bytes() == (data / "sample_submission.csv").read_bytes()
+    assert workspace.sample.read_bytes() == (data / "sample_submission.csv").read_bytes()
 
 
 def test_test_ids_come_in_natural_order_without_a_sample(competition, run_prepare, workspace):
