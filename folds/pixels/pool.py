@@ -14,10 +14,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from folds.find.reasons import CRASHED, TOO_SLOW, Reason
 
+ROOT = Path(__file__).parents[2]  # what `folds` lies in
 CHUNK = 16  # most files that a process is given at a time
 CPU_SECONDS = 10.0  # of processor time for a file, whoever else is busy; 200 megapixels of PNG take about 5
 SECONDS = 30.0  # by the clock, for a chunk, and then for each of its files alone
@@ -65,9 +67,7 @@ def in_processes(
 
 def start_early(function: Callable[[Any], Any]) -> None:
     """Begin what `in_processes` begins with: the imports of its processes, while the caller does something else."""
-    if os.name == "posix":
-        _context(function)
-        forkserver.ensure_running()
+    _context(function)
 
 
 def _context(function: Callable[[Any], Any]) -> Any:
@@ -76,6 +76,19 @@ def _context(function: Callable[[Any], Any]) -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__])  # imported once, before the processes are forked off
+    # The server looks for modules in the current folder first, and a work folder has one that is called `folds`.
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
+    try:
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
     return context
 
 

@@ -1,12 +1,18 @@
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from folds.find.reasons import Reason
 from folds.pixels import pool as workers
 from folds.pixels.pool import in_processes
+from tests.competition import make_competition
+
+ROOT = Path(__file__).parents[3]
 
 
 def act(item):
@@ -67,3 +73,12 @@ def test_a_bug_shows_its_traceback():
 
 def test_memory_is_bounded_for_each_process():
     assert dict(in_processes(act, ["memory", 1], workers=1)) == {0: "no memory", 1: 2}
+
+
+def test_in_a_work_folder_the_processes_took_its_folders_for_modules(tmp_path):
+    for room in ("folds", "models"):
+        (tmp_path / room).mkdir()
+    data = make_competition(tmp_path / "data")
+    command = [sys.executable, str(ROOT / "run.py"), "prepare", str(data), "--work", ".", "--store-size", "32"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
