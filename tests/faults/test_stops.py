@@ -17,7 +17,7 @@ from models.settings import PredictSettings
 from models.watch.events import FoldDone, FoldFailed
 from tests.faults.tally import count
 from tests.faults.whole import again_in, differing, left_over, made_in
-from tests.models.test_trainer import SETTINGS, prepared
+from tests.models.small import SETTINGS, prepared
 
 STAGES = (  # (before which event, how often, the last part of the file's name)
     ("os.rename", 1, "pixels-32.u8"),

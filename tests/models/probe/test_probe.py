@@ -21,7 +21,7 @@ from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings
 from models.watch.events import FoldDone, ProbeFitted
 from tests.competition import fingerprint
-from tests.models.test_trainer import SETTINGS, VIEWS, prepared, save_body
+from tests.models.small import SETTINGS, VIEWS, prepared, save_body
 
 RUN = "test_resnet-probe"
 

@@ -25,7 +25,7 @@ from models.runs import RunPlan, done_folds, plan_runs
 from models.watch.events import FoldDone, FoldFailed, JobEvent
 from tests.cluster import JOBS, cluster, make_place, run, start, wait_for, workers
 from tests.faults.whole import differing, left_over, made_in
-from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
+from tests.models.small import SETTINGS, VIEWS, prepared, train
 
 pytest.importorskip("ray")
 EPOCHS, LONGEST = 30, 40  # a job takes some seconds, so that there is a middle of it

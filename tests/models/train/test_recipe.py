@@ -19,7 +19,7 @@ from models.probe.heads import start_head
 from models.runs import done_folds, done_refit
 from models.settings import PredictSettings
 from models.watch.events import FoldStarted, MemoryShort, Verdict
-from tests.models.test_trainer import SETTINGS, VIEWS, prepared, save_body, train, trainer
+from tests.models.small import SETTINGS, VIEWS, prepared, save_body, train, trainer
 
 EVERYTHING = dataclasses.replace(
     SETTINGS,

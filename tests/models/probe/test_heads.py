@@ -17,7 +17,7 @@ from models.predict.again import test_rows as rows_of_test_images
 from models.probe.features import FrozenBody, image_features
 from models.probe.heads import STRENGTHS, fit_heads, inner_splits, lowest_strength, set_head, start_head
 from models.probe.logistic import Logistic
-from tests.models.test_trainer import prepared, save_body
+from tests.models.small import prepared, save_body
 
 
 def small_problem(n=200, n_features=12, n_classes=4, *, seed=0):

@@ -18,7 +18,7 @@ from models.train.lr_find import judge_sweep, smoothed, sweep
 from models.train.verdict import against_probe, judge, remedy_for
 from models.watch.events import AgainstProbe, EpochRow, Verdict
 from models.watch.tables import event_lines
-from tests.models.test_trainer import SETTINGS, VIEWS, prepared, save_body, train, trainer
+from tests.models.small import SETTINGS, VIEWS, prepared, save_body, train, trainer
 
 LONG = dataclasses.replace(SETTINGS, epochs=1, batch_size=4)
 

@@ -13,7 +13,7 @@ from models.runs import log_line, plan_runs
 from models.settings import PredictSettings, TrackSettings
 from models.watch.curves import TRACKERS, row_figures, tracking
 from models.watch.events import EpochRow, FoldDone, FoldResumed, FoldStarted, JobEvent
-from tests.models.test_trainer import SETTINGS, prepared
+from tests.models.small import SETTINGS, prepared
 
 STARTED = FoldStarted("a", "tag", 0, 60, 30, 32, 32, "cpu", "float32", 1e-3, False)
 DONE = FoldDone("a", 0, 0.125, 40.0, True, ("centre",))
