@@ -15,7 +15,7 @@ from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, read_json
 from models.recipes import FullSettings
 from models.settings import TrainSettings
-from models.watch.events import EpochRow
+from models.watch.events import EpochRow, JobKey
 
 # The first three are in settings.json as tag and digest; the others change how a network is trained and not what.
 NOT_COMPARED = ("backbone", "weights", "pretrained", "device", "compile", "micro_batch")
@@ -191,6 +191,11 @@ def done_refit(workspace: Workspace, run: str) -> dict[str, Any] | None:
     """done.json of a run's refit on all images, which has no out-of-fold predictions; None where it is not done."""
     path = workspace.refit(run) / "done.json"
     return _record(path, run=run, fold="all") if path.is_file() else None
+
+
+def done_record(workspace: Workspace, key: JobKey) -> dict[str, Any] | None:
+    """done.json of a job; None where it is not done."""
+    return done_refit(workspace, key.run) if key.fold is None else done_folds(workspace, key.run).get(key.fold)
 
 
 def _record(path: Path, *, run: str, fold: int | str) -> dict[str, Any]:

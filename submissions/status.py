@@ -13,6 +13,7 @@ from folds.base.locks import Holder, holders
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
 from models.runs import done_folds, done_refit, runs
+from models.watch.events import JobKey
 from submissions.lineage import is_changed, is_early
 
 VERSION = 1  # of what `status --json` says
@@ -94,7 +95,7 @@ def _run_json(
 def _fold_json(
     run: str, fold: int | None, done: Mapping[str, Any] | None, held: Mapping[str, Holder]
 ) -> dict[str, Any]:
-    is_held = f"{run}.{'all' if fold is None else f'fold{fold}'}" in held
+    is_held = str(JobKey(run, fold)) in held
     known = done or {}
     return {
         "fold": fold,

@@ -15,18 +15,16 @@ from folds.engine import SEQUENTIAL, EngineSettings
 from folds.pixels.store import open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import Backbone, build_network, find_traits, find_weights, resolve_backbone
-from models.device import set_threads
 from models.input.sizes import refuse_odd_sizes, train_size
 from models.input.views import check_views
-from models.jobs.local import Local
-from models.jobs.ray import OnRay
+from models.jobs.ray import executor_for
 from models.jobs.work import do_jobs
 from models.recipes import FullSettings, find_family, from_family, full_settings
 from models.runs import RunPlan, done_folds, done_refit, refuse_other_settings, sibling, stored_settings
 from models.settings import PredictSettings
 from models.train.fold import Job
 from models.train.lr_find import FoundRate, find_rate
-from models.watch.events import JobEvent, JobProgress
+from models.watch.events import Happened
 
 Fold: TypeAlias = int | None  # None stands for the refit on all images
 
@@ -49,7 +47,7 @@ def train_runs(
     only_folds: Sequence[Fold] = (),
     engine: EngineSettings = SEQUENTIAL,
     track: Track = silently,
-) -> Generator[JobEvent | JobProgress, None, None]:
+) -> Generator[Happened, None, None]:
     """Train every fold of every run that is not done, then the refits that are due, and yield what happens.
 
     engine      one job after another in this process, or side by side on Ray
@@ -64,18 +62,11 @@ def train_runs(
     wanted = _check_folds(only_folds, folds.n_folds)
     runs = _plan_all(workspace, plans, folds, wanted, seed=seed)
     sweep(workspace.features)
-    if not engine.is_ray:
-        set_threads(engine)
-    executor = OnRay(engine, track) if engine.is_ray else Local(track)
+    executor = executor_for(engine, track)
     yield from do_jobs(executor, workspace, [job for run in runs for job in run.folds], predict, engine)
-    refits = [job for run in runs for job in _refit_due(workspace, run, folds)]
+    every = set(range(folds.n_folds))
+    refits = [run.refit for run in runs if run.refit and done_folds(workspace, run.plan.name).keys() >= every]
     yield from do_jobs(executor, workspace, refits, predict, engine)
-
-
-def _refit_due(workspace: Workspace, run: RunJobs, folds: Folds) -> list[Job]:
-    """The refit that was asked for, once all folds of its run are done."""
-    is_due = done_folds(workspace, run.plan.name).keys() >= set(range(folds.n_folds))
-    return [run.refit] if run.refit is not None and is_due else []
 
 
 def refuse_runs(workspace: Workspace, plans: Sequence[RunPlan], *, seed: int) -> None:

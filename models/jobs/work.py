@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -23,27 +22,26 @@ from folds.split.assign import Folds, load_folds
 from models.backbones import find_weights
 from models.input.sizes import train_size
 from models.jobs.local import Executor, MachineError, Task
-from models.runs import done_folds, done_refit
+from models.runs import done_record
 from models.settings import PredictSettings
 from models.train.fold import CHECKPOINT, Job, do_job
 from models.train.lr_find import peak_rate
-from models.watch.events import Event, FoldDone, FoldHeld, JobEvent, JobProgress
+from models.watch.events import FoldDone, FoldHeld, Happened, JobEvent
 
 
 def do_jobs(
     executor: Executor, workspace: Workspace, jobs: Sequence[Job], predict: PredictSettings, engine: EngineSettings
-) -> Iterator[JobEvent | JobProgress]:
+) -> Iterator[Happened]:
     """Have the executor do the jobs that are not done, and yield what happens; the done ones come first."""
     workspace = Workspace(workspace.root.absolute())
     tasks = []
     for job in jobs:
         if done := _done_before(workspace, job):
-            yield JobEvent(job.plan.name, job.fold, done)
+            yield JobEvent(job.key, done)
             continue
         do = partial(_do_job, workspace, job, predict, engine.cache)
-        lock = workspace.lock(f"{job.plan.name}.{'all' if job.fold is None else f'fold{job.fold}'}")
         cost = job_cost(job) if engine.is_ray else 0.0
-        tasks.append(Task(job.plan.name, job.fold, job.name, do, lock, job.settings.device, cost))
+        tasks.append(Task(job.key, job.key.name, do, workspace.lock(str(job.key)), job.settings.device, cost))
     yield from executor.run(tasks)
 
 
@@ -60,19 +58,20 @@ def _parameters(tag: str) -> int:
 
 
 def _do_job(
-    workspace: Workspace, job: Job, predict: PredictSettings, cache_folder: Path | None, track: Track
-) -> Iterator[Event]:
+    workspace: Workspace, job: Job, predict: PredictSettings, cache_folder: Path | None, *, track: Track
+) -> Iterator[JobEvent]:
     if done := _done_before(workspace, job):  # by another process, since the plan was made
-        yield done
+        yield JobEvent(job.key, done)
         return
     folds, store, job = _open_inputs(workspace, job, cache_folder, track)
     lr = yield from _find_rate(workspace, job, folds, store, track)
-    yield from do_job(workspace, job, folds, store, predict, lr=lr, track=track)
+    for event in do_job(workspace, job, folds, store, predict, lr=lr, track=track):
+        yield JobEvent(job.key, event)
 
 
 def _find_rate(
     workspace: Workspace, job: Job, folds: Folds, store: PixelStore, track: Track
-) -> Generator[FoldHeld, None, float]:
+) -> Generator[JobEvent, None, float]:
     """The run's peak rate: one process sweeps for all folds, and always on the same one; the others wait for it."""
     first = job if job.fold is None else dataclasses.replace(job, fold=0)
     announced: Holder | None = None
@@ -83,7 +82,7 @@ def _find_rate(
             if holder is None:
                 return peak_rate(workspace, first, folds, store, track=track)
         if holder != announced:
-            yield FoldHeld(job.plan.name, job.fold, holder.sentence)
+            yield JobEvent(job.key, FoldHeld(job.key.name, holder.sentence))
             announced = holder
         pause(track)
 
@@ -119,11 +118,9 @@ def _weights_here(job: Job) -> Path | None:
 
 def _done_before(workspace: Workspace, job: Job) -> FoldDone | None:
     """The event of a job that is done; a checkpoint of a process that was killed right after that is removed."""
-    done: dict[str, Any] | None
-    name = job.plan.name
-    done = done_refit(workspace, name) if job.fold is None else done_folds(workspace, name).get(job.fold)
+    done = done_record(workspace, job.key)
     if not done:
         return None
     with suppress(OSError):  # a read-only folder is read all the same
-        (job.folder(workspace) / CHECKPOINT).unlink(missing_ok=True)
-    return FoldDone(name, job.fold, done["oof_top3_error"], done["seconds"], trained=False, views=tuple(done["views"]))
+        (job.key.folder(workspace) / CHECKPOINT).unlink(missing_ok=True)
+    return FoldDone(done["oof_top3_error"], done["seconds"], trained=False, views=tuple(done["views"]))

@@ -17,21 +17,20 @@ from folds.base.errors import UserError
 from folds.base.metrics import topk_error
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
-from folds.engine import SEQUENTIAL, EngineSettings
 from folds.pixels.cache import cached
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import build_network, read_weights, resolve_backbone
-from models.device import choose_device, choose_precision, set_threads
+from models.device import choose_device, choose_precision
 from models.input.sampling import prior_correction
 from models.input.sizes import predict_size, train_size
 from models.input.views import check_views
 from models.predict.model import Model, log_probs_of
 from models.predict.predictions import Predictions, save_predictions
 from models.recipes import FullSettings
-from models.runs import CHOSEN, done_folds, done_refit, is_probe
+from models.runs import CHOSEN, done_folds, done_record, done_refit, is_probe
 from models.settings import PredictSettings
-from models.watch.events import FoldPredicted
+from models.watch.events import FoldPredicted, JobEvent, JobKey
 
 FILES = ("network.safetensors", "oof.npz", "settings.json", "test.npz")
 REFIT_FILES = ("network.safetensors", "settings.json", "test.npz")  # nothing is kept out, so nothing is out of fold
@@ -44,9 +43,9 @@ def predict_run(
     predict: PredictSettings,
     *,
     device_name: str,
-    engine: EngineSettings = SEQUENTIAL,
+    cache: Path | None = None,
     track: Track = silently,
-) -> Iterator[FoldPredicted]:
+) -> Iterator[JobEvent]:
     """Predict with every done fold of a run again, and with its refit. The test images are read once for all."""
     check_views(predict.views)
     if is_probe(workspace, run):
@@ -54,8 +53,7 @@ def predict_run(
             f"the run {run} is a probe, which has heads and no network: to probe again costs one pass",
             hint=f"`python run.py probe --run {run} --views {','.join(predict.views)}` with its backbone and weights",
         )
-    set_threads(engine)
-    folds, store = load_folds(workspace), open_store(cached(workspace, engine.cache, track=track))
+    folds, store = load_folds(workspace), open_store(cached(workspace, cache, track=track))
     parts: list[int | None] = [*done_folds(workspace, run)]
     if not parts:
         raise UserError(f"the run {run} has no fold that is done", hint="`python run.py train`")
@@ -82,7 +80,7 @@ def predict_run(
             seconds=one.done["seconds"],
             more={key: one.done[key] for key in OF_TRAINING if key in one.done},
         )
-        yield FoldPredicted(run, one.fold, error)
+        yield JobEvent(JobKey(run, one.fold), FoldPredicted(error, predict.views))
 
 
 @dataclass(frozen=True)
@@ -98,9 +96,9 @@ class Trained:
 
 def load_trained(workspace: Workspace, run: str, fold: int | None, folds: Folds, *, device: torch.device) -> Trained:
     """A fold that is done. Raises UserError where its files are not those that were written, or its folds not these."""
-    done = done_refit(workspace, run) if fold is None else done_folds(workspace, run)[fold]
-    assert done is not None, f"the refit of {run} is not done"
-    folder = workspace.refit(run) if fold is None else workspace.fold(run, fold)
+    key = JobKey(run, fold)
+    done, folder = done_record(workspace, key), key.folder(workspace)
+    assert done is not None, f"{key.name} is not done"
     hint = f"remove {folder} and train it again"
     path, weights = folder / "settings.json", folder / "network.safetensors"
     stored: dict[str, Any] = read_json(path, hint=hint)

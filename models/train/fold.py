@@ -38,8 +38,8 @@ from models.watch.events import (
     FoldDone,
     FoldResumed,
     FoldStarted,
+    JobKey,
     Verdict,
-    fold_name,
 )
 
 CHECKPOINT = "checkpoint.safetensors"  # in the fold's folder, until the fold is done
@@ -62,12 +62,8 @@ class Job:
     weights_digest: str = ""
 
     @property
-    def name(self) -> str:
-        return fold_name(self.plan.name, self.fold)
-
-    def folder(self, workspace: Workspace) -> Path:
-        name = self.plan.name
-        return workspace.refit(name) if self.fold is None else workspace.fold(name, self.fold)
+    def key(self) -> JobKey:
+        return JobKey(self.plan.name, self.fold)
 
 
 def do_job(
@@ -81,7 +77,7 @@ def do_job(
     track: Track,
 ) -> Iterator[Event]:
     """Train, predict, write, and yield what happens; `done.json` comes last."""
-    began, folder, views = time.perf_counter(), job.folder(workspace), predict.views
+    began, folder, views = time.perf_counter(), job.key.folder(workspace), predict.views
     sweep(folder)
     trainer = make_trainer(workspace, job, folds, store, lr=lr, track=track)
     identity = {"settings": job.settings_json, "fold": "all" if job.fold is None else job.fold, "lr": lr}
@@ -101,8 +97,7 @@ def do_job(
     more: dict[str, Any] = {"lr": lr} | ({"weights_digest": job.weights_digest} if job.weights_digest else {})
     if job.fold is not None:
         verdict = _judged(workspace, job, job.fold, trainer, folds, rows)
-        figures = dataclasses.asdict(verdict).items()
-        more["verdict"] = {key: value for key, value in figures if key not in ("run", "fold") and value is not None}
+        more["verdict"] = {key: value for key, value in dataclasses.asdict(verdict).items() if value is not None}
         yield verdict
     seconds = before.seconds + time.perf_counter() - began
     write_done(
@@ -116,7 +111,7 @@ def do_job(
         more=more,
     )
     checkpoint.remove()
-    yield FoldDone(job.plan.name, job.fold, error, seconds, trained=True, views=views)
+    yield FoldDone(error, seconds, trained=True, views=views)
 
 
 def make_trainer(
@@ -169,9 +164,7 @@ def make_trainer(
 
 def _started(job: Job, trainer: FoldTrainer) -> FoldStarted:
     return FoldStarted(
-        run=job.plan.name,
         tag=job.backbone.tag,
-        fold=job.fold,
         n_train=len(trainer.data.train_rows),
         n_valid=len(trainer.data.valid_rows),
         image_size=trainer.sizes[-1],
@@ -192,7 +185,7 @@ def _resumed(job: Job, trainer: FoldTrainer, checkpoint: Checkpoint) -> Generato
         return Resumed()
     if before is None:
         return Resumed()
-    yield FoldResumed(job.plan.name, job.fold, len(before.rows), job.settings.epochs)
+    yield FoldResumed(len(before.rows), job.settings.epochs)
     return before
 
 
@@ -211,7 +204,7 @@ def _train(
             yield event
     except (KeyboardInterrupt, TimeUpError) as stop:
         lost = round(time.perf_counter() - checkpoint.last)
-        begin = f"{job.name} goes on after epoch {kept} of {trainer.n_epochs}"
+        begin = f"{job.key.name} goes on after epoch {kept} of {trainer.n_epochs}"
         stop.add_note(f"{begin}; {lost // 60}:{lost % 60:02d} of work are lost")
         raise
     return rows
@@ -224,8 +217,6 @@ def _judged(
     train_loss, train_top3_error = trainer.score_training()
     network = trainer.trained
     return judge(
-        job.plan.name,
-        fold,
         rows,
         train_loss=train_loss,
         train_top3_error=train_top3_error,

@@ -25,8 +25,6 @@ Kind = Literal["no gain", "overfitting", "underfitting", "fine"]
 
 
 def judge(
-    run: str,
-    fold: int,
     rows: Sequence[EpochRow],
     *,
     train_loss: float,
@@ -74,8 +72,6 @@ def judge(
             "better weights or a larger `--image-size` would help, and another backbone would help the blend"
         )
     return Verdict(
-        run=run,
-        fold=fold,
         kind=kind,
         advice=advice,
         train_loss=train_loss,

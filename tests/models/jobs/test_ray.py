@@ -17,10 +17,12 @@ from folds.base.processes import is_alive
 from folds.base.progress import silently
 from folds.engine import EngineSettings
 from folds.split.assign import load_folds
+from models.commands import probe_tasks
 from models.jobs.plan import plan_run, train_runs
+from models.jobs.ray import executor_for
 from models.jobs.ray_cluster import on_ray
 from models.jobs.work import job_cost
-from models.probe.probe import probe_first, probe_runs
+from models.probe.probe import probe_runs
 from models.runs import RunPlan, done_folds, plan_runs
 from models.watch.events import FoldDone, FoldFailed, JobEvent
 from tests.cluster import JOBS, cluster, make_place, run, start, wait_for, workers
@@ -84,7 +86,7 @@ def test_two_jobs_on_a_ray_of_this_machine_make_the_bytes_of_one_process(tmp_pat
         if isinstance(one, JobEvent)
     ]
     done = [one for one in events if isinstance(one.event, FoldDone)]
-    assert sorted((one.fold, one.event.trained) for one in done) == [(0, True), (1, True)]
+    assert sorted((one.key.fold, one.event.trained) for one in done) == [(0, True), (1, True)]
     assert all(one.place for one in done)
     made = made_in(workspace.root)
     shutil.rmtree(workspace.models)
@@ -100,7 +102,7 @@ def test_probes_on_ray_go_on_where_one_is_refused(tmp_path, threads):
     engine = EngineSettings(engine="ray", cpus_per_job=1)
     said = [
         one.event
-        for one in probe_first(workspace, plans, VIEWS, engine=engine, track=silently)
+        for one in executor_for(engine, silently).run(probe_tasks(workspace, plans, VIEWS, engine))
         if isinstance(one, JobEvent)
     ]
     failed = [one for one in said if isinstance(one, FoldFailed)]

@@ -66,7 +66,7 @@ def test_a_fold_that_goes_on_after_an_epoch_ends_in_the_same_bytes(workspace, un
     assert caught.value.__notes__ == [f"{name} fold 0 goes on after epoch {epochs} of 3; 0:00 of work are lost"]
     events = []
     again = trained_files(workspace, LIVELY, name, events)
-    assert FoldResumed(name, 0, epochs, 3) in events
+    assert FoldResumed(epochs, 3) in events
     assert again == undisturbed
     assert not (workspace.fold(name, 0) / "checkpoint.safetensors").exists()
 
@@ -82,7 +82,7 @@ def test_a_fold_that_was_stopped_between_its_files_ends_in_the_same_bytes(worksp
             trained_files(workspace, LIVELY, before)
     events = []
     assert trained_files(workspace, LIVELY, before, events) == undisturbed
-    assert FoldResumed(before, 0, 3, 3) in events
+    assert FoldResumed(3, 3) in events
     assert not [event for event in events if isinstance(event, EpochRow)]
 
 
