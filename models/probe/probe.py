@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save
 
 from folds.base.progress import Track, silently
-from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
+from folds.base.workspace import Workspace, digest, write_bytes, write_json
 from folds.pixels.cache import cached
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import build_network, resolve_backbone
-from models.device import choose_device, run_precision, short_name
+from models.device import PRECISIONS, choose_device, run_precision
 from models.input.sizes import train_size
 from models.input.views import check_views
 from models.jobs.plan import find_start, weights_name
@@ -27,7 +27,7 @@ from models.predict.again import test_rows, write_done, write_predictions
 from models.probe.features import FeatureFile, FrozenBody, image_features
 from models.probe.heads import head_views, probed_heads
 from models.probe.logistic import Head
-from models.runs import PROBE, RunPlan, as_probe, done_folds, refuse_other_settings
+from models.runs import PROBE, RunPlan, as_probe, begun_settings, done_folds, refuse_other_settings
 from models.settings import PredictSettings
 from models.watch.events import FoldDone, JobEvent, JobKey, ProbeFitted, ProbeStarted
 
@@ -89,7 +89,8 @@ def plan_probe(workspace: Workspace, plan: RunPlan, folds: Folds, predict: Predi
     """The probe of a plan, and which of its folds are done under the views asked for; refuses other settings."""
     backbone, settings = resolve_backbone(plan.backbone), plan.settings
     device, size = choose_device(settings.device), train_size(settings, backbone)
-    before = _begun_with(workspace, plan.name)
+    begun = {f"torch.{one['settings']['precision']}" for one in begun_settings(workspace, plan.name)}
+    before = {"forward": name for name, one in PRECISIONS.items() if str(one) in begun}  # noqa: B035  at most one
     precision = run_precision(settings.precision, device, backbone, size=size, way="forward", before=before)
     settings_json = {
         "run": plan.name,
@@ -112,15 +113,6 @@ def plan_probe(workspace: Workspace, plan: RunPlan, folds: Folds, predict: Predi
         build_network(backbone, 1, size=size, weights=weights)
     body = FrozenBody(backbone, weights, size, device, precision, folds.seed)
     return Probe(plan.name, body, settings_json, done, lacking, digest(weights.read_bytes()) if weights else "")
-
-
-def _begun_with(workspace: Workspace, run: str) -> dict[str, str]:
-    """The precision of a probe that has been begun, as `--precision` calls it."""
-    for path in sorted((workspace.models / run).glob("fold*/settings.json")):
-        stored = read_json(path, hint=f"remove {path.parent}").get("settings", {}).get("precision")
-        if stored in ("float32", "bfloat16", "float16"):
-            return {"forward": short_name(getattr(torch, stored))}
-    return {}
 
 
 def _probe_folds(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,18 +16,17 @@ from folds.base.signals import TimeUpError
 from folds.base.workspace import Workspace, sweep, write_bytes, write_json
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
-from models.backbones import Backbone, build_network, one_head
+from models.backbones import build_network, one_head
 from models.device import Way, choose_device, run_precision, short_name
 from models.input.sampling import sampling_shift
 from models.input.sizes import train_size
 from models.predict.again import test_rows, write_done, write_network, write_predictions
 from models.probe.features import FrozenBody
 from models.probe.heads import set_head, start_head
-from models.recipes import FullSettings
-from models.runs import CHOSEN, RunPlan, chosen_precision, log_line
+from models.runs import CHOSEN, chosen_precision, log_line
 from models.settings import PredictSettings
 from models.train.checkpoint import Checkpoint, RefusedError, Resumed
-from models.train.trainer import FoldTrainer
+from models.train.trainer import FoldTrainer, Job
 from models.train.verdict import against_probe, judge, remedy_for
 from models.watch.events import (
     CheckpointRefused,
@@ -38,32 +35,10 @@ from models.watch.events import (
     FoldDone,
     FoldResumed,
     FoldStarted,
-    JobKey,
     Verdict,
 )
 
 CHECKPOINT = "checkpoint.safetensors"  # in the fold's folder, until the fold is done
-
-
-@dataclass(frozen=True)
-class Job:
-    """A fold to train (None: all images), with everything that was checked before the first job began.
-
-    weights_digest  of the very file that the network starts from, downloaded or local; empty for a random start
-    """
-
-    plan: RunPlan
-    settings: FullSettings
-    backbone: Backbone
-    weights: Path | None
-    fold: int | None
-    seed: int
-    settings_json: dict[str, Any]
-    weights_digest: str = ""
-
-    @property
-    def key(self) -> JobKey:
-        return JobKey(self.plan.name, self.fold)
 
 
 def do_job(
@@ -84,9 +59,9 @@ def do_job(
     checkpoint = Checkpoint(folder / CHECKPOINT, of={**identity, "images": store.identity})
     settings_json = job.settings_json | ({CHOSEN: trainer.chosen_precision} if trainer.chosen_precision else {})
     write_json(folder / "settings.json", settings_json)
-    yield _started(job, trainer)
-    before = yield from _resumed(job, trainer, checkpoint)
-    rows = yield from _train(job, trainer, checkpoint, before, track=track)
+    yield _started(trainer)
+    before = yield from _resumed(trainer, checkpoint)
+    rows = yield from _train(trainer, checkpoint, before, track=track)
     write_network(folder, trainer.trained)
     model, size, oof = trainer.model, predict.predict_batch, None
     test = model.log_probs(store, test_rows(store), views, batch_size=size, what="predict test", track=track)
@@ -96,7 +71,7 @@ def do_job(
     error = write_predictions(folder, folds, store, fold=job.fold, views=views, oof=oof, test=test)
     more: dict[str, Any] = {"lr": lr} | ({"weights_digest": job.weights_digest} if job.weights_digest else {})
     if job.fold is not None:
-        verdict = _judged(workspace, job, job.fold, trainer, folds, rows)
+        verdict = _judged(workspace, trainer, folds, rows)
         more["verdict"] = {key: value for key, value in dataclasses.asdict(verdict).items() if value is not None}
         yield verdict
     seconds = before.seconds + time.perf_counter() - began
@@ -148,13 +123,10 @@ def make_trainer(
     is_chosen = settings.precision == "auto" and device.type == "cpu"
     return FoldTrainer(
         network,
+        job,
         folds,
         store,
-        fold=job.fold,
-        backbone=job.backbone,
-        settings=settings,
         lr=lr,
-        seed=job.seed,
         device=device,
         precision=precisions["train"],
         is_probed=is_probed,
@@ -162,9 +134,9 @@ def make_trainer(
     )
 
 
-def _started(job: Job, trainer: FoldTrainer) -> FoldStarted:
+def _started(trainer: FoldTrainer) -> FoldStarted:
     return FoldStarted(
-        tag=job.backbone.tag,
+        tag=trainer.job.backbone.tag,
         n_train=len(trainer.data.train_rows),
         n_valid=len(trainer.data.valid_rows),
         image_size=trainer.sizes[-1],
@@ -176,7 +148,7 @@ def _started(job: Job, trainer: FoldTrainer) -> FoldStarted:
     )
 
 
-def _resumed(job: Job, trainer: FoldTrainer, checkpoint: Checkpoint) -> Generator[Event, None, Resumed]:
+def _resumed(trainer: FoldTrainer, checkpoint: Checkpoint) -> Generator[Event, None, Resumed]:
     """Load the checkpoint of an earlier process, if there is one; an event reports it, or why it cannot be used."""
     try:
         before = checkpoint.resume(trainer.stepper)
@@ -185,12 +157,12 @@ def _resumed(job: Job, trainer: FoldTrainer, checkpoint: Checkpoint) -> Generato
         return Resumed()
     if before is None:
         return Resumed()
-    yield FoldResumed(len(before.rows), job.settings.epochs)
+    yield FoldResumed(len(before.rows), trainer.job.settings.epochs)
     return before
 
 
 def _train(
-    job: Job, trainer: FoldTrainer, checkpoint: Checkpoint, before: Resumed, *, track: Track
+    trainer: FoldTrainer, checkpoint: Checkpoint, before: Resumed, *, track: Track
 ) -> Generator[Event, None, list[EpochRow]]:
     """Train the epochs that are left; log and checkpoint follow each. Returns the rows of all epochs."""
     rows, kept, began = list(before.rows), len(before.rows), time.perf_counter()
@@ -204,35 +176,27 @@ def _train(
             yield event
     except (KeyboardInterrupt, TimeUpError) as stop:
         lost = round(time.perf_counter() - checkpoint.last)
-        begin = f"{job.key.name} goes on after epoch {kept} of {trainer.n_epochs}"
+        begin = f"{trainer.job.key.name} goes on after epoch {kept} of {trainer.job.settings.epochs}"
         stop.add_note(f"{begin}; {lost // 60}:{lost % 60:02d} of work are lost")
         raise
     return rows
 
 
-def _judged(
-    workspace: Workspace, job: Job, fold: int, trainer: FoldTrainer, folds: Folds, rows: Sequence[EpochRow]
-) -> Verdict:
+def _judged(workspace: Workspace, trainer: FoldTrainer, folds: Folds, rows: Sequence[EpochRow]) -> Verdict:
     """The verdict on a fold whose `oof.npz` is written."""
+    job, network = trainer.job, trainer.trained
     train_loss, train_top3_error = trainer.score_training()
-    network = trainer.trained
+    weights = {"backbone": job.backbone.tag, "weights_digest": job.weights_digest}
+    remedy = remedy_for(
+        job.settings,
+        lr=trainer.stepper.peak_lr,
+        has_batch_norm=any(isinstance(one, _BatchNorm) for one in network.modules()),
+        takes_head=one_head(network) is not None,
+    )
     return judge(
         rows,
         train_loss=train_loss,
         train_top3_error=train_top3_error,
-        against_probe=against_probe(
-            workspace,
-            job.plan.name,
-            folds,
-            fold=fold,
-            backbone=job.backbone.tag,
-            weights_digest=job.weights_digest,
-            image_size=trainer.sizes[-1],
-        ),
-        remedy=remedy_for(
-            trainer.settings,
-            lr=trainer.stepper.peak_lr,
-            has_batch_norm=any(isinstance(one, _BatchNorm) for one in network.modules()),
-            takes_head=one_head(network) is not None,
-        ),
+        against_probe=against_probe(workspace, folds, job.key, **weights, image_size=trainer.sizes[-1]),
+        remedy=remedy,
     )

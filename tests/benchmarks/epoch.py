@@ -16,9 +16,8 @@ import cyclopts
 import torch
 
 from models.device import choose_device
-from models.input.fold_data import FoldData
 from models.settings import TrainSettings
-from models.train.trainer import FoldTrainer
+from models.train.trainer import FoldData, FoldTrainer
 from tests.benchmarks.measure import finish, ranged, show, spread, synthetic_store, wait_for
 from tests.benchmarks.step import make_trainer
 

@@ -18,10 +18,9 @@ from folds.base.progress import silently
 from folds.engine import EngineSettings
 from folds.split.assign import load_folds
 from models.commands import probe_tasks
-from models.jobs.plan import plan_run, train_runs
+from models.jobs.plan import job_cost, plan_run, train_runs
 from models.jobs.ray import executor_for
 from models.jobs.ray_cluster import on_ray
-from models.jobs.work import job_cost
 from models.probe.probe import probe_runs
 from models.runs import RunPlan, done_folds, plan_runs
 from models.watch.events import FoldDone, FoldFailed, JobEvent
@@ -106,7 +105,7 @@ def test_probes_on_ray_go_on_where_one_is_refused(tmp_path, threads):
         if isinstance(one, JobEvent)
     ]
     failed = [one for one in said if isinstance(one, FoldFailed)]
-    assert [one.name for one in failed] == ["test_resnet-probe"]
+    assert [one.name for one in failed] == ["test_resnet-probe"], said
     assert "begun with other settings: image_size 32 -> 48" in failed[0].why
     assert done_folds(workspace, "test_convnext-probe").keys() == {0, 1}
 
@@ -117,7 +116,7 @@ def test_more_epochs_and_larger_images_cost_more(tmp_path):
 
     def cost(**settings):
         plan = RunPlan("a", "test_resnet", None, dataclasses.replace(SETTINGS, **settings))
-        return job_cost(plan_run(workspace, plan, folds, [0], seed=0).folds[0])
+        return job_cost(plan_run(workspace, plan, folds, [0], seed=0)[0])
 
     assert cost(epochs=4) == 2 * cost(epochs=2)
     assert cost(epochs=2, image_size=64) == 4 * cost(epochs=2)

@@ -202,9 +202,8 @@ def test_a_fold_worse_than_its_frozen_probe_says_so_in_done_json_with_both_error
 def compare(workspace, weights_digest, *, image_size=32):
     return against_probe(
         workspace,
-        "test_resnet",
         load_folds(workspace),
-        fold=0,
+        JobKey("test_resnet", 0),
         backbone="test_resnet.r160_in1k",
         weights_digest=weights_digest,
         image_size=image_size,
