@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -121,18 +121,16 @@ class Tracking:
             figures = {"OOF top-3 error": event.top3_error, "seconds": event.seconds, **self._figures.pop(job, {})}
             self._end(job, {name: one for name, one in figures.items() if one is not None})
 
-    def close(self) -> None:
-        """End what is still open: the command was stopped."""
-        for job in list(self._open):
-            self._end(job, {})
-
     def _begin(self, job: JobKey, *, before: float = math.inf) -> None:
         if job in self._open:
             return
         self._open[job] = []
         for tracker in list(self.trackers):
             with self._left_out_if_it_fails(tracker):
-                rows = [row for row in read_rows(self.workspace, job) if row.epoch < before]
+                rows = []
+                with suppress(OSError, ValueError, TypeError):  # a log that cannot be read
+                    lines = (job.folder(self.workspace) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+                    rows = [row for row in map(read_log_line, lines) if row.epoch < before]
                 self._open[job].append(tracker(self.workspace, job, rows))
 
     def _each(self, job: JobKey, do: Callable[[Curves], None]) -> None:
@@ -163,7 +161,8 @@ def tracking(workspace: Workspace, settings: TrackSettings, *, say: Callable[[st
     try:
         yield trackers
     finally:
-        trackers.close()
+        for job in list(trackers._open):  # the command was stopped
+            trackers._end(job, {})
 
 
 def refuse_absent(settings: TrackSettings) -> None:
@@ -187,15 +186,6 @@ def row_figures(row: EpochRow) -> dict[str, float]:
         "rate": row.lr,
     }
     return {name: value for name, value in figures.items() if not math.isnan(value)}
-
-
-def read_rows(workspace: Workspace, key: JobKey) -> list[EpochRow]:
-    """The epochs in a fold's `log.jsonl`; none where it cannot be read."""
-    try:
-        lines = (key.folder(workspace) / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        return [read_log_line(line) for line in lines]
-    except (OSError, ValueError, TypeError):
-        return []
 
 
 def read_settings(workspace: Workspace, key: JobKey) -> dict[str, Any]:

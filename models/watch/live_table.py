@@ -95,12 +95,8 @@ class LiveTable:
     def take(self, happened: Happened) -> None:
         """Learn what happened to a job; one that was not planned joins at the end."""
         key = happened.key
-        if (
-            isinstance(happened, JobEvent)
-            and isinstance(happened.event, FoldFailed)
-            and happened.event.name != key.name
-        ):
-            return  # it concerns a whole run
+        if isinstance(happened, JobEvent) and isinstance(happened.event, FoldFailed) and key not in self.jobs:
+            return  # it failed before it began
         with self._lock:
             job = self.jobs.setdefault(key, JobState(key, epochs=1))
             if isinstance(happened, JobProgress):

@@ -173,18 +173,6 @@ def test_frozen_statistics_of_batch_norm_stay_as_the_weights_have_them(batch_nor
     assert (not torch.equal(statistics(one), before)) == moves
 
 
-def test_a_step_moves_the_network_and_its_average_follows():
-    one = stepper(dataclasses.replace(SETTINGS, ema_share=0.5))
-    before = [parameter.clone() for parameter in one.network.parameters()]
-    one.train_mode()
-    for number in range(5):
-        one.step(number, *batch())
-    moved = [not torch.equal(new, old) for new, old in zip(one.network.parameters(), before, strict=True)]
-    assert all(moved)
-    assert one.trained is not one.network
-    assert not one.trained.training
-
-
 def test_float16_scales_its_loss_and_leaves_out_a_step_that_overflows():
     one = stepper(precision=torch.float16)
     one.train_mode()
