@@ -23,7 +23,7 @@ from models.device import PRECISIONS, choose_device, run_precision
 from models.input.sizes import train_size
 from models.input.views import check_views
 from models.jobs.plan import find_start, weights_name
-from models.predict.again import test_rows, write_done, write_predictions
+from models.predict.again import FoldFiles, test_rows
 from models.probe.features import FeatureFile, FrozenBody, image_features
 from models.probe.heads import head_views, probed_heads
 from models.probe.logistic import Head
@@ -149,25 +149,17 @@ def _probe_folds(
         own = np.flatnonzero(folds.fold == k)
         oof = np.stack([_log_probs(heads.heads[k], train[view], body, own) for view in predict.views], axis=1)
         tested = np.stack([_log_probs(heads.heads[k], test[view], body) for view in predict.views], axis=1)
-        folder = workspace.fold(probe.name, k)
+        files = FoldFiles(workspace, JobKey(probe.name, k), folds, store, tuple(predict.views))
+        folder = files.folder
         (folder / "done.json").unlink(missing_ok=True)  # other views than before: not done until all of it is
         write_json(folder / "settings.json", probe.settings_json)
         write_bytes(folder / "head.safetensors", save({"weight": heads.heads[k].weight, "bias": heads.heads[k].bias}))
-        error = write_predictions(folder, folds, store, fold=k, views=predict.views, oof=oof, test=tested)
+        error = files.write_predictions(oof, tested)
         row = {"strength": heads.strengths[k], "valid_top3_error": error}
         write_bytes(folder / "log.jsonl", (json.dumps(row) + "\n").encode())
-        write_done(
-            folder,
-            probe.settings_json,
-            folds,
-            fold=k,
-            views=predict.views,
-            oof_top3_error=error,
-            seconds=seconds,
-            more={"weights_digest": probe.weights_digest} if probe.weights_digest else {},
-            files=FILES,
-        )
-        yield JobEvent(JobKey(probe.name, k), FoldDone(error, seconds, trained=True, views=tuple(predict.views)))
+        more = {"weights_digest": probe.weights_digest} if probe.weights_digest else {}
+        files.write_done(probe.settings_json, oof_top3_error=error, seconds=seconds, more=more, files=FILES)
+        yield JobEvent(files.key, FoldDone(error, seconds, trained=True, views=files.views))
 
 
 def _log_probs(head: Head, file: FeatureFile, body: FrozenBody, rows: np.ndarray | slice = slice(None)) -> np.ndarray:

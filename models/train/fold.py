@@ -20,7 +20,7 @@ from models.backbones import build_network, one_head
 from models.device import Way, choose_device, run_precision, short_name
 from models.input.sampling import sampling_shift
 from models.input.sizes import train_size
-from models.predict.again import test_rows, write_done, write_network, write_predictions
+from models.predict.again import FoldFiles, test_rows, write_network
 from models.probe.features import FrozenBody
 from models.probe.heads import set_head, start_head
 from models.runs import CHOSEN, chosen_precision, log_line
@@ -68,23 +68,15 @@ def do_job(
     if job.fold is not None:
         own = trainer.data.valid_rows
         oof = model.log_probs(store, own, views, batch_size=size, what="predict oof", track=track)
-    error = write_predictions(folder, folds, store, fold=job.fold, views=views, oof=oof, test=test)
+    files = FoldFiles(workspace, job.key, folds, store, views)
+    error = files.write_predictions(oof, test)
     more: dict[str, Any] = {"lr": lr} | ({"weights_digest": job.weights_digest} if job.weights_digest else {})
     if job.fold is not None:
         verdict = _judged(workspace, trainer, folds, rows)
         more["verdict"] = {key: value for key, value in dataclasses.asdict(verdict).items() if value is not None}
         yield verdict
     seconds = before.seconds + time.perf_counter() - began
-    write_done(
-        folder,
-        settings_json,
-        folds,
-        fold=job.fold,
-        views=views,
-        oof_top3_error=error,
-        seconds=seconds,
-        more=more,
-    )
+    files.write_done(settings_json, oof_top3_error=error, seconds=seconds, more=more)
     checkpoint.remove()
     yield FoldDone(error, seconds, trained=True, views=views)
 

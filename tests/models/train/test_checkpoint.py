@@ -71,7 +71,7 @@ def test_a_fold_that_goes_on_after_an_epoch_ends_in_the_same_bytes(workspace, un
     assert not (workspace.fold(name, 0) / "checkpoint.safetensors").exists()
 
 
-@pytest.mark.parametrize("before", ["write_network", "write_predictions", "write_done"])
+@pytest.mark.parametrize("before", ["write_network", "FoldFiles.write_predictions", "FoldFiles.write_done"])
 def test_a_fold_that_was_stopped_between_its_files_ends_in_the_same_bytes(workspace, undisturbed, monkeypatch, before):
     def stop(*_, **__):
         raise KeyboardInterrupt
