@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import RenderableType
 
@@ -21,15 +20,17 @@ from folds.base.workspace import Workspace
 from folds.engine import EngineSettings
 from folds.settings import PrepareSettings
 from models.input.sizes import needed_store_size
+from models.jobs.local import Task
 from models.jobs.plan import find_rates, refuse_runs, train_runs
+from models.jobs.ray import executor_for
 from models.predict.again import predict_run
-from models.probe.probe import plans_to_probe, probe_first, probe_runs
+from models.probe.probe import plans_to_probe, probe_runs, refuse_probes
 from models.runs import RunPlan, as_probe, done_folds, is_probe, runs
 from models.settings import PredictSettings, TrackSettings
 from models.watch.curves import tracking
-from models.watch.events import FoldFailed, JobEvent, JobProgress
+from models.watch.events import FoldFailed, Happened, JobEvent, JobKey
 from models.watch.live_table import LiveTable, showing_jobs
-from models.watch.tables import job_lines, predicted_lines, probe_lines
+from models.watch.tables import job_lines
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Training:
     """The training of some runs. Iterate over it for what is to be shown; then `failed` and `is_cut` say how it ended.
 
     fold    folds to train, as text, and `all` for the refit; all folds and no refit if empty
+    failed  what failed by name, and its run
     is_cut  the time was up before all was done
     """
 
@@ -49,40 +51,28 @@ class Training:
     screen: Screen
     fold: tuple[str, ...] = ()
     deadline: float | None = None
-    failed: list[FoldFailed] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
     is_cut: bool = False
 
     def __iter__(self) -> Iterator[str | Complaint]:
         only_folds = [None if one == "all" else int(one) for one in self.fold]
         lines: list[str] = []  # of the trackers
-        on_ray = self.engine.is_ray
+        where, on_ray = (self.workspace, self.plans), self.engine.is_ray
         with (
             tracking(self.workspace, self.follow, say=lines.append) as trackers,
-            showing_jobs(
-                self.screen, self.workspace, self.plans, only_folds=only_folds, seed=self.seed, looks=not on_ray
-            ) as table,
+            showing_jobs(self.screen, *where, only_folds=only_folds, seed=self.seed, looks=not on_ray) as table,
         ):
-            track = _tracked(table.track, self.engine, self.deadline)
-            events = train_runs(
-                self.workspace,
-                self.plans,
-                self.predict,
-                seed=self.seed,
-                only_folds=only_folds,
-                engine=self.engine,
-                track=track,
-            )
+            track, engine = _tracked(table.track, self.engine, self.deadline), self.engine
+            events = train_runs(*where, self.predict, seed=self.seed, only_folds=only_folds, engine=engine, track=track)
             try:
-                with closing(events) as happened:
-                    for one in happened:
-                        table.take(one)
-                        yield from job_lines(one)
-                        if isinstance(one, JobEvent):
-                            trackers.take(one)
-                        yield from (lines.pop(0) for _ in list(lines))
-                        if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
-                            self.failed.append(one.event)
-                            yield Complaint(one.event.why, one.event.hint, one.event.trace)
+                for one in _shown(events, table):
+                    yield from job_lines(one)
+                    if isinstance(one, JobEvent):
+                        trackers.take(one)
+                    yield from (lines.pop(0) for _ in list(lines))
+                    if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
+                        self.failed[one.event.name] = one.key.run
+                        yield Complaint(one.event.why, one.event.hint, one.event.trace)
             except TimeUpError as stop:
                 self.is_cut = True
                 yield "; ".join(["the time is up", *getattr(stop, "__notes__", ())])
@@ -90,13 +80,12 @@ class Training:
 
     @property
     def failures(self) -> str:
-        return f"{first_few([one.name for one in self.failed])} failed"
+        return f"{first_few(list(self.failed))} failed"
 
     @property
     def way_out(self) -> str:
         """How to blend without the runs that failed."""
-        failed = {one.run for one in self.failed}
-        others = [plan.name for plan in self.plans if plan.name not in failed]
+        others = [plan.name for plan in self.plans if plan.name not in self.failed.values()]
         if others:
             return f"`python run.py blend --members {','.join(others)}` blends the others"
         return "`python run.py blend --partial` takes the folds that are done"
@@ -126,13 +115,12 @@ class FirstProbes:
         if not self.chosen:
             return
         refuse_runs(self.workspace, self.plans, seed=self.seed)
-        table, track = LiveTable(self.screen), _tracked(self.screen.track, self.engine, self.deadline)
-        events = probe_first(self.workspace, self.chosen, self.predict, engine=self.engine, track=track)
+        executor = executor_for(self.engine, _tracked(self.screen.track, self.engine, self.deadline))
+        events = executor.run(probe_tasks(self.workspace, self.chosen, self.predict, self.engine))
         try:
-            with alone(self.workspace, "probe", say=self.screen.complain), closing(events) as happening:
-                for one in happening:
-                    table.take(one)
-                    yield from job_lines(one, probe_lines)
+            with alone(self.workspace, "probe", say=self.screen.complain):
+                for one in _shown(events, LiveTable(self.screen)):
+                    yield from job_lines(one)
                     if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
                         why = f"{one.event.why}; training goes on without this probe"
                         yield Complaint(why, one.event.hint, one.event.trace)
@@ -179,13 +167,20 @@ def probe(
 ) -> Iterator[str]:
     """Fit the heads of all folds to the features of frozen backbones."""
     with alone(workspace, "probe", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):
-        if engine.is_ray:
-            from models.jobs.ray_runs import probe_on_ray
+        if not engine.is_ray:  # whose machines may have what this one lacks
+            refuse_probes(workspace, plans, settings)
+        yield from _lines(probe_tasks(workspace, plans, settings, engine), engine, screen)
 
-            yield from _on_ray(probe_on_ray(workspace, plans, settings, engine=engine), probe_lines, screen)
-            return
-        for event in probe_runs(workspace, plans, settings, engine=engine, track=screen.track):
-            yield from probe_lines(event)
+
+def probe_tasks(
+    workspace: Workspace, plans: Sequence[RunPlan], predict: PredictSettings, engine: EngineSettings
+) -> list[Task]:
+    """A task for the probe of each plan."""
+    tasks = []
+    for plan in plans:
+        name, do = as_probe(plan).name, partial(probe_runs, _anywhere(workspace, engine), [plan], predict)
+        tasks.append(Task(JobKey(name, None), name, partial(do, cache=engine.cache), device=plan.settings.device))
+    return tasks
 
 
 def lr_find(
@@ -213,27 +208,35 @@ def predict(
     names = names or [name for name in runs(workspace) if not is_probe(workspace, name)]
     if not names:
         raise UserError(f"{workspace.models} holds no run", hint="`python run.py train`")
-    if engine.is_ray:
-        from models.jobs.ray_runs import predict_on_ray
-
-        happening = predict_on_ray(workspace, tuple(names), settings, device_name=device, engine=engine)
-        yield from _on_ray(happening, partial(predicted_lines, views=settings.views), screen)
-        return
+    tasks = []
     for name in names:
-        is_to_write = (workspace.models / name).is_dir()
-        with alone(workspace, f"{name}.files", say=screen.complain, is_to_write=is_to_write):
-            for done in predict_run(workspace, name, settings, device_name=device, engine=engine, track=screen.track):
-                yield from predicted_lines(done, settings.views)
+        do = partial(predict_run, _anywhere(workspace, engine), name, settings, device_name=device, cache=engine.cache)
+        seconds = sum(done["seconds"] for done in done_folds(workspace, name).values())
+        lock = workspace.lock(f"{name}.files") if (workspace.models / name).is_dir() else None
+        tasks.append(Task(JobKey(name, None), name, do, lock, device, seconds))
+    yield from _lines(tasks, engine, screen)
 
 
-def _on_ray(
-    happening: Generator[JobEvent | JobProgress, None, None], lines_of: Callable[[Any], list[str]], screen: Screen
-) -> Iterator[str]:
-    table = LiveTable(screen)
-    with closing(happening):
-        for one in happening:
+def _lines(tasks: Sequence[Task], engine: EngineSettings, screen: Screen) -> Iterator[str]:
+    """Do the tasks, and yield what is to be shown. Raises the first mistake."""
+    for one in _shown(executor_for(engine, _tracked(screen.track, engine, None)).run(tasks), LiveTable(screen)):
+        if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
+            if one.event.trace:
+                raise RuntimeError(one.event.trace)
+            raise UserError(one.event.why, hint=one.event.hint)
+        yield from job_lines(one)
+
+
+def _shown(events: Generator[Happened, None, None], table: LiveTable) -> Iterator[Happened]:
+    with closing(events):
+        for one in events:
             table.take(one)
-            yield from job_lines(one, lines_of)
+            yield one
+
+
+def _anywhere(workspace: Workspace, engine: EngineSettings) -> Workspace:
+    """The work folder as a process on Ray finds it, which has another current folder."""
+    return Workspace(workspace.root.absolute()) if engine.is_ray else workspace
 
 
 def _tracked(track: Track, engine: EngineSettings, deadline: float | None) -> Track:

@@ -21,7 +21,6 @@ import torch
 
 from folds.base.errors import CannotWriteError, UserError
 from folds.base.workspace import write_bytes
-from folds.engine import EngineSettings
 from models.backbones import Backbone, build_network
 
 # Of glibc's malloc.h: parameters of mallopt, which takes 32-bit numbers. -1 as M_TRIM_THRESHOLD stands for never, and
@@ -32,12 +31,6 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float
 Way = Literal["train", "forward"]  # forward and backward pass, or the forward pass alone
 IMAGES, STEPS = 16, 2  # of each measurement, after one step that warms up
 CLEARLY = 0.85  # of float32's time is what bfloat16 may take to be chosen: less than that is within the noise
-
-
-def set_threads(engine: EngineSettings) -> None:
-    """Let torch use the threads that are asked for: what it computes on a CPU depends on their number, bit by bit."""
-    if engine.cpus_per_job:
-        torch.set_num_threads(engine.cpus_per_job)
 
 
 def choose_device(name: str) -> torch.device:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, read_json
 from models.recipes import FullSettings
 from models.settings import TrainSettings
-from models.watch.events import EpochRow
+from models.watch.events import EpochRow, JobKey
 
 # The first three are in settings.json as tag and digest; the others change how a network is trained and not what.
 NOT_COMPARED = ("backbone", "weights", "pretrained", "device", "compile", "micro_batch")
@@ -88,10 +88,15 @@ def as_probe(plan: RunPlan) -> RunPlan:
     return plan if plan.is_named else dataclasses.replace(plan, name=f"{plan.name}-{PROBE}")
 
 
+def begun_settings(workspace: Workspace, run: str) -> Iterator[dict[str, Any]]:
+    """settings.json of each fold of a run that was begun."""
+    for path in sorted((workspace.models / run).glob("fold*/settings.json")):
+        yield read_json(path, hint=f"remove {path.parent} to train it anew")
+
+
 def is_probe(workspace: Workspace, run: str) -> bool:
     """Whether a run is a frozen backbone with fitted heads, which has no network of its own."""
-    paths = sorted((workspace.models / run).glob("fold*/settings.json"))
-    return any(read_json(path, hint=f"remove {path.parent}").get("kind") == PROBE for path in paths)
+    return any(stored.get("kind") == PROBE for stored in begun_settings(workspace, run))
 
 
 def refuse_name(name: str, *, what: str, hint: str) -> None:
@@ -156,8 +161,7 @@ def refuse_other_settings(workspace: Workspace, wanted: Mapping[str, Any]) -> No
             f"{run} is a member that was added, which would be blended instead of the run",
             hint=f"`--run NEW-NAME`, or remove {workspace.members / run}",
         )
-    for path in sorted((workspace.models / run).glob("fold*/settings.json")):
-        stored = read_json(path, hint=f"remove {path.parent} to train it anew")
+    for stored in begun_settings(workspace, run):
         before, now = flat(stored), flat(wanted)
         changed = [f"{key} {before.get(key)} -> {now.get(key)}" for key in now if before.get(key) != now[key]]
         if changed:
@@ -169,10 +173,7 @@ def refuse_other_settings(workspace: Workspace, wanted: Mapping[str, Any]) -> No
 
 def chosen_precision(workspace: Workspace, run: str) -> dict[str, str]:
     """What `--precision auto` was for a run that has been begun, by `train` and `forward`; empty if not recorded."""
-    for path in sorted((workspace.models / run).glob("fold*/settings.json")):
-        if chosen := read_json(path, hint=f"remove {path.parent} to train it anew").get(CHOSEN):
-            return dict(chosen)
-    return {}
+    return next((dict(stored[CHOSEN]) for stored in begun_settings(workspace, run) if stored.get(CHOSEN)), {})
 
 
 def runs(workspace: Workspace) -> list[str]:
@@ -191,6 +192,11 @@ def done_refit(workspace: Workspace, run: str) -> dict[str, Any] | None:
     """done.json of a run's refit on all images, which has no out-of-fold predictions; None where it is not done."""
     path = workspace.refit(run) / "done.json"
     return _record(path, run=run, fold="all") if path.is_file() else None
+
+
+def done_record(workspace: Workspace, key: JobKey) -> dict[str, Any] | None:
+    """done.json of a job; None where it is not done."""
+    return done_refit(workspace, key.run) if key.fold is None else done_folds(workspace, key.run).get(key.fold)
 
 
 def _record(path: Path, *, run: str, fold: int | str) -> dict[str, Any]:

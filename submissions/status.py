@@ -13,6 +13,7 @@ from folds.base.locks import Holder, holders
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
 from models.runs import done_folds, done_refit, runs
+from models.watch.events import JobKey
 from submissions.check import is_changed, is_early
 
 VERSION = 1  # of what `status --json` says
@@ -81,7 +82,7 @@ def _run_json(
     errors = [record["oof_top3_error"] for record in done.values()]
 
     def state(fold: int | None, record: Mapping[str, Any] | None) -> dict[str, Any]:
-        is_held = f"{run}.{'all' if fold is None else f'fold{fold}'}" in held
+        is_held = str(JobKey(run, fold)) in held
         figures = {name: (record or {}).get(name) for name in ("oof_top3_error", "seconds", "views")}
         return {"fold": fold, "state": "done" if record else "held" if is_held else "lacking", **figures}
 

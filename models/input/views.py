@@ -50,15 +50,10 @@ def _crop(share: float | None, *, across: float = 0.5, down: float = 0.5) -> Cal
     return boxes
 
 
-def _whole(width: np.ndarray, height: np.ndarray, crop_share: float) -> Boxes:
-    """The whole picture, squashed into the square."""
-    return np.tile([0.0, 0.0, 1.0, 1.0], (len(width), 1))
-
-
 # A new view is one line here; its mirror image comes by itself as NAME-mirror.
 VIEWS: dict[str, Callable[[np.ndarray, np.ndarray, float], Boxes]] = {
     "centre": _crop(None),
-    "whole": _whole,
+    "whole": lambda width, height, crop_share: np.tile([0.0, 0.0, 1.0, 1.0], (len(width), 1)),  # squashed into a square
     "wide": _crop(1.0),
     "zoom": _crop(0.75),
     "top-left": _crop(0.8, across=0.0, down=0.0),

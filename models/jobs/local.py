@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from folds.base.errors import CannotWriteError, UserError
 from folds.base.locks import Holder, claim, pause
 from folds.base.progress import Track
 from folds.base.signals import TimeUpError
-from models.watch.events import FoldFailed, FoldHeld, JobEvent, JobProgress
+from models.watch.events import FoldFailed, FoldHeld, Happened, JobEvent, JobKey
 
 
 class MachineError(UserError):
@@ -22,25 +22,25 @@ class MachineError(UserError):
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Work for one process: a fold of a run, or what concerns all of a run, whose fold is None.
+    """Work for one process: a job, or what concerns all of a run, whose fold is None.
 
-    do      yields events; a function of a module or a `partial` of one, since it may be sent to another process
+    name    what it is called: the job's name, or the run's
+    do      yields events, given `track`; a module's function or a `partial` of one, since another process may do it
     lock    held meanwhile, so that of several processes one does the task
     device  `auto`, `cpu` or `cuda`
     cost    in any unit: Ray begins with the costliest
     """
 
-    run: str
-    fold: int | None
+    key: JobKey
     name: str
-    do: Callable[[Track], Iterator[Any]]
+    do: Callable[..., Iterator[JobEvent]]
     lock: Path | None = None
     device: str = "auto"
     cost: float = 0.0
 
 
 class Executor(Protocol):
-    def run(self, tasks: Sequence[Task]) -> Iterator[JobEvent | JobProgress]:
+    def run(self, tasks: Sequence[Task]) -> Generator[Happened, None, None]:
         """Do all tasks, and yield what happens. A task that fails is a FoldFailed, and the others go on.
 
         Raises CannotWriteError, TimeUpError and KeyboardInterrupt, which concern every task; notes say what is lost.
@@ -54,7 +54,7 @@ class Local:
 
     track: Track
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[JobEvent | JobProgress]:
+    def run(self, tasks: Sequence[Task]) -> Generator[Happened, None, None]:
         """Do all tasks, and yield what happens."""
         left, announced = list(tasks), set[Holder]()
         while left:
@@ -64,28 +64,29 @@ class Local:
                     if isinstance(event, Holder):
                         held.append((task, event))
                     else:
-                        yield JobEvent(task.run, task.fold, event)
+                        yield event
             if len(held) == len(left):  # nothing else is left to do meanwhile
                 for task, holder in held:
                     if holder not in announced:
-                        yield JobEvent(task.run, task.fold, FoldHeld(task.run, task.fold, holder.sentence))
+                        yield JobEvent(task.key, FoldHeld(task.name, holder.sentence))
                     announced.add(holder)
                 pause(self.track)
             left = [task for task, _ in held]
 
 
-def attempt(task: Task, track: Track) -> Iterator[Any]:
+def attempt(task: Task, track: Track) -> Iterator[JobEvent | Holder]:
     """Do a task under its lock, and yield its events; or yield only who holds the lock. An error becomes FoldFailed."""
     with claim(task.lock) if task.lock else nullcontext() as holder:
         if holder:
             yield holder
             return
         try:
-            yield from task.do(track)
+            yield from task.do(track=track)
         except (CannotWriteError, TimeUpError):
             raise
         except UserError as err:
-            may_move = isinstance(err, MachineError)
-            yield FoldFailed(task.run, task.name, err.message, err.hint, trace=None, may_move=may_move)
+            failed = FoldFailed(task.name, err.message, err.hint, trace=None, may_move=isinstance(err, MachineError))
+            yield JobEvent(task.key, failed)
         except Exception as err:
-            yield FoldFailed(task.run, task.name, f"{type(err).__name__}: {err}", None, traceback.format_exc())
+            failed = FoldFailed(task.name, f"{type(err).__name__}: {err}", None, traceback.format_exc())
+            yield JobEvent(task.key, failed)

@@ -1,43 +1,40 @@
-"""Plans the jobs of every run, refuses early what cannot be done, and has the jobs done."""
+"""Plans the jobs of every run, refuses early what cannot be done, and does each job by whichever process."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import nullcontext, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeAlias
 
+import timm
+import torch
+
 from folds.base.config_file import toml_value
-from folds.base.errors import UserError, first_few
+from folds.base.errors import CannotWriteError, UserError, first_few
+from folds.base.locks import Holder, claim, pause
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, sweep
 from folds.engine import SEQUENTIAL, EngineSettings
-from folds.pixels.store import open_store
+from folds.pixels.cache import cached
+from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import Backbone, build_network, find_traits, find_weights, resolve_backbone
-from models.device import set_threads
 from models.input.sizes import refuse_odd_sizes, train_size
 from models.input.views import check_views
-from models.jobs.local import Local
-from models.jobs.ray import OnRay
-from models.jobs.work import do_jobs
+from models.jobs.local import Executor, MachineError, Task
+from models.jobs.ray import executor_for
 from models.recipes import FullSettings, find_family, from_family, full_settings
-from models.runs import RunPlan, done_folds, done_refit, refuse_other_settings, sibling, stored_settings
+from models.runs import RunPlan, done_folds, done_record, done_refit, refuse_other_settings, sibling, stored_settings
 from models.settings import PredictSettings
-from models.train.fold import Job
-from models.train.lr_find import FoundRate, find_rate
-from models.watch.events import JobEvent, JobProgress
+from models.train.fold import CHECKPOINT, do_job
+from models.train.lr_find import FoundRate, find_rate, peak_rate
+from models.train.trainer import Job
+from models.watch.events import FoldDone, FoldHeld, Happened, JobEvent
 
 Fold: TypeAlias = int | None  # None stands for the refit on all images
-
-
-@dataclasses.dataclass(frozen=True)
-class RunJobs:
-    """A run's jobs: folds in order, and its refit on all images, or None where that was not asked for."""
-
-    plan: RunPlan
-    folds: tuple[Job, ...]
-    refit: Job | None
 
 
 def train_runs(
@@ -49,7 +46,7 @@ def train_runs(
     only_folds: Sequence[Fold] = (),
     engine: EngineSettings = SEQUENTIAL,
     track: Track = silently,
-) -> Generator[JobEvent | JobProgress, None, None]:
+) -> Generator[Happened, None, None]:
     """Train every fold of every run that is not done, then the refits that are due, and yield what happens.
 
     engine      one job after another in this process, or side by side on Ray
@@ -62,34 +59,20 @@ def train_runs(
     open_store(workspace)  # damage is refused here
     check_views(predict.views)
     wanted = _check_folds(only_folds, folds.n_folds)
-    runs = _plan_all(workspace, plans, folds, wanted, seed=seed)
+    jobs = [job for plan in plans for job in plan_run(workspace, plan, folds, wanted, seed=seed)]
     sweep(workspace.features)
-    if not engine.is_ray:
-        set_threads(engine)
-    executor = OnRay(engine, track) if engine.is_ray else Local(track)
-    yield from do_jobs(executor, workspace, [job for run in runs for job in run.folds], predict, engine)
-    refits = [job for run in runs for job in _refit_due(workspace, run, folds)]
+    executor = executor_for(engine, track)
+    yield from do_jobs(executor, workspace, [job for job in jobs if job.fold is not None], predict, engine)
+    every = set(range(folds.n_folds))
+    refits = [job for job in jobs if job.fold is None and done_folds(workspace, job.key.run).keys() >= every]
     yield from do_jobs(executor, workspace, refits, predict, engine)
-
-
-def _refit_due(workspace: Workspace, run: RunJobs, folds: Folds) -> list[Job]:
-    """The refit that was asked for, once all folds of its run are done."""
-    is_due = done_folds(workspace, run.plan.name).keys() >= set(range(folds.n_folds))
-    return [run.refit] if run.refit is not None and is_due else []
 
 
 def refuse_runs(workspace: Workspace, plans: Sequence[RunPlan], *, seed: int) -> None:
     """Refuse what `train_runs` would refuse before its first step, where something else comes before it."""
     folds = load_folds(workspace)
-    _plan_all(workspace, plans, folds, range(folds.n_folds), seed=seed)
-
-
-def _plan_all(
-    workspace: Workspace, plans: Sequence[RunPlan], folds: Folds, wanted: Sequence[Fold], *, seed: int
-) -> list[RunJobs]:
-    """The jobs of all runs, those with another seed than the folds under the names of siblings."""
-    siblings = [sibling(plan, seed=seed, folds_seed=folds.seed) for plan in plans]
-    return [plan_run(workspace, plan, folds, wanted, seed=seed) for plan in siblings]
+    for plan in plans:
+        plan_run(workspace, plan, folds, range(folds.n_folds), seed=seed)
 
 
 def find_rates(
@@ -98,9 +81,8 @@ def find_rates(
     """Sweep the learning rates of every run on the training part of one fold."""
     folds, store = load_folds(workspace), open_store(workspace)
     _check_folds([fold], folds.n_folds)
-    plans = [sibling(plan, seed=seed, folds_seed=folds.seed) for plan in plans]
     for plan in plans:
-        job = plan_job(workspace, plan, folds, fold, seed=seed)
+        job = plan_job(workspace, sibling(plan, seed=seed, folds_seed=folds.seed), folds, fold, seed=seed)
         yield find_rate(workspace, job, folds, store, track=track)
 
 
@@ -125,16 +107,24 @@ def _check_folds(only: Sequence[Fold], n_folds: int) -> list[Fold]:
     return (sorted({fold for fold in only if fold is not None}) if only else list(range(n_folds))) + refit
 
 
-def plan_run(workspace: Workspace, plan: RunPlan, folds: Folds, wanted: Sequence[Fold], *, seed: int) -> RunJobs:
-    """A run's jobs, once everything about them is checked."""
+def plan_run(workspace: Workspace, plan: RunPlan, folds: Folds, wanted: Sequence[Fold], *, seed: int) -> list[Job]:
+    """A run's jobs in the order of `wanted`, once everything about them is checked.
+
+    A run with another seed than the folds has the name of a sibling. A refit needs all folds, done or wanted.
+    """
+    plan = sibling(plan, seed=seed, folds_seed=folds.seed)
     done: set[Fold] = set(done_folds(workspace, plan.name))
-    if None in wanted:
-        _refuse_refit_alone(plan, folds, there=done | set(wanted))
+    absent = [fold for fold in range(folds.n_folds) if fold not in done | set(wanted)]
+    if None in wanted and absent:
+        raise UserError(
+            f"a refit on all images takes its weight in the blend from the run's folds, and {plan.name} lacks "
+            f"{'fold' if len(absent) == 1 else 'folds'} {first_few(absent)}",
+            hint=f"`--fold {','.join(map(str, absent))},all`",
+        )
     lacking = set(wanted) - done - ({None} if done_refit(workspace, plan.name) else set())
     job = plan_job(workspace, plan, folds, None, seed=seed, is_to_train=bool(lacking))
     refuse_other_settings(workspace, job.settings_json)
-    jobs = tuple(dataclasses.replace(job, fold=fold) for fold in wanted if fold is not None)
-    return RunJobs(plan, jobs, job if None in wanted else None)
+    return [dataclasses.replace(job, fold=fold) for fold in wanted]
 
 
 def plan_job(
@@ -186,16 +176,6 @@ def family_remark(workspace: Workspace, plan: RunPlan) -> str:
     return f"{plan.name} ({family}): {', '.join(f'{key} = {value}' for key, value in given.items()) or 'all is given'}"
 
 
-def _refuse_refit_alone(plan: RunPlan, folds: Folds, *, there: set[Fold]) -> None:
-    lacking = sorted(set(range(folds.n_folds)) - {fold for fold in there if fold is not None})
-    if lacking:
-        raise UserError(
-            f"a refit on all images takes its weight in the blend from the run's folds, and {plan.name} lacks "
-            f"{'fold' if len(lacking) == 1 else 'folds'} {first_few(lacking)}",
-            hint=f"`--fold {','.join(map(str, lacking))},all`",
-        )
-
-
 def find_start(plan: RunPlan, backbone: Backbone) -> Path | None:
     """The weights file that the plan's networks start from; None for a random start."""
     return plan.weights or (find_weights(backbone) if plan.settings.pretrained else None)
@@ -211,3 +191,95 @@ def weights_name(plan: RunPlan) -> str:
         raise UserError(
             f"the weights file {plan.weights} cannot be read: {err.strerror}", hint="`--weights FILE`"
         ) from err
+
+
+def do_jobs(
+    executor: Executor, workspace: Workspace, jobs: Sequence[Job], predict: PredictSettings, engine: EngineSettings
+) -> Iterator[Happened]:
+    """Have the executor do the jobs that are not done, and yield what happens; the done ones come first."""
+    workspace = Workspace(workspace.root.absolute())
+    tasks = []
+    for job in jobs:
+        if done := _done_before(workspace, job):
+            yield JobEvent(job.key, done)
+            continue
+        do = partial(_do_job, workspace, job, predict, engine.cache)
+        cost = job_cost(job) if engine.is_ray else 0.0
+        tasks.append(Task(job.key, job.key.name, do, workspace.lock(str(job.key)), job.settings.device, cost))
+    yield from executor.run(tasks)
+
+
+def job_cost(job: Job) -> float:
+    """How long a job takes, in no unit: epochs x parameters x pixels, as if all layers were convolutions."""
+    return job.settings.epochs * _parameters(job.backbone.tag) * train_size(job.settings, job.backbone) ** 2
+
+
+@cache
+def _parameters(tag: str) -> int:
+    with torch.device("meta"):  # shapes alone
+        network = timm.create_model(tag, pretrained=False)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _do_job(
+    workspace: Workspace, job: Job, predict: PredictSettings, cache_folder: Path | None, *, track: Track
+) -> Iterator[JobEvent]:
+    if done := _done_before(workspace, job):  # by another process, since the plan was made
+        yield JobEvent(job.key, done)
+        return
+    folds, store, job = _open_inputs(workspace, job, cache_folder, track)
+    lr = yield from _find_rate(workspace, job, folds, store, track)
+    for event in do_job(workspace, job, folds, store, predict, lr=lr, track=track):
+        yield JobEvent(job.key, event)
+
+
+def _find_rate(
+    workspace: Workspace, job: Job, folds: Folds, store: PixelStore, track: Track
+) -> Generator[JobEvent, None, float]:
+    """The run's peak rate: one process sweeps for all folds, and always on the same one; the others wait for it."""
+    first = job if job.fold is None else dataclasses.replace(job, fold=0)
+    announced: Holder | None = None
+    while True:
+        with (
+            claim(workspace.lock(f"{job.plan.name}.lr-find")) if job.settings.lr == "find" else nullcontext() as holder
+        ):
+            if holder is None:
+                return peak_rate(workspace, first, folds, store, track=track)
+        if holder != announced:
+            yield JobEvent(job.key, FoldHeld(job.key.name, holder.sentence))
+            announced = holder
+        pause(track)
+
+
+def _open_inputs(
+    workspace: Workspace, job: Job, cache_folder: Path | None, track: Track
+) -> tuple[Folds, PixelStore, Job]:
+    """Folds, pixels, and the job with its weights file on this machine. Raises MachineError."""
+    try:
+        folds = load_folds(workspace)
+        if folds.digest != job.settings_json["folds_digest"]:
+            raise UserError(f"{workspace.folds} has other folds here than where the command was typed")
+        store = open_store(cached(workspace, cache_folder, track=track))
+        path = job.weights
+        if path is not None:
+            path = path if path.is_file() or job.plan.weights else find_weights(job.backbone)
+            if not path.is_file() or digest(path.read_bytes()) != job.weights_digest:
+                raise UserError(
+                    f"{path} is absent here, or not the file that it is where the command was typed",
+                    hint="put it on storage that all machines see, and name it with `--weights FILE`",
+                )
+        return folds, store, dataclasses.replace(job, weights=path)
+    except CannotWriteError:
+        raise
+    except UserError as err:
+        raise MachineError(err.message, hint=err.hint) from err
+
+
+def _done_before(workspace: Workspace, job: Job) -> FoldDone | None:
+    """The event of a job that is done; a checkpoint of a process that was killed right after that is removed."""
+    done = done_record(workspace, job.key)
+    if not done:
+        return None
+    with suppress(OSError):  # a read-only folder is read all the same
+        (job.key.folder(workspace) / CHECKPOINT).unlink(missing_ok=True)
+    return FoldDone(done["oof_top3_error"], done["seconds"], trained=False, views=tuple(done["views"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,23 +16,30 @@ from folds.base.errors import UserError
 from folds.base.locks import POLL_SECONDS, Holder
 from folds.base.progress import Track
 from folds.engine import EngineSettings
-from models.jobs.local import Task
+from models.jobs.local import Executor, Local, Task
 from models.jobs.ray_cluster import on_ray
 from models.jobs.ray_worker import Began, Ended, do_there
-from models.watch.events import FoldFailed, FoldHeld, FoldMoved, JobEvent, JobProgress
+from models.watch.events import Event, FoldFailed, FoldHeld, FoldMoved, Happened, JobEvent
 
 MOST_MOVES = 3  # a task whose process died is begun again so often, and then it has failed
 LOOK_SECONDS = 0.2  # between two looks at what the processes have said
 STOP_SECONDS = 4.0  # for tasks to end; `folds.base.signals` leaves a command seven seconds in all
-BATCH = (
-    100  # events that are fetched at a time: below 100 KB Ray sends them without its object store, which may be full
-)
+BATCH = 100  # events fetched at a time: below 100 KB Ray sends them without its object store, which may be full
 
 DEATHS = {  # what Ray's errors say in many lines
     "WorkerCrashedError": "its process died",
     "NodeDiedError": "its machine is gone",
     "OutOfMemoryError": "Ray ended its process, since memory was short",
 }
+
+
+def executor_for(engine: EngineSettings, track: Track) -> Executor:
+    """The executor that the settings ask for; for this process with the threads that are asked for."""
+    if engine.is_ray:
+        return OnRay(engine, track)
+    if engine.cpus_per_job:  # what torch computes on a CPU depends on their number, bit by bit
+        torch.set_num_threads(engine.cpus_per_job)
+    return Local(track)
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class OnRay:
     engine: EngineSettings
     track: Track
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[JobEvent | JobProgress]:
+    def run(self, tasks: Sequence[Task]) -> Generator[Happened, None, None]:
         """Do all tasks, and yield what happens. Raises UserError where no machine has what a task needs."""
         if tasks:
             with on_ray(self.engine) as ray:
@@ -69,8 +76,8 @@ class _Open:
     moves: int = 0
     holder: Holder | None = None
 
-    def event(self, what: Any) -> JobEvent:
-        return JobEvent(self.task.run, self.task.fold, what)
+    def event(self, what: Event) -> JobEvent:
+        return JobEvent(self.task.key, what)
 
 
 class _Session:
@@ -89,12 +96,15 @@ class _Session:
         self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         self.queue.qsize()  # wait until it has started: no task begins before there is a queue to write to
 
-    def run(self) -> Iterator[JobEvent | JobProgress]:
+    def run(self) -> Iterator[Happened]:
         try:
             while self.open:
                 for _ in self.track((1,), what="waiting", total=1, unit="looks"):  # which knows when the time is up
                     self._submit()
-                ready = self._wait()
+                answers = [one.answer for one in self.open if one.answer is not None]
+                if not answers:
+                    time.sleep(LOOK_SECONDS)
+                ready = self.ray.wait(answers, timeout=LOOK_SECONDS)[0] if answers else []  # ended, in whichever way
                 for number, said in self._said():
                     yield from self._take(number, said)
                 for one in [one for one in self.open if one.answer in ready]:  # it has not said Ended
@@ -134,14 +144,6 @@ class _Session:
         )
         return do.remote(one.task, one.cpus, one.number, self.queue)
 
-    def _wait(self) -> list[Any]:
-        """Wait a moment; returns the answer of an attempt that ended meanwhile, in whichever way."""
-        answers = [one.answer for one in self.open if one.answer is not None]
-        if not answers:
-            time.sleep(LOOK_SECONDS)
-            return []
-        return list(self.ray.wait(answers, timeout=LOOK_SECONDS)[0])
-
     def _said(self) -> Iterator[tuple[int, Any]]:
         """What the processes have said up to now, each with the number of the attempt."""
         try:
@@ -151,7 +153,7 @@ class _Session:
             why = f"the event queue on Ray is gone: {_last_line(err)}"
             raise UserError(why, hint="type the command again") from err
 
-    def _take(self, number: int, said: Any) -> Iterator[JobEvent | JobProgress]:
+    def _take(self, number: int, said: Any) -> Iterator[Happened]:
         one = next((one for one in self.open if one.number == number and one.answer is not None), None)
         if one is None:  # an attempt that was given up
             return
@@ -162,7 +164,7 @@ class _Session:
             raise said.error
         elif isinstance(said, Ended) and said.holder:
             if said.holder != one.holder:
-                yield one.event(FoldHeld(one.task.run, one.task.fold, said.holder.sentence))
+                yield one.event(FoldHeld(one.task.name, said.holder.sentence))
             one.answer, one.holder, one.not_before = None, said.holder, time.monotonic() + POLL_SECONDS
         elif isinstance(said, Ended):
             self.open.remove(one)
@@ -177,11 +179,11 @@ class _Session:
         if one.moves > MOST_MOVES:
             self.open.remove(one)
             died = f"{why}, {one.moves} times in a row"
-            yield one.event(FoldFailed(one.task.run, one.task.name, died, None, trace=None))
+            yield one.event(FoldFailed(one.task.name, died, None, trace=None))
             return
         one.avoid |= {one.node} if one.node else set()
         one.answer, one.node, one.not_before = None, None, time.monotonic() + POLL_SECONDS
-        yield one.event(FoldMoved(one.task.run, one.task.fold, why))
+        yield one.event(FoldMoved(one.task.name, why))
 
     def _death(self, one: _Open) -> str:
         try:
@@ -220,7 +222,7 @@ def _needs(machines: Sequence[Mapping[str, float]], engine: EngineSettings, task
     """
     has_gpus = any("GPU" in one for one in machines)
     if task.device == "cuda" and not has_gpus:
-        raise UserError(f"no machine of Ray has a GPU, and {task.run} needs one", hint="`--device cpu`")
+        raise UserError(f"no machine of Ray has a GPU, and {task.name} needs one", hint="`--device cpu`")
     gpus = engine.gpus_per_job if has_gpus and task.device != "cpu" else 0.0
     most = int(max((one.get("CPU", 0) for one in machines if one.get("GPU", 0) >= gpus), default=0))
     cpus = engine.cpus_per_job or (1 if gpus else min(torch.get_num_threads(), max(most, 1)))

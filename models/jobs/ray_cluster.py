@@ -31,10 +31,29 @@ def on_ray(engine: EngineSettings) -> Iterator[Any]:
     refuse_without_ray(engine)
     if engine.address is not None:
         _refuse_silence(engine.address)
-    ray = _import_ray()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read at import: nothing is reported to anybody
+    import ray
+
+    alone = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if engine.address is None else {}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        _connect(ray, engine)
+        try:
+            ray.init(
+                address=engine.address or "local",
+                runtime_env={"py_modules": [str(ROOMS / room) for room in SHIPPED]},
+                configure_logging=True,
+                logging_level="error",
+                log_to_driver=False,  # what a job says comes as events
+                **alone,
+            )
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as err:
+            if engine.address is None:
+                raise
+            reason = str(err).strip().partition("\n")[0].rstrip(".")
+            hint = (
+                "`ray start --address HOST:PORT` makes this machine a part of it; `ray status` says whether it is one"
+            )
+            raise UserError(f"no Ray cluster can be joined at {engine.address}: {reason}", hint=hint) from err
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():  # Ray sets its own, which knows no clean end
                 signal.signal(number, handler)
@@ -49,13 +68,6 @@ def refuse_without_ray(engine: EngineSettings) -> None:
         raise UserError("Ray is not installed here", hint="`pip install -e '.[ray]'`")
 
 
-def _import_ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read at import: nothing is reported to anybody
-    import ray
-
-    return ray
-
-
 def _refuse_silence(address: str) -> None:
     """Refuse an address where nobody answers: Ray itself would try for more than ten minutes."""
     host, _, port = address.rpartition(":")
@@ -66,25 +78,4 @@ def _refuse_silence(address: str) -> None:
     except (OSError, OverflowError) as err:
         raise UserError(
             f"nothing answers at {address}: {err}", hint="`ray start --head --port 6379` on the first machine"
-        ) from err
-
-
-def _connect(ray: Any, engine: EngineSettings) -> None:
-    alone = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if engine.address is None else {}
-    try:
-        ray.init(
-            address=engine.address or "local",
-            runtime_env={"py_modules": [str(ROOMS / room) for room in SHIPPED]},
-            configure_logging=True,
-            logging_level="error",
-            log_to_driver=False,  # what a job says comes as events
-            **alone,
-        )
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as err:
-        if engine.address is None:
-            raise
-        reason = str(err).strip().partition("\n")[0].rstrip(".")
-        raise UserError(
-            f"no Ray cluster can be joined at {engine.address}: {reason}",
-            hint="`ray start --address HOST:PORT` makes this machine a part of it; `ray status` says whether it is one",
         ) from err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import socket
 import time
@@ -16,7 +17,7 @@ from folds.base.errors import CannotWriteError
 from folds.base.locks import Holder
 from folds.base.progress import T
 from models.jobs.local import Task, attempt
-from models.watch.events import JobEvent, JobProgress
+from models.watch.events import JobProgress
 
 PROGRESS_SECONDS = 1.0  # a task says how far it is this often
 
@@ -55,7 +56,7 @@ def do_there(task: Task, threads: int, number: int, queue: Any) -> None:
             if isinstance(event, Holder):
                 end = Ended(event)
             else:
-                reporter.say(JobEvent(task.run, task.fold, event, place))
+                reporter.say(dataclasses.replace(event, place=place))
     except CannotWriteError as err:
         end = Ended(error=err)
     except KeyboardInterrupt as stop:
@@ -81,4 +82,4 @@ class _Reporter:
             done, now = min(done + each, total), time.monotonic()
             if now - self.said >= PROGRESS_SECONDS:
                 self.said, speed = now, done / max(now - began, 1e-9)
-                self.say(JobProgress(self.task.run, self.task.fold, what, done, total, unit, speed, self.place))
+                self.say(JobProgress(self.task.key, what, done, total, unit, speed, self.place))

@@ -17,24 +17,22 @@ from folds.base.errors import UserError
 from folds.base.metrics import topk_error
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
-from folds.engine import SEQUENTIAL, EngineSettings
 from folds.pixels.cache import cached
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import build_network, read_weights, resolve_backbone
-from models.device import choose_device, choose_precision, set_threads
+from models.device import choose_device, choose_precision
 from models.input.sampling import prior_correction
 from models.input.sizes import predict_size, train_size
 from models.input.views import check_views
 from models.predict.model import Model, log_probs_of
 from models.predict.predictions import Predictions, save_predictions
 from models.recipes import FullSettings
-from models.runs import CHOSEN, done_folds, done_refit, is_probe
+from models.runs import CHOSEN, done_folds, done_record, done_refit, is_probe
 from models.settings import PredictSettings
-from models.watch.events import FoldPredicted
+from models.watch.events import FoldPredicted, JobEvent, JobKey
 
 FILES = ("network.safetensors", "oof.npz", "settings.json", "test.npz")
-REFIT_FILES = ("network.safetensors", "settings.json", "test.npz")  # nothing is kept out, so nothing is out of fold
 OF_TRAINING = ("lr", "weights_digest", "verdict")  # of done.json: kept when the fold is predicted again
 
 
@@ -44,9 +42,9 @@ def predict_run(
     predict: PredictSettings,
     *,
     device_name: str,
-    engine: EngineSettings = SEQUENTIAL,
+    cache: Path | None = None,
     track: Track = silently,
-) -> Iterator[FoldPredicted]:
+) -> Iterator[JobEvent]:
     """Predict with every done fold of a run again, and with its refit. The test images are read once for all."""
     check_views(predict.views)
     if is_probe(workspace, run):
@@ -54,8 +52,7 @@ def predict_run(
             f"the run {run} is a probe, which has heads and no network: to probe again costs one pass",
             hint=f"`python run.py probe --run {run} --views {','.join(predict.views)}` with its backbone and weights",
         )
-    set_threads(engine)
-    folds, store = load_folds(workspace), open_store(cached(workspace, engine.cache, track=track))
+    folds, store = load_folds(workspace), open_store(cached(workspace, cache, track=track))
     parts: list[int | None] = [*done_folds(workspace, run)]
     if not parts:
         raise UserError(f"the run {run} has no fold that is done", hint="`python run.py train`")
@@ -71,26 +68,18 @@ def predict_run(
         if one.fold is not None:
             own, what = rows[folds.fold == one.fold], f"{run}: oof of fold {one.fold}"
             oof = one.model.log_probs(store, own, predict.views, batch_size=size, what=what, track=track)
-        error = write_predictions(one.folder, folds, store, fold=one.fold, views=predict.views, oof=oof, test=test)
-        write_done(
-            one.folder,
-            one.settings_json,
-            folds,
-            fold=one.fold,
-            views=predict.views,
-            oof_top3_error=error,
-            seconds=one.done["seconds"],
-            more={key: one.done[key] for key in OF_TRAINING if key in one.done},
-        )
-        yield FoldPredicted(run, one.fold, error)
+        files = FoldFiles(workspace, JobKey(run, one.fold), folds, store, tuple(predict.views))
+        error = files.write_predictions(oof, test)
+        more = {key: one.done[key] for key in OF_TRAINING if key in one.done}
+        files.write_done(one.settings_json, oof_top3_error=error, seconds=one.done["seconds"], more=more)
+        yield JobEvent(files.key, FoldPredicted(error, files.views))
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A done fold of a run, or its refit (fold None): its folder, done.json, settings.json and model."""
+    """A done fold of a run, or its refit (fold None): its done.json, settings.json and model."""
 
     fold: int | None
-    folder: Path
     done: dict[str, Any]
     settings_json: dict[str, Any]
     model: Model
@@ -98,9 +87,9 @@ class Trained:
 
 def load_trained(workspace: Workspace, run: str, fold: int | None, folds: Folds, *, device: torch.device) -> Trained:
     """A fold that is done. Raises UserError where its files are not those that were written, or its folds not these."""
-    done = done_refit(workspace, run) if fold is None else done_folds(workspace, run)[fold]
-    assert done is not None, f"the refit of {run} is not done"
-    folder = workspace.refit(run) if fold is None else workspace.fold(run, fold)
+    key = JobKey(run, fold)
+    done, folder = done_record(workspace, key), key.folder(workspace)
+    assert done is not None, f"{key.name} is not done"
     hint = f"remove {folder} and train it again"
     path, weights = folder / "settings.json", folder / "network.safetensors"
     stored: dict[str, Any] = read_json(path, hint=hint)
@@ -127,7 +116,7 @@ def load_trained(workspace: Workspace, run: str, fold: int | None, folds: Folds,
         choose_precision(precision, device),
         prior_correction(target, settings, n_classes=n_classes),
     )
-    return Trained(fold, folder, done, stored, model)
+    return Trained(fold, done, stored, model)
 
 
 def test_rows(store: PixelStore) -> np.ndarray:
@@ -141,61 +130,60 @@ def write_network(folder: Path, network: nn.Module) -> None:
     write_bytes(folder / "network.safetensors", save({name: value.cpu().contiguous() for name, value in state}))
 
 
-def write_predictions(
-    folder: Path,
-    folds: Folds,
-    store: PixelStore,
-    *,
-    fold: int | None,
-    views: Sequence[str],
-    oof: np.ndarray | None,
-    test: np.ndarray,
-) -> float | None:
-    """Write `oof.npz` and `test.npz`; returns the fold's OOF top-3 error over the views' mean. A refit has no OOF.
+@dataclass(frozen=True)
+class FoldFiles:
+    """What a fold, or a refit (fold None), leaves in its folder under these views: predictions, and that it is done."""
 
-    oof   (n, V, C) float32 log-probabilities of the fold's own images, in the order of folds.csv
-    test  (T, V, C) float32, in the order of `test_rows`
-    """
+    workspace: Workspace
+    key: JobKey
+    folds: Folds
+    store: PixelStore
+    views: tuple[str, ...]
 
-    def save_as(name: str, image_id: np.ndarray, log_probs: np.ndarray) -> Predictions:
-        made = Predictions(image_id, np.array(folds.classes), np.array(views), log_probs, folds.digest)
-        save_predictions(folder / name, made)
-        return made
+    @property
+    def folder(self) -> Path:
+        return self.key.folder(self.workspace)
 
-    error = None
-    if oof is not None:
-        made = save_as("oof.npz", folds.image_id[folds.fold == fold], oof)
-        error = topk_error(made.probs(), folds.target[folds.fold == fold])
-    save_as("test.npz", store.image_id[test_rows(store)], test)
-    return error
+    def write_predictions(self, oof: np.ndarray | None, test: np.ndarray) -> float | None:
+        """Write `oof.npz` and `test.npz`; returns the OOF top-3 error over the views' mean. A refit has no OOF.
 
+        oof   (n, V, C) float32 log-probabilities of the fold's own images, in the order of folds.csv
+        test  (T, V, C) float32, in the order of `test_rows`
+        """
+        classes, views, own = np.array(self.folds.classes), np.array(self.views), self.folds.fold == self.key.fold
+        error = None
+        if oof is not None:
+            made = Predictions(self.folds.image_id[own], classes, views, oof, self.folds.digest)
+            save_predictions(self.folder / "oof.npz", made)
+            error = topk_error(made.probs(), self.folds.target[own])
+        image_id = self.store.image_id[test_rows(self.store)]
+        save_predictions(self.folder / "test.npz", Predictions(image_id, classes, views, test, self.folds.digest))
+        return error
 
-def write_done(
-    folder: Path,
-    settings_json: Mapping[str, Any],
-    folds: Folds,
-    *,
-    fold: int | None,
-    views: Sequence[str],
-    oof_top3_error: float | None,
-    seconds: float,
-    more: Mapping[str, Any] = MappingProxyType({}),
-    files: Sequence[str] = (),
-) -> None:
-    """Declare a fold, or the refit (fold None), done; written after everything that it names by digest.
-
-    files  of the folder; those of a trained network if empty
-    """
-    names = files or (REFIT_FILES if fold is None else FILES)
-    done = {
-        **{key: settings_json[key] for key in ("run", "backbone", "seed", "folds_digest")},
-        "fold": "all" if fold is None else fold,
-        "n_folds": folds.n_folds,
-        "views": list(views),
-        "oof_top3_error": oof_top3_error,
-        "seconds": round(seconds, 1),
-        **more,
-        "prior_restored": settings_json["settings"].get("restore_prior", True),
-        "files": {name: digest((folder / name).read_bytes()) for name in names},
-    }
-    write_json(folder / "done.json", done)
+    def write_done(
+        self,
+        settings_json: Mapping[str, Any],
+        *,
+        oof_top3_error: float | None,
+        seconds: float,
+        more: Mapping[str, Any] = MappingProxyType({}),
+        files: Sequence[str] = FILES,
+    ) -> None:
+        """Declare the fold done, after everything that it names by digest is written. files: of the folder."""
+        fold = self.key.fold
+        done = {
+            **{key: settings_json[key] for key in ("run", "backbone", "seed", "folds_digest")},
+            "fold": "all" if fold is None else fold,
+            "n_folds": self.folds.n_folds,
+            "views": list(self.views),
+            "oof_top3_error": oof_top3_error,
+            "seconds": round(seconds, 1),
+            **more,
+            "prior_restored": settings_json["settings"].get("restore_prior", True),
+            "files": {
+                name: digest((self.folder / name).read_bytes())
+                for name in files
+                if fold is not None or name != "oof.npz"  # of a refit nothing is out of fold
+            },
+        }
+        write_json(self.folder / "done.json", done)

@@ -30,6 +30,7 @@ from models.predict.model import Model, log_probs_of
 from models.probe.features import LARGEST, STORED, FrozenBody
 from models.probe.logistic import Head
 from models.runs import RunPlan, done_folds, done_refit, is_probe
+from models.watch.events import JobKey
 
 State = dict[str, Tensor]
 
@@ -77,9 +78,9 @@ def _networks(workspace: Workspace, run: str, folds: Folds) -> tuple[dict[str, A
     files: dict[str, Callable[[], State]] = {}
     for fold in parts:
         one = load_trained(workspace, run, fold, folds, device=device)
-        name = "all" if fold is None else f"fold{fold}"
+        name = JobKey(run, fold).part
         file = f"{run}/{name}.safetensors"
-        files[file] = partial(_read_state, one.folder / "network.safetensors")
+        files[file] = partial(_read_state, JobKey(run, fold).folder(workspace) / "network.safetensors")
         named[name] = {"file": file, "shift": one.model.shift.tolist()}
     settings, backbone = one.settings_json["settings"], one.model.backbone
     fields = {

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
@@ -109,57 +108,33 @@ def image_features(
     for view in views:
         own = {**facts, "view": view}
         files[view] = FeatureFile(workspace.features / f"{digest(json.dumps(own, sort_keys=True).encode())}.npy", own)
-    lacking = {view: file for view, file in files.items() if not file.is_whole()}
-    if lacking:
-        _make(lacking, store, rows, body, batch_size=batch_size, what=what, track=track)
-    return files
-
-
-def _make(
-    files: dict[str, FeatureFile],
-    store: PixelStore,
-    rows: np.ndarray,
-    body: FrozenBody,
-    *,
-    batch_size: int,
-    what: str,
-    track: Track,
-) -> None:
-    """One pass over the rows for all files; host memory holds a batch, not the features."""
-    found = body.model().features(store, rows, tuple(files), batch_size=batch_size, what=what, track=track)
+    lacking = [file for file in files.values() if not file.is_whole()]
+    if not lacking:
+        return files
+    seen = tuple(file.facts["view"] for file in lacking)
     with ExitStack() as stack:
-        paths = [stack.enter_context(replacing(file.path)) for file in files.values()]
+        paths = [stack.enter_context(replacing(file.path)) for file in lacking]
         arrays: list[np.memmap] = []
         start = 0
-        for piece in found:  # (V, B, D)
-            _refuse_odd(piece, store.image_id[rows[start : start + piece.shape[1]]], body)
-            arrays = arrays or [_new_array(path, (len(rows), piece.shape[2])) for path in paths]
-            for array, seen in zip(arrays, piece.clamp(-LARGEST, LARGEST).cpu().numpy().astype(STORED), strict=True):
-                array[start : start + len(seen)] = seen
-            start += piece.shape[1]
+        for piece in body.model().features(store, rows, seen, batch_size=batch_size, what=what, track=track):
+            stop = start + piece.shape[1]  # piece (V, B, D): host memory holds a batch, not the features
+            finite = torch.isfinite(piece).all(dim=2).all(dim=0).cpu().numpy()
+            if not finite.all():
+                odd = first_few(list(store.image_id[rows[start:stop]][~finite]))
+                raise UserError(f"{body.backbone.tag} has no finite features for {odd}", hint="`--precision fp32`")
+            for path in paths if not arrays else ():
+                arrays.append(np.lib.format.open_memmap(path, "w+", STORED, (len(rows), piece.shape[2])))
+                reserve(path, path.stat().st_size)
+            for array, of_view in zip(arrays, piece.clamp(-LARGEST, LARGEST).cpu().numpy().astype(STORED), strict=True):
+                array[start:stop] = of_view
+            start = stop
         for array in arrays:
             array.flush()
-    for file in files.values():  # the JSON comes last: without it the features do not count as there
+    for file in lacking:  # the JSON comes last: without it the features do not count as there
         features = file.load()
         head = {"facts": file.facts, "shape": list(features.shape), "digest": _digest(features)}
         write_json(file.path.with_suffix(".json"), head)
-
-
-def _refuse_odd(features: Tensor, image_id: np.ndarray, body: FrozenBody) -> None:
-    """Refuse features (V, B, D) that are NaN or infinite, naming their images. image_id (B,) str."""
-    finite = torch.isfinite(features).all(dim=2).all(dim=0).cpu().numpy()
-    if not finite.all():
-        raise UserError(
-            f"{body.backbone.tag} has no finite features for {first_few(list(image_id[~finite]))}",
-            hint="`--precision fp32`",
-        )
-
-
-def _new_array(path: Path, shape: tuple[int, int]) -> np.memmap:
-    """An npy file of zeros, mapped, whose room on the disk is its own."""
-    array = np.lib.format.open_memmap(path, "w+", STORED, shape)
-    reserve(path, path.stat().st_size)
-    return array
+    return files
 
 
 def _digest(features: np.ndarray) -> str:

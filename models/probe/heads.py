@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,7 +177,13 @@ def inner_splits(fold: np.ndarray, group: np.ndarray, *, n_folds: int) -> list[I
     halves that keep copies together.
     """
     if n_folds == 2:
-        return [split for k in (0, 1) for split in _halves(k, fold, group)]
+        splits = []
+        for k in (0, 1):
+            part = np.flatnonzero(fold != k)
+            half = np.unique(group[part], return_inverse=True)[1] % 2 == 0
+            if half.any() and not half.all():
+                splits += [InnerSplit(part[own], {k: part[~own]}) for own in (half, ~half)]
+        return splits
     pairs = sorted({tuple(sorted((k, (k + 1) % n_folds))) for k in range(n_folds)})
     return [
         InnerSplit(
@@ -186,14 +192,6 @@ def inner_splits(fold: np.ndarray, group: np.ndarray, *, n_folds: int) -> list[I
         )
         for one, other in pairs
     ]
-
-
-def _halves(k: int, fold: np.ndarray, group: np.ndarray) -> Iterator[InnerSplit]:
-    part = np.flatnonzero(fold != k)
-    half = np.unique(group[part], return_inverse=True)[1] % 2
-    for which in (0, 1):
-        if (half == which).any() and (half != which).any():
-            yield InnerSplit(part[half == which], {k: part[half != which]})
 
 
 def _choose(split: InnerSplit, features: Features, folds: Folds) -> dict[int, tuple[float, Head]]:

@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import json
 import time
-import traceback
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save
 
-from folds.base.errors import CannotWriteError, UserError
 from folds.base.progress import Track, silently
-from folds.base.signals import TimeUpError
-from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
-from folds.engine import SEQUENTIAL, EngineSettings
+from folds.base.workspace import Workspace, digest, write_bytes, write_json
 from folds.pixels.cache import cached
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import build_network, resolve_backbone
-from models.device import choose_device, run_precision, set_threads, short_name
+from models.device import PRECISIONS, choose_device, run_precision
 from models.input.sizes import train_size
 from models.input.views import check_views
 from models.jobs.plan import find_start, weights_name
-from models.predict.again import test_rows, write_done, write_predictions
+from models.predict.again import FoldFiles, test_rows
 from models.probe.features import FeatureFile, FrozenBody, image_features
 from models.probe.heads import head_views, probed_heads
 from models.probe.logistic import Head
-from models.runs import PROBE, RunPlan, as_probe, done_folds, refuse_other_settings
+from models.runs import PROBE, RunPlan, as_probe, begun_settings, done_folds, refuse_other_settings
 from models.settings import PredictSettings
-from models.watch.events import FoldDone, FoldFailed, JobEvent, JobProgress, ProbeEvent, ProbeFitted, ProbeStarted
+from models.watch.events import FoldDone, JobEvent, JobKey, ProbeFitted, ProbeStarted
 
 FILES = ("head.safetensors", "oof.npz", "test.npz")
 
@@ -42,21 +39,19 @@ def probe_runs(
     plans: Sequence[RunPlan],
     predict: PredictSettings,
     *,
-    engine: EngineSettings = SEQUENTIAL,
+    cache: Path | None = None,
     track: Track = silently,
-) -> Iterator[ProbeEvent]:
+) -> Iterator[JobEvent]:
     """Probe the backbone of every plan, and yield what happens; folds that are done under these views stay.
 
     Of a plan only backbone, weights, image size, mirror, precision and device count. Everything that can be refused is
     refused before the first pass. Nothing is drawn at random but the weights of `--no-pretrained`, by the folds' seed.
     """
-    set_threads(engine)
-    folds, store = load_folds(workspace), open_store(cached(workspace, engine.cache, track=track))
-    check_views(predict.views)
-    for probe in [plan_probe(workspace, as_probe(plan), folds, predict) for plan in plans]:
+    folds, store = load_folds(workspace), open_store(cached(workspace, cache, track=track))
+    for probe in refuse_probes(workspace, plans, predict):
         for k, done in probe.done.items():
-            views = tuple(done["views"])
-            yield FoldDone(probe.name, k, done["oof_top3_error"], done["seconds"], trained=False, views=views)
+            before = FoldDone(done["oof_top3_error"], done["seconds"], trained=False, views=tuple(done["views"]))
+            yield JobEvent(JobKey(probe.name, k), before)
         if probe.lacking:
             yield from _probe_folds(workspace, probe, folds, store, predict, track=track)
 
@@ -71,30 +66,11 @@ def plans_to_probe(plans: Sequence[RunPlan]) -> list[RunPlan]:
     return list(first.values())
 
 
-def probe_first(
-    workspace: Workspace, plans: Sequence[RunPlan], predict: PredictSettings, *, engine: EngineSettings, track: Track
-) -> Generator[JobEvent | JobProgress, None, None]:
-    """Probe the backbone of every plan, and yield what happens; a probe that fails is a FoldFailed, the others go on.
-
-    Raises CannotWriteError, TimeUpError and KeyboardInterrupt, which concern every probe.
-    """
-    if engine.is_ray:
-        from models.jobs.ray_runs import probe_on_ray
-
-        yield from probe_on_ray(workspace, plans, predict, engine=engine, track=track, goes_on=True)
-        return
-    for plan in plans:
-        name = as_probe(plan).name
-        try:
-            for event in probe_runs(workspace, [plan], predict, engine=engine, track=track):
-                yield JobEvent(name, getattr(event, "fold", None), event)
-        except (CannotWriteError, TimeUpError):
-            raise
-        except UserError as err:
-            yield JobEvent(name, None, FoldFailed(name, name, err.message, err.hint, trace=None))
-        except Exception as err:
-            failed = FoldFailed(name, name, f"{type(err).__name__}: {err}", None, traceback.format_exc())
-            yield JobEvent(name, None, failed)
+def refuse_probes(workspace: Workspace, plans: Sequence[RunPlan], predict: PredictSettings) -> list[Probe]:
+    """The probes of all plans. Raises UserError for what can be refused before the first pass."""
+    folds = load_folds(workspace)
+    check_views(predict.views)
+    return [plan_probe(workspace, as_probe(plan), folds, predict) for plan in plans]
 
 
 @dataclass(frozen=True)
@@ -113,7 +89,8 @@ def plan_probe(workspace: Workspace, plan: RunPlan, folds: Folds, predict: Predi
     """The probe of a plan, and which of its folds are done under the views asked for; refuses other settings."""
     backbone, settings = resolve_backbone(plan.backbone), plan.settings
     device, size = choose_device(settings.device), train_size(settings, backbone)
-    before = _begun_with(workspace, plan.name)
+    begun = {f"torch.{one['settings']['precision']}" for one in begun_settings(workspace, plan.name)}
+    before = {"forward": name for name, one in PRECISIONS.items() if str(one) in begun}  # noqa: B035  at most one
     precision = run_precision(settings.precision, device, backbone, size=size, way="forward", before=before)
     settings_json = {
         "run": plan.name,
@@ -138,22 +115,13 @@ def plan_probe(workspace: Workspace, plan: RunPlan, folds: Folds, predict: Predi
     return Probe(plan.name, body, settings_json, done, lacking, digest(weights.read_bytes()) if weights else "")
 
 
-def _begun_with(workspace: Workspace, run: str) -> dict[str, str]:
-    """The precision of a probe that has been begun, as `--precision` calls it."""
-    for path in sorted((workspace.models / run).glob("fold*/settings.json")):
-        stored = read_json(path, hint=f"remove {path.parent}").get("settings", {}).get("precision")
-        if stored in ("float32", "bfloat16", "float16"):
-            return {"forward": short_name(getattr(torch, stored))}
-    return {}
-
-
 def _probe_folds(
     workspace: Workspace, probe: Probe, folds: Folds, store: PixelStore, predict: PredictSettings, *, track: Track
-) -> Iterator[ProbeEvent]:
+) -> Iterator[JobEvent]:
     """One pass, all heads, and the predictions of the folds that lack them."""
     settings, body, testing = probe.settings_json["settings"], probe.body, test_rows(store)
-    yield ProbeStarted(
-        run=probe.name,
+    whole = JobKey(probe.name, None)
+    started = ProbeStarted(
         tag=body.backbone.tag,
         n_train=len(folds.image_id),
         n_test=len(testing),
@@ -162,6 +130,7 @@ def _probe_folds(
         device=body.device.type,
         precision=settings["precision"],
     )
+    yield JobEvent(whole, started)
 
     def ask(rows: np.ndarray, views: Sequence[str], what: str) -> dict[str, FeatureFile]:
         size, words = predict.predict_batch, f"{probe.name}: {what}"
@@ -174,31 +143,23 @@ def _probe_folds(
     featured = time.perf_counter()
     heads = probed_heads(workspace, folds, [train[view] for view in views], device=body.device, track=track)
     fitted = time.perf_counter()
-    yield ProbeFitted(probe.name, heads.strengths, featured - began, fitted - featured)
+    yield JobEvent(whole, ProbeFitted(heads.strengths, featured - began, fitted - featured))
     seconds = (fitted - began) / len(probe.lacking)  # one pass served all folds
     for k in probe.lacking:
         own = np.flatnonzero(folds.fold == k)
         oof = np.stack([_log_probs(heads.heads[k], train[view], body, own) for view in predict.views], axis=1)
         tested = np.stack([_log_probs(heads.heads[k], test[view], body) for view in predict.views], axis=1)
-        folder = workspace.fold(probe.name, k)
+        files = FoldFiles(workspace, JobKey(probe.name, k), folds, store, tuple(predict.views))
+        folder = files.folder
         (folder / "done.json").unlink(missing_ok=True)  # other views than before: not done until all of it is
         write_json(folder / "settings.json", probe.settings_json)
         write_bytes(folder / "head.safetensors", save({"weight": heads.heads[k].weight, "bias": heads.heads[k].bias}))
-        error = write_predictions(folder, folds, store, fold=k, views=predict.views, oof=oof, test=tested)
+        error = files.write_predictions(oof, tested)
         row = {"strength": heads.strengths[k], "valid_top3_error": error}
         write_bytes(folder / "log.jsonl", (json.dumps(row) + "\n").encode())
-        write_done(
-            folder,
-            probe.settings_json,
-            folds,
-            fold=k,
-            views=predict.views,
-            oof_top3_error=error,
-            seconds=seconds,
-            more={"weights_digest": probe.weights_digest} if probe.weights_digest else {},
-            files=FILES,
-        )
-        yield FoldDone(probe.name, k, error, seconds, trained=True, views=tuple(predict.views))
+        more = {"weights_digest": probe.weights_digest} if probe.weights_digest else {}
+        files.write_done(probe.settings_json, oof_top3_error=error, seconds=seconds, more=more, files=FILES)
+        yield JobEvent(files.key, FoldDone(error, seconds, trained=True, views=files.views))
 
 
 def _log_probs(head: Head, file: FeatureFile, body: FrozenBody, rows: np.ndarray | slice = slice(None)) -> np.ndarray:

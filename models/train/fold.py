@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,18 +16,17 @@ from folds.base.signals import TimeUpError
 from folds.base.workspace import Workspace, sweep, write_bytes, write_json
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
-from models.backbones import Backbone, build_network, one_head
+from models.backbones import build_network, one_head
 from models.device import Way, choose_device, run_precision, short_name
 from models.input.sampling import sampling_shift
 from models.input.sizes import train_size
-from models.predict.again import test_rows, write_done, write_network, write_predictions
+from models.predict.again import FoldFiles, test_rows, write_network
 from models.probe.features import FrozenBody
 from models.probe.heads import set_head, start_head
-from models.recipes import FullSettings
-from models.runs import CHOSEN, RunPlan, chosen_precision, log_line
+from models.runs import CHOSEN, chosen_precision, log_line
 from models.settings import PredictSettings
 from models.train.checkpoint import Checkpoint, RefusedError, Resumed
-from models.train.trainer import FoldTrainer
+from models.train.trainer import FoldTrainer, Job
 from models.train.verdict import against_probe, judge, remedy_for
 from models.watch.events import (
     CheckpointRefused,
@@ -39,35 +36,9 @@ from models.watch.events import (
     FoldResumed,
     FoldStarted,
     Verdict,
-    fold_name,
 )
 
 CHECKPOINT = "checkpoint.safetensors"  # in the fold's folder, until the fold is done
-
-
-@dataclass(frozen=True)
-class Job:
-    """A fold to train (None: all images), with everything that was checked before the first job began.
-
-    weights_digest  of the very file that the network starts from, downloaded or local; empty for a random start
-    """
-
-    plan: RunPlan
-    settings: FullSettings
-    backbone: Backbone
-    weights: Path | None
-    fold: int | None
-    seed: int
-    settings_json: dict[str, Any]
-    weights_digest: str = ""
-
-    @property
-    def name(self) -> str:
-        return fold_name(self.plan.name, self.fold)
-
-    def folder(self, workspace: Workspace) -> Path:
-        name = self.plan.name
-        return workspace.refit(name) if self.fold is None else workspace.fold(name, self.fold)
 
 
 def do_job(
@@ -81,42 +52,33 @@ def do_job(
     track: Track,
 ) -> Iterator[Event]:
     """Train, predict, write, and yield what happens; `done.json` comes last."""
-    began, folder, views = time.perf_counter(), job.folder(workspace), predict.views
+    began, folder, views = time.perf_counter(), job.key.folder(workspace), predict.views
     sweep(folder)
     trainer = make_trainer(workspace, job, folds, store, lr=lr, track=track)
     identity = {"settings": job.settings_json, "fold": "all" if job.fold is None else job.fold, "lr": lr}
     checkpoint = Checkpoint(folder / CHECKPOINT, of={**identity, "images": store.identity})
     settings_json = job.settings_json | ({CHOSEN: trainer.chosen_precision} if trainer.chosen_precision else {})
     write_json(folder / "settings.json", settings_json)
-    yield _started(job, trainer)
-    before = yield from _resumed(job, trainer, checkpoint)
-    rows = yield from _train(job, trainer, checkpoint, before, track=track)
+    yield _started(trainer)
+    before = yield from _resumed(trainer, checkpoint)
+    rows = yield from _train(trainer, checkpoint, before, track=track)
     write_network(folder, trainer.trained)
     model, size, oof = trainer.model, predict.predict_batch, None
     test = model.log_probs(store, test_rows(store), views, batch_size=size, what="predict test", track=track)
     if job.fold is not None:
         own = trainer.data.valid_rows
         oof = model.log_probs(store, own, views, batch_size=size, what="predict oof", track=track)
-    error = write_predictions(folder, folds, store, fold=job.fold, views=views, oof=oof, test=test)
+    files = FoldFiles(workspace, job.key, folds, store, views)
+    error = files.write_predictions(oof, test)
     more: dict[str, Any] = {"lr": lr} | ({"weights_digest": job.weights_digest} if job.weights_digest else {})
     if job.fold is not None:
-        verdict = _judged(workspace, job, job.fold, trainer, folds, rows)
-        figures = dataclasses.asdict(verdict).items()
-        more["verdict"] = {key: value for key, value in figures if key not in ("run", "fold") and value is not None}
+        verdict = _judged(workspace, trainer, folds, rows)
+        more["verdict"] = {key: value for key, value in dataclasses.asdict(verdict).items() if value is not None}
         yield verdict
     seconds = before.seconds + time.perf_counter() - began
-    write_done(
-        folder,
-        settings_json,
-        folds,
-        fold=job.fold,
-        views=views,
-        oof_top3_error=error,
-        seconds=seconds,
-        more=more,
-    )
+    files.write_done(settings_json, oof_top3_error=error, seconds=seconds, more=more)
     checkpoint.remove()
-    yield FoldDone(job.plan.name, job.fold, error, seconds, trained=True, views=views)
+    yield FoldDone(error, seconds, trained=True, views=views)
 
 
 def make_trainer(
@@ -153,13 +115,10 @@ def make_trainer(
     is_chosen = settings.precision == "auto" and device.type == "cpu"
     return FoldTrainer(
         network,
+        job,
         folds,
         store,
-        fold=job.fold,
-        backbone=job.backbone,
-        settings=settings,
         lr=lr,
-        seed=job.seed,
         device=device,
         precision=precisions["train"],
         is_probed=is_probed,
@@ -167,11 +126,9 @@ def make_trainer(
     )
 
 
-def _started(job: Job, trainer: FoldTrainer) -> FoldStarted:
+def _started(trainer: FoldTrainer) -> FoldStarted:
     return FoldStarted(
-        run=job.plan.name,
-        tag=job.backbone.tag,
-        fold=job.fold,
+        tag=trainer.job.backbone.tag,
         n_train=len(trainer.data.train_rows),
         n_valid=len(trainer.data.valid_rows),
         image_size=trainer.sizes[-1],
@@ -183,7 +140,7 @@ def _started(job: Job, trainer: FoldTrainer) -> FoldStarted:
     )
 
 
-def _resumed(job: Job, trainer: FoldTrainer, checkpoint: Checkpoint) -> Generator[Event, None, Resumed]:
+def _resumed(trainer: FoldTrainer, checkpoint: Checkpoint) -> Generator[Event, None, Resumed]:
     """Load the checkpoint of an earlier process, if there is one; an event reports it, or why it cannot be used."""
     try:
         before = checkpoint.resume(trainer.stepper)
@@ -192,12 +149,12 @@ def _resumed(job: Job, trainer: FoldTrainer, checkpoint: Checkpoint) -> Generato
         return Resumed()
     if before is None:
         return Resumed()
-    yield FoldResumed(job.plan.name, job.fold, len(before.rows), job.settings.epochs)
+    yield FoldResumed(len(before.rows), trainer.job.settings.epochs)
     return before
 
 
 def _train(
-    job: Job, trainer: FoldTrainer, checkpoint: Checkpoint, before: Resumed, *, track: Track
+    trainer: FoldTrainer, checkpoint: Checkpoint, before: Resumed, *, track: Track
 ) -> Generator[Event, None, list[EpochRow]]:
     """Train the epochs that are left; log and checkpoint follow each. Returns the rows of all epochs."""
     rows, kept, began = list(before.rows), len(before.rows), time.perf_counter()
@@ -211,37 +168,27 @@ def _train(
             yield event
     except (KeyboardInterrupt, TimeUpError) as stop:
         lost = round(time.perf_counter() - checkpoint.last)
-        begin = f"{job.name} goes on after epoch {kept} of {trainer.n_epochs}"
+        begin = f"{trainer.job.key.name} goes on after epoch {kept} of {trainer.job.settings.epochs}"
         stop.add_note(f"{begin}; {lost // 60}:{lost % 60:02d} of work are lost")
         raise
     return rows
 
 
-def _judged(
-    workspace: Workspace, job: Job, fold: int, trainer: FoldTrainer, folds: Folds, rows: Sequence[EpochRow]
-) -> Verdict:
+def _judged(workspace: Workspace, trainer: FoldTrainer, folds: Folds, rows: Sequence[EpochRow]) -> Verdict:
     """The verdict on a fold whose `oof.npz` is written."""
+    job, network = trainer.job, trainer.trained
     train_loss, train_top3_error = trainer.score_training()
-    network = trainer.trained
+    weights = {"backbone": job.backbone.tag, "weights_digest": job.weights_digest}
+    remedy = remedy_for(
+        job.settings,
+        lr=trainer.stepper.peak_lr,
+        has_batch_norm=any(isinstance(one, _BatchNorm) for one in network.modules()),
+        takes_head=one_head(network) is not None,
+    )
     return judge(
-        job.plan.name,
-        fold,
         rows,
         train_loss=train_loss,
         train_top3_error=train_top3_error,
-        against_probe=against_probe(
-            workspace,
-            job.plan.name,
-            folds,
-            fold=fold,
-            backbone=job.backbone.tag,
-            weights_digest=job.weights_digest,
-            image_size=trainer.sizes[-1],
-        ),
-        remedy=remedy_for(
-            trainer.settings,
-            lr=trainer.stepper.peak_lr,
-            has_batch_norm=any(isinstance(one, _BatchNorm) for one in network.modules()),
-            takes_head=one_head(network) is not None,
-        ),
+        against_probe=against_probe(workspace, folds, job.key, **weights, image_size=trainer.sizes[-1]),
+        remedy=remedy,
     )

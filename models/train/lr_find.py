@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, read_json, write_bytes, write_json
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
-from models.train.fold import Job, make_trainer
-from models.train.trainer import FoldTrainer
+from models.train.fold import make_trainer
+from models.train.trainer import FoldTrainer, Job
 
 LOWEST, HIGHEST = 1e-6, 1.0  # AdamW's useful rates lie well inside
 STEPS = 100
@@ -88,13 +87,24 @@ def sweep(trainer: FoldTrainer, *, steps: int = STEPS, track: Track = silently) 
 
     Raises UserError where no rate makes the loss fall. Source: Smith 2017 (LR range test), fastai's `lr_find`.
     """
-    network, rates = trainer.stepper.network, np.geomspace(LOWEST, HIGHEST, steps)
-    before = copy.deepcopy(network.state_dict())
+    stepper, rates, losses = trainer.stepper, np.geomspace(LOWEST, HIGHEST, steps), list[float]()
+    before = copy.deepcopy(stepper.network.state_dict())
+    n_epochs = trainer.settings.epochs
+    batches = itertools.chain.from_iterable(trainer.batches(epoch % n_epochs) for epoch in itertools.count())
+    stepper.train_mode()
     try:
-        losses = list(_losses(trainer, rates, track=track))
+        for rate, batch in track(zip(rates, batches, strict=False), what="rates", total=steps, unit="steps"):
+            for group in stepper.optimiser.param_groups:
+                group["lr"] = rate * group["lr_scale"]
+            loss = float(stepper.accumulate(*batch))
+            stepper.move()
+            smooth = smoothed(np.array([*losses, loss]))
+            if not np.isfinite(loss) or (len(losses) >= TRUSTED_STEPS and smooth[-1] > DIVERGED * smooth[:-1].min()):
+                break
+            losses.append(loss)
     finally:
-        network.load_state_dict(before)
-        trainer.stepper.optimiser.state.clear()
+        stepper.network.load_state_dict(before)
+        stepper.optimiser.state.clear()
     return judge_sweep(rates[: len(losses)], np.array(losses))
 
 
@@ -114,25 +124,6 @@ def smoothed(losses: np.ndarray) -> np.ndarray:
         list(itertools.accumulate(losses, lambda mean, loss: MEMORY * mean + (1 - MEMORY) * loss, initial=0.0))
     )
     return sums[1:] / (1 - MEMORY ** np.arange(1, len(losses) + 1))
-
-
-def _losses(trainer: FoldTrainer, rates: np.ndarray, *, track: Track) -> Iterator[float]:
-    stepper, running, lowest = trainer.stepper, 0.0, float("inf")
-    stepper.train_mode()
-    n_epochs = trainer.settings.epochs
-    batches = itertools.chain.from_iterable(trainer.batches(epoch % n_epochs) for epoch in itertools.count())
-    tracked = track(zip(rates, batches, strict=False), what="rates", total=len(rates), unit="steps")
-    for i, (rate, (images, target)) in enumerate(tracked):
-        for group in stepper.optimiser.param_groups:
-            group["lr"] = rate * group["lr_scale"]
-        loss = float(stepper.accumulate(images, target))
-        stepper.move()
-        running = MEMORY * running + (1 - MEMORY) * loss
-        mean = running / (1 - MEMORY ** (i + 1))
-        if not np.isfinite(loss) or (i >= TRUSTED_STEPS and mean > DIVERGED * lowest):
-            return
-        lowest = min(lowest, mean)
-        yield loss
 
 
 def _draw(path: Path, sweep: Sweep, *, title: str) -> None:

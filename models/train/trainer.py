@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,35 +19,91 @@ from folds.base.progress import Track, silently
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
 from models.backbones import Backbone
-from models.input.augment import training_input
+from models.input.augment import Draws, draw, training_input
 from models.input.batches import gather_batches
-from models.input.fold_data import FoldData
-from models.input.mixing import Mixer, seed_everything
-from models.input.sampling import prior_correction
+from models.input.mixing import Mixer, batch_size_for, seed_everything
+from models.input.sampling import draw_epoch, expected_repeats, prior_correction
 from models.input.sizes import epoch_sizes, predict_size, train_size
 from models.predict.model import Model
 from models.recipes import FullSettings
+from models.runs import RunPlan
 from models.train.stepper import Stepper
-from models.watch.events import EpochRow, MemoryShort
+from models.watch.events import EpochRow, JobKey, MemoryShort
 
 CHECK_STEPS = 50  # the loss is looked at this often; each look waits for the device
 VIEW = ("centre",)  # under which each epoch is scored
 
 
+@dataclass(frozen=True)
+class Job:
+    """A fold to train (None: all images), with everything that was checked before the first job began.
+
+    weights_digest  of the very file that the network starts from, downloaded or local; empty for a random start
+    """
+
+    plan: RunPlan
+    settings: FullSettings
+    backbone: Backbone
+    weights: Path | None
+    fold: int | None
+    seed: int
+    settings_json: dict[str, Any]
+    weights_digest: str = ""
+
+    @property
+    def key(self) -> JobKey:
+        return JobKey(self.plan.name, self.fold)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """rows (n,) of the store, target (n,) int, and what is drawn for each; n is a multiple of the batch."""
+
+    rows: np.ndarray
+    target: np.ndarray
+    draws: Draws
+
+
+class FoldData:
+    """The training part of a fold, and the fold itself; with fold None everything trains and nothing is kept out."""
+
+    def __init__(self, folds: Folds, store: PixelStore, *, fold: int | None, settings: FullSettings, seed: int) -> None:
+        self.store, self.settings = store, settings
+        rows = store.rows(folds.image_id, split="train")
+        valid = folds.fold == fold if fold is not None else np.zeros(len(rows), dtype=bool)
+        self.train_rows, self.train_target = rows[~valid], folds.target[~valid]
+        self.valid_rows, self.valid_target = rows[valid], folds.target[valid]
+        self.seeds = [seed, folds.n_folds if fold is None else fold]
+        self.repeats = expected_repeats(self.train_target, power=settings.sampling_power)
+        self.batch_size = batch_size_for(settings, len(self.train_rows))
+        self.epoch_steps = len(self.train_rows) // self.batch_size
+
+    def epoch(self, number: int) -> Epoch:
+        """What an epoch shows; a function of seed, fold and number."""
+        rng = np.random.default_rng([*self.seeds, number])
+        drawn = draw_epoch(self.repeats, rng)[: self.epoch_steps * self.batch_size]
+        rows = self.train_rows[drawn]
+        draws = draw(rng, self.settings, width=self.store.width[rows], height=self.store.height[rows])
+        return Epoch(rows, self.train_target[drawn], draws)
+
+    def some_training(self, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Store rows and targets of at most so many training images, drawn naturally. (n,), (n,)"""
+        rng = np.random.default_rng([*self.seeds, self.settings.epochs + 1])
+        chosen = np.sort(rng.permutation(len(self.train_rows))[:most])
+        return self.train_rows[chosen], self.train_target[chosen]
+
+
 class FoldTrainer:
-    """Trains on every fold but `fold` and scores `fold`; afterwards `model` is what predicts."""
+    """Trains on every fold but the job's and scores `fold`; afterwards `model` is what predicts."""
 
     def __init__(
         self,
         network: nn.Module,
+        job: Job,
         folds: Folds,
         store: PixelStore,
         *,
-        fold: int | None,
-        backbone: Backbone,
-        settings: FullSettings,
         lr: float,
-        seed: int,
         device: torch.device,
         precision: torch.dtype,
         is_probed: bool = False,
@@ -52,10 +111,10 @@ class FoldTrainer:
     ) -> None:
         self.chosen_precision = dict(chosen_precision)  # what `--precision auto` is for this run, by what it is for
         self.is_probed = is_probed  # whether the network's head comes fitted to its frozen features
-        self.settings, self.fold, self.backbone, self.store = settings, fold, backbone, store
-        self.device, self.precision, n_classes = device, precision, len(folds.classes)
-        self.data = FoldData(folds, store, fold=fold, settings=settings, seed=seed)
-        self.sizes = epoch_sizes(settings, size=train_size(settings, backbone))
+        self.job, self.settings, self.fold, self.backbone, self.store = job, job.settings, job.fold, job.backbone, store
+        self.device, self.precision, n_classes, settings = device, precision, len(folds.classes), job.settings
+        self.data = FoldData(folds, store, fold=job.fold, settings=settings, seed=job.seed)
+        self.sizes = epoch_sizes(settings, size=train_size(settings, job.backbone))
         self.shift = prior_correction(self.data.train_target, settings, n_classes=n_classes)
         self.mixer = Mixer(settings, n_classes=n_classes, device=device)
         steps, batch_size = self.data.epoch_steps, self.data.batch_size
@@ -72,10 +131,6 @@ class FoldTrainer:
         """The network as it is now, in evaluation mode, and how it predicts."""
         size = predict_size(self.settings, self.backbone)
         return Model(self.trained, self.backbone, size, self.device, self.precision, self.shift)
-
-    @property
-    def n_epochs(self) -> int:
-        return self.settings.epochs
 
     def epochs(self, *, first: int = 0, track: Track = silently) -> Iterator[EpochRow | MemoryShort]:
         """Train epoch after epoch, from the first that is not done, and yield a row after each."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,10 +12,10 @@ from folds.base.interval import paired_difference
 from folds.base.metrics import log_loss, true_rank
 from folds.base.workspace import Workspace, digest, read_json
 from folds.split.assign import Folds
-from models.predict.predictions import Predictions, load_predictions
-from models.runs import PROBE, done_folds, runs
+from models.predict.predictions import load_predictions
+from models.runs import PROBE, done_record, runs
 from models.settings import TrainSettings
-from models.watch.events import AgainstProbe, EpochRow, Verdict
+from models.watch.events import AgainstProbe, EpochRow, JobKey, Verdict
 
 LAST_SHARE = 0.25  # of the epochs: what they gained tells whether more of them would
 STILL_GAINING = 0.04  # a relative fall of the valid loss over them; a finished cosine's last quarter gains less
@@ -25,8 +25,6 @@ Kind = Literal["no gain", "overfitting", "underfitting", "fine"]
 
 
 def judge(
-    run: str,
-    fold: int,
     rows: Sequence[EpochRow],
     *,
     train_loss: float,
@@ -74,8 +72,6 @@ def judge(
             "better weights or a larger `--image-size` would help, and another backbone would help the blend"
         )
     return Verdict(
-        run=run,
-        fold=fold,
         kind=kind,
         advice=advice,
         train_loss=train_loss,
@@ -106,18 +102,32 @@ def remedy_for(settings: TrainSettings, *, lr: float, has_batch_norm: bool, take
 
 
 def against_probe(
-    workspace: Workspace, run: str, folds: Folds, *, fold: int, backbone: str, weights_digest: str, image_size: int
+    workspace: Workspace, folds: Folds, key: JobKey, *, backbone: str, weights_digest: str, image_size: int
 ) -> AgainstProbe | None:
     """The fold's network beside its frozen probe, by the `oof.npz` of both; None where there is no such probe.
 
     backbone    the full tag      image_size  at the end of training
-    A probe counts that has the same backbone, weights, size, folds and images; of several, the one called RUN-probe.
+    A probe counts that has the same backbone, weights, size, folds and images; of several, the one called RUN-probe;
+    random weights (no digest) have none worth a comparison, and a damaged one is passed over, since others refuse it.
     Views that only one of the two was predicted under are left aside. Better: lower in top-3 error or log loss, and
     not beyond one standard error above in top-3 error.
     """
-    own = load_predictions(workspace.fold(run, fold) / "oof.npz", hint="`python run.py predict`")
-    target, group = (values[folds.fold == fold] for values in (folds.target, folds.group))
-    for name, probe in _probes(workspace, run, fold, backbone, weights_digest, image_size):
+    own = load_predictions(key.folder(workspace) / "oof.npz", hint="`python run.py predict`")
+    target, group = (values[folds.fold == key.fold] for values in (folds.target, folds.group))
+    wanted = (PROBE, backbone, image_size, weights_digest)
+    for name in (
+        sorted(runs(workspace), key=lambda name: (name != f"{key.run}-{PROBE}", name)) if weights_digest else ()
+    ):
+        other = JobKey(name, key.fold)
+        folder = other.folder(workspace)
+        try:
+            stored, done = read_json(folder / "settings.json", hint=""), done_record(workspace, other) or {}
+            made = (stored["kind"], stored["backbone"], stored["settings"]["image_size"], done["weights_digest"])
+            if made != wanted or digest((folder / "oof.npz").read_bytes()) != done["files"]["oof.npz"]:
+                continue
+            probe = load_predictions(folder / "oof.npz", hint="")
+        except (UserError, OSError, KeyError, TypeError):
+            continue
         views = tuple(str(view) for view in own.views if view in probe.views)
         is_alike = own.folds_digest == probe.folds_digest and np.array_equal(own.image_id, probe.image_id)
         if not views or not is_alike or not np.array_equal(own.classes, probe.classes):
@@ -130,23 +140,3 @@ def against_probe(
         is_better = (error < probe_error or loss < probe_loss) and not is_worse
         return AgainstProbe(name, views, error, probe_error, loss, probe_loss, is_better)
     return None
-
-
-def _probes(
-    workspace: Workspace, run: str, fold: int, backbone: str, weights_digest: str, image_size: int
-) -> Iterator[tuple[str, Predictions]]:
-    """The predictions of each probe of these weights; a damaged one is passed over, since others refuse it."""
-    if not weights_digest:
-        return  # random weights have no probe worth a comparison
-    for name in sorted(runs(workspace), key=lambda name: (name != f"{run}-{PROBE}", name)):
-        folder = workspace.fold(name, fold)
-        try:
-            stored = read_json(folder / "settings.json", hint="")
-            if (stored.get("kind"), stored.get("backbone")) != (PROBE, backbone):
-                continue
-            done = done_folds(workspace, name)[fold]
-            is_same = stored["settings"]["image_size"] == image_size and done.get("weights_digest") == weights_digest
-            if is_same and digest((folder / "oof.npz").read_bytes()) == done["files"]["oof.npz"]:
-                yield name, load_predictions(folder / "oof.npz", hint="")
-        except (UserError, OSError, KeyError, AttributeError):
-            continue

@@ -7,29 +7,27 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from folds.base.errors import UserError, visible
 from folds.base.workspace import Workspace, write_bytes
 from models.runs import read_log_line
 from models.settings import TrackSettings
-from models.watch.events import EpochRow, FoldDone, FoldFailed, FoldStarted, JobEvent, Verdict, fold_name
+from models.watch.events import EpochRow, FoldDone, FoldFailed, FoldStarted, JobEvent, JobKey, Verdict
 
-JobKey: TypeAlias = tuple[str, int | None]  # run and fold; None: all images
 PROJECT = "foldblend"  # in W&B, unless WANDB_PROJECT says otherwise
 
 
 class TensorBoard:
     """Event files in `work/tensorboard/<run>/fold<k>`, begun with the epochs `rows`; older points are void."""
 
-    def __init__(self, workspace: Workspace, run: str, fold: int | None, rows: Sequence[EpochRow]) -> None:
+    def __init__(self, workspace: Workspace, key: JobKey, rows: Sequence[EpochRow]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.settings = read_settings(workspace, run, fold)
-        self.writer = SummaryWriter(str(workspace.root / "tensorboard" / run / _part(fold)), purge_step=0)
+        self.settings = read_settings(workspace, key)
+        self.writer = SummaryWriter(str(workspace.root / "tensorboard" / key.run / key.part), purge_step=0)
         table = "\n".join(f"| {name} | {value} |" for name, value in self.settings.items())
         self.writer.add_text("settings", f"| setting | value |\n|---|---|\n{table}", 0)
         for row in rows:
@@ -58,20 +56,20 @@ class WeightsAndBiases:
     A fold that goes on after the epochs `rows` does so under the id that it began with, and has them there already.
     """
 
-    def __init__(self, workspace: Workspace, run: str, fold: int | None, rows: Sequence[EpochRow]) -> None:
+    def __init__(self, workspace: Workspace, key: JobKey, rows: Sequence[EpochRow]) -> None:
         import wandb
 
         folder = workspace.root / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
-        kept = folder / f"{run}.{_part(fold)}.id"
+        kept = folder / f"{key}.id"
         before = kept.read_text().strip() if rows and kept.is_file() else None
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            group=run,
-            name=fold_name(run, fold),
+            group=key.run,
+            name=key.name,
             id=before,
             resume="allow" if before else None,
-            config=read_settings(workspace, run, fold),
+            config=read_settings(workspace, key),
             dir=str(folder),
             mode=os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline"),
             reinit="create_new",  # folds may run side by side
@@ -110,7 +108,7 @@ class Tracking:
     _figures: dict[JobKey, dict[str, float]] = field(default_factory=dict)  # of verdicts
 
     def take(self, happened: JobEvent) -> None:
-        job, event = (happened.run, happened.fold), happened.event
+        job, event = happened.key, happened.event
         if isinstance(event, FoldStarted | FoldFailed):  # at a start, a process that did the job before is gone
             self._end(job, {})
         elif isinstance(event, EpochRow):
@@ -123,19 +121,17 @@ class Tracking:
             figures = {"OOF top-3 error": event.top3_error, "seconds": event.seconds, **self._figures.pop(job, {})}
             self._end(job, {name: one for name, one in figures.items() if one is not None})
 
-    def close(self) -> None:
-        """End what is still open: the command was stopped."""
-        for job in list(self._open):
-            self._end(job, {})
-
     def _begin(self, job: JobKey, *, before: float = math.inf) -> None:
         if job in self._open:
             return
         self._open[job] = []
         for tracker in list(self.trackers):
             with self._left_out_if_it_fails(tracker):
-                rows = [row for row in read_rows(self.workspace, *job) if row.epoch < before]
-                self._open[job].append(tracker(self.workspace, *job, rows))
+                rows = []
+                with suppress(OSError, ValueError, TypeError):  # a log that cannot be read
+                    lines = (job.folder(self.workspace) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+                    rows = [row for row in map(read_log_line, lines) if row.epoch < before]
+                self._open[job].append(tracker(self.workspace, job, rows))
 
     def _each(self, job: JobKey, do: Callable[[Curves], None]) -> None:
         for curves in self._open[job]:
@@ -165,7 +161,8 @@ def tracking(workspace: Workspace, settings: TrackSettings, *, say: Callable[[st
     try:
         yield trackers
     finally:
-        trackers.close()
+        for job in list(trackers._open):  # the command was stopped
+            trackers._end(job, {})
 
 
 def refuse_absent(settings: TrackSettings) -> None:
@@ -191,26 +188,9 @@ def row_figures(row: EpochRow) -> dict[str, float]:
     return {name: value for name, value in figures.items() if not math.isnan(value)}
 
 
-def read_rows(workspace: Workspace, run: str, fold: int | None) -> list[EpochRow]:
-    """The epochs in a fold's `log.jsonl`; none where it cannot be read."""
-    try:
-        lines = (_folder(workspace, run, fold) / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        return [read_log_line(line) for line in lines]
-    except (OSError, ValueError, TypeError):
-        return []
-
-
-def read_settings(workspace: Workspace, run: str, fold: int | None) -> dict[str, Any]:
+def read_settings(workspace: Workspace, key: JobKey) -> dict[str, Any]:
     """What a fold's `settings.json` says, in one level; lists as text."""
-    stored: dict[str, Any] = json.loads((_folder(workspace, run, fold) / "settings.json").read_text(encoding="utf-8"))
+    stored: dict[str, Any] = json.loads((key.folder(workspace) / "settings.json").read_text(encoding="utf-8"))
     known = {"run", "backbone", "weights", "seed", "folds_digest"}
     flat = {**{key: stored[key] for key in sorted(known & stored.keys())}, **stored["settings"]}
     return {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in flat.items()}
-
-
-def _folder(workspace: Workspace, run: str, fold: int | None) -> Path:
-    return workspace.refit(run) if fold is None else workspace.fold(run, fold)
-
-
-def _part(fold: int | None) -> str:
-    return "all" if fold is None else f"fold{fold}"

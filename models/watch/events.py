@@ -1,13 +1,36 @@
-"""The events of training, probing and predicting: rooms yield them, `run.py` shows them.
-
-run is a run's name, fold a number or None for the refit on all images; losses are in nats, errors in [0, 1].
-"""
+"""The events of training, probing and predicting, and their jobs; losses are in nats, errors in [0, 1]."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from folds.base.workspace import Workspace
+
+
+class JobKey(NamedTuple):
+    """Which job: a fold of a run, or with fold None its refit on all images; also what concerns a whole run.
+
+    As text it is `resnet50.fold2` or `resnet50.all`, as in the name of its lock.
+    """
+
+    run: str
+    fold: int | None
+
+    @property
+    def part(self) -> str:
+        return "all" if self.fold is None else f"fold{self.fold}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.run} on all images" if self.fold is None else f"{self.run} fold {self.fold}"
+
+    def folder(self, workspace: Workspace) -> Path:
+        return workspace.models / self.run / self.part
+
+    def __str__(self) -> str:
+        return f"{self.run}.{self.part}"
 
 
 @dataclass(frozen=True)
@@ -29,9 +52,7 @@ class EpochRow:
 class FoldStarted:
     """lr is the peak rate; is_probed: the head starts from its probe."""
 
-    run: str
     tag: str
-    fold: int | None
     n_train: int
     n_valid: int
     image_size: int
@@ -46,8 +67,6 @@ class FoldStarted:
 class FoldResumed:
     """The fold goes on from the checkpoint of an earlier process, after `epoch` of `epochs`."""
 
-    run: str
-    fold: int | None
     epoch: int
     epochs: int
 
@@ -62,19 +81,17 @@ class CheckpointRefused:
 
 @dataclass(frozen=True)
 class FoldHeld:
-    """Another process is training the fold (`holder`: which one, on which machine), and this one waits for it."""
+    """Another process is working on `name` (`holder`: which one, on which machine), and this one waits for it."""
 
-    run: str
-    fold: int | None
+    name: str
     holder: str
 
 
 @dataclass(frozen=True)
 class FoldMoved:
-    """The fold's process or machine on Ray is gone (`why`, a clause): another process goes on with it."""
+    """The process or machine of `name` on Ray is gone (`why`, a clause): another process goes on with it."""
 
-    run: str
-    fold: int | None
+    name: str
     why: str
 
 
@@ -86,7 +103,6 @@ class FoldFailed:
     may_move  whether only this machine lacks something
     """
 
-    run: str
     name: str
     why: str
     hint: str | None
@@ -119,8 +135,6 @@ class AgainstProbe:
 class Verdict:
     """Scores on training and valid images under the same views; `gained`: relative fall of the last valid losses."""
 
-    run: str
-    fold: int
     kind: Literal["no gain", "overfitting", "underfitting", "fine"]
     advice: str
     train_loss: float
@@ -135,8 +149,6 @@ class Verdict:
 class FoldDone:
     """trained: False if the fold was done before; views: it was predicted under; top3_error: OOF, None for a refit."""
 
-    run: str
-    fold: int | None
     top3_error: float | None
     seconds: float
     trained: bool
@@ -145,18 +157,16 @@ class FoldDone:
 
 @dataclass(frozen=True)
 class FoldPredicted:
-    """A fold is predicted again; the refit on all images has no error."""
+    """A fold is predicted again under `views`; the refit on all images has no error."""
 
-    run: str
-    fold: int | None
     top3_error: float | None
+    views: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class ProbeStarted:
     """The features of all images are computed next, once for the heads of all folds."""
 
-    run: str
     tag: str
     n_train: int
     n_test: int
@@ -170,7 +180,6 @@ class ProbeStarted:
 class ProbeFitted:
     """The heads of all folds are fitted; `strengths`: of each fold's L2 penalty."""
 
-    run: str
     strengths: tuple[float, ...]
     features_seconds: float
     heads_seconds: float
@@ -187,17 +196,18 @@ Event = (
     | FoldHeld
     | FoldMoved
     | FoldFailed
+    | FoldPredicted
+    | ProbeStarted
+    | ProbeFitted
 )
-ProbeEvent = ProbeStarted | ProbeFitted | FoldDone
 
 
 @dataclass(frozen=True)
 class JobEvent:
-    """An event, and its job: a fold of a run. place: machine and device on Ray, empty for this process."""
+    """An event, and its job. place: machine and device on Ray, empty for this process."""
 
-    run: str
-    fold: int | None
-    event: Event | ProbeEvent
+    key: JobKey
+    event: Event
     place: str = ""
 
 
@@ -205,8 +215,7 @@ class JobEvent:
 class JobProgress:
     """How far a job is in what it does now (`what`, such as `epoch 2/10`), in units such as images."""
 
-    run: str
-    fold: int | None
+    key: JobKey
     what: str
     done: int
     total: int
@@ -215,6 +224,4 @@ class JobProgress:
     place: str = ""
 
 
-def fold_name(run: str, fold: int | None) -> str:
-    """What a job is called: `resnet50 fold 2`, or `resnet50 on all images` for the refit."""
-    return f"{run} on all images" if fold is None else f"{run} fold {fold}"
+Happened = JobEvent | JobProgress

@@ -20,7 +20,7 @@ from folds.base.terminal import LINE_SECONDS, Screen, duration, no_table
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
 from models.jobs.plan import full_of
-from models.runs import RunPlan, done_folds, done_refit, sibling
+from models.runs import RunPlan, done_record, sibling
 from models.watch.events import (
     EpochRow,
     FoldDone,
@@ -29,20 +29,21 @@ from models.watch.events import (
     FoldMoved,
     FoldResumed,
     FoldStarted,
+    Happened,
     JobEvent,
+    JobKey,
     JobProgress,
-    fold_name,
+    ProbeFitted,
 )
 from models.watch.tables import progress_line
 
 LOOK_SECONDS = 3.0  # between two looks at what other processes hold
 NAME, CELL = 12, 8  # columns of a run's name, at least, and of a fold, for a table with a cell for each fold
 State = Literal["waiting", "running", "done", "failed", "held"]
-JobKey = tuple[str, int | None]  # run and fold; None: the refit on all images
-WORDS = {one: one for one in ("done", "running", "waiting", "held", "failed")} | {"held": "held by another process"}
+STATES = ("done", "running", "waiting", "held", "failed")
 AFTER: dict[type, State] = {
     **dict.fromkeys((FoldStarted, FoldResumed, EpochRow), "running"),
-    **{FoldMoved: "waiting", FoldHeld: "held", FoldFailed: "failed", FoldDone: "done"},
+    **{FoldMoved: "waiting", FoldHeld: "held", FoldFailed: "failed", FoldDone: "done", ProbeFitted: "done"},
 }
 STYLES = {"running": "bold", "failed": "red", "held": "yellow", "waiting": "dim"}
 
@@ -56,8 +57,7 @@ class JobState:
     timed   seconds of each epoch that was seen   bar      of what it does right now
     """
 
-    run: str
-    fold: int | None
+    key: JobKey
     epochs: int
     state: State = "waiting"
     epoch: int = 0
@@ -66,10 +66,6 @@ class JobState:
     seconds: float | None = None
     timed: list[float] = field(default_factory=list)
     bar: tuple[TaskID, str] | None = None
-
-    @property
-    def name(self) -> str:
-        return fold_name(self.run, self.fold)
 
     @property
     def share(self) -> float:
@@ -90,19 +86,19 @@ class LiveTable:
     """
 
     def __init__(self, screen: Screen, jobs: Iterable[JobState] = ()) -> None:
-        self.jobs: dict[JobKey, JobState] = {(job.run, job.fold): job for job in jobs}
+        self.jobs: dict[JobKey, JobState] = {job.key: job for job in jobs}
         self.current: JobKey | None = None
         self._screen = screen
         self._said: dict[JobKey, float] = {}
         self._lock = threading.RLock()  # another thread draws
 
-    def take(self, happened: JobEvent | JobProgress) -> None:
+    def take(self, happened: Happened) -> None:
         """Learn what happened to a job; one that was not planned joins at the end."""
-        key = self._key(happened)
-        if key is None:
-            return
+        key = happened.key
+        if isinstance(happened, JobEvent) and isinstance(happened.event, FoldFailed) and key not in self.jobs:
+            return  # it failed before it began
         with self._lock:
-            job = self.jobs.setdefault(key, JobState(*key, epochs=1))
+            job = self.jobs.setdefault(key, JobState(key, epochs=1))
             if isinstance(happened, JobProgress):
                 self._progress(job, happened)
             else:
@@ -124,10 +120,10 @@ class LiveTable:
         if self.current is None or self._screen.bars is None:
             yield from self._screen.track(items, what=what, total=total, unit=unit, each=each)
             return
-        (run, fold), began, done = self.current, time.monotonic(), 0
+        key, began, done = self.current, time.monotonic(), 0
         for item in items:
             speed = done / (time.monotonic() - began) if done else None
-            self.take(JobProgress(run, fold, what, done, total, unit, speed))
+            self.take(JobProgress(key, what, done, total, unit, speed))
             yield item
             done = min(done + each, total)
 
@@ -139,13 +135,13 @@ class LiveTable:
         known: dict[str, list[float]] = {}
         for job in self.jobs.values():
             if job.seconds is not None:
-                known.setdefault(job.run, []).append(job.seconds)
+                known.setdefault(job.key.run, []).append(job.seconds)
         if not known:
             return None
         means = {run: sum(seconds) / len(seconds) for run, seconds in known.items()}
         mean = sum(means.values()) / len(means)
         todo = [job for job in self.jobs.values() if job.state in ("waiting", "running")]
-        left = [(job.seconds or means.get(job.run, mean)) * (1 - job.share) for job in todo]
+        left = [(job.seconds or means.get(job.key.run, mean)) * (1 - job.share) for job in todo]
         at_once = max(sum(job.state == "running" for job in todo), 1)
         return max(sum(left) / at_once, max(left)) if left else 0.0
 
@@ -153,7 +149,8 @@ class LiveTable:
         """The counts with the time left, then runs x folds, in half of the terminal."""
         with self._lock:
             states = [job.state for job in self.jobs.values()]
-            counts = ", ".join(f"{states.count(state)} {word}" for state, word in WORDS.items() if state in states)
+            counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
+            counts = counts.replace(" held", " held by another process")
             seconds = self.seconds_left()
             left = f"; about {duration(seconds)} left" if seconds else ""
             table = self._table(console.width, console.height // 2 - states.count("running") - 1)
@@ -179,13 +176,6 @@ class LiveTable:
             table.add_row(f"and {more} more run{'s' * (more > 1)}")
         return table
 
-    def _key(self, happened: JobEvent | JobProgress) -> JobKey | None:
-        """The job that something happened to; None for a failure that concerns a whole run."""
-        event = happened.event if isinstance(happened, JobEvent) else None
-        if isinstance(event, FoldFailed):
-            return next((key for key, job in self.jobs.items() if job.name == event.name), None)
-        return happened.run, happened.fold
-
     def _progress(self, job: JobState, now: JobProgress) -> None:
         if job.state in ("done", "failed"):
             return
@@ -196,19 +186,15 @@ class LiveTable:
                 job.seconds = now.total / now.per_second * job.epochs
         bars = self._screen.bars
         if bars is None:
-            self._say(now)
+            if time.monotonic() - self._said.setdefault(job.key, time.monotonic()) > LINE_SECONDS:
+                self._said[job.key] = time.monotonic()
+                self._screen.complain(progress_line(now))
             return
         if job.bar is None or job.bar[1] != now.what:
             self._remove_bar(job)
-            what = f"{job.name}{f' on {now.place}' if now.place else ''}  {now.what}"
+            what = f"{job.key.name}{f' on {now.place}' if now.place else ''}  {now.what}"
             job.bar = bars.add_task(what, total=now.total, unit=now.unit), now.what
         bars.update(job.bar[0], completed=now.done)
-
-    def _say(self, progress: JobProgress) -> None:
-        now, key = time.monotonic(), (progress.run, progress.fold)
-        if now - self._said.setdefault(key, now) > LINE_SECONDS:
-            self._said[key] = now
-            self._screen.complain(progress_line(progress))
 
     def _remove_bar(self, job: JobState) -> None:
         if self._screen.bars is not None and job.bar is not None:
@@ -241,7 +227,9 @@ def showing_jobs(
             nonlocal looked
             if looks and time.monotonic() - looked > LOOK_SECONDS:
                 looked = time.monotonic()
-                table.hold(_held_elsewhere(workspace, list(table.jobs)))
+                locks = holders(workspace.lock("any").parent)
+                held = {what for what, holder in locks if not holder.is_this_process}
+                table.hold(key for key in list(table.jobs) if str(key) in held)
             return table.draw(console)
 
         screen.table = draw
@@ -258,18 +246,11 @@ def _planned(
     folds = load_folds(workspace)
     wanted = sorted(set(only_folds) or range(folds.n_folds), key=lambda fold: (fold is None, fold))
     for plan in (sibling(plan, seed=seed, folds_seed=folds.seed) for plan in plans):
-        done = done_folds(workspace, plan.name)
-        for fold in wanted:
-            record = done_refit(workspace, plan.name) if fold is None else done.get(fold)
-            job = JobState(plan.name, fold, full_of(plan, folds).epochs)
-            if record:
+        for key in (JobKey(plan.name, fold) for fold in wanted):
+            job = JobState(key, full_of(plan, folds).epochs)
+            if record := done_record(workspace, key):
                 job.state, job.error = "done", record["oof_top3_error"]
             yield job
-
-
-def _held_elsewhere(workspace: Workspace, jobs: Sequence[JobKey]) -> list[JobKey]:
-    locks = {what for what, holder in holders(workspace.lock("any").parent) if not holder.is_this_process}
-    return [(run, fold) for run, fold in jobs if f"{run}.{'all' if fold is None else f'fold{fold}'}" in locks]
 
 
 def _change(job: JobState, event: object) -> None:

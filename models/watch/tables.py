@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from statistics import mean, stdev
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from folds.base.terminal import duration
 from folds.base.workspace import Workspace
 from models.runs import done_folds, done_refit, runs
 from models.watch.events import (
@@ -23,43 +22,57 @@ from models.watch.events import (
     FoldPredicted,
     FoldResumed,
     FoldStarted,
-    JobEvent,
+    Happened,
+    JobKey,
     JobProgress,
     MemoryShort,
-    ProbeEvent,
     ProbeFitted,
     ProbeStarted,
     Verdict,
-    fold_name,
 )
 
 EPOCH_HEAD = "  epoch       lr    px  train loss  valid loss  top-1 err  top-3 err   images/s   time"
 
 
-def clock(seconds: float) -> str:
-    """Seconds as m:ss."""
-    return f"{int(seconds + 0.5) // 60}:{int(seconds + 0.5) % 60:02d}"
+def job_lines(happened: Happened) -> list[str]:
+    """The lines of an event, none of progress; for a job on Ray each begins with the job and its machine."""
+    if isinstance(happened, JobProgress):
+        return []
+    lines = event_lines(happened.key, happened.event)
+    if not happened.place:
+        return lines
+    named = f"{happened.key.name}: "  # which stands in front already
+    return [f"{_where(happened)} | {line.removeprefix(named).removeprefix('  ')}" for line in lines]
 
 
-def event_lines(event: Event) -> list[str]:
-    """Lines for a training event: the table's head when a fold starts, a row per epoch, a line at its end."""
+def event_lines(key: JobKey, event: Event) -> list[str]:
+    """Lines for an event: the table's head when a fold starts, a row per epoch, a line at its end."""
     match event:
         case FoldStarted():
             facts = f"{event.n_train:,} training and {event.n_valid:,} valid images, {event.image_size} pixels"
             how = f"peak rate {event.lr:.1e}{', head from its probe' if event.is_probed else ''}"
-            name, where = fold_name(event.run, event.fold), f"{event.precision} on {event.device}"
-            return [f"{name}: {event.tag}, {facts}{_small_store(event)}, {how}, {where}", EPOCH_HEAD]
+            where = f"{event.precision} on {event.device}"
+            return [f"{key.name}: {event.tag}, {facts}{_small_store(event)}, {how}, {where}", EPOCH_HEAD]
         case EpochRow():
-            return [_epoch_line(event)]
+            figures = "  ".join(
+                f"{_figure(one):>{width}}"
+                for one, width in (
+                    (event.train_loss, 10),
+                    (event.valid_loss, 10),
+                    (event.valid_top1_error, 9),
+                    (event.valid_top3_error, 9),
+                )
+            )
+            speed, time = f"{event.images_per_second:9,.0f}", f"{duration(event.seconds):>5}"
+            return [f"  {event.epoch:5d}  {event.lr:7.1e}  {event.image_size:4d}  {figures}  {speed}  {time}"]
         case FoldResumed():
             return [f"  goes on after epoch {event.epoch} of {event.epochs}, from its checkpoint"]
         case CheckpointRefused():
             return [f"  starts over: {event.path} {event.why}"]
         case FoldHeld():
-            holder = f"another process is working on it ({event.holder})"
-            return [f"{fold_name(event.run, event.fold)}: {holder}; waiting, safe to interrupt"]
+            return [f"{event.name}: another process is working on it ({event.holder}); waiting, safe to interrupt"]
         case FoldMoved():
-            return [f"{fold_name(event.run, event.fold)}: {event.why}; begun again from its last checkpoint"]
+            return [f"{event.name}: {event.why}; begun again from its last checkpoint"]
         case FoldFailed():
             return [f"{event.name}: failed"]
         case MemoryShort():
@@ -68,24 +81,22 @@ def event_lines(event: Event) -> list[str]:
         case Verdict():
             return _verdict_lines(event)
         case FoldDone():
-            how = (
-                f"done in {clock(event.seconds)}"
-                if event.trained
-                else f"was done before, views {', '.join(event.views)}"
-            )
+            before = f"was done before, views {', '.join(event.views)}"
+            how = f"done in {duration(event.seconds)}" if event.trained else before
             score = "" if event.top3_error is None else f"OOF top-3 error {event.top3_error:.4f}, "
-            return [f"{fold_name(event.run, event.fold)}: {score}{how}"]
-
-
-def job_lines(happened: JobEvent | JobProgress, lines_of: Callable[[Any], list[str]] = event_lines) -> list[str]:
-    """The lines of an event; for a job on Ray each begins with the job and its machine."""
-    if isinstance(happened, JobProgress):
-        return []
-    lines = lines_of(happened.event)
-    if not happened.place:
-        return lines
-    named = f"{fold_name(happened.run, happened.fold)}: "  # which stands in front already
-    return [f"{_where(happened)} | {line.removeprefix(named).removeprefix('  ')}" for line in lines]
+            return [f"{key.name}: {score}{how}"]
+        case FoldPredicted():
+            score = "" if event.top3_error is None else f"top-3 error {event.top3_error:.4f} over "
+            return [f"{key.name}: predicted again, {score}{', '.join(event.views)}"]
+        case ProbeStarted():
+            facts = f"{event.n_train:,} training and {event.n_test:,} test images, {event.image_size} pixels"
+            where = f"{event.precision} on {event.device}"
+            return [f"{key.run}: {event.tag}, frozen, {facts}{_small_store(event)}, {where}"]
+        case ProbeFitted():
+            strengths = ", ".join(f"{strength:.3g}" for strength in event.strengths)
+            seconds = duration(event.features_seconds), duration(event.heads_seconds)
+            heads = f"heads of {len(event.strengths)} folds in {seconds[1]}, strength {strengths}"
+            return [f"{key.run}: features in {seconds[0]}, {heads}"]
 
 
 def progress_line(progress: JobProgress) -> str:
@@ -94,31 +105,9 @@ def progress_line(progress: JobProgress) -> str:
     return f"{_where(progress)} | {progress.what}: {progress.done:,}/{progress.total:,} {progress.unit}{speed}"
 
 
-def _where(happened: JobEvent | JobProgress) -> str:
-    fold = "" if happened.fold is None else f" fold {happened.fold}"
-    return f"{happened.run}{fold}{f' on {happened.place}' if happened.place else ''}"
-
-
-def probe_lines(event: ProbeEvent | Event) -> list[str]:
-    """Lines for an event of a probe: backbone and images, then seconds and strengths of the heads, a line per fold."""
-    if isinstance(event, ProbeStarted):
-        facts = f"{event.n_train:,} training and {event.n_test:,} test images, {event.image_size} pixels"
-        return [f"{event.run}: {event.tag}, frozen, {facts}{_small_store(event)}, {event.precision} on {event.device}"]
-    if isinstance(event, ProbeFitted):
-        strengths = ", ".join(f"{strength:.3g}" for strength in event.strengths)
-        return [
-            f"{event.run}: features in {clock(event.features_seconds)}, heads of {len(event.strengths)} folds in"
-            f" {clock(event.heads_seconds)}, strength {strengths}"
-        ]
-    return event_lines(event)
-
-
-def predicted_lines(event: FoldPredicted | Event, views: Sequence[str]) -> list[str]:
-    """Lines for an event of predicting again."""
-    if not isinstance(event, FoldPredicted):
-        return event_lines(event)
-    score = "" if event.top3_error is None else f"top-3 error {event.top3_error:.4f} over "
-    return [f"{fold_name(event.run, event.fold)}: predicted again, {score}{', '.join(views)}"]
+def _where(happened: Happened) -> str:
+    fold = "" if happened.key.fold is None else f" fold {happened.key.fold}"
+    return f"{happened.key.run}{fold}{f' on {happened.place}' if happened.place else ''}"
 
 
 def _small_store(event: FoldStarted | ProbeStarted) -> str:
@@ -127,15 +116,7 @@ def _small_store(event: FoldStarted | ProbeStarted) -> str:
     return f" (the store keeps {event.store_size}: `prepare --store-size` keeps more)"
 
 
-def _epoch_line(row: EpochRow) -> str:
-    return (
-        f"  {row.epoch:5d}  {row.lr:7.1e}  {row.image_size:4d}  {row.train_loss:10.4f}  {figure(row.valid_loss):>10}  "
-        f"{figure(row.valid_top1_error):>9}  {figure(row.valid_top3_error):>9}  {row.images_per_second:9,.0f}  "
-        f"{clock(row.seconds):>5}"
-    )
-
-
-def figure(value: float) -> str:
+def _figure(value: float) -> str:
     """Four decimals; a dash where nothing was kept out to be scored."""
     return "-" if math.isnan(value) else f"{value:.4f}"
 
@@ -173,14 +154,9 @@ def status_table(workspace: Workspace, planned: list[str], *, n_folds: int | Non
         table.add_column("all")
     for run in names:
         done = done_folds(workspace, run)
-        errors = [done[fold]["oof_top3_error"] for fold in done]
+        errors = [one["oof_top3_error"] for one in done.values()]
         cells = [f"{done[fold]['oof_top3_error']:.4f}" if fold in done else "." for fold in range(n_folds or 0)]
-        refit = ["x" if run in refits else "."] if refits else []
-        table.add_row(run, *cells, _mean_and_spread(errors), *refit)
+        average = f"{mean(errors):.4f}" if errors else ""
+        spread = f" +- {stdev(errors):.4f}" if len(errors) > 1 else ""
+        table.add_row(run, *cells, average + spread, *(["x" if run in refits else "."] if refits else []))
     return table
-
-
-def _mean_and_spread(errors: list[float]) -> str:
-    if len(errors) < 2:
-        return f"{errors[0]:.4f}" if errors else ""
-    return f"{mean(errors):.4f} +- {stdev(errors):.4f}"

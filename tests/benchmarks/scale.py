@@ -126,9 +126,9 @@ def in_steps(workspace: Workspace, world: World, members: int) -> Mapping[str, C
     from folds.settings import SplitSettings
     from folds.split.assign import load_folds, split
     from models.input.batches import gather_batches
-    from models.input.fold_data import FoldData
     from models.recipes import full_settings
     from models.settings import TrainSettings
+    from models.train.trainer import FoldData
     from submissions.settings import SubmitSettings
     from submissions.write import write_submission
 

@@ -28,13 +28,13 @@ from folds.settings import COMMA_LIST
 from models.backbones import build_network, resolve_backbone
 from models.device import choose_device, choose_precision
 from models.input.augment import draw, training_input
-from models.input.fold_data import FoldData
 from models.input.mixing import Mixer
 from models.input.sizes import store_size_for, train_size
 from models.recipes import full_settings
+from models.runs import RunPlan
 from models.settings import TrainSettings
 from models.train.stepper import Stepper
-from models.train.trainer import FoldTrainer
+from models.train.trainer import FoldData, FoldTrainer, Job
 from tests.benchmarks.measure import (
     by_turns,
     finish,
@@ -133,8 +133,9 @@ def make_trainer(store: PixelStore, name: str, settings: TrainSettings, *, devic
     network = build_network(backbone, CLASSES, size=train_size(settings, backbone))
     full = full_settings(settings, tag=backbone.tag, has_weights=False, n_train=len(store.image_id))
     trainer = FoldTrainer(
-        network, synthetic_folds(store, n_classes=CLASSES), store, fold=0, backbone=backbone, settings=full,
-        lr=1e-4, seed=0, device=device, precision=choose_precision("auto", device),
+        network, Job(RunPlan(name, name, None, settings), full, backbone, None, 0, 0, {}),
+        synthetic_folds(store, n_classes=CLASSES), store,
+        lr=1e-4, device=device, precision=choose_precision("auto", device),
     )  # fmt: skip
     trainer.stepper.train_mode()
     return trainer

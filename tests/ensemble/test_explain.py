@@ -18,7 +18,7 @@ from folds.base.metrics import top_classes
 from folds.split.assign import load_folds
 from models.predict.gradcam import first_maps
 from models.predict.predictions import load_predictions
-from tests.models.test_trainer import SETTINGS, prepared, train
+from tests.models.small import SETTINGS, prepared, train
 
 
 @pytest.fixture(scope="module")

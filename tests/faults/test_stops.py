@@ -19,7 +19,7 @@ from models.runs import plan_runs
 from models.settings import PredictSettings
 from models.watch.events import FoldDone, FoldFailed
 from tests.faults.whole import again_in, count, differing, left_over, made_in
-from tests.models.test_trainer import SETTINGS, prepared
+from tests.models.small import SETTINGS, prepared
 
 STAGES = (  # (before which event, how often, the last part of the file's name)
     ("os.rename", 1, "pixels-32.u8"),
@@ -137,11 +137,11 @@ def test_an_exception_that_nobody_expected_costs_one_fold_and_shows_its_tracebac
         return 1 / 0 if self.fold == 0 else train_epoch(self, epoch, track)
 
     monkeypatch.setattr(FoldTrainer, "_train_epoch", fail)
-    events = [one.event for one in train_runs(workspace, plan_runs(SETTINGS, {}), PredictSettings(), seed=0)]
-    (failed,) = [event for event in events if isinstance(event, FoldFailed)]
+    events = list(train_runs(workspace, plan_runs(SETTINGS, {}), PredictSettings(), seed=0))
+    (failed,) = [one.event for one in events if isinstance(one.event, FoldFailed)]
     assert (failed.name, failed.why) == ("test_resnet fold 0", "ZeroDivisionError: division by zero")
     assert "in _train_epoch" in failed.trace or "in fail" in failed.trace
-    assert [event.fold for event in events if isinstance(event, FoldDone)] == [1]
+    assert [one.key.fold for one in events if isinstance(one.event, FoldDone)] == [1]
 
 
 KILLED = (  # (before which event, how often it happened before, the last part of the file's name)

@@ -17,7 +17,7 @@ from models.device import faster, run_precision
 from models.predict.again import load_trained
 from models.probe.probe import probe_runs
 from models.runs import chosen_precision, plan_runs
-from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
+from tests.models.small import SETTINGS, VIEWS, prepared, train
 
 CPU = torch.device("cpu")
 AUTO = dataclasses.replace(SETTINGS, precision="auto", epochs=1)

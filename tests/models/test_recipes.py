@@ -23,7 +23,7 @@ from models.recipes import FROM_FAMILY, FullSettings, epochs_for, find_family, f
 from models.runs import done_folds, plan_runs, refuse_other_settings
 from models.settings import TrainSettings
 from tests.full import full
-from tests.models.test_trainer import SETTINGS, VIEWS, prepared, save_body, train
+from tests.models.small import SETTINGS, VIEWS, prepared, save_body, train
 
 ONE = TrainSettings(backbone=("test_resnet",))
 
@@ -223,7 +223,7 @@ def test_a_run_that_was_begun_by_default_goes_on_with_the_same_values_typed(begu
     typed = dataclasses.replace(DEFAULTS, epochs=1, lr=1e-3, head="random", batch_norm="train", layer_decay=1.0)
     train(begun, typed, only_folds=[1])
     assert done_folds(begun, "test_resnet").keys() == {0, 1}
-    assert [one.top3_error is not None for one in predict_run(begun, "test_resnet", VIEWS, device_name="cpu")]
+    assert [one.event.top3_error is not None for one in predict_run(begun, "test_resnet", VIEWS, device_name="cpu")]
     with pytest.raises(UserError, match=r"begun with other settings: lr 0\.001 -> 0\.002"):
         train(begun, dataclasses.replace(DEFAULTS, epochs=1, lr=2e-3))
     with pytest.raises(UserError, match="begun with other settings: epochs 1 -> 45"):

@@ -17,15 +17,16 @@ from folds.base.progress import silently
 from folds.base.workspace import is_alive
 from folds.engine import EngineSettings
 from folds.split.assign import load_folds
-from models.jobs.plan import plan_run, train_runs
+from models.commands import probe_tasks
+from models.jobs.plan import job_cost, plan_run, train_runs
+from models.jobs.ray import executor_for
 from models.jobs.ray_cluster import on_ray
-from models.jobs.work import job_cost
-from models.probe.probe import probe_first, probe_runs
+from models.probe.probe import probe_runs
 from models.runs import RunPlan, done_folds, plan_runs
 from models.watch.events import FoldDone, FoldFailed, JobEvent
 from tests.cluster import JOBS, cluster, make_place, run, start, wait_for, workers
 from tests.faults.whole import differing, left_over, made_in
-from tests.models.test_trainer import SETTINGS, VIEWS, prepared, train
+from tests.models.small import SETTINGS, VIEWS, prepared, train
 
 pytest.importorskip("ray")
 EPOCHS, LONGEST = 30, 40  # a job takes some seconds, so that there is a middle of it
@@ -84,7 +85,7 @@ def test_two_jobs_on_a_ray_of_this_machine_make_the_bytes_of_one_process(tmp_pat
         if isinstance(one, JobEvent)
     ]
     done = [one for one in events if isinstance(one.event, FoldDone)]
-    assert sorted((one.fold, one.event.trained) for one in done) == [(0, True), (1, True)]
+    assert sorted((one.key.fold, one.event.trained) for one in done) == [(0, True), (1, True)]
     assert all(one.place for one in done)
     made = made_in(workspace.root)
     shutil.rmtree(workspace.models)
@@ -100,11 +101,11 @@ def test_probes_on_ray_go_on_where_one_is_refused(tmp_path, threads):
     engine = EngineSettings(engine="ray", cpus_per_job=1)
     said = [
         one.event
-        for one in probe_first(workspace, plans, VIEWS, engine=engine, track=silently)
+        for one in executor_for(engine, silently).run(probe_tasks(workspace, plans, VIEWS, engine))
         if isinstance(one, JobEvent)
     ]
     failed = [one for one in said if isinstance(one, FoldFailed)]
-    assert [one.name for one in failed] == ["test_resnet-probe"]
+    assert [one.name for one in failed] == ["test_resnet-probe"], said
     assert "begun with other settings: image_size 32 -> 48" in failed[0].why
     assert done_folds(workspace, "test_convnext-probe").keys() == {0, 1}
 
@@ -115,7 +116,7 @@ def test_more_epochs_and_larger_images_cost_more(tmp_path):
 
     def cost(**settings):
         plan = RunPlan("a", "test_resnet", None, dataclasses.replace(SETTINGS, **settings))
-        return job_cost(plan_run(workspace, plan, folds, [0], seed=0).folds[0])
+        return job_cost(plan_run(workspace, plan, folds, [0], seed=0)[0])
 
     assert cost(epochs=4) == 2 * cost(epochs=2)
     assert cost(epochs=2, image_size=64) == 4 * cost(epochs=2)

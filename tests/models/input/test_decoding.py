@@ -15,7 +15,7 @@ from models.backbones import build_network, resolve_backbone
 from models.input.batches import gather_batches
 from models.predict.model import Model
 from tests.competition import make_competition
-from tests.models.test_trainer import SETTINGS, prepared, train
+from tests.models.small import SETTINGS, prepared, train
 
 CPU = torch.device("cpu")
 BATCHES = [np.array(rows) for rows in ([3, 1, 2], [0, 5, 4], [7, 7, 7], [9, 8], [1])]

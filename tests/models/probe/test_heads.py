@@ -17,7 +17,7 @@ from models.predict.again import test_rows as rows_of_test_images
 from models.probe.features import FrozenBody, image_features
 from models.probe.heads import STRENGTHS, fit_heads, inner_splits, lowest_strength, set_head, start_head
 from models.probe.logistic import Logistic
-from tests.models.test_trainer import prepared, save_body
+from tests.models.small import prepared, save_body
 
 
 def small_problem(n=200, n_features=12, n_classes=4, *, seed=0):
@@ -107,13 +107,6 @@ def test_a_folds_own_images_and_labels_have_no_say_in_its_head(n_folds):
         assert all(bytes_of(after.heads[j]) != bytes_of(before.heads[j]) for j in others)
 
 
-def test_the_same_features_give_the_same_bytes():
-    features, target = small_problem()
-    one, two = (fit_heads(of_rows(features), small_folds(target)) for _ in range(2))
-    assert [bytes_of(head) for head in one.heads] == [bytes_of(head) for head in two.heads]
-    assert one.strengths == two.strengths
-
-
 @pytest.mark.parametrize("n_folds", [2, 3, 5])
 def test_inner_splits_train_and_judge_inside_the_training_part_only(n_folds):
     fold, group = np.arange(60) % n_folds, np.arange(60) // n_folds
@@ -176,11 +169,6 @@ def test_features_are_what_the_head_of_the_network_would_get(workspace, body):
             logits = network(network_input(pixels, boxes, size=32, backbone=BACKBONE))
             ours = network.get_classifier()(torch.from_numpy(file.load().astype(np.float32)))
         torch.testing.assert_close(ours, logits, atol=2e-3, rtol=0)
-
-
-def test_a_second_call_reads_what_the_first_one_wrote(workspace, body):
-    before = written(ask(workspace, body))
-    assert written(ask(workspace, body)) == before
 
 
 def test_another_view_asks_for_that_view_alone(workspace, body):

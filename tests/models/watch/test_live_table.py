@@ -15,6 +15,7 @@ from models.watch.events import (
     FoldResumed,
     FoldStarted,
     JobEvent,
+    JobKey,
     JobProgress,
 )
 from models.watch.live_table import JobState, LiveTable
@@ -37,8 +38,12 @@ class Drawn(Screen):
         yield from items
 
 
-def started(run, fold):
-    return FoldStarted(run, "tag", fold, 60, 30, 32, 32, "cpu", "float32", 1e-3, False)
+def happened(run, fold, event, place=""):
+    return JobEvent(JobKey(run, fold), event, place)
+
+
+def started(run, fold, place=""):
+    return happened(run, fold, FoldStarted("tag", 60, 30, 32, 32, "cpu", "float32", 1e-3, False), place)
 
 
 def row(epoch, *, seconds=10.0, top3=0.25):
@@ -46,23 +51,28 @@ def row(epoch, *, seconds=10.0, top3=0.25):
 
 
 def done(run, fold, *, error=0.125, seconds=40.0, trained=True):
-    return FoldDone(run, fold, error, seconds, trained, ("centre",))
+    return happened(run, fold, FoldDone(error, seconds, trained, ("centre",)))
+
+
+def failed(run, fold, name):
+    return happened(run, fold, FoldFailed(name, "why", None, None))
+
+
+def progress(run, fold, *values, **options):
+    return JobProgress(JobKey(run, fold), *values, **options)
 
 
 def table(*runs, folds=(0, 1), epochs=4):
-    return LiveTable(Drawn(), [JobState(run, fold, epochs) for run in runs for fold in folds])
+    return LiveTable(Drawn(), [JobState(JobKey(run, fold), epochs) for run in runs for fold in folds])
 
 
 def told(known, *events):
     """The table after these events; an epoch's row belongs to the job of the event before it."""
-    run, fold = "", None
+    key = None
     for event in events:
-        if isinstance(event, JobEvent | JobProgress):
-            known.take(event)
-            continue
-        if not isinstance(event, EpochRow):
-            run, fold = event.run, getattr(event, "fold", None)
-        known.take(JobEvent(run, fold, event))
+        event = JobEvent(key, event) if isinstance(event, EpochRow) else event
+        key = event.key
+        known.take(event)
     return known
 
 
@@ -93,7 +103,7 @@ def test_a_job_waits_runs_and_is_done():
 
 
 def test_a_job_that_another_process_holds_is_held_until_it_is_done_there():
-    known = told(table("a"), FoldHeld("a", 1, "process 7"))
+    known = told(table("a"), happened("a", 1, FoldHeld("a fold 1", "process 7")))
     assert states(known) == ["waiting", "held"]
     assert states(told(known, done("a", 1, trained=False))) == ["waiting", "done"]
 
@@ -107,32 +117,32 @@ def test_what_others_hold_now_replaces_what_they_held_before_and_never_a_job_tha
 
 
 def test_a_failure_belongs_to_the_job_that_it_names_even_if_it_never_began():
-    known = told(table("a"), FoldFailed("a", "a fold 1", "why", None, None))
+    known = told(table("a"), failed("a", 1, "a fold 1"))
     assert states(known) == ["waiting", "failed"]
 
 
 def test_the_failed_end_of_a_run_is_no_job():
-    known = told(table("a"), FoldFailed("a", "a", "why", None, None))
+    known = told(table("a"), failed("a", None, "a"))
     assert states(known) == ["waiting", "waiting"]
 
 
 def test_a_resumed_job_has_its_epochs_behind_it():
-    known = told(table("a"), started("a", 0), FoldResumed("a", 0, 3, 4))
+    known = told(table("a"), started("a", 0), happened("a", 0, FoldResumed(3, 4)))
     assert known.jobs["a", 0].share == 0.75
 
 
 def test_each_running_job_has_a_bar_of_what_it_does_now():
     known = table("a")
     for fold in (0, 1):
-        known.take(JobEvent("a", fold, started("a", fold), f"gpu {fold}"))
-    known.take(JobProgress("a", 0, "epoch 1/4", 30, 60, per_second=10.0, place="gpu 0"))
-    known.take(JobEvent("a", 1, row(2), "gpu 1"))
+        known.take(started("a", fold, f"gpu {fold}"))
+    known.take(progress("a", 0, "epoch 1/4", 30, 60, per_second=10.0, place="gpu 0"))
+    known.take(happened("a", 1, row(2), "gpu 1"))
     assert [job.share for job in known.jobs.values()] == [0.125, 0.5]
     assert bars(known) == [("a fold 0 on gpu 0  epoch 1/4", 30, 60)]
-    known.take(JobProgress("a", 0, "epoch 2/4", 0, 60, place="gpu 0"))
-    known.take(JobProgress("a", 1, "predict test", 5, 10, place="gpu 1"))
+    known.take(progress("a", 0, "epoch 2/4", 0, 60, place="gpu 0"))
+    known.take(progress("a", 1, "predict test", 5, 10, place="gpu 1"))
     assert bars(known) == [("a fold 0 on gpu 0  epoch 2/4", 0, 60), ("a fold 1 on gpu 1  predict test", 5, 10)]
-    told(known, done("a", 0), FoldFailed("a", "a fold 1", "why", None, None))
+    told(known, done("a", 0), failed("a", 1, "a fold 1"))
     assert bars(known) == []
 
 
@@ -158,15 +168,15 @@ def test_jobs_side_by_side_share_the_time_left_and_the_longest_sets_a_floor():
 
 def test_the_first_epoch_is_enough_for_an_estimate():
     known = told(table("a", folds=(0,)), started("a", 0))
-    known.take(JobProgress("a", 0, "epoch 1/4", 30, 60, per_second=6.0))
+    known.take(progress("a", 0, "epoch 1/4", 30, 60, per_second=6.0))
     assert known.seconds_left() == pytest.approx(35)  # 4 epochs of 10 seconds, half of one behind us
 
 
 def test_a_job_between_two_epochs_is_as_far_as_its_epochs():
     known = told(table("a"), started("a", 0))
-    known.take(JobProgress("a", 0, "epoch 1/4", 60, 60, per_second=6.0))
+    known.take(progress("a", 0, "epoch 1/4", 60, 60, per_second=6.0))
     told(known, started("a", 0))
-    known.take(JobEvent("a", 0, row(1)))
+    known.take(happened("a", 0, row(1)))
     assert known.jobs["a", 0].share == 0.25
 
 
@@ -184,7 +194,7 @@ def test_the_tracker_gives_progress_to_the_job_that_runs_and_the_rest_to_the_scr
 
 def test_the_table_has_a_word_or_a_figure_for_every_state():
     known = told(table("a", "long-name", folds=(0, 1, None)), done("a", 0), started("a", 1), row(1), row(2))
-    told(known, FoldFailed("a", "a on all images", "why", None, None), FoldHeld("long-name", 0, "x"))
+    told(known, failed("a", None, "a on all images"), happened("long-name", 0, FoldHeld("long-name fold 0", "x")))
     told(known, done("long-name", None, error=None))
     assert shown(known) == [
         "6 jobs: 2 done, 1 running, 1 waiting, 1 held by another process, 1 failed; about 1:00 left",
@@ -200,8 +210,8 @@ def test_no_size_is_too_small_and_no_line_too_long(columns, lines):
     known = table(*(f"a-run-with-quite-a-long-name-{i}" for i in range(30)), folds=range(5))
     for i in range(3):
         name = f"a-run-with-quite-a-long-name-{i}"
-        known.take(JobEvent(name, 0, started(name, 0), f"gpu {i}"))
-        known.take(JobProgress(name, 0, "epoch 1/4", 1000, 100_000, per_second=123.0, place=f"gpu {i}"))
+        known.take(started(name, 0, f"gpu {i}"))
+        known.take(progress(name, 0, "epoch 1/4", 1000, 100_000, per_second=123.0, place=f"gpu {i}"))
     told(known, started("a-run-with-quite-a-long-name-3", 1), row(1, top3=math.nan))
     made = shown(known, columns, lines)
     assert len(made) <= max(lines // 2, 5)

@@ -19,7 +19,7 @@ from models.probe.heads import start_head
 from models.runs import done_folds, done_refit
 from models.settings import PredictSettings
 from models.watch.events import FoldStarted, MemoryShort, Verdict
-from tests.models.test_trainer import SETTINGS, VIEWS, prepared, save_body, train, trainer
+from tests.models.small import SETTINGS, VIEWS, prepared, save_body, train, trainer
 
 EVERYTHING = dataclasses.replace(
     SETTINGS,
@@ -104,11 +104,6 @@ def test_a_refit_before_its_folds_is_refused(workspace):
         train(workspace, dataclasses.replace(SETTINGS, backbone=("test_vit",)), only_folds=[None])
 
 
-def test_another_seed_makes_a_sibling_run(workspace):
-    train(workspace, only_folds=[0], seed=3)
-    assert done_folds(workspace, "test_resnet-seed3")[0]["seed"] == 3
-
-
 def test_short_memory_is_told_and_the_fold_goes_on(workspace):
     one = trainer(workspace, SETTINGS)
 
@@ -130,12 +125,6 @@ def test_a_loss_that_is_not_finite_stops_the_fold_with_step_rate_and_advice(work
     with pytest.raises(UserError, match=r"the loss of fold 0 is no longer finite at step \d+, at a rate of") as refused:
         list(one.epochs())
     assert "`--lr 0.0003`, or `--precision fp32`" in refused.value.hint
-
-
-def test_a_backbone_without_stochastic_depth_says_so(workspace):
-    settings = dataclasses.replace(SETTINGS, backbone=("vgg11",), drop_path=0.1)
-    with pytest.raises(UserError, match=r"vgg11.* has no stochastic depth"):
-        train(workspace, settings)
 
 
 def test_predictions_are_made_at_the_test_size(workspace):

@@ -14,7 +14,7 @@ from models.train.stepper import Stepper
 from models.train.trainer import FoldTrainer
 from models.watch.events import CheckpointRefused, EpochRow, FoldResumed
 from tests.full import full
-from tests.models.test_trainer import SETTINGS, prepared, train
+from tests.models.small import SETTINGS, prepared, train
 
 CPU = torch.device("cpu")
 LIVELY = dataclasses.replace(SETTINGS, epochs=3, mixup=0.3, erase=0.3, dropout=0.1, ema_share=0.5, drop_path=0.1)
@@ -66,12 +66,12 @@ def test_a_fold_that_goes_on_after_an_epoch_ends_in_the_same_bytes(workspace, un
     assert caught.value.__notes__ == [f"{name} fold 0 goes on after epoch {epochs} of 3; 0:00 of work are lost"]
     events = []
     again = trained_files(workspace, LIVELY, name, events)
-    assert FoldResumed(name, 0, epochs, 3) in events
+    assert FoldResumed(epochs, 3) in events
     assert again == undisturbed
     assert not (workspace.fold(name, 0) / "checkpoint.safetensors").exists()
 
 
-@pytest.mark.parametrize("before", ["write_network", "write_predictions", "write_done"])
+@pytest.mark.parametrize("before", ["write_network", "FoldFiles.write_predictions", "FoldFiles.write_done"])
 def test_a_fold_that_was_stopped_between_its_files_ends_in_the_same_bytes(workspace, undisturbed, monkeypatch, before):
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -82,7 +82,7 @@ def test_a_fold_that_was_stopped_between_its_files_ends_in_the_same_bytes(worksp
             trained_files(workspace, LIVELY, before)
     events = []
     assert trained_files(workspace, LIVELY, before, events) == undisturbed
-    assert FoldResumed(before, 0, 3, 3) in events
+    assert FoldResumed(3, 3) in events
     assert not [event for event in events if isinstance(event, EpochRow)]
 
 

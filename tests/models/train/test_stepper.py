@@ -7,8 +7,7 @@ import timm
 import torch
 
 from folds.base.errors import UserError
-from models.train.optimiser import LOWEST_SHARE, make_average, make_optimiser, make_schedule
-from models.train.stepper import Stepper
+from models.train.stepper import LOWEST_SHARE, Stepper, make_average, make_optimiser, make_schedule
 from tests.full import full
 
 SCHEDULE = full(epochs=10, warmup_epochs=1, head_lr_scale=10, weight_decay=0.05, ema_share=0.1)
@@ -172,18 +171,6 @@ def test_frozen_statistics_of_batch_norm_stay_as_the_weights_have_them(batch_nor
     one.train_mode()
     one.step(3, *batch())
     assert (not torch.equal(statistics(one), before)) == moves
-
-
-def test_a_step_moves_the_network_and_its_average_follows():
-    one = stepper(dataclasses.replace(SETTINGS, ema_share=0.5))
-    before = [parameter.clone() for parameter in one.network.parameters()]
-    one.train_mode()
-    for number in range(5):
-        one.step(number, *batch())
-    moved = [not torch.equal(new, old) for new, old in zip(one.network.parameters(), before, strict=True)]
-    assert all(moved)
-    assert one.trained is not one.network
-    assert not one.trained.training
 
 
 def test_float16_scales_its_loss_and_leaves_out_a_step_that_overflows():

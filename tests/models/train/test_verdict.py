@@ -16,9 +16,9 @@ from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
 from models.train.lr_find import judge_sweep, smoothed, sweep
 from models.train.verdict import against_probe, judge, remedy_for
-from models.watch.events import AgainstProbe, EpochRow, Verdict
+from models.watch.events import AgainstProbe, EpochRow, JobKey, Verdict
 from models.watch.tables import event_lines
-from tests.models.test_trainer import SETTINGS, VIEWS, prepared, save_body, train, trainer
+from tests.models.small import SETTINGS, VIEWS, prepared, save_body, train, trainer
 
 LONG = dataclasses.replace(SETTINGS, epochs=1, batch_size=4)
 
@@ -98,14 +98,14 @@ def rows(*valid_losses, error=0.10):
     ],
 )
 def test_a_fold_is_judged_by_its_valid_loss_and_its_own_training_images(losses, train_error, kind, says):
-    verdict = judge("x", 0, rows(*losses), train_loss=0.5, train_top3_error=train_error)
+    verdict = judge(rows(*losses), train_loss=0.5, train_top3_error=train_error)
     assert verdict.kind == kind
     assert says in verdict.advice
 
 
 def test_the_figures_are_those_of_the_last_epoch():
-    verdict = judge("x", 2, rows(2.0, 1.0, 1.0), train_loss=0.5, train_top3_error=0.04)
-    assert (verdict.fold, verdict.valid_loss, verdict.train_loss) == (2, 1.0, 0.5)
+    verdict = judge(rows(2.0, 1.0, 1.0), train_loss=0.5, train_top3_error=0.04)
+    assert (verdict.valid_loss, verdict.train_loss) == (1.0, 0.5)
     assert (verdict.valid_top3_error, verdict.train_top3_error, verdict.gained) == (0.10, 0.04, 0.0)
 
 
@@ -115,8 +115,6 @@ def against(*, is_better, top3_error=0.0262):
 
 def test_a_net_that_is_no_better_than_its_frozen_probe_hears_that_first_and_what_to_turn():
     said = judge(
-        "x",
-        0,
         rows(2.0, 1.1, 1.01, 1.0),
         train_loss=0.5,
         train_top3_error=0.01,
@@ -138,15 +136,15 @@ def test_a_net_that_is_no_better_than_its_frozen_probe_hears_that_first_and_what
     ],
 )
 def test_a_net_behind_its_probe_also_hears_where_its_epochs_were_too_many_or_too_few(losses, says):
-    said = judge("x", 0, rows(*losses), train_loss=0.5, train_top3_error=0.05, against_probe=against(is_better=False))
+    said = judge(rows(*losses), train_loss=0.5, train_top3_error=0.05, against_probe=against(is_better=False))
     assert says in said.advice
 
 
 def test_a_net_that_is_better_than_its_probe_is_judged_as_before_and_both_figures_are_shown():
     better = against(is_better=True, top3_error=0.0175)
-    said = judge("x", 0, rows(2.0, 1.01, 1.0), train_loss=0.5, train_top3_error=0.08, against_probe=better)
+    said = judge(rows(2.0, 1.01, 1.0), train_loss=0.5, train_top3_error=0.08, against_probe=better)
     assert said.kind == "fine"
-    assert event_lines(said)[-1] == (
+    assert event_lines(JobKey("x", 0), said)[-1] == (
         "  (better than its own frozen probe: top-3 error 0.0175 against 0.0197, log loss 0.1100 against 0.0800)"
     )
 
@@ -204,9 +202,8 @@ def test_a_fold_worse_than_its_frozen_probe_says_so_in_done_json_with_both_error
 def compare(workspace, weights_digest, *, image_size=32):
     return against_probe(
         workspace,
-        "test_resnet",
         load_folds(workspace),
-        fold=0,
+        JobKey("test_resnet", 0),
         backbone="test_resnet.r160_in1k",
         weights_digest=weights_digest,
         image_size=image_size,

@@ -12,11 +12,11 @@ from models.jobs.plan import train_runs
 from models.runs import log_line, plan_runs
 from models.settings import PredictSettings, TrackSettings
 from models.watch.curves import TRACKERS, row_figures, tracking
-from models.watch.events import EpochRow, FoldDone, FoldResumed, FoldStarted, JobEvent
-from tests.models.test_trainer import SETTINGS, prepared
+from models.watch.events import EpochRow, FoldDone, FoldResumed, FoldStarted, JobEvent, JobKey
+from tests.models.small import SETTINGS, prepared
 
-STARTED = FoldStarted("a", "tag", 0, 60, 30, 32, 32, "cpu", "float32", 1e-3, False)
-DONE = FoldDone("a", 0, 0.125, 40.0, True, ("centre",))
+STARTED = FoldStarted("tag", 60, 30, 32, 32, "cpu", "float32", 1e-3, False)
+DONE = FoldDone(0.125, 40.0, True, ("centre",))
 
 
 def row(epoch):
@@ -34,7 +34,7 @@ def follow(workspace, settings, *events, say=pytest.fail):
                 log = workspace.fold("a", 0) / "log.jsonl"
                 before = log.read_text().splitlines(keepends=True) if event.epoch > 1 else []
                 write_bytes(log, "".join([*before[: event.epoch - 1], log_line(event)]).encode())
-            trackers.take(JobEvent("a", 0, event))
+            trackers.take(JobEvent(JobKey("a", 0), event))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def workspace(tmp_path):
 def killed_and_resumed(workspace, settings):
     """Three epochs; then, from a checkpoint behind the second one, the third again and the fourth."""
     follow(workspace, settings, STARTED, row(1), row(2), row(3))
-    follow(workspace, settings, STARTED, FoldResumed("a", 0, 2, 4), row(3), row(4), DONE)
+    follow(workspace, settings, STARTED, FoldResumed(2, 4), row(3), row(4), DONE)
 
 
 def scalars(folder, name):
@@ -70,9 +70,7 @@ def test_tensorboard_has_each_epoch_once_when_a_fold_was_killed_and_went_on(work
 
 @needs("tensorboard")
 def test_a_fold_that_another_process_takes_over_within_one_command_has_each_epoch_once(workspace):
-    follow(
-        workspace, TrackSettings(tensorboard=True), STARTED, row(1), row(2), STARTED, FoldResumed("a", 0, 1, 4), row(2)
-    )
+    follow(workspace, TrackSettings(tensorboard=True), STARTED, row(1), row(2), STARTED, FoldResumed(1, 4), row(2))
     folder = workspace.root / "tensorboard" / "a" / "fold0"
     assert scalars(folder, "loss/train") == [(1, 1.0), (2, 0.5)]
 
@@ -109,7 +107,7 @@ def test_wandb_goes_on_under_the_same_id_and_asks_for_nothing_where_there_is_no_
     follow(workspace, TrackSettings(wandb=True), STARTED, row(1), row(2))
     kept = workspace.root / "wandb" / "a.fold0.id"
     first = kept.read_text()
-    follow(workspace, TrackSettings(wandb=True), STARTED, FoldResumed("a", 0, 2, 4), row(3), row(4), DONE)
+    follow(workspace, TrackSettings(wandb=True), STARTED, FoldResumed(2, 4), row(3), row(4), DONE)
     assert kept.read_text() == first
     assert len(list((workspace.root / "wandb").rglob(f"run-{first}.wandb"))) == 2
 
