@@ -22,7 +22,7 @@ def submission_summary(result: SubmissionResult) -> str:
         sentences.append(f"partial: made by the networks that are done ({networks})")
     if result.expected_error is not None:
         sentences.append(f"expected top-3 error {result.expected_error:.4f}, cross-fitted on out-of-fold images")
-    return "\n".join(sentences)
+    return "\n".join([*sentences, *result.test_set])
 
 
 def early_summary(early: Early) -> str:
