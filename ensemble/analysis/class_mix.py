@@ -19,7 +19,6 @@ LEAST_PROB = 1e-6  # below it log-probabilities are noise; the log pool adds as 
 LEAST_IMAGES = 0.5  # a class without a training image counts as so many
 PRIOR_IMAGES = 1.0  # per class, spread like the training images: a class that no test image shows keeps a share above 0
 SHARPEST = 10.0  # times log-probabilities: where every image is a hit there is no best temperature
-MOST_IMAGES = 10_000  # of each set, drawn at random: a class of 1% has 100 of them; more take longer than they tell
 REPLICAS = 199
 LEVEL = 0.01  # how often a test set of the same mix is called shifted
 MOST_STEPS, SMALL_STEP = 300, 1e-6
@@ -28,27 +27,23 @@ HALVINGS, DRAWS = 3, 3  # of the simulation: both halves of each are tried, on s
 
 @dataclass(frozen=True)
 class Predicted:
-    """Predictions of n images. probs (n, C) float, rows sum to 1; group (n,) int: copies, which count once together."""
+    """Predictions of n images. probs (n, C) float, rows sum to 1; group (n,) int: copies, which are drawn together."""
 
     probs: np.ndarray
     group: np.ndarray
 
     @property
-    def weight(self) -> np.ndarray:
-        """(n,) float64: 1 / how many images are the same picture."""
-        _, own, size = np.unique(self.group, return_inverse=True, return_counts=True)
-        return 1.0 / size[own]
-
-    def some(self, rng: np.random.Generator) -> np.ndarray:
-        """Rows, ascending: all, or MOST_IMAGES of them at random."""
-        n = len(self.group)
-        return np.arange(n) if n <= MOST_IMAGES else np.sort(rng.choice(n, MOST_IMAGES, replace=False))
+    def clumping(self) -> float:
+        """How many copies an image has on average, itself counted: shares vary by so much more (Kish 1965)."""
+        size = np.unique(self.group, return_counts=True)[1]
+        return float((size**2).sum() / size.sum())
 
     def draws(self, rng: np.random.Generator, *, times: int, size: int) -> np.ndarray:
-        """How much each image counts when `size` different pictures are drawn with replacement. (times, n) float32"""
+        """How often each image is there when about `size` are drawn, groups with replacement. (times, n) float32"""
         _, own = np.unique(self.group, return_inverse=True)
         n = int(own.max()) + 1
-        return (rng.multinomial(size, np.full(n, 1 / n), size=times)[:, own] * self.weight).astype(np.float32)
+        drawn = max(1, round(size * n / len(own)))
+        return rng.multinomial(drawn, np.full(n, 1 / n), size=times)[:, own].astype(np.float32)
 
     def at(self, rows: np.ndarray) -> Predicted:
         return Predicted(self.probs[rows], self.group[rows])
@@ -127,29 +122,27 @@ def estimate_class_mix(oof: Predicted, target: np.ndarray, test: Predicted, *, s
     oof   out-of-fold predictions of the N training images, target (N,) int in [0, C) their classes
     test  predictions of the T test images by the same blend
     """
-    rng = np.random.default_rng([seed, 41])
-    rows = oof.some(rng)
-    oof, target, fewer = oof.at(rows), target[rows], test.at(test.some(rng))
+    rng, size = np.random.default_rng([seed, 41]), len(test.group)
     calibration = calibrate(oof, target)
-    oof_ratios, ratios = calibration.ratios(oof.probs), calibration.ratios(fewer.probs)
-    size, n_oof = round(float(fewer.weight.sum())), float(oof.weight.sum())
+    oof_ratios, ratios = calibration.ratios(oof.probs), calibration.ratios(test.probs)
     null = oof.draws(rng, times=REPLICAS, size=size)
-    wider = 1 + size / n_oof  # variance: the training shares are counted on n_oof pictures, and known no better
+    wider = 1 + size / len(oof.group)  # of variances: the training shares are counted on so many images, no more
+    wider *= max(1.0, test.clumping / oof.clumping)
     null_mix = likely_mixes(oof_ratios, null, calibration.train)
-    again = likely_mixes(ratios, fewer.draws(rng, times=REPLICAS, size=size), calibration.train)
-    own = likely_mixes(ratios, fewer.weight[None].astype(np.float32), calibration.train)
+    again = likely_mixes(ratios, test.draws(rng, times=REPLICAS, size=size), calibration.train)
+    once = np.ones((1, size), np.float32)
+    own = likely_mixes(ratios, once, calibration.train)
     leads = wider * _lead(oof_ratios, null, null_mix)
-    lead = float(_lead(ratios, fewer.weight[None], own)[0])
-    whole = own if len(fewer.group) == len(test.group) else _of_all(calibration, test)
+    lead = float(_lead(ratios, once, own)[0])
     is_shift = (1 + int((leads >= lead).sum())) / (REPLICAS + 1) <= LEVEL
     low, high = np.quantile(again, [0.025, 0.975], axis=0)
     reach = _reach(null_mix - calibration.train) * np.sqrt(wider)
-    gain, before = simulated_gain(oof, target, whole[0], size=size, rng=rng) if is_shift else (None, None)
+    gain, before = simulated_gain(oof, target, own[0], size=size, rng=rng) if is_shift else (None, None)
     return ClassMix(
         calibration=calibration,
-        test=whole[0],
-        low=np.minimum(low, whole[0]),
-        high=np.maximum(high, whole[0]),
+        test=own[0],
+        low=np.minimum(low, own[0]),
+        high=np.maximum(high, own[0]),
         null_low=np.maximum(calibration.train - reach, 0),
         null_high=calibration.train + reach,
         is_shift=is_shift,
@@ -165,12 +158,12 @@ def calibrate(oof: Predicted, target: np.ndarray) -> Calibration:
     """
     from scipy.optimize import minimize
 
-    n_classes, weight = oof.probs.shape[1], oof.weight / oof.weight.sum()
-    counted = np.maximum(np.bincount(target, oof.weight, minlength=n_classes), LEAST_IMAGES)
+    n_classes = oof.probs.shape[1]
+    counted = np.maximum(np.bincount(target, minlength=n_classes), LEAST_IMAGES)
     train = counted / counted.sum()
     log_probs = np.log(np.maximum(oof.probs, LEAST_PROB), dtype=np.float64)
     log_probs -= log_probs.max(axis=1, keepdims=True)
-    hit = float(weight @ log_probs[np.arange(len(target)), target])
+    hit = float(log_probs[np.arange(len(target)), target].mean())
 
     scale = np.sqrt(train)  # of the biases: a class of few images is as steep as one of many then
 
@@ -180,8 +173,8 @@ def calibrate(oof: Predicted, target: np.ndarray) -> Calibration:
         top = scores.max(axis=1, keepdims=True)
         odds = np.exp(scores - top)
         total = odds.sum(axis=1, keepdims=True)
-        odds *= weight[:, None] / total
-        value = weight @ (np.log(total) + top)[:, 0] - point[0] * hit - train @ bias
+        odds /= total * len(target)
+        value = (np.log(total) + top).mean() - point[0] * hit - train @ bias
         slope = float(np.einsum("nc,nc->", odds, log_probs)) - hit
         return float(value), np.append(slope, (odds.sum(axis=0) - train) / scale)
 
@@ -247,10 +240,6 @@ def simulated_gain(
 
 def _weighed(calibration: Calibration, probs: np.ndarray, mix: np.ndarray) -> np.ndarray:
     return calibration.log_probs(probs) + np.log(mix / calibration.train)
-
-
-def _of_all(calibration: Calibration, test: Predicted) -> np.ndarray:
-    return likely_mixes(calibration.ratios(test.probs), test.weight[None].astype(np.float32), calibration.train)
 
 
 def _lead(ratios: np.ndarray, weights: np.ndarray, mixes: np.ndarray) -> np.ndarray:

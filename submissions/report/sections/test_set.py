@@ -7,13 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.analysis.class_mix import ClassMix, Predicted
+from ensemble.analysis.class_mix import ClassMix
 from ensemble.analysis.test_likeness import Likeness, measure_likeness
-from ensemble.analysis.test_set import blend_class_mix, copies_of_training_images
-from ensemble.blend.apply import Applied, Blended, apply_blend, apply_run, open_blend
-from ensemble.blend.recipe import Recipe
-from ensemble.members.members import Member
-from ensemble.members.open_run import open_run
+from ensemble.analysis.test_set import class_mix_of, copies_of_training_images
+from ensemble.blend.apply import Blended, apply_blend, apply_run
 from folds.base.metrics import top_classes
 from folds.manifest.manifest import USABLE
 from submissions.report.oof import Oof
@@ -23,7 +20,7 @@ from submissions.report.workfolder import WorkFolder
 from submissions.settings import ReportSettings
 
 NAMED = 8  # classes in the table and with their names in the chart: those whose shares differ most
-GIVING_AWAY = 12  # images of each set that show how the sets differ
+GIVING_AWAY = 10  # images of each set that show how the sets differ
 Row = dict[str, Any]
 
 
@@ -61,13 +58,8 @@ def _apply(work: WorkFolder, oof: Oof) -> Blended:
 
 
 def _class_mix(work: WorkFolder, oof: Oof, blended: Blended) -> ClassMix:
-    if oof.is_blend and work.blend is not None:
-        made = open_blend(work.workspace, work.blend, tests_only=True)
-    else:
-        run = open_run(work.workspace, oof.name, rows=oof.rows, tests_only=True)
-        made = Applied(Recipe("mean", np.ones(1)), (Member(run.name, (run,)),))
-    predicted = Predicted(oof.probs, oof.rows.group)
-    return blend_class_mix(work.workspace, made, predicted, oof.rows.target, blended.image_id)
+    made_from = work.blend if oof.is_blend and work.blend is not None else oof.name
+    return class_mix_of(work.workspace, made_from, blended.image_id)
 
 
 def _shares(work: WorkFolder, blended: Blended, mix: ClassMix | None) -> list[Row]:
