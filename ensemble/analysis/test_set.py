@@ -126,19 +126,25 @@ def submission_sentences(
     said: Unlabelled, classes: Sequence[str], *, expected: float | None, is_matched: bool
 ) -> Iterator[str]:
     """What a submission's summary says of the test set. expected: the blend's top-3 error, None for a single run."""
-    count = len(said.copies.image_id)
-    if count and expected is not None:
-        yield (
-            f"{count:,} of {said.copies.images:,} test images are copies of training images: with the labels of those,"
-            f" {said.copies.missed:,} of them {'is' if said.copies.missed == 1 else 'are'} missed, and the expected"
-            f" error of all is {said.copies.expected_error(expected):.4f}"
-        )
+    if said.copies.image_id and expected is not None:
+        yield copies_sentence(said.copies, expected)
     if said.likeness is not None and said.likeness.is_far:
         yield likeness_sentence(said.likeness)
     yield (
         mix_sentence(said.mix, classes, is_matched=is_matched)
         if said.mix
         else (f"the class mix of the test images was not estimated: {said.problem}")
+    )
+
+
+def copies_sentence(copies: Copies, expected: float) -> str:
+    """How many copies there are, and the expected error with them."""
+    count = len(copies.image_id)
+    are = "is a copy of a training image" if count == 1 else "are copies of training images"
+    return (
+        f"{count:,} of {copies.images:,} test images {are}: with the labels of their twins, {copies.missed:,} of"
+        f" {count:,} {'is' if copies.missed == 1 else 'are'} missed, and the expected error of all test images is"
+        f" {copies.expected_error(expected):.4f}"
     )
 
 
@@ -160,11 +166,11 @@ def mix_sentence(mix: ClassMix, classes: Sequence[str], *, is_matched: bool) -> 
         kept = "; `--match-test` changed nothing" if is_matched else ""
         return f"class mix of the test images: no shift from the training images, most for {changes}{kept}"
     assert mix.gain is not None, "a shift without a simulation"
-    assert mix.before is not None, "a shift without a simulation"
-    way = "weighed by it" if is_matched else "`submit --match-test` weighs by it"
+    way = "weighed by it" if is_matched else "with `submit --match-test`"
     return (
-        f"class mix of the test images: shifted from the training images, {changes}; {way}: top-3 error"
-        f" {mix.before:.4f} {mix.gain.mean:+.4f} +- {mix.gain.standard_error:.4f} in a simulation"
+        f"class mix of the test images: shifted from the training images, {changes}; in a simulation the top-3 error is"
+        f" {mix.before:.4f}, and {mix.gain.mean:+.4f} +- {mix.gain.standard_error:.4f} {way}"
+        f"{'' if mix.pays else ', no sure gain'}"
     )
 
 
