@@ -100,6 +100,8 @@ def measure_likeness(workspace: Workspace, *, seed: int = 0) -> Likeness | None:
 
     Raises UserError where there is no manifest.
     """
+    from threadpoolctl import threadpool_limits
+
     manifest = read_manifest(workspace)
     train, test = (usable_rows(manifest, split=split) for split in ("train", "test"))
     found = max(_kept_features(workspace, train, test), key=lambda pair: pair.rank, default=None)
@@ -113,7 +115,8 @@ def measure_likeness(workspace: Workspace, *, seed: int = 0) -> Likeness | None:
     fold = deal_groups(group, is_test, rng)
     if fold is None:
         return None
-    odds = crossfit_odds(np.concatenate(features), is_test, fold)
+    with threadpool_limits(1):
+        odds = crossfit_odds(np.concatenate(features), is_test, fold)
     auc, low, high = crossfit_auc(odds, is_test, fold, group)
     ids = [table["image_id"].to_numpy(dtype=str)[own] for table, own in zip((train, test), rows, strict=True)]
     return Likeness(auc, low, high, ids[0], odds[~is_test], ids[1], odds[is_test], found.tag)

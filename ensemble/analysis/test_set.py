@@ -76,6 +76,8 @@ def class_mix_of(workspace: Workspace, made_from: Blend | str, image_id: np.ndar
 
     Raises UserError where no image is predicted, or a member is gone or not as it was when the blend was made.
     """
+    from threadpoolctl import threadpool_limits
+
     if not len(image_id):
         raise UserError("no test image is predicted", hint="`python run.py predict`")
     rows = rows_of(
@@ -97,7 +99,9 @@ def class_mix_of(workspace: Workspace, made_from: Blend | str, image_id: np.ndar
         known = dict(zip(table["image_id"], table["group"].tolist(), strict=True))
         group = np.array([known.get(name, -1 - row) for row, name in enumerate(image_id[test].tolist())])
     oof = Predicted(_out_of_fold(made, train), rows.group[train])
-    return estimate_class_mix(oof, rows.target[train], Predicted(_by_one_fold(made, image_id[test]), group))
+    tested = Predicted(_by_one_fold(made, image_id[test]), group)
+    with threadpool_limits(1):  # as in `make_blend`: threads that wait for a busy neighbour take longer than one
+        return estimate_class_mix(oof, rows.target[train], tested)
 
 
 def copies_of_training_images(workspace: Workspace, blended: Blended) -> Copies:
