@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 
 from ensemble.analysis.compare import compare_runs, comparison_summary
+from ensemble.analysis.test_likeness import measure_likeness
+from ensemble.analysis.test_set import likeness_sentence
 from ensemble.analysis.views import report_views, view_summary
 from ensemble.blend.make_blend import make_blend
 from ensemble.blend.tables import blend_summary
@@ -41,7 +43,9 @@ def blend(workspace: Workspace, settings: BlendSettings, *, seed: int, screen: S
     """Find the weights of the members."""
     with alone(workspace, "ensemble", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):
         made = make_blend(workspace, settings, seed=seed, track=screen.track)
-    return [blend_summary(made), f"wrote {made.path}"]
+    likeness = measure_likeness(workspace) if workspace.manifest.is_file() else None
+    far = [f"warning: {likeness_sentence(likeness)}"] if likeness is not None and likeness.is_far else []
+    return [blend_summary(made), *far, f"wrote {made.path}"]
 
 
 def explain(workspace: Workspace, image_id: str, *, run: str | None) -> list[RenderableType]:

@@ -25,6 +25,9 @@ class SubmitSettings:
         str | None,
         Parameter(validator=_is_name, help="name of the CSV in work/submissions; `blend` or the run's name by default"),
     ] = None
+    match_test: Annotated[
+        bool, Parameter(help="weigh the classes by the mix of the test images where it is estimated to be another one")
+    ] = False
 
 
 @Parameter(name="*", group="report")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ensemble.analysis.test_set import Unlabelled, describe_test_set, submission_sentences
 from ensemble.blend.apply import Blended, apply_blend, apply_run
 from ensemble.blend.blend_json import Blend, load_blend
 from ensemble.blend.make_blend import BlendResult, make_blend
@@ -40,6 +41,7 @@ class SubmissionResult:
     guessed: tuple[str, ...]  # ids of unreadable images, which got the most frequent classes
     expected_error: float | None  # the cross-fitted top-3 error of the blend; None for a single run
     partial: Mapping[str, Any] | None = None  # what a blend was made of while folds were lacking
+    test_set: tuple[str, ...] = ()  # sentences on what the test images are like
 
 
 def write_submission(
@@ -53,6 +55,9 @@ def write_submission(
         raise UserError(f"the CSV of the run {run} would replace the blend's", hint="`--csv-name NAME`")
     made_from = None if run else load_blend(blend or workspace.blend)
     blended = apply_blend(workspace, made_from) if made_from else apply_run(workspace, str(run))
+    test_set = describe_test_set(workspace, blended, made_from or str(run))
+    if settings.match_test:
+        blended = _matched(blended, made_from, test_set)
     folds = load_folds(workspace)
     layout = read_layout(workspace, image_id=None if workspace.manifest.is_file() else blended.image_id.tolist())
     guessed = _unpredicted(workspace, layout, blended)
@@ -71,12 +76,15 @@ def write_submission(
         "folds_digest": folds.digest,
         "n_folds": folds.n_folds,
         "unreadable_test_images": guessed,
+        **({"class_mix": _mix_of(test_set, blended.classes)} if settings.match_test else {}),
         **({name: getattr(made_from, name) for name in OF_BLEND} if made_from else {"run": run}),
     }
     write_bytes(path, data)
     write_json(path.with_suffix(".json"), lineage)
     expected, partial = (made_from.oof_top3_error, made_from.partial) if made_from else (None, None)
-    return SubmissionResult(path, path.with_suffix(".json"), len(layout.image_id), tuple(guessed), expected, partial)
+    said = submission_sentences(test_set, blended.classes, expected=expected, is_matched=settings.match_test)
+    rows = len(layout.image_id)
+    return SubmissionResult(path, path.with_suffix(".json"), rows, tuple(guessed), expected, partial, tuple(said))
 
 
 def submission_text(layout: Layout, blended: Blended, folds: Folds, *, guessed: Sequence[str]) -> str:
@@ -89,6 +97,25 @@ def submission_text(layout: Layout, blended: Blended, folds: Folds, *, guessed: 
     row_of = {str(name): i for i, name in enumerate(blended.image_id)} | dict.fromkeys(guessed, len(blended.image_id))
     lines = [layout.line((name, cells[row_of[name]])) for name in layout.image_id]
     return layout.line(layout.header) + "".join(lines)
+
+
+def _matched(blended: Blended, made_from: Blend | None, test_set: Unlabelled) -> Blended:
+    """The scores under the class mix of the test images, where a shift is called. Raises UserError without a mix."""
+    if test_set.mix is None:
+        raise UserError(
+            f"`--match-test` needs the class mix, which was not estimated: {test_set.problem}",
+            hint="`python run.py submit` without it",
+        )
+    if not test_set.mix.is_shift:
+        return blended
+    probs = made_from.recipe().probs(blended.scores) if made_from else blended.scores
+    return replace(blended, scores=test_set.mix.matched(probs))
+
+
+def _mix_of(test_set: Unlabelled, classes: Sequence[str]) -> Mapping[str, float] | None:
+    """The shares that the classes were weighed by; None where no shift was called."""
+    mix = test_set.mix
+    return dict(zip(classes, mix.test.tolist(), strict=True)) if mix is not None and mix.is_shift else None
 
 
 def _unpredicted(workspace: Workspace, layout: Layout, blended: Blended) -> list[str]:
@@ -195,4 +222,4 @@ def submission_summary(result: SubmissionResult) -> str:
         sentences.append(f"partial: made by the networks that are trained so far ({networks})")
     if result.expected_error is not None:
         sentences.append(f"expected top-3 error {result.expected_error:.4f}, cross-fitted on out-of-fold images")
-    return "\n".join(sentences)
+    return "\n".join([*sentences, *result.test_set])

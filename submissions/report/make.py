@@ -26,9 +26,10 @@ from folds.find.reasons import RELABELLED, UNLABELLED, Reason
 from folds.manifest.manifest import csv_bytes
 from folds.manifest.summary import reason_rows
 from submissions.report.blend import blend_section
-from submissions.report.data import data_section, test_set_section
+from submissions.report.data import data_section
 from submissions.report.mistakes import mistakes_section
 from submissions.report.scores import scores_section
+from submissions.report.test_set import test_set_section
 from submissions.report.training import training_section
 from submissions.report.workfolder import Image, WorkFolder, best_oof, open_workfolder, run_ranks
 from submissions.settings import ReportSettings

@@ -190,7 +190,7 @@ COMMANDS = {
     "train": (["train"], [*(one.name for one in fields(run.TrainSettings)), "views", "fold", "run"]),
     "add": (["add", "friend"], [one.name for one in fields(run.AddSettings)]),
     "blend": (["blend"], [one.name for one in (*fields(run.BlendSettings), *fields(run.FileSettings))]),
-    "submit": (["submit"], ["blend", "run", "csv_name"]),
+    "submit": (["submit"], ["blend", "run", "csv_name", "match_test"]),
     "check": (["check", "nowhere.csv"], ["seed"]),
     "score": (["score", "nowhere.csv"], ["labels"]),
 }

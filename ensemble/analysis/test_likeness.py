@@ -1,0 +1,230 @@
+"""Tells whether the test images look like the training images, by the features that `probe` has kept of both.
+
+A classifier is fitted to tell one set from the other, and scored on images that it has not seen: an AUC of 0.5 where
+the sets look alike, 1 where every test image gives itself away. Sources: Lopez-Paz, Oquab 2017 (classifier two-sample
+tests); LeDell, Petersen, van der Laan 2015 (the interval of a cross-validated AUC), summed over groups of copies as
+Obuchowski 1997 does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from folds.base.errors import UserError
+from folds.base.interval import wilson_interval
+from folds.base.workspace import Workspace, digest, read_json
+from folds.manifest.manifest import read_manifest, read_manifest_bytes, usable_rows
+
+MOST_IMAGES = 10_000  # of each set, drawn at random: the AUC is then known to 0.01, and the fits take seconds
+DIRECTIONS = (
+    256  # principal components: at 1,280 features all of them give the same AUC within 0.02, in 7 times the time
+)
+STRENGTH = 1e-3  # inverse of the penalty on squared weights, of components scaled to variance 1
+N_FOLDS = 5
+FAR = 0.6  # an AUC from which the sets differ so much that a score may: 2 * 0.6 - 1 is a fifth of the test images
+LEAST_IMAGES = 10  # of each set: below, nothing is said
+LEAST_EFFECTIVE = 100  # images that the weighted training images must amount to
+LARGEST_ODDS = 10.0  # natural logarithm: e^10 training images for one test image
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How well test images can be told from training images. auc: 0.5 alike, 1 apart; low, high its 95% interval.
+
+    An AUC below 0.5 comes of a split by class: where a fold has many test images of a class, the others have few of it.
+
+    train_id, test_id (n,) str            the images that were compared, each in the order of the manifest
+    train_odds, test_odds (n,) float64    log-odds of being a test image, by a classifier that has not seen the image
+    features                              the backbone whose features were compared
+    """
+
+    auc: float
+    low: float
+    high: float
+    train_id: np.ndarray
+    train_odds: np.ndarray
+    test_id: np.ndarray
+    test_odds: np.ndarray
+    features: str
+
+    @property
+    def is_far(self) -> bool:
+        """The sets differ beyond chance, and enough that a score may be another one."""
+        return self.low > 0.5 and self.auc >= FAR
+
+    def weighted_rate(self, outcomes: np.ndarray) -> WeightedRate:
+        """A rate over training images, weighted so that they look like the test images. outcomes (n,) in [0, 1].
+
+        Source: Sugiyama, Krauledat, Mueller 2007 (importance-weighted cross-validation).
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        odds = np.concatenate([self.train_odds, self.test_odds])[:, None]
+        is_test = np.arange(len(odds)) >= len(self.train_odds)
+        # Penalised fits give odds that are too small, fits to few images ones that are too large (Platt 1999).
+        slope = float(LogisticRegression(C=np.inf, class_weight="balanced").fit(odds, is_test).coef_[0, 0])
+        weight = np.exp(np.clip(max(slope, 0.0) * self.train_odds, -LARGEST_ODDS, LARGEST_ODDS))
+        rate = float(np.clip(weight @ outcomes / weight.sum(), 0, 1))
+        effective = float(weight.sum() ** 2 / (weight**2).sum())  # Kish 1965
+        return WeightedRate(float(outcomes.mean()), rate, *wilson_interval(rate, effective), effective)
+
+
+@dataclass(frozen=True)
+class WeightedRate:
+    """A rate of training images: plain, and weighted to look like the test images, with the latter's 95% interval.
+
+    effective  how many images the weighted ones amount to
+    """
+
+    plain: float
+    weighted: float
+    low: float
+    high: float
+    effective: float
+
+    @property
+    def is_known(self) -> bool:
+        """Enough training images look like test images."""
+        return self.effective >= LEAST_EFFECTIVE
+
+
+def measure_likeness(workspace: Workspace, *, seed: int = 0) -> Likeness | None:
+    """Compare the images by the widest features that are kept of both sets; None where there are none, or few images.
+
+    Raises UserError where there is no manifest.
+    """
+    from threadpoolctl import threadpool_limits
+
+    manifest = read_manifest(workspace)
+    train, test = (usable_rows(manifest, split=split) for split in ("train", "test"))
+    found = max(_kept_features(workspace, train, test), key=lambda pair: pair.rank, default=None)
+    if found is None or min(len(train), len(test)) < LEAST_IMAGES:
+        return None
+    rng = np.random.default_rng([seed, 43])
+    rows = [_some(len(table), rng) for table in (train, test)]
+    features = [np.load(path, mmap_mode="r")[own] for path, own in zip(found.paths, rows, strict=True)]
+    group = np.concatenate([table["group"].to_numpy()[own] for table, own in zip((train, test), rows, strict=True)])
+    is_test = np.arange(len(group)) >= len(rows[0])
+    fold = deal_groups(group, is_test, rng)
+    if fold is None:
+        return None
+    with threadpool_limits(1):
+        odds = crossfit_odds(np.concatenate(features), is_test, fold)
+    auc, low, high = crossfit_auc(odds, is_test, fold, group)
+    ids = [table["image_id"].to_numpy(dtype=str)[own] for table, own in zip((train, test), rows, strict=True)]
+    return Likeness(auc, low, high, ids[0], odds[~is_test], ids[1], odds[is_test], found.tag)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Files of features of all training and of all test images by one backbone under one view."""
+
+    tag: str
+    view: str
+    width: int
+    paths: tuple[Path, Path]
+
+    @property
+    def rank(self) -> tuple[int, bool, str]:
+        return self.width, self.view == "centre", self.tag
+
+
+def _kept_features(workspace: Workspace, train: pd.DataFrame, test: pd.DataFrame) -> Iterator[_Pair]:
+    """The pairs of files that were made of these very images. A file that is damaged is passed over."""
+    images = [digest("\n".join([*rows["split"], *rows["image_id"]]).encode()) for rows in (train, test)]
+    manifest, kept = digest(read_manifest_bytes(workspace)), {}
+    for path in sorted(workspace.features.glob("*.json")):
+        try:
+            head = read_json(path, hint="")
+        except UserError:
+            continue
+        facts = head.get("facts") if isinstance(head, dict) else None
+        if isinstance(facts, dict) and facts.get("manifest") == manifest and path.with_suffix(".npy").is_file():
+            asked = json.dumps({key: value for key, value in facts.items() if key != "images"}, sort_keys=True)
+            kept[asked, facts.get("images")] = (path.with_suffix(".npy"), head)
+    for asked, one in kept:
+        pair = [kept.get((asked, own)) for own in images]
+        if one == images[0] and all(part is not None and _is_whole(*part) for part in pair):
+            (path, head), (other, _) = (part for part in pair if part is not None)
+            yield _Pair(head["facts"]["tag"], head["facts"]["view"], head["shape"][1], (path, other))
+
+
+def _is_whole(path: Path, head: dict[str, Any]) -> bool:
+    """Whether a file holds the features that its head describes."""
+    try:
+        features = np.load(path, mmap_mode="r", allow_pickle=False)
+        return list(features.shape) == head["shape"] and digest(features.data.cast("B")) == head["digest"]
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
+        return False
+
+
+def _some(n: int, rng: np.random.Generator) -> np.ndarray:
+    return np.arange(n) if n <= MOST_IMAGES else np.sort(rng.choice(n, MOST_IMAGES, replace=False))
+
+
+def deal_groups(group: np.ndarray, is_test: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    """A fold per image, copies together and both sets spread evenly; None where a set has fewer than two groups."""
+    _, own = np.unique(group, return_inverse=True)
+    has_test = np.bincount(own, is_test) > 0
+    fold = np.empty(len(has_test), np.int64)
+    for side in (has_test, ~has_test):
+        fold[rng.permutation(np.flatnonzero(side))] = np.arange(side.sum()) % N_FOLDS
+    there = [np.isin(np.arange(N_FOLDS), fold[own[side]]).all() for side in (is_test, ~is_test)]
+    return fold[own] if all(there) else None
+
+
+def crossfit_odds(features: np.ndarray, is_test: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Log-odds of being a test image, were both sets equally large, by logistic regression without the image's fold.
+
+    features (n, D) float, of both sets; they are scaled and rotated with all images, since that needs no labels
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LogisticRegression
+
+    scaled = features.astype(np.float32)
+    scaled -= scaled.mean(axis=0)
+    scaled /= np.maximum(scaled.std(axis=0), 1e-6)
+    most = min(DIRECTIONS, scaled.shape[1], len(scaled) - 1)
+    parts = PCA(most, whiten=True, svd_solver="covariance_eigh").fit_transform(scaled)
+    parts = np.nan_to_num(np.clip(parts, -1e3, 1e3))  # a direction without variance
+    odds = np.empty(len(fold))
+    for held in range(N_FOLDS):
+        model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=500, tol=1e-3)
+        model.fit(parts[fold != held], is_test[fold != held])
+        odds[fold == held] = model.decision_function(parts[fold == held])
+    return odds
+
+
+def crossfit_auc(
+    odds: np.ndarray, is_test: np.ndarray, fold: np.ndarray, group: np.ndarray
+) -> tuple[float, float, float]:
+    """The mean AUC inside the folds and its 95% interval; ties count half, copies as one draw.
+
+    Each image's part in the AUC (a test image's share of training images below it; a training image's share of test
+    images above it) is summed by group; Wilson's interval at the n that has the sums' variance stays inside [0, 1].
+    """
+    from scipy.stats import rankdata
+
+    n_test = int(is_test.sum())
+    part = np.zeros(len(odds))
+    for held in np.unique(fold):
+        ones, others = np.flatnonzero(is_test & (fold == held)), np.flatnonzero(~is_test & (fold == held))
+        rank = rankdata(np.concatenate([odds[ones], odds[others]]))
+        above = (rank[: len(ones)] - rankdata(odds[ones])) / len(others)  # (test images of the fold,)
+        below = 1 - (rank[len(ones) :] - rankdata(odds[others])) / len(ones)
+        part[ones] = above / n_test
+        part[others] = (below - above.mean()) * len(ones) / len(others) / n_test
+    auc = float(np.clip(part[is_test].sum(), 0, 1))
+    part[is_test] -= auc / n_test
+    _, own = np.unique(group, return_inverse=True)
+    variance = float((np.bincount(own, part) ** 2).sum())
+    fewer = min(n_test, len(odds) - n_test)
+    effective = auc * (1 - auc) / variance if variance > 0 and 0 < auc < 1 else fewer
+    return auc, *wilson_interval(auc, effective)

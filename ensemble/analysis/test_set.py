@@ -1,0 +1,219 @@
+"""What the test images are like, without their labels: class mix, copies of training images, likeness to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ensemble.analysis.class_mix import ClassMix, Predicted, estimate_class_mix
+from ensemble.analysis.test_likeness import Likeness, measure_likeness
+from ensemble.blend.apply import Applied, Blended, member_test_probs, open_blend
+from ensemble.blend.blend_json import Blend
+from ensemble.blend.recipe import Recipe
+from ensemble.members.members import Member
+from ensemble.members.open_run import Run, open_run
+from ensemble.members.training_rows import rows_of
+from folds.base.errors import UserError
+from folds.base.metrics import top_classes
+from folds.base.workspace import Workspace
+from folds.manifest.manifest import read_manifest, usable_rows
+from folds.split.assign import load_folds
+
+NAMED = 3  # classes in a sentence
+MOST_TRAIN, MOST_TEST = 10_000, 20_000  # images, drawn at random: a class of 0.1% still has 10 and 20 of them
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Test images that are copies of usable training images, and what their twins' labels would mean.
+
+    images  predicted test images, copies included    image_id  of the copies, sorted
+    missed  copies whose twins' label is not among the three that are predicted
+    """
+
+    images: int
+    image_id: tuple[str, ...]
+    missed: int
+
+    def expected_error(self, without: float) -> float:
+        """The expected top-3 error where copies have their twins' labels. without: that of images without a twin."""
+        return ((self.images - len(self.image_id)) * without + self.missed) / max(self.images, 1)
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """What is known of the test images. mix: None where it could not be estimated, `problem` says why.
+
+    likeness  None where no features are kept
+    """
+
+    mix: ClassMix | None
+    copies: Copies
+    likeness: Likeness | None
+    problem: str = ""
+
+
+def describe_test_set(workspace: Workspace, blended: Blended, made_from: Blend | str) -> Unlabelled:
+    """Everything of the images that a blend, or the run of that name, was applied to; a damaged file is a problem."""
+    mix, problem = None, ""
+    try:
+        mix = class_mix_of(workspace, made_from, blended.image_id)
+    except UserError as err:
+        problem = err.message
+    likeness = measure_likeness(workspace) if workspace.manifest.is_file() else None
+    return Unlabelled(mix, copies_of_training_images(workspace, blended), likeness, problem)
+
+
+def class_mix_of(workspace: Workspace, made_from: Blend | str, image_id: np.ndarray) -> ClassMix:
+    """The class mix of the test images (T,), sorted, by a blend or the run of that name; of many images on a sample.
+
+    Each test image is predicted by the networks of one fold, as training images are out of fold. The mean over all
+    folds' networks has other errors and another confidence, and would be taken for a shift: in made-up worlds where it
+    has an error of 0.069 and a single fold 0.142, it was in 8 of 40.
+
+    Raises UserError where no image is predicted, or a member is gone or not as it was when the blend was made.
+    """
+    from threadpoolctl import threadpool_limits
+
+    if not len(image_id):
+        raise UserError("no test image is predicted", hint="`python run.py predict`")
+    rows = rows_of(
+        load_folds(workspace),
+        made_from.partial["folds"] if isinstance(made_from, Blend) and made_from.partial else None,
+    )
+    if isinstance(made_from, Blend):
+        made = open_blend(workspace, made_from, tests_only=False)
+    else:
+        run = open_run(workspace, made_from, rows=rows)
+        made = Applied(Recipe("mean", np.ones(1)), (Member(run.name, (run,)),))
+    rng = np.random.default_rng(0)
+    train, test = (
+        np.sort(rng.permutation(n)[:most]) for n, most in ((len(rows), MOST_TRAIN), (len(image_id), MOST_TEST))
+    )
+    group = test
+    if workspace.manifest.is_file():
+        table = usable_rows(read_manifest(workspace), split="test")
+        known = dict(zip(table["image_id"], table["group"].tolist(), strict=True))
+        group = np.array([known.get(name, -1 - row) for row, name in enumerate(image_id[test].tolist())])
+    oof = Predicted(_out_of_fold(made, train), rows.group[train])
+    tested = Predicted(_by_one_fold(made, image_id[test]), group)
+    with threadpool_limits(1):  # as in `make_blend`: threads that wait for a busy neighbour take longer than one
+        return estimate_class_mix(oof, rows.target[train], tested)
+
+
+def copies_of_training_images(workspace: Workspace, blended: Blended) -> Copies:
+    """The predicted test images whose group of copies has usable training images."""
+    if not workspace.manifest.is_file():
+        return Copies(len(blended.image_id), (), 0)
+    manifest = read_manifest(workspace)
+    train, test = (usable_rows(manifest, split=split) for split in ("train", "test"))
+    labels: dict[int, set[str]] = {}
+    shared = train[train["group"].isin(test["group"])]
+    for group, label in zip(shared["group"].tolist(), shared["label"], strict=True):
+        labels.setdefault(group, set()).add(label)
+    row_of = {name: row for row, name in enumerate(blended.image_id.tolist())}
+    twins = {
+        name: labels[group]
+        for name, group in zip(test["image_id"], test["group"].tolist(), strict=True)
+        if group in labels and name in row_of
+    }
+    names = sorted(twins)
+    top = top_classes(blended.scores[[row_of[name] for name in names]])
+    missed = sum(not twins[name] & {blended.classes[c] for c in best} for name, best in zip(names, top, strict=True))
+    return Copies(len(blended.image_id), tuple(names), missed)
+
+
+def submission_sentences(
+    said: Unlabelled, classes: Sequence[str], *, expected: float | None, is_matched: bool
+) -> Iterator[str]:
+    """What a submission's summary says of the test set. expected: the blend's top-3 error, None for a single run."""
+    if said.copies.image_id and expected is not None:
+        yield copies_sentence(said.copies, expected)
+    if said.likeness is not None and said.likeness.is_far:
+        yield likeness_sentence(said.likeness)
+    yield (
+        mix_sentence(said.mix, classes, is_matched=is_matched)
+        if said.mix
+        else (f"the class mix of the test images was not estimated: {said.problem}")
+    )
+
+
+def copies_sentence(copies: Copies, expected: float) -> str:
+    """How many copies there are, and the expected error with them."""
+    count = len(copies.image_id)
+    are = "is a copy of a training image" if count == 1 else "are copies of training images"
+    return (
+        f"{count:,} of {copies.images:,} test images {are}: with the labels of their twins, {copies.missed:,} of"
+        f" {count:,} {'is' if copies.missed == 1 else 'are'} missed, and the expected error of all test images is"
+        f" {copies.expected_error(expected):.4f}"
+    )
+
+
+def likeness_sentence(likeness: Likeness) -> str:
+    """That the sets differ, where they are far apart."""
+    return (
+        f"test images can be told from training images (AUC {likeness.auc:.2f}, {likeness.low:.2f} to"
+        f" {likeness.high:.2f}; 0.5 is alike): the expected error may not hold, and the report shows which images"
+    )
+
+
+def mix_sentence(mix: ClassMix, classes: Sequence[str], *, is_matched: bool) -> str:
+    """The largest changes of the classes' shares, whether they are a shift, and what weighing by them would gain."""
+    changes = ", ".join(
+        f"{classes[c]} {mix.train[c]:.1%} -> {mix.test[c]:.1%} ({mix.low[c]:.1%} to {mix.high[c]:.1%})"
+        for c in mix.most_changed[: NAMED if mix.is_shift else 1].tolist()
+    )
+    if not mix.is_shift:
+        kept = "; `--match-test` changed nothing" if is_matched else ""
+        return f"class mix of the test images: no shift from the training images, most for {changes}{kept}"
+    assert mix.gain is not None, "a shift without a simulation"
+    way = "weighed by it" if is_matched else "with `submit --match-test`"
+    return (
+        f"class mix of the test images: shifted from the training images, {changes}; in a simulation the top-3 error is"
+        f" {mix.before:.4f}, and {mix.gain.mean:+.4f} +- {mix.gain.standard_error:.4f} {way}"
+        f"{'' if mix.pays else ', no sure gain'}"
+    )
+
+
+def _out_of_fold(made: Applied, rows: np.ndarray) -> np.ndarray:
+    """The blend's probabilities of training images, by networks that have not seen them. rows (n,) -> (n, C) float32"""
+
+    def of_run(run: Run) -> np.ndarray:
+        parts = []
+        for block in run.blocks:
+            own = rows[(rows >= block.start) & (rows < block.stop)] - block.start
+            parts.append(run.averaged(block.stored.scattered_rows(own if block.order is None else block.order[own])))
+        return np.concatenate(parts)
+
+    own = (np.mean([of_run(run) for run in member.runs], axis=0) for member in made.members)
+    return _finite(made.recipe.probs(made.recipe.scores(own)))
+
+
+def _by_one_fold(made: Applied, image_id: np.ndarray) -> np.ndarray:
+    """The blend's probabilities of test images, of each by the networks of one fold, dealt at random. (T, C) float32"""
+    tests = {run.name: _fold_tests(run) for member in made.members for run in member.runs}
+    n_folds = max(map(len, tests.values()))
+    turn = np.random.default_rng(0).permutation(len(image_id)) % n_folds
+    parts = []
+    for k in range(turn.max() + 1):
+        alone = [
+            [replace(run, tests=(tests[run.name][k % len(tests[run.name])],)) for run in member.runs]
+            for member in made.members
+        ]
+        scores = made.recipe.scores(member_test_probs(runs, image_id[turn == k], some=True) for runs in alone)
+        parts.append(_finite(made.recipe.probs(scores)))
+    return np.concatenate(parts)[np.argsort(np.argsort(turn, kind="stable"), kind="stable")]
+
+
+def _finite(probs: np.ndarray) -> np.ndarray:
+    if not np.isfinite(probs).all():
+        raise UserError("there are probabilities that are NaN or infinite", hint="`python run.py blend` names them")
+    return probs.astype(np.float32)
+
+
+def _fold_tests(run: Run) -> Sequence[Path]:
+    """The test predictions of each fold's network; another tool's one file, which is whatever that tool made."""
+    return [path for path in run.tests if path.parent.name.startswith("fold")] or run.tests

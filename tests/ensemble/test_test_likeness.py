@@ -1,0 +1,175 @@
+"""Tests whether test images are told from training images where they differ, and only there."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from ensemble.analysis.test_likeness import Likeness, crossfit_auc, crossfit_odds, deal_groups, measure_likeness
+from folds.base.workspace import Workspace, digest, write_json
+from folds.manifest.manifest import read_manifest, read_manifest_bytes, write_manifest
+from folds.split.assign import load_folds
+from tests.ensemble.small import small_work
+from tests.submissions.conftest import with_manifest
+
+
+def measured(features, is_test, group=None, *, seed=0):
+    """(odds, auc, low, high)"""
+    group = np.arange(len(features)) if group is None else group
+    fold = deal_groups(group, is_test, np.random.default_rng(seed))
+    odds = crossfit_odds(features, is_test, fold)
+    return odds, *crossfit_auc(odds, is_test, fold, group)
+
+
+def sets(n, n_test, *, width=30, moved=0.0, seed=0):
+    """Features of two sets, of which the test images are moved along the first one, and which rows are test images."""
+    features = np.random.default_rng(seed).normal(size=(n + n_test, width))
+    features[n:, 0] += moved
+    return features, np.arange(n + n_test) >= n
+
+
+def test_sets_that_are_alike_are_not_called_far_apart():
+    found = [measured(*sets(600, 200, seed=seed), seed=seed) for seed in range(30)]
+    assert np.mean([auc for _, auc, _, _ in found]) == pytest.approx(0.5, abs=0.02)
+    assert sum(Likeness(*one, *[np.empty(0)] * 4, "").is_far for _, *one in found) <= 1
+    assert np.mean([low <= 0.5 <= high for _, _, low, high in found]) > 0.75
+
+
+def test_sets_that_differ_have_the_auc_that_the_distance_gives():
+    found = [measured(*sets(2000, 700, moved=1.0, seed=seed), seed=seed) for seed in range(10)]
+    assert np.mean([auc for _, auc, _, _ in found]) == pytest.approx(norm.cdf(1 / np.sqrt(2)), abs=0.015)
+    assert all(Likeness(*one, *[np.empty(0)] * 4, "").is_far for _, *one in found)
+
+
+def test_the_auc_is_the_share_of_pairs_in_order_inside_the_folds():
+    rng = np.random.default_rng(1)
+    odds, is_test, fold = rng.integers(0, 5, 60).astype(float), rng.random(60) < 0.4, np.arange(60) % 3
+    by_fold, counts = [], []
+    for k in range(3):
+        ones, others = odds[is_test & (fold == k)], odds[~is_test & (fold == k)]
+        by_fold.append(np.mean((ones[:, None] > others) + 0.5 * (ones[:, None] == others)))
+        counts.append(len(ones))
+    auc, low, high = crossfit_auc(odds, is_test, fold, np.arange(60))
+    assert auc == pytest.approx(np.average(by_fold, weights=counts))
+    assert low < auc < high
+
+
+def test_the_interval_of_one_fold_is_as_wide_as_delongs():
+    rng = np.random.default_rng(2)
+    ones, others = rng.normal(1, 1, 80), rng.normal(0, 1, 200)
+    order = (ones[:, None] > others).astype(float)
+    delong = np.sqrt(order.mean(axis=1).var() / 80 + order.mean(axis=0).var() / 200)
+    is_test = np.arange(280) < 80
+    _, low, high = crossfit_auc(np.append(ones, others), is_test, np.zeros(280, int), np.arange(280))
+    assert high - low == pytest.approx(2 * 1.96 * delong, rel=0.05)
+
+
+def test_copies_count_as_one_draw_and_never_stand_in_two_folds():
+    features, is_test = sets(300, 100, moved=0.7)
+    rows = np.repeat(np.arange(400), 4)
+    fold = deal_groups(rows, is_test[rows], np.random.default_rng(0))
+    assert all(len(set(fold[rows == row])) == 1 for row in range(400))
+    _, _, low, high = measured(features[rows], is_test[rows], rows)
+    _, _, once_low, once_high = measured(features, is_test)
+    assert high - low == pytest.approx(once_high - once_low, rel=0.25)
+    _, _, few_low, few_high = measured(features[rows], is_test[rows])
+    assert few_high - few_low < 0.7 * (high - low)
+
+
+def test_sets_without_an_image_in_common_have_an_auc_of_one_that_is_not_quite_sure():
+    odds, auc, low, high = measured(*sets(200, 60, moved=40.0))
+    assert auc == 1
+    assert (0.9 < low < 1, high) == (True, 1.0)
+    assert np.isfinite(odds).all()
+
+
+def test_features_that_never_vary_are_no_obstacle():
+    features, is_test = sets(100, 40)
+    features[:, 3:] = 1.0
+    assert np.isfinite(measured(features, is_test)[0]).all()
+
+
+def test_too_few_groups_are_no_folds():
+    assert deal_groups(np.zeros(40, int), np.arange(40) > 20, np.random.default_rng(0)) is None
+    assert deal_groups(np.arange(40), np.arange(40) > 37, np.random.default_rng(0)) is None
+
+
+def test_an_error_that_depends_on_the_difference_is_weighted_up_and_another_is_not():
+    features, is_test = sets(4000, 1500, moved=1.0)
+    odds, *interval = measured(features, is_test)
+    found = Likeness(*interval, np.empty(0), odds[~is_test], np.empty(0), odds[is_test], "")
+    rng = np.random.default_rng(5)
+    truth = 1 / (1 + np.exp(2 - features[:, 0]))
+    hard = found.weighted_rate((rng.random(4000) < truth[:4000]).astype(float))
+    assert hard.plain == pytest.approx(truth[:4000].mean(), abs=0.02)
+    assert hard.low < truth[4000:].mean() < hard.high
+    assert hard.weighted > hard.plain + 0.08
+    other = found.weighted_rate((features[:4000, 1] > 1).astype(float))
+    assert other.low < other.plain < other.high
+    assert hard.is_known
+
+
+def test_where_no_training_image_looks_like_a_test_image_no_error_is_known():
+    features, is_test = sets(300, 100, moved=6.0)
+    odds, *interval = measured(features, is_test)
+    found = Likeness(*interval, np.empty(0), odds[~is_test], np.empty(0), odds[is_test], "")
+    assert not found.weighted_rate(np.zeros(300)).is_known
+
+
+@pytest.fixture
+def work(tmp_path):
+    """A work folder of 600 training and 40 test images."""
+    workspace, folds = small_work(tmp_path)
+    with_manifest(workspace, folds, unreadable=())
+    manifest = read_manifest(workspace)
+    write_manifest(workspace, manifest.assign(group=np.arange(len(manifest))))  # nobody's copies
+    return workspace
+
+
+def keep(workspace: Workspace, features, *, tag="net", view="centre", manifest=None, images=None):
+    """The features of one split; images: their split and ids."""
+    facts = {"tag": tag, "view": view, "manifest": manifest or digest(read_manifest_bytes(workspace)), "images": images}
+    path = workspace.features / f"{digest(json.dumps(facts, sort_keys=True).encode())}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, features.astype(np.float16))
+    stored = np.load(path)
+    write_json(
+        path.with_suffix(".json"),
+        {"facts": facts, "shape": list(stored.shape), "digest": digest(stored.data.cast("B"))},
+    )
+    return path
+
+
+def keep_both(workspace, *, moved=0.0, width=12, **options):
+    features, _ = sets(600, 40, moved=moved, width=width)
+    ids = {"train": load_folds(workspace).image_id.tolist(), "test": [f"{number:07d}" for number in range(40)]}
+    parts = zip((features[:600], features[600:]), ids.items(), strict=True)
+    return [
+        keep(workspace, own, images=digest("\n".join([*[split] * len(names), *names]).encode()), **options)
+        for own, (split, names) in parts
+    ]
+
+
+def test_features_of_both_sets_are_found_and_the_widest_are_compared(work):
+    assert measure_likeness(work) is None
+    keep_both(work)
+    keep_both(work, tag="wide", moved=3.0, width=16)
+    keep_both(work, tag="wide", width=16, view="mirror")
+    found = measure_likeness(work)
+    assert (found.features, found.is_far) == ("wide", True)
+    assert (len(found.train_id), len(found.test_id)) == (600, 40)
+    assert found.test_odds.mean() > found.train_odds.mean() + 0.5
+
+
+def test_features_of_another_manifest_or_of_one_set_or_damaged_ones_are_not_compared(work):
+    keep_both(work, manifest="older")
+    assert measure_likeness(work) is None
+    train, test = keep_both(work)
+    data = bytearray(test.read_bytes())
+    data[-1] ^= 1
+    test.write_bytes(data)
+    assert measure_likeness(work) is None
+    test.unlink()
+    train.with_suffix(".json").write_text("{")
+    assert measure_likeness(work) is None
