@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
+from ensemble.blend.expected import expected_words
 from ensemble.blend.tables import blend_summary
 from ensemble.commands import blend as blend_members
 from ensemble.members.open_run import list_runs
@@ -24,7 +25,7 @@ from submissions.blend_files import blend_files as blend_and_submit
 from submissions.check import check_submission
 from submissions.csv_form import read_layout
 from submissions.early import early_probes, submit_early
-from submissions.lineage import expected_error
+from submissions.lineage import expected_top3
 from submissions.score import copies_of_test_images, score_submission
 from submissions.settings import ReportSettings, SubmitSettings
 from submissions.status import status_json, what_is_missing
@@ -64,12 +65,12 @@ def check(workspace: Workspace, file: Path) -> str:
 
 
 def score(workspace: Workspace, file: Path, labels: Path) -> Iterator[str]:
-    """The errors of a CSV on the true labels, and the error that its blend expected."""
+    """The errors of a CSV on the true labels, and the error that was expected of its blend."""
     copies = copies_of_test_images(workspace)
     yield score_submission(file, labels, read_layout(workspace), copies=copies).sentence
-    expected = expected_error(file)
+    expected = expected_top3(file)
     if expected is not None:
-        yield f"expected from cross-fitting: {expected:.4f}"
+        yield f"expected: {expected_words(expected)}"
 
 
 def status(workspace: Workspace, planned: Sequence[str]) -> tuple[list[RenderableType], str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.blend.blend_json import load_blend
+from ensemble.blend.expected import ExpectedScore
 from ensemble.blend.make_blend import make_blend
 from ensemble.settings import BlendSettings
 from folds.base.errors import UserError
@@ -15,7 +16,7 @@ from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace
 from folds.split.assign import Folds, load_folds
 from models.runs import done_folds
-from submissions.lineage import expected_error, read_lineage
+from submissions.lineage import expected_top3, read_lineage
 from submissions.settings import SubmitSettings
 from submissions.write import SubmissionResult, write_submission
 
@@ -24,11 +25,11 @@ NAME = "probe"
 
 @dataclass(frozen=True)
 class Early:
-    """The CSV of the probes and its cross-fitted top-3 error. written: None where it was there before."""
+    """The CSV of the probes and the top-3 error to expect. written: None where it was there before."""
 
     path: Path
     probes: tuple[str, ...]
-    expected_error: float
+    expected: ExpectedScore
     written: SubmissionResult | None
 
 
@@ -64,8 +65,8 @@ def submit_early(
         track=track,
     )
     written = write_submission(workspace, settings, blend=workspace.early_blend)
-    assert written.expected_error is not None, "every blend has a cross-fitted error"
-    return Early(path, tuple(whole), written.expected_error, written)
+    assert written.expected is not None, "every blend has an expected score"
+    return Early(path, tuple(whole), written.expected, written)
 
 
 def early_probes(workspace: Workspace) -> list[str]:
@@ -83,13 +84,13 @@ def _is_blended(workspace: Workspace, folds: Folds) -> bool:
         return False
 
 
-def _expected(path: Path, probes: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> float | None:
-    """The expected error of a CSV that was made from these very predictions; None where it was not."""
+def _expected(path: Path, probes: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> ExpectedScore | None:
+    """The expected score of a CSV that was made from these very predictions; None where it was not."""
     files = {
         run: {f"fold{fold}/{name}": one for fold, record in done.items() for name, one in record["files"].items()}
         for run, done in probes.items()
     }
     try:
-        return expected_error(path) if read_lineage(path).get("files") == files else None
+        return expected_top3(path) if read_lineage(path).get("files") == files else None
     except (UserError, OSError):
         return None

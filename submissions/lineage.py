@@ -1,4 +1,4 @@
-"""Reads the lineage that `submit` writes beside a CSV: what it was made from, its checksum, its expected error."""
+"""Reads the lineage that `submit` writes beside a CSV: what it was made from, its checksum, its expected score."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ensemble.blend.expected import ExpectedScore
 from folds.base.errors import UserError
 from folds.base.workspace import digest, read_json
 
@@ -37,10 +38,15 @@ def is_changed(csv: Path) -> bool:
     return lineage.get("csv") == csv.name and lineage["digest"] != digest(csv.read_bytes())
 
 
-def expected_error(csv: Path) -> float | None:
-    """The cross-fitted top-3 error of what a CSV was made from; None where no lineage is of these very bytes."""
+def expected_top3(csv: Path) -> ExpectedScore | None:
+    """The top-3 error to expect of a blend's CSV; None where no lineage is of these very bytes, or it has none."""
     lineage = read_lineage(csv)
-    return lineage["oof_top3_error"] if lineage and lineage["digest"] == digest(csv.read_bytes()) else None
+    if not lineage or lineage["digest"] != digest(csv.read_bytes()):
+        return None
+    try:
+        return ExpectedScore(**lineage.get("expected_top3", {}))
+    except TypeError:  # a single run was submitted, or an older version of the kit wrote it
+        return None
 
 
 def is_early(csv: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from ensemble.blend.expected import expected_words
 from folds.base.errors import first_few
 from submissions.early import Early
 from submissions.report.make import ReportResult
@@ -11,7 +12,7 @@ from submissions.write import SubmissionResult
 
 
 def submission_summary(result: SubmissionResult) -> str:
-    """What was written, which images were guessed, and the expected error."""
+    """What was written, which images were guessed, and the expected score."""
     sentences = [f"{result.path}: {result.rows:,} rows, valid"]
     if result.guessed:
         sentences.append(
@@ -20,15 +21,16 @@ def submission_summary(result: SubmissionResult) -> str:
     if result.partial:
         networks = ", ".join(f"{run} {count}" for run, count in result.partial["networks"].items())
         sentences.append(f"partial: made by the networks that are done ({networks})")
-    if result.expected_error is not None:
-        sentences.append(f"expected top-3 error {result.expected_error:.4f}, cross-fitted on out-of-fold images")
+    if result.expected is not None:
+        where = f"{result.expected.test_images:,} test images" if result.expected.test_images else "new images"
+        sentences.append(f"expected top-3 error {expected_words(result.expected)} on {where}")
     return "\n".join(sentences)
 
 
 def early_summary(early: Early) -> str:
-    """That there is a first CSV, of the probes alone, and its expected error."""
+    """That there is a first CSV, of the probes alone, and its expected score."""
     if early.written is None:
-        made = f"{early.path}: was there before\nexpected top-3 error {early.expected_error:.4f}"
+        made = f"{early.path}: was there before\nexpected top-3 error {expected_words(early.expected)}"
     else:
         made = submission_summary(early.written)
     return f"{made}\nthat is a first submission, of {first_few(early.probes)} alone; training comes next"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from ensemble.blend.apply import Blended, apply_blend, apply_run
 from ensemble.blend.blend_json import Blend, load_blend
+from ensemble.blend.expected import ExpectedScore
 from folds.base.errors import UserError, first_few
 from folds.base.metrics import top_classes
 from folds.base.workspace import Workspace, digest, write_bytes, write_json
@@ -30,7 +31,7 @@ class SubmissionResult:
     lineage: Path
     rows: int
     guessed: tuple[str, ...]  # ids of unreadable images, which got the most frequent classes
-    expected_error: float | None  # the cross-fitted top-3 error of the blend; None for a single run
+    expected: ExpectedScore | None  # the top-3 error to expect of the blend; None for a single run
     partial: Mapping[str, Any] | None = None  # what a blend was made of while folds were lacking
 
 
@@ -67,7 +68,7 @@ def write_submission(
     }
     write_bytes(path, data)
     write_json(path.with_suffix(".json"), lineage)
-    expected, partial = (made_from.oof_top3_error, made_from.partial) if made_from else (None, None)
+    expected, partial = (made_from.expected_top3, made_from.partial) if made_from else (None, None)
     return SubmissionResult(path, path.with_suffix(".json"), len(layout.image_id), tuple(guessed), expected, partial)
 
 
@@ -102,4 +103,4 @@ def _unpredicted(workspace: Workspace, layout: Layout, blended: Blended) -> list
 def _lineage(blend: Blend) -> Mapping[str, Any]:
     """What a CSV was made from, as far as the blend has it."""
     names = ("candidate", "pool", "weights", "metric", "crossfit", "oof_top3_error", "seed", "partial", "files")
-    return {name: getattr(blend, name) for name in names}
+    return {**{name: getattr(blend, name) for name in names}, "expected_top3": asdict(blend.expected_top3)}
