@@ -76,7 +76,6 @@ def make_blend(
         kept = next((one for one in scores if one.candidate.name == settings.keep), None) or best_or_equal(scores)
         nested = nested_choice(loaded, scores, kept, is_chosen=settings.keep is None)
         values = member_values(loaded, metric, data.objective, kept)
-        expected = {one: _expected(workspace, loaded, one, nested, kept, settings) for one in {metric, TOP3}}
         blend = Blend(
             candidate=kept.candidate.name,
             why=_why(loaded, kept, scores, settings.keep),
@@ -84,13 +83,11 @@ def make_blend(
             k=metric.k,
             crossfit=kept.crossfit,
             in_sample=kept.in_sample,
-            oof_top3_error=expected[TOP3].oof,
             scores=tuple(_score_record(score) for score in scores),
             seed=seed,
             worth=tuple(map(asdict, values)),
-            expected=expected[metric],
-            expected_top3=expected[TOP3],
             gain=gain_over_best(loaded, data.objective, kept, values),
+            **_expected(workspace, loaded, metric, nested, kept, settings),
             **_contents(loaded, kept),
         )
     return BlendResult(
@@ -179,14 +176,17 @@ def _score_record(score: Score) -> dict[str, Any]:
 
 def _expected(
     workspace: Workspace, members: Members, metric: Metric, nested: Nested, kept: Score, settings: BlendSettings
-) -> ExpectedScore:
-    """What to expect of the test images, by the blend's metric or, whatever that is, as a top-3 error."""
-    outcomes = nested.outcomes if metric.name == settings.metric and metric.k == settings.k else None
-    if outcomes is None:
-        outcomes = _nested_outcomes(members, metric, nested)
-    gain = averaging_gain(metric, members, kept.fits.whole, oof=float(outcomes.mean()))
+) -> dict[str, Any]:
+    """What to expect of the test images, by the blend's metric and as a top-3 error."""
     scored = find_scored_images(workspace, members, share=settings.private_share)
-    return expected_score(metric, outcomes, members, scored=scored, gain=gain)
+
+    def score(one: Metric, outcomes: np.ndarray) -> ExpectedScore:
+        gain = averaging_gain(one, members, kept.fits.whole, oof=float(outcomes.mean()))
+        return expected_score(one, outcomes, members, scored=scored, gain=gain)
+
+    expected = score(metric, nested.outcomes)
+    top3 = expected if metric == TOP3 else score(TOP3, _nested_outcomes(members, TOP3, nested))
+    return {"expected": expected, "expected_top3": top3, "oof_top3_error": top3.oof}
 
 
 def _nested_outcomes(members: Members, metric: Metric, nested: Nested) -> np.ndarray:

@@ -32,7 +32,7 @@ from ensemble.settings import BlendSettings, MetricName
 from folds.base.workspace import Workspace
 from folds.settings import SplitSettings
 from folds.split.assign import load_folds, store_folds
-from tests.benchmarks.measure import finish, show
+from tests.benchmarks.measure import console, finish, show
 from tests.benchmarks.synthetic import World, make_folds, member_log_probs, write_fold
 
 SIZES = {500: 8, 2_000: 3, 8_000: 1}  # training images, and private parts of as many test images
@@ -60,7 +60,7 @@ RULES: dict[str, Callable[[Sequence[Score]], Score]] = {
 
 def main(
     *,
-    worlds: int = 200,
+    worlds: int = 70,
     metric: MetricName = "top-k-error",
     work: Path | None = None,
     processes: int = 1,
@@ -73,6 +73,7 @@ def main(
         for name in names:
             one = partial(one_half, work, metric) if work else partial(one_world, int(name), metric)
             figures["sizes"][name] = summary(list(pool.map(one, range(worlds))))
+            console.print(name, figures["sizes"][name])
     rows = [
         (
             name,

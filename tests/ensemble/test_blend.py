@@ -12,7 +12,7 @@ from rich.console import Console
 from ensemble.blend.apply import apply_blend, open_members
 from ensemble.blend.blend_json import load_blend
 from ensemble.blend.candidates import Fits, fit_data
-from ensemble.blend.cross_fit import crossfit_outcomes, nested_choice
+from ensemble.blend.cross_fit import best_or_equal, crossfit_outcomes, nested_choice
 from ensemble.blend.make_blend import make_blend
 from ensemble.blend.member_value import rarest_loss
 from ensemble.blend.recipe import Recipe, blend_scores
@@ -295,6 +295,18 @@ def test_the_candidate_that_scores_a_fold_is_chosen_without_that_fold(tmp_path):
     assert [one.candidate for one in nested.chosen] == [scores[0].candidate, scores[1].candidate, scores[1].candidate]
     assert nested.loss == pytest.approx((misses[0, fold == 0].sum() + misses[1, fold != 0].sum()) / len(fold))
     assert nested_choice(members, scores, kept, is_chosen=False).loss == kept.crossfit
+
+
+def test_equal_weights_are_kept_within_one_standard_error_and_else_the_best_of_all(tmp_path):
+    work, _ = small_work(tmp_path)
+    scores = [
+        replace(one, crossfit=0.1, behind=0.02, behind_error=0.01) for one in make_blend(work, QUICK, seed=0).scores
+    ]
+    scores[4] = replace(scores[4], crossfit=0.08, behind=0.0, behind_error=0.0)
+    scores[2] = replace(scores[2], crossfit=0.081, behind=0.001)  # simpler than the best, and near to it
+    assert best_or_equal(scores) is scores[4]
+    scores[0] = replace(scores[0], behind=0.0116)  # one image of 600 is not counted
+    assert best_or_equal(scores) is scores[0]
 
 
 def test_what_is_shown_names_the_kept_candidate_and_the_nested_score(tmp_path):
