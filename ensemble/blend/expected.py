@@ -34,7 +34,7 @@ from models.runs import PROBE
 MOST_CELLS = 250_000  # test images x classes that the gain is measured on: 2,427 images of 103 classes
 GAIN_SPREAD = 0.5  # the gain's standard error is half of it: measured ones were 0.6 to 1.8 times those predicted
 NORMAL_FIFTHS = np.array([-1.28, -0.52, 0.0, 0.52, 1.28])  # the middles of five equally likely parts
-MOST_GAIN = 0.9
+LEAST_GAIN, MOST_GAIN = 0.005, 0.9  # less would be shown as 0%, and may be rounding
 TEMPERATURES = (0.5, 2.0)  # fitted ones were 0.65 to 0.87; of one error on 700 images the fit would go anywhere
 
 
@@ -200,8 +200,10 @@ def averaging_gain(metric: Metric, members: Members, recipe: Recipe, *, oof: flo
     if not len(scores) or not scores.shape[1]:
         return Gain(0.0, few, most, "there are no test images")
     one, every = _losses_under(metric, np.stack([recipe.probs(own) for own in scores]), scores, oof=oof)
-    share = min(max(1 - every / one, 0.0), MOST_GAIN) if one > 0 else 0.0
-    return Gain(share, few, most, "" if share else "the networks agree on the test images")
+    share = min(1 - every / one, MOST_GAIN) if one > 0 else 0.0
+    if share < LEAST_GAIN:
+        return Gain(0.0, few, most, "the networks agree on the test images")
+    return Gain(share, few, most)
 
 
 def _has_networks(run: Run) -> bool:
@@ -239,10 +241,8 @@ def _test_probs(run: Run, image_id: np.ndarray) -> Iterator[tuple[str, np.ndarra
     last: tuple[StoredPredictions, np.ndarray] | None = None
     for path in run.tests:
         stored = open_predictions(path, hint=run.remake_hint)
-        if last is not None and np.array_equal(
-            stored.image_id, last[0].image_id
-        ):  # to sort ids costs more than to read
-            place = last[1]
+        if last is not None and np.array_equal(stored.image_id, last[0].image_id):
+            place = last[1]  # to sort the ids again would cost more than to read the rows
         else:
             order = np.argsort(stored.image_id, kind="stable")
             place = order[np.minimum(np.searchsorted(stored.image_id, image_id, sorter=order), len(order) - 1)]

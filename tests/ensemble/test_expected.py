@@ -19,8 +19,8 @@ from folds.base.interval import predictive_interval, rate_points
 from folds.base.metrics import topk_error
 from folds.base.workspace import Workspace, read_json, write_json
 from tests.benchmarks.expected import make_networks, one_world
-from tests.benchmarks.synthetic import World
-from tests.ensemble.small import small_oof, small_work, write_small
+from tests.benchmarks.synthetic import World, write_member
+from tests.ensemble.small import SMALL, small_oof, small_work, write_small
 
 TOP3 = Metric("top-k-error", 3)
 NO_GAIN = Gain(0.0, 1, 1, "the member is a probe")
@@ -129,6 +129,17 @@ def test_no_gain_is_expected_of_probes_or_of_networks_that_agree(tmp_path):
     made = make_blend(work, BlendSettings(trials=16), seed=0)
     assert made.blend.expected.gain == 0
     assert "probes" in expected_sentences(made.metric, made.blend.expected)[1]
+
+
+def test_a_work_folder_without_test_images_has_an_expected_score_and_no_gain(tmp_path):
+    world = replace(SMALL, n_test=0)
+    work, folds = small_work(tmp_path, members=0, world=world)
+    for member in range(2):
+        write_member(work, world, folds, f"m{member}", small_oof(folds, member), np.zeros((0, 8), np.float32))
+    made = make_blend(work, BlendSettings(trials=16), seed=0)
+    expected = made.blend.expected
+    assert (expected.test_images, expected.why_no_gain) == (0, "there are no test images")
+    assert expected.low < expected.mean < expected.high
 
 
 def test_the_interval_of_the_whole_procedure_holds_on_fresh_images():
