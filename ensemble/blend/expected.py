@@ -248,6 +248,8 @@ def _test_probs(run: Run, image_id: np.ndarray) -> Iterator[tuple[str, np.ndarra
             place = order[np.minimum(np.searchsorted(stored.image_id, image_id, sorter=order), len(order) - 1)]
         if not np.array_equal(stored.image_id[place], image_id):
             raise UserError(f"{run.name}: {path.parent.name} predicts other test images", hint=run.remake_hint)
+        if not set(run.views) <= set(stored.views):
+            raise UserError(f"{run.name}: {path.parent.name} lacks views of its test images", hint=run.remake_hint)
         last = stored, place
         yield path.parent.name, run.averaged(stored.scattered_rows(place))
 
