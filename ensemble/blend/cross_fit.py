@@ -2,7 +2,7 @@
 
 A candidate's cross-fitted score blends each fold with weights fitted on the other folds. Candidates are compared on the
 same images, image by image and by groups of duplicates. The best is kept, unless the first, equal weights, lies within
-one standard error of it: the rule of Breiman et al. 1984, CART, for this one step. For every step it cost 2 to 5% of
+one standard error of it: the rule of Breiman et al. 1984, CART, for this one step. For every step it cost 1 to 5% of
 the error on made-up competitions, and gained nothing on real ones (docs/expected.md).
 The kept candidate's score is a little too good, since it was chosen on the images that it is scored on. The expected
 score is the nested one: each fold under the candidate chosen on the other folds. Source: Varma and Simon 2006.

@@ -32,7 +32,7 @@ from folds.manifest.manifest import read_manifest, test_ids, usable_rows
 from models.runs import PROBE
 
 MOST_CELLS = 250_000  # test images x classes that the gain is measured on: 2,427 images of 103 classes
-GAIN_SPREAD = 0.5  # the gain's standard error is half of it: measured ones were 0.6 to 1.8 times those predicted
+GAIN_SPREAD = 0.5  # the gain's standard error is half of it: true gains were 0.8 to 1.7 times those expected
 NORMAL_FIFTHS = np.array([-1.28, -0.52, 0.0, 0.52, 1.28])  # the middles of five equally likely parts
 LEAST_GAIN, MOST_GAIN = 0.005, 0.9  # less would be shown as 0%, and may be rounding
 TEMPERATURES = (0.5, 2.0)  # fitted ones were 0.65 to 0.87; of one error on 700 images the fit would go anywhere
