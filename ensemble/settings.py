@@ -37,6 +37,9 @@ class BlendSettings:
     separate_seeds: Annotated[
         bool, Parameter(help="let runs that differ in nothing but their seed enter one by one, not as one member")
     ] = False
+    private_share: Annotated[
+        float, at_least(0.001, at_most=1, help="share of the test images that the private score is of")
+    ] = 1.0
     partial: Annotated[bool, Parameter(help="blend runs that lack folds, by the folds that all of them have")] = False
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ensemble.blend.expected import ExpectedScore
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv
 from folds.base.errors import UserError, first_few
 from folds.base.interval import rate_interval
@@ -173,10 +174,15 @@ def is_changed(csv: Path) -> bool:
     return lineage.get("csv") == csv.name and lineage["digest"] != digest(csv.read_bytes())
 
 
-def expected_error(csv: Path) -> float | None:
-    """The cross-fitted top-3 error of what a CSV was made from; None where no lineage is of these very bytes."""
+def expected_top3(csv: Path) -> ExpectedScore | None:
+    """The top-3 error to expect of a blend's CSV; None where no lineage is of these very bytes, or it has none."""
     lineage = read_lineage(csv)
-    return lineage["oof_top3_error"] if lineage and lineage["digest"] == digest(csv.read_bytes()) else None
+    if not lineage or lineage["digest"] != digest(csv.read_bytes()):
+        return None
+    try:
+        return ExpectedScore(**lineage.get("expected_top3", {}))
+    except TypeError:  # a single run was submitted, or an older version of the kit wrote it
+        return None
 
 
 def is_early(csv: Path) -> bool:

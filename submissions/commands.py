@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
+from ensemble.blend.expected import expected_words
 from ensemble.blend.tables import blend_summary
 from ensemble.commands import blend as blend_members
 from ensemble.members.open_run import list_runs
@@ -22,7 +23,7 @@ from folds.base.workspace import Workspace
 from folds.commands import split
 from folds.split.assign import load_folds
 from models.runs import RunPlan, runs
-from submissions.check import check_submission, copies_of_test_images, expected_error, score_submission
+from submissions.check import check_submission, copies_of_test_images, expected_top3, score_submission
 from submissions.csv_form import read_layout
 from submissions.settings import Every, InferSettings, PackSettings, ReportSettings, SubmitSettings
 from submissions.status import status_json, what_is_missing
@@ -60,12 +61,12 @@ def check(workspace: Workspace, file: Path) -> str:
 
 
 def score(workspace: Workspace, file: Path, labels: Path) -> Iterator[str]:
-    """The errors of a CSV on the true labels, and the error that its blend expected."""
+    """The errors of a CSV on the true labels, and the error that was expected of its blend."""
     copies = copies_of_test_images(workspace)
     yield score_submission(file, labels, read_layout(workspace), copies=copies).sentence
-    expected = expected_error(file)
+    expected = expected_top3(file)
     if expected is not None:
-        yield f"expected from cross-fitting: {expected:.4f}"
+        yield f"expected: {expected_words(expected)}"
 
 
 def pack(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from ensemble.analysis.test_set import Unlabelled, describe_test_set, submission_sentences
 from ensemble.blend.apply import Blended, apply_blend, apply_run
 from ensemble.blend.blend_json import Blend, load_blend
+from ensemble.blend.expected import ExpectedScore, expected_words
 from ensemble.blend.make_blend import BlendResult, make_blend
 from ensemble.members.from_files import make_file_workspace
 from ensemble.settings import BlendSettings, FileSettings
@@ -23,7 +24,7 @@ from folds.base.workspace import Workspace, digest, write_bytes, write_json
 from folds.manifest.manifest import USABLE, read_manifest
 from folds.split.assign import Folds, load_folds
 from models.runs import done_folds, is_the_blends
-from submissions.check import expected_error, faults_of, read_lineage
+from submissions.check import expected_top3, faults_of, read_lineage
 from submissions.csv_form import Layout, read_layout
 from submissions.settings import SubmitSettings
 
@@ -39,7 +40,7 @@ class SubmissionResult:
     lineage: Path
     rows: int
     guessed: tuple[str, ...]  # ids of unreadable images, which got the most frequent classes
-    expected_error: float | None  # the cross-fitted top-3 error of the blend; None for a single run
+    expected: ExpectedScore | None  # the top-3 error to expect of the blend; None for a single run
     partial: Mapping[str, Any] | None = None  # what a blend was made of while folds were lacking
     test_set: tuple[str, ...] = ()  # sentences on what the test images are like
 
@@ -77,12 +78,13 @@ def write_submission(
         "n_folds": folds.n_folds,
         "unreadable_test_images": guessed,
         **({"class_mix": _mix_of(test_set, blended.classes)} if settings.match_test else {}),
-        **({name: getattr(made_from, name) for name in OF_BLEND} if made_from else {"run": run}),
+        **(_of_blend(made_from) if made_from else {"run": run}),
     }
     write_bytes(path, data)
     write_json(path.with_suffix(".json"), lineage)
-    expected, partial = (made_from.oof_top3_error, made_from.partial) if made_from else (None, None)
-    said = submission_sentences(test_set, blended.classes, expected=expected, is_matched=settings.match_test)
+    expected, partial = (made_from.expected_top3, made_from.partial) if made_from else (None, None)
+    mean = expected.mean if expected else None
+    said = submission_sentences(test_set, blended.classes, expected=mean, is_matched=settings.match_test)
     rows = len(layout.image_id)
     return SubmissionResult(path, path.with_suffix(".json"), rows, tuple(guessed), expected, partial, tuple(said))
 
@@ -97,6 +99,11 @@ def submission_text(layout: Layout, blended: Blended, folds: Folds, *, guessed: 
     row_of = {str(name): i for i, name in enumerate(blended.image_id)} | dict.fromkeys(guessed, len(blended.image_id))
     lines = [layout.line((name, cells[row_of[name]])) for name in layout.image_id]
     return layout.line(layout.header) + "".join(lines)
+
+
+def _of_blend(blend: Blend) -> Mapping[str, Any]:
+    """What a CSV was made from."""
+    return {**{name: getattr(blend, name) for name in OF_BLEND}, "expected_top3": asdict(blend.expected_top3)}
 
 
 def _matched(blended: Blended, made_from: Blend | None, test_set: Unlabelled) -> Blended:
@@ -157,7 +164,7 @@ def submit_early(
     path, names = workspace.submissions / f"{settings.csv_name}.csv", tuple(whole)
     expected = _expected(path, whole)
     if expected is not None:
-        said = f"{path}: was made before, from the same predictions\nexpected top-3 error {expected:.4f}"
+        said = f"{path}: was made before, from the same predictions\nexpected top-3 error {expected_words(expected)}"
     else:
         whole_blend, to = replace(blend, partial=False), workspace.early_blend
         make_blend(workspace, whole_blend, seed=seed, members=names, path=to, track=track)
@@ -178,14 +185,14 @@ def _blend_at(path: Path) -> Blend | None:
         return None
 
 
-def _expected(path: Path, probes: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> float | None:
-    """The expected error of a CSV that was made from these very predictions; None where it was not."""
+def _expected(path: Path, probes: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> ExpectedScore | None:
+    """The expected score of a CSV that was made from these very predictions; None where it was not."""
     files = {
         run: {f"fold{fold}/{name}": one for fold, record in done.items() for name, one in record["files"].items()}
         for run, done in probes.items()
     }
     try:
-        return expected_error(path) if read_lineage(path).get("files") == files else None
+        return expected_top3(path) if read_lineage(path).get("files") == files else None
     except (UserError, OSError):
         return None
 
@@ -220,6 +227,7 @@ def submission_summary(result: SubmissionResult) -> str:
     if result.partial:
         networks = ", ".join(f"{count} of {run}" for run, count in result.partial["networks"].items())
         sentences.append(f"partial: made by the networks that are trained so far ({networks})")
-    if result.expected_error is not None:
-        sentences.append(f"expected top-3 error {result.expected_error:.4f}, cross-fitted on out-of-fold images")
+    if result.expected is not None:
+        where = f"{result.expected.test_images:,} test images" if result.expected.test_images else "new images"
+        sentences.append(f"expected top-3 error {expected_words(result.expected)} on {where}")
     return "\n".join([*sentences, *result.test_set])

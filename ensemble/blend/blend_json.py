@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ensemble.blend.expected import ExpectedScore
 from ensemble.blend.recipe import Recipe
 from ensemble.weights.reduction import FLOOR, Pool
 from folds.base.errors import UserError
 from folds.base.workspace import read_json, write_json
 
-VERSION = 2
+VERSION = 3
 TIES = "descending score, ties to the lower class"
 HINT = "`python run.py blend`"
 
@@ -37,7 +38,7 @@ class Blend:
     k: int
     crossfit: float  # of the kept candidate, which was chosen on the same images
     in_sample: float
-    oof_top3_error: float  # nested, whatever the metric is: what `submit` and the report expect
+    oof_top3_error: float  # nested, whatever the metric is
     scores: tuple[Mapping[str, Any], ...]
     images: int
     seed: int
@@ -46,8 +47,8 @@ class Blend:
     files: Mapping[str, Mapping[str, str]]  # by run: the digests of its files
     partial: Mapping[str, Any] | None  # the folds in use and each run's networks, where folds were lacking
     worth: tuple[Mapping[str, Any], ...]  # each member's `ensemble.blend.member_value.MemberValue`
-    promised: float  # the expected loss, nested: each fold under the candidate chosen without it
-    promised_interval: tuple[float, float]  # 95%
+    expected: ExpectedScore  # of the test images, by the metric
+    expected_top3: ExpectedScore  # the same as a top-3 error: what `submit` and the report show
     gain: Mapping[str, Any]  # {"over", "mean", "low", "high"}: cross-fitted loss less the best member's
 
     def recipe(self) -> Recipe:
@@ -69,7 +70,9 @@ def load_blend(path: Path) -> Blend:
         version = stored.get("version") if isinstance(stored, dict) else None
         raise UserError(f"{path} has version {version}, and this kit reads version {VERSION}", hint=HINT)
     try:
-        blend = Blend(**{name: _frozen(stored[name]) for name in Blend.__dataclass_fields__})
+        fields = {name: _frozen(stored[name]) for name in Blend.__dataclass_fields__}
+        scores = {name: ExpectedScore(**fields[name]) for name in ("expected", "expected_top3")}
+        blend = Blend(**{**fields, **scores})
         weights = blend.recipe().weights
     except (KeyError, TypeError, ValueError) as err:
         raise UserError(f"{path} is damaged: {type(err).__name__} {err}", hint=HINT) from err

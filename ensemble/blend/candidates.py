@@ -89,7 +89,7 @@ def _search(given: FitInput) -> Fits:
     return Fits(whole, tuple(without))
 
 
-# The order is the order of trust: among candidates that cannot be told apart the first is kept.
+# The order is the order of trust: of equally good candidates the first is kept, and equal weights where they are near.
 CANDIDATES = (
     Candidate("equal", "mean of probabilities, equal weights", _each("mean", _equal)),
     Candidate("geometric", "mean of log-probabilities, equal weights", _each("log", _equal)),

@@ -11,7 +11,8 @@ import numpy as np
 
 from ensemble.blend.blend_json import Blend, save_blend
 from ensemble.blend.candidates import CANDIDATES, Candidate, FitInput, Fits, fit_data
-from ensemble.blend.cross_fit import Nested, Score, nested_choice, score_candidates, simplest_good
+from ensemble.blend.cross_fit import Nested, Score, best_or_equal, nested_choice, score_candidates
+from ensemble.blend.expected import ExpectedScore, averaging_gain, expected_score, find_scored_images
 from ensemble.blend.member_value import MemberValue, gain_over_best, member_values, rarest_loss
 from ensemble.members.members import Members, disagreeing_members, load_members
 from ensemble.settings import BlendSettings
@@ -22,6 +23,8 @@ from ensemble.weights.simple import FitData
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace
+
+TOP3 = Metric("top-k-error", 3)  # what a submission is scored by
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,8 @@ def make_blend(
         data = fit_data(loaded, metric)
         fits = _fit_all(workspace, loaded, data, settings, seed=seed, track=track)
         scores = score_candidates(loaded, metric, data.objective, fits)
-        kept = next((one for one in scores if one.candidate.name == settings.keep), None) or simplest_good(scores)
-        nested = nested_choice(loaded, metric, scores, kept, is_chosen=settings.keep is None)
+        kept = next((one for one in scores if one.candidate.name == settings.keep), None) or best_or_equal(scores)
+        nested = nested_choice(loaded, scores, kept, is_chosen=settings.keep is None)
         values = member_values(loaded, metric, data.objective, kept)
         blend = Blend(
             candidate=kept.candidate.name,
@@ -80,13 +83,11 @@ def make_blend(
             k=metric.k,
             crossfit=kept.crossfit,
             in_sample=kept.in_sample,
-            oof_top3_error=_top3_error(loaded, metric, nested),
             scores=tuple(_score_record(score) for score in scores),
             seed=seed,
             worth=tuple(map(asdict, values)),
-            promised=nested.loss,
-            promised_interval=nested.interval,
             gain=gain_over_best(loaded, data.objective, kept, values),
+            **_expected(workspace, loaded, metric, nested, kept, settings),
             **_contents(loaded, kept),
         )
     return BlendResult(
@@ -136,7 +137,10 @@ def _why(members: Members, kept: Score, scores: Sequence[Score], name: str | Non
             f"within one standard error ({kept.behind_error:.4f}) of {best.candidate.name},"
             f" which is {kept.behind:.4f} better and less simple"
         )
-    return "no simpler candidate is within one standard error of it" if kept is not scores[0] else "nothing does better"
+    if kept is scores[0]:
+        return "nothing does better"
+    simple, behind = scores[0].candidate.name, f"{scores[0].behind:.4f} +- {scores[0].behind_error:.4f}"
+    return f"it is the best cross-fitted, and {simple} is {behind} behind"
 
 
 def _contents(members: Members, kept: Score) -> dict[str, Any]:
@@ -170,16 +174,28 @@ def _score_record(score: Score) -> dict[str, Any]:
     return {**record, "low": low, "high": high, "behind": score.behind, "behind_error": score.behind_error}
 
 
-def _top3_error(members: Members, metric: Metric, nested: Nested) -> float:
-    """The nested top-3 error, whatever metric the candidates were chosen by."""
-    if (metric.name, metric.k) == ("top-k-error", 3):
-        return nested.loss
-    top3, missed = Metric("top-k-error", 3), 0.0
+def _expected(
+    workspace: Workspace, members: Members, metric: Metric, nested: Nested, kept: Score, settings: BlendSettings
+) -> dict[str, Any]:
+    """What to expect of the test images, by the blend's metric and as a top-3 error."""
+    scored = find_scored_images(workspace, members, share=settings.private_share)
+
+    def score(one: Metric, outcomes: np.ndarray) -> ExpectedScore:
+        gain = averaging_gain(one, members, kept.fits.whole, oof=float(outcomes.mean()))
+        return expected_score(one, outcomes, members, scored=scored, gain=gain)
+
+    expected = score(metric, nested.outcomes)
+    top3 = expected if metric == TOP3 else score(TOP3, _nested_outcomes(members, TOP3, nested))
+    return {"expected": expected, "expected_top3": top3, "oof_top3_error": top3.oof}
+
+
+def _nested_outcomes(members: Members, metric: Metric, nested: Nested) -> np.ndarray:
+    """Each image's loss by a metric that the candidates were not chosen by. (N,)"""
+    outcomes = np.empty(len(members.rows))
     for fold, chosen in enumerate(nested.chosen):
         for piece, probs in members.chunks(members.rows.of_fold(fold)):
-            scores = chosen.fits.without[fold].scores(probs)
-            missed += float(top3.outcomes(scores, members.rows.target[piece]).sum())
-    return missed / len(members.rows)
+            outcomes[piece] = metric.outcomes(chosen.fits.without[fold].scores(probs), members.rows.target[piece])
+    return outcomes
 
 
 def _warnings(members: Members) -> list[str]:

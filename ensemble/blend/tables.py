@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from ensemble.blend.expected import expected_sentences
 from ensemble.blend.make_blend import BlendResult
 from folds.base.errors import first_few
 
@@ -72,13 +73,12 @@ def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...], last: s
 def blend_sentences(result: BlendResult) -> list[str]:
     """What was kept and why, the expected score, which members could go, and what looks wrong."""
     blend, kept = result.blend, result.kept
-    low, high = result.nested.interval
-    in_sample = f"in-sample {kept.in_sample:.4f}, too good: the weights were fitted on the same images"
     sentences = [
         f"kept: {blend.candidate}, because {blend.why}",
-        f"expected {result.metric.title} {result.nested.loss:.4f} ({low:.4f} to {high:.4f}), cross-fitted;"
-        f" {in_sample if kept.optimism else 'in-sample the same'}",
+        *expected_sentences(result.metric, blend.expected),
     ]
+    if kept.optimism:
+        sentences.append(f"in-sample {kept.in_sample:.4f}, too good: the weights were fitted on the same images")
     if result.nested.loss != kept.crossfit:
         sentences.append(
             f"{kept.candidate.name} itself has {kept.crossfit:.4f}, but it was chosen on these images: the expected"

@@ -96,7 +96,7 @@ def make_pack(
         runs=runs,
         smaller=tuple(smaller_ensembles(members, recipe, cost)),
         is_half=False,
-        expected_top3_error=blend.oof_top3_error,
+        expected_top3_error=blend.expected_top3.mean,
         folds_digest=folds.digest,
         files={},
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ensemble.members.training_rows import rows_of
-from folds.base.interval import agreeing_images, wilson_interval
+from ensemble.blend.expected import expected_words
+from folds.base.interval import wilson_interval
 from models.runs import done_folds
-from submissions.check import check_submission, expected_error, is_early, read_lineage
+from submissions.check import check_submission, expected_top3, is_early, read_lineage
 from submissions.report.plots import Chart, ranges
 from submissions.report.workfolder import Ranks, WorkFolder
 from submissions.status import newest_csv, what_is_missing
@@ -28,6 +28,8 @@ def scores_section(work: WorkFolder, ranks: Mapping[str, Ranks], planned: Sequen
     return {
         "entries": entries,
         "n_folds": work.folds.n_folds if work.folds else None,
+        "expected": expected_words(work.blend.expected_top3) if work.blend else None,
+        "test_images": work.blend.expected_top3.test_images if work.blend else None,
         "gain": _gain(work, entries),
         "submission": work.attempt(lambda: _submission(work)),
         "missing": missing,
@@ -62,14 +64,8 @@ def _run(work: WorkFolder, one: Ranks) -> Entry:
 def _blend(work: WorkFolder) -> Entry:
     blend = work.blend
     assert blend is not None
-    kept = next((one for one in blend.scores if one["candidate"] == blend.candidate), None)
-    interval = blend.promised_interval or ((kept["low"], kept["high"]) if kept else None)
     partial = blend.partial["folds"] if blend.partial else None
-    if (blend.metric, blend.k) == ("top-k-error", 3) and kept is not None and interval is not None:
-        low, high = interval
-    else:  # of a blend that was chosen by another metric only the error is stored, not each image's
-        images = agreeing_images(rows_of(work.folds, partial).group) if work.folds else blend.images
-        low, high = wilson_interval(blend.oof_top3_error, images)
+    low, high = wilson_interval(blend.oof_top3_error, blend.expected_top3.oof_images)
     return {
         "name": "blend",
         "is_blend": True,
@@ -103,11 +99,12 @@ def _submission(work: WorkFolder) -> dict[str, Any] | None:
     if path is None:
         return None
     checked, lineage = check_submission(path, work.workspace), read_lineage(path)
+    expected = expected_top3(path)
     return {
         "path": f"submissions/{path.name}",
         "rows": checked.rows,
         "faults": checked.faults,
-        "expected_error": expected_error(path),
+        "expected": expected_words(expected) if expected else None,
         "guessed": len(lineage.get("unreadable_test_images", ())),
         "is_early": is_early(path),
         "is_of_blend": work.blend is not None and lineage.get("weights") == dict(work.blend.weights),

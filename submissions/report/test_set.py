@@ -113,7 +113,7 @@ def _twins(work: WorkFolder, blended: Blended) -> Row | None:
     found = copies_of_training_images(work.workspace, blended)
     if not found.image_id:
         return None
-    without = work.blend.oof_top3_error if work.blend is not None else None
+    without = work.blend.expected_top3.mean if work.blend is not None else None
     expected = found.expected_error(without) if without is not None else None
     figures = {"images": found.images, "copies": len(found.image_id), "missed": found.missed}
     return {**figures, "without": without, "expected": expected}

@@ -12,7 +12,7 @@ from rich.console import Console
 from ensemble.blend.apply import apply_blend, open_members
 from ensemble.blend.blend_json import load_blend
 from ensemble.blend.candidates import Fits, fit_data
-from ensemble.blend.cross_fit import crossfit_outcomes, nested_choice
+from ensemble.blend.cross_fit import best_or_equal, crossfit_outcomes, nested_choice
 from ensemble.blend.make_blend import make_blend
 from ensemble.blend.member_value import rarest_loss
 from ensemble.blend.recipe import Recipe, blend_scores
@@ -219,11 +219,13 @@ def test_a_damaged_test_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"version": 7}, "has version 7, and this kit reads version 2"),
+        ({"version": 7}, "has version 7, and this kit reads version 3"),
         ({"weights": {"m00": -1.0, "m01": 1.0, "m02": 1.0}}, "its pool, members or weights are not usable"),
         ({"weights": {"m00": 0.0, "m01": 0.0, "m02": 0.0}}, "no member has weight"),
         ({"pool": "median"}, "its pool, members or weights are not usable"),
         ({"weights": None}, "is damaged"),
+        ({"expected": {"mean": 0.1}}, "is damaged"),
+        ({"expected_top3": None}, "is damaged"),
     ],
 )
 def test_a_damaged_blend_json_is_refused(tmp_path, change, sentence):
@@ -265,16 +267,16 @@ def test_intervals_and_paired_errors_are_those_of_resampled_groups_without_resam
 
 def test_fresh_images_show_the_crossfitted_score_and_not_the_in_sample_one(tmp_path):
     """Mean over six made-up competitions; 12,000 fresh images have a standard error of 0.003."""
-    flattery, honesty = [], []
+    optimism, off = [], []
     for seed in range(6):
         world = World(n=400, n_test=2000, n_classes=8, n_folds=5, seed=seed, margin=2.5)
         work, _ = small_work(tmp_path / str(seed), members=6, world=world)
         made = make_blend(work, replace(QUICK, trials=160, keep="greedy"), seed=0)
         fresh = topk_error(apply_blend(work, made.blend).scores, world.targets(1))
-        flattery.append(fresh - made.kept.in_sample)
-        honesty.append(fresh - made.kept.crossfit)
-    assert np.mean(flattery) > 0.01
-    assert abs(np.mean(honesty)) < np.mean(flattery) / 2
+        optimism.append(fresh - made.kept.in_sample)
+        off.append(fresh - made.kept.crossfit)
+    assert np.mean(optimism) > 0.01
+    assert abs(np.mean(off)) < np.mean(optimism) / 2
 
 
 def test_the_candidate_that_scores_a_fold_is_chosen_without_that_fold(tmp_path):
@@ -289,19 +291,32 @@ def test_the_candidate_that_scores_a_fold_is_chosen_without_that_fold(tmp_path):
         replace(made.scores[i], outcomes=one, crossfit=one.mean(), interval=(0.0, 1.0)) for i, one in enumerate(misses)
     ]
     kept = min(scores, key=lambda score: score.crossfit)
-    nested = nested_choice(members, made.metric, scores, kept, is_chosen=True)
+    nested = nested_choice(members, scores, kept, is_chosen=True)
     assert [one.candidate for one in nested.chosen] == [scores[0].candidate, scores[1].candidate, scores[1].candidate]
     assert nested.loss == pytest.approx((misses[0, fold == 0].sum() + misses[1, fold != 0].sum()) / len(fold))
-    assert nested_choice(members, made.metric, scores, kept, is_chosen=False).loss == kept.crossfit
+    assert nested_choice(members, scores, kept, is_chosen=False).loss == kept.crossfit
+
+
+def test_equal_weights_are_kept_within_one_standard_error_and_else_the_best_of_all(tmp_path):
+    work, _ = small_work(tmp_path)
+    scores = [
+        replace(one, crossfit=0.1, behind=0.02, behind_error=0.01) for one in make_blend(work, QUICK, seed=0).scores
+    ]
+    scores[4] = replace(scores[4], crossfit=0.08, behind=0.0, behind_error=0.0)
+    scores[2] = replace(scores[2], crossfit=0.081, behind=0.001)  # simpler than the best, and near to it
+    assert best_or_equal(scores) is scores[4]
+    scores[0] = replace(scores[0], behind=0.0116)  # one image of 600 is not counted
+    assert best_or_equal(scores) is scores[0]
 
 
 def test_what_is_shown_names_the_kept_candidate_and_the_nested_score(tmp_path):
     work, _ = small_work(tmp_path)
     made = make_blend(work, QUICK, seed=0)
-    assert made.blend.promised == made.blend.oof_top3_error == made.nested.loss
-    assert load_blend(work.blend).promised_interval == made.nested.interval
-    low, high = made.nested.interval
-    assert f"expected top-3 error {made.nested.loss:.4f} ({low:.4f} to {high:.4f})" in blend_sentences(made)[1]
+    expected = made.blend.expected
+    assert expected.oof == made.blend.oof_top3_error == made.nested.loss
+    assert load_blend(work.blend).expected == expected == made.blend.expected_top3
+    shown = f"{expected.mean:.4f} ({expected.low:.4f} to {expected.high:.4f})"
+    assert blend_sentences(made)[1] == f"expected top-3 error {shown} on 40 test images"
     console = Console(width=200, record=True, quiet=False, file=io.StringIO())
     console.print(blend_summary(made))
     text = console.export_text()

@@ -12,6 +12,7 @@ import pytest
 
 import run
 from ensemble.blend.blend_json import load_blend, save_blend
+from ensemble.blend.expected import expected_words
 from folds.base.errors import UserError
 from folds.base.interval import wilson_interval
 from folds.base.workspace import Workspace
@@ -276,13 +277,14 @@ def test_score_says_the_expected_error_and_a_lineage_that_is_a_list_costs_neithe
     truth.write_text(f"id,label\n{first},0\n")
     words = ["score", str(guess), "--labels", str(truth), "--work", str(work.root)]
     assert run.main(words) == 0
-    expected = json.loads(work.blend.read_text())["oof_top3_error"]
-    assert capsys.readouterr().out.endswith(f"\nexpected from cross-fitting: {expected:.4f}\n")
+    expected = expected_words(load_blend(work.blend).expected_top3)
+    assert capsys.readouterr().out.endswith(f"\nexpected: {expected}\n")
+    assert f"top-3 error <b>{expected}</b> on " in report(work)[1]
     guess.with_suffix(".json").write_text("[]")
     assert run.main(words) == 0
     assert "expected" not in capsys.readouterr().out
     _, _, said = report(work)
-    assert said["scores"]["submission"]["expected_error"] is None
+    assert said["scores"]["submission"]["expected"] is None
 
 
 def test_status_quotes_a_path_with_a_space_so_that_the_next_command_can_be_typed(whole, tmp_path, capsys):

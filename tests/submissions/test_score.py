@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from ensemble.blend.expected import ExpectedScore
 from folds.base.errors import UserError
 from folds.base.workspace import digest
-from submissions.check import expected_error, score_submission
+from submissions.check import expected_top3, score_submission
 from submissions.csv_form import Layout
 
 LAYOUT = Layout(("id", "predicted"), ("1", "2", "3", "4"), ("a", "b", "c", "d"), ",", " ")
@@ -34,17 +35,18 @@ def test_labels_of_other_images_are_refused(tmp_path):
         score_submission(tmp_path / "guesses.csv", tmp_path / "truth.csv", LAYOUT)
 
 
-def test_an_expected_error_is_that_of_the_very_bytes_of_its_lineage(tmp_path):
+def test_an_expected_score_is_that_of_the_very_bytes_of_its_lineage(tmp_path):
     path = tmp_path / "blend.csv"
     path.write_text(GUESSES)
-    assert expected_error(path) is None
+    assert expected_top3(path) is None
     said = {
         "csv": "blend.csv",
         "digest": digest(path.read_bytes()),
         "oof_top3_error": 0.25,
+        "expected_top3": dict.fromkeys(ExpectedScore.__dataclass_fields__, 0.25),
         "unreadable_test_images": [],
     }
     path.with_suffix(".json").write_text(json.dumps(said))
-    assert expected_error(path) == 0.25
+    assert expected_top3(path).mean == 0.25
     path.write_text(GUESSES.replace("1,a b c", "1,b a c"))
-    assert expected_error(path) is None
+    assert expected_top3(path) is None

@@ -14,7 +14,7 @@ from submissions.check import (
     check_layout,
     check_submission,
     copies_of_test_images,
-    expected_error,
+    expected_top3,
     is_changed,
     read_lineage,
     score_submission,
@@ -114,6 +114,7 @@ def test_the_lineage_names_everything_but_this_machine(blended, blended_copy):
     lineage = json.loads(result.lineage.read_text())
     assert result.path.name == "final.csv"
     assert (lineage["oof_top3_error"], lineage["weights"]) == (blend.oof_top3_error, blend.weights)
+    assert expected_top3(result.path) == result.expected == blend.expected_top3
     assert lineage["unreadable_test_images"] == ["x1", "x2"]
     assert sorted(lineage["files"]) == ["m00", "m01", "m02"]
     assert str(work.root.parent) not in result.lineage.read_text()
@@ -171,7 +172,7 @@ def test_a_json_beside_a_csv_that_is_no_lineage_ends_no_command_in_a_traceback(t
     path.write_text(GOOD)
     path.with_suffix(".json").write_text(json.dumps(said))
     assert read_lineage(path) == {}
-    assert expected_error(path) is None
+    assert expected_top3(path) is None
     assert not is_changed(path)
 
 
@@ -179,7 +180,7 @@ def test_a_lineage_that_is_cut_off_is_named(tmp_path):
     path = tmp_path / "guess.csv"
     path.write_text(GOOD)
     path.with_suffix(".json").write_text('{"csv": "guess.csv", ')
-    for read in (read_lineage, expected_error, is_changed):
+    for read in (read_lineage, expected_top3, is_changed):
         with pytest.raises(UserError, match=r"guess.json is damaged") as caught:
             read(path)
         assert caught.value.hint == "`python run.py submit` writes the CSV and its lineage again"

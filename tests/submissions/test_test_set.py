@@ -8,7 +8,6 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from tests.models.test_trainer import save_body
 
 import run
 from ensemble.analysis.test_set import class_mix_of, copies_of_training_images
@@ -21,6 +20,7 @@ from submissions.write import write_submission
 from tests.benchmarks.synthetic import World, make_folds, write_fold, write_member
 from tests.competition import make_competition
 from tests.ensemble.test_class_mix import posteriors
+from tests.models.small import save_body
 from tests.submissions.conftest import QUICK
 
 WORLD = World(n=800, n_test=300, n_classes=8, n_folds=4)
@@ -151,7 +151,7 @@ def test_copies_of_training_images_are_named_with_what_their_labels_do_to_the_ex
     found = copies_of_training_images(work, apply_blend(work, blend))
     assert (found.images, found.image_id, found.missed) == (40, ("0000000", "0000001"), 1)
     assert found.expected_error(0.1) == pytest.approx((38 * 0.1 + 1) / 40)
-    expected = (38 * blend.oof_top3_error + 1) / 40
+    expected = (38 * blend.expected_top3.mean + 1) / 40
     assert write_submission(work, SubmitSettings()).test_set[0] == (
         "2 of 40 test images are copies of training images: with the labels of their twins, 1 of 2 is missed, and the"
         f" expected error of all test images is {expected:.4f}"
