@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
+from ensemble.analysis.next_gain import gain_table, next_gains
 from ensemble.blend.expected import expected_words
 from ensemble.blend.tables import blend_summary
 from ensemble.commands import blend as blend_members
@@ -120,6 +121,9 @@ def status(workspace: Workspace, planned: Sequence[str]) -> Iterator[RenderableT
     missing, command = what_is_missing(workspace, planned)
     n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
     yield status_table(workspace, list(planned), n_folds=n_folds)
+    gains = next_gains(workspace)
+    if gains:
+        yield gain_table(gains)
     yield from missing
     yield from (f"{what}: held by {holder.sentence}" for what, holder in holders(workspace.lock("any").parent))
     yield Next(command)

@@ -109,7 +109,9 @@ def measure_likeness(workspace: Workspace, *, seed: int = 0) -> Likeness | None:
         return None
     rng = np.random.default_rng([seed, 43])
     rows = [_some(len(table), rng) for table in (train, test)]
-    features = [np.load(path, mmap_mode="r")[own] for path, own in zip(found.paths, rows, strict=True)]
+    features = [
+        np.load(path, mmap_mode="r", allow_pickle=False)[own] for path, own in zip(found.paths, rows, strict=True)
+    ]
     group = np.concatenate([table["group"].to_numpy()[own] for table, own in zip((train, test), rows, strict=True)])
     is_test = np.arange(len(group)) >= len(rows[0])
     fold = deal_groups(group, is_test, rng)

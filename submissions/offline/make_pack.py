@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from models.predict.packed import PackedRun, State
     from models.runs import RunPlan
 
+Files: TypeAlias = "Mapping[str, Sequence[tuple[str, Callable[[], State]]]]"  # by run: name, and what reads the tensors
 NAME = "blend.pack.zip"
 SAME = 4  # decimals of every run's out-of-fold error that float16 must leave as they are
 
@@ -58,24 +59,15 @@ def make_pack(
     plans  the runs that the settings ask for: a probe's backbone starts from weights that only they know
     Raises UserError where a member has no network here, or where nothing is as small as `settings.limit_mb` asks.
     """
-    from models.predict.packed import forward_cost, pack_run
+    from models.predict.packed import forward_cost
 
     blend, folds, store = load_blend(settings.blend or workspace.blend), load_folds(workspace), open_store(workspace)
     _refuse_outside_members(workspace, blend)
-    opened = open_members(workspace, blend)
-    recipe = blend.recipe()
+    opened, recipe = open_members(workspace, blend), blend.recipe()
     used = np.flatnonzero(recipe.weights > 0)
     members = read_members(opened.rows, [opened.members[m] for m in used])
     recipe = Recipe(recipe.pool, recipe.weights[used], recipe.bias)
-    views: dict[str, list[str]] = {}
-    for member in members.members:
-        for run in member.runs:
-            views[run.name] = list(dict.fromkeys([*views.get(run.name, []), *run.views]))
-    runs: dict[str, PackedRun] = {}
-    files: dict[str, list[tuple[str, Callable[[], State]]]] = {}
-    for run_name in sorted(views):
-        runs[run_name], found = pack_run(workspace, run_name, folds, views=views[run_name], plans=plans)
-        files[run_name] = list(found)
+    runs, files = _pack_runs(workspace, members, folds, plans)
     flops = {name: forward_cost(run) for name, run in runs.items()}
     cost = {member.name: sum(flops[run.name] for run in member.runs) for member in members.members}
     layout = read_layout(workspace)
@@ -117,6 +109,20 @@ def make_pack(
     return PackResult(path, size, OpenPack(path).pack, part, refused)
 
 
+def _pack_runs(
+    workspace: Workspace, members: Members, folds: Folds, plans: Sequence[RunPlan]
+) -> tuple[dict[str, PackedRun], Files]:
+    """The runs of all members, under every view that one of them uses, and their files."""
+    from models.predict.packed import pack_run
+
+    views: dict[str, list[str]] = {}
+    for member in members.members:
+        for run in member.runs:
+            views[run.name] = list(dict.fromkeys([*views.get(run.name, []), *run.views]))
+    packed = {name: pack_run(workspace, name, folds, views=views[name], plans=plans) for name in sorted(views)}
+    return {name: run for name, (run, _) in packed.items()}, {name: list(found) for name, (_, found) in packed.items()}
+
+
 def _refuse_outside_members(workspace: Workspace, blend: Blend) -> None:
     """Members that another tool made have predictions and no network."""
     used = {run for name, weight in blend.weights.items() if weight > 0 for run in blend.runs[name]}
@@ -130,7 +136,7 @@ def _refuse_outside_members(workspace: Workspace, blend: Blend) -> None:
 def _save(
     path: Path,
     pack: Pack,
-    files: Mapping[str, Sequence[tuple[str, Callable[[], State]]]],
+    files: Files,
     *,
     is_half: bool,
     more: Sequence[tuple[str, Callable[[], bytes]]] = (),
@@ -139,9 +145,7 @@ def _save(
     return save_pack(path, replace(pack, is_half=is_half), [*chosen, *more])
 
 
-def _onnx_files(
-    pack: Pack, files: Mapping[str, Sequence[tuple[str, Callable[[], State]]]], *, track: Track
-) -> list[tuple[str, Callable[[], bytes]]]:
+def _onnx_files(pack: Pack, files: Files, *, track: Track) -> list[tuple[str, Callable[[], bytes]]]:
     """Every network as ONNX, in float32, by the name of its file."""
     from models.predict.packed import onnx_bytes, state_bytes
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, cast
 
 import numpy as np
 
+from ensemble.analysis.next_gain import next_gains
 from ensemble.analysis.views import report_views
 from ensemble.blend.blend_json import Blend
 from ensemble.blend.member_value import correlation
@@ -39,6 +41,9 @@ def blend_section(work: WorkFolder, oof: Oof | None) -> dict[str, Any]:
         "kept": _kept(blend) if blend else None,
         "candidates": candidates,
         "members": members,
+        "next_gains": [{**asdict(one), "per_hour": one.per_hour} for one in next_gains(work.workspace)]
+        if blend
+        else [],
         "views": views,
         "calibration": calibration,
         "charts": [chart for chart in charts if chart is not None],

@@ -19,7 +19,7 @@ from submissions.settings import SubmitSettings
 from submissions.write import write_submission
 from tests.benchmarks.synthetic import World, make_folds, write_fold, write_member
 from tests.competition import make_competition
-from tests.ensemble.test_class_mix import posteriors
+from tests.ensemble.analysis.test_class_mix import posteriors
 from tests.models.small import save_body
 from tests.submissions.conftest import QUICK
 

@@ -1,0 +1,105 @@
+"""Says where the next gain is: what each member gives for its hours, and what one more can be expected to bring.
+
+Estimates by the power law of ensembles with exponent 1: the loss of s members or networks that are equally good and err
+alike is a + b / s (Lobacheva et al. 2020 measured exponents near to it). b comes from what is known: the loss without
+each member, and what the mean of all networks gains over one. docs/expected.md has how far the estimates were off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from ensemble.blend.blend_json import Blend, load_blend
+from folds.base.errors import UserError
+from folds.base.workspace import Workspace, read_json
+from folds.split.assign import load_folds
+
+
+@dataclass(frozen=True)
+class NextGain:
+    """What something costs and gives. gain: by how much the top-3 error falls; below 0 it rises.
+
+    hours  of training and prediction, by what `done.json` records; 0 for members of other tools
+    """
+
+    what: str
+    hours: float
+    gain: float
+
+    @property
+    def per_hour(self) -> float | None:
+        return self.gain / self.hours if self.hours else None
+
+
+def next_gains(workspace: Workspace) -> list[NextGain]:
+    """A further seed of every run and a further member, then each member of the blend, what gives most an hour first.
+
+    None where there is no blend of these folds by top-3 error.
+    """
+    try:
+        blend = load_blend(workspace.blend)
+        is_of_these = blend.folds_digest == load_folds(workspace).digest
+    except UserError:
+        return []
+    if not is_of_these or (blend.metric, blend.k) != ("top-k-error", 3):
+        return []
+    hours = {name: sum(_hours(workspace, run) for run in runs) for name, runs in blend.runs.items()}
+    known = [
+        NextGain(f"{one['name']}, which is there", hours[one["name"]], one["without"] - blend.crossfit)
+        for one in blend.worth
+        if one["without"] is not None
+    ]
+    ahead = [*_further_seed(blend, hours), *_further_member(blend, hours)]
+    return [*ahead, *sorted(known, key=lambda one: (-(one.per_hour or one.gain), one.what))]
+
+
+def _further_seed(blend: Blend, hours: dict[str, float]) -> list[NextGain]:
+    """One more seed of every run that has networks: twice as many for each test image.
+
+    With K = test_networks / oof_networks: gain * oof = b (1 - 1/K) is known, b/K - b/2K is what comes.
+    """
+    expected = blend.expected_top3
+    ratio = expected.test_networks / expected.oof_networks if expected.oof_networks else 1.0
+    trained = sum(spent for name, spent in hours.items() if blend.weights[name] > 0)
+    if ratio <= 1 or not trained or not expected.gain:
+        return []
+    return [NextGain("a further seed of every run", trained, expected.gain * expected.oof / (2 * (ratio - 1)))]
+
+
+def _further_member(blend: Blend, hours: dict[str, float]) -> list[NextGain]:
+    """One more member, as good as those there are on average and as unlike them.
+
+    With M members, the loss without one of them less that of all is b / (M - 1) - b / M, and b / M - b / (M + 1) comes:
+    (M - 1) / (M + 1) of it.
+    """
+    members = [one for one in blend.worth if blend.weights[one["name"]] > 0 and one["without"] is not None]
+    n = len(members)
+    if n < 2:
+        return []
+    last = mean(one["without"] for one in members) - blend.crossfit
+    spent = mean(hours[one["name"]] for one in members)
+    return [NextGain("a further member like these", spent, last * (n - 1) / (n + 1))]
+
+
+def _hours(workspace: Workspace, run: str) -> float:
+    records = [read_json(path, hint="") for path in sorted((workspace.models / run).glob("*/done.json"))]
+    return float(sum(record.get("seconds", 0.0) for record in records)) / 3600
+
+
+def gain_table(gains: Sequence[NextGain]) -> Table:
+    """One row for each, with what it gives in an hour."""
+    table = Table(title="where the next gain is, estimated", box=SIMPLE_HEAD)
+    table.add_column("", overflow="fold")
+    for heading in ("hours", "top-3 error", "an hour"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in gains:
+        per_hour = "-" if one.per_hour is None else f"{0 - one.per_hour:+.4f}"
+        what = one.what if one.gain > 0 else f"{one.what}: the blend is as good without"
+        table.add_row(Text(what), f"{one.hours:.2f}", f"{0 - one.gain:+.4f}", per_hour)
+    return table
