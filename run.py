@@ -208,9 +208,9 @@ def pack(
     pack: Annotated[PackSettings, FLAT] = PackSettings(),
     train: TrainSettings = TrainSettings(),
     top: Place = Place(),
-) -> str | None:
+) -> None:
     """Write the blend with its networks as one file, which predicts any pictures offline."""
-    return KIT.show(submissions.pack(top.workspace, pack, plans(train), device=train.device, screen=KIT.screen))
+    KIT.show([submissions.pack(top.workspace, pack, plans(train), device=train.device, screen=KIT.screen)])
 
 
 @app.command(sort_key=9)

@@ -70,9 +70,7 @@ def score(workspace: Workspace, file: Path, labels: Path) -> Iterator[str]:
         yield f"expected: {expected_words(expected)}"
 
 
-def pack(
-    workspace: Workspace, settings: PackSettings, plans: Sequence[RunPlan], *, device: str, screen: Screen
-) -> Iterator[str | Next]:
+def pack(workspace: Workspace, settings: PackSettings, plans: Sequence[RunPlan], *, device: str, screen: Screen) -> str:
     """Write the blend with its networks as one file."""
     from submissions.offline.make_pack import make_pack
 
@@ -92,8 +90,11 @@ def pack(
             f"smaller, to fit: {len(made.part.members)} members{', one view each' if made.part.is_one_view else ''},"
             f" out-of-fold top-3 error {made.part.oof_top3_error:.4f}, in-sample"
         )
-    yield "\n".join([*sentences, f"starting weights and their licences: {', '.join(licences)}"])
-    yield Next(f"infer {shlex.quote(str(made.path))} PICTURES --out FILE")
+    sentences.append(f"starting weights and their licences: {', '.join(licences)}")
+    sentences.append(
+        f"`python run.py infer {shlex.quote(str(made.path))} PICTURES --out FILE` predicts with it, anywhere"
+    )
+    return "\n".join(sentences)
 
 
 def infer(file: Path, pictures: Path, settings: InferSettings, *, screen: Screen) -> str:

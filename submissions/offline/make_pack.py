@@ -98,11 +98,8 @@ def make_pack(
         _save(path, pack, files, is_half=True)
         refused = tuple(_changed_runs(OpenPack(path), members, folds, store, device=device, track=track))
         is_half = not refused
-    sizes = {
-        name: sum(len(_bytes(make, is_half=is_half)()) for _, make in files[name]) if settings.limit_mb else 0
-        for name in runs
-    }
     if settings.limit_mb:
+        sizes = {name: sum(len(_bytes(make, is_half=is_half)()) for _, make in files[name]) for name in runs}
         pack, part = _within(pack, sizes, limit=settings.limit_mb * 1e6)
     onnx = _onnx_files(pack, files, track=track) if settings.onnx else []
     size = _save(path, pack, files, is_half=is_half, more=onnx)
