@@ -110,6 +110,8 @@ def infer(file: Path, pictures: Path, settings: InferSettings, *, screen: Screen
     ):
         if ids:
             sentences.append(f"{len(ids):,} {why} got the most frequent classes: {first_few(ids)}")
+    if made.unseen:
+        sentences.append("the same command goes on with them")
     if made.part is not made.whole:
         sentences.append(f"predicted by {describe(made.part, made.whole)}")
     return "\n".join(sentences)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from folds.base.csvfile import ID_NAMES, CsvTable, pick_column, read_csv
 from folds.base.errors import UserError, first_few
@@ -45,6 +47,12 @@ class Layout:
         quoting: Literal[0, 1] = csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
         csv.writer(text, delimiter=self.separator, lineterminator="\n", quoting=quoting).writerow(cells)
         return text.getvalue()
+
+    def text(self, best: Mapping[str, np.ndarray], *, otherwise: np.ndarray) -> str:
+        """The whole CSV. best: the classes of each id, best first; otherwise: those of ids that it lacks."""
+        names = np.array(self.labels, dtype=object)
+        rows = ((name, self.label_separator.join(names[best.get(name, otherwise)])) for name in self.image_id)
+        return self.line(self.header) + "".join(map(self.line, rows))
 
 
 def read_layout(workspace: Workspace, *, image_id: Sequence[str] | None = None) -> Layout:

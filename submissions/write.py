@@ -22,7 +22,7 @@ from folds.base.metrics import top_classes
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, write_bytes, write_json
 from folds.manifest.manifest import USABLE, read_manifest
-from folds.split.assign import Folds, load_folds
+from folds.split.assign import load_folds
 from models.runs import done_folds, is_the_blends
 from submissions.check import expected_top3, faults_of, read_lineage
 from submissions.csv_form import Layout, read_layout
@@ -62,7 +62,9 @@ def write_submission(
     folds = load_folds(workspace)
     layout = read_layout(workspace, image_id=None if workspace.manifest.is_file() else blended.image_id.tolist())
     guessed = _unpredicted(workspace, layout, blended)
-    data = submission_text(layout, blended, folds, guessed=guessed).encode()
+    best = dict(zip(blended.image_id.tolist(), top_classes(blended.scores, k=layout.n_labels), strict=True))
+    prior = np.bincount(folds.target, minlength=len(folds.classes)).astype(np.float64)
+    data = layout.text(best, otherwise=top_classes(prior[None], k=layout.n_labels)[0]).encode()
     fault = next(faults_of(data, layout), None)
     if fault is not None:  # the last valid CSV stays where it is
         raise UserError(
@@ -87,18 +89,6 @@ def write_submission(
     said = submission_sentences(test_set, blended.classes, expected=mean, is_matched=settings.match_test)
     rows = len(layout.image_id)
     return SubmissionResult(path, path.with_suffix(".json"), rows, tuple(guessed), expected, partial, tuple(said))
-
-
-def submission_text(layout: Layout, blended: Blended, folds: Folds, *, guessed: Sequence[str]) -> str:
-    """The CSV: every id of the layout with its best labels, the guessed ones with the most frequent classes."""
-    prior = np.bincount(folds.target, minlength=len(folds.classes))
-    ranked = [top_classes(scores, k=layout.n_labels) for scores in (blended.scores, prior[None].astype(np.float64))]
-    best = np.concatenate(ranked)  # (n + 1, 3)
-    labels = np.array(layout.labels, dtype=object)[best]
-    cells = [layout.label_separator.join(row) for row in labels]
-    row_of = {str(name): i for i, name in enumerate(blended.image_id)} | dict.fromkeys(guessed, len(blended.image_id))
-    lines = [layout.line((name, cells[row_of[name]])) for name in layout.image_id]
-    return layout.line(layout.header) + "".join(lines)
 
 
 def _of_blend(blend: Blend) -> Mapping[str, Any]:

@@ -73,7 +73,7 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
         train = [item for item in train if not any(reason.code == NOT_LISTED for reason in item.reasons)]
         train_paths = {item.file.path for item in train}
         test_files = [file for file in listing.files if file.path not in train_paths and file.path not in tables]
-    test = test_items(test_files, test_folder or "", sample_ids, sample=sample or "")
+    test = items_to_predict(test_files, test_folder or "", sample_ids, sample=sample or "")
     _refuse_one_class(train, name=train_csv or train_folder or str(data))
     _refuse_twice(train, what="training")
     return Dataset(
@@ -149,8 +149,18 @@ def ids_of_sample(table: CsvTable) -> list[str]:
     return ids
 
 
-def test_items(files: Sequence[File], folder: str, sample_ids: list[str] | None, *, sample: str) -> list[Item]:
-    """Test images with the sample's ids, or with their names without extension where there is no sample."""
+def items_to_predict(
+    files: Sequence[File],
+    folder: str,
+    sample_ids: list[str] | None,
+    *,
+    sample: str,
+    way_out: str = "put the files there, or name the folder with `--test-folder NAME`",
+) -> list[Item]:
+    """Test images with the sample's ids, or with their names without extension where there is no sample.
+
+    way_out  where an id has no file: what to do
+    """
     if sample_ids is None:
         items = [Item(stem(relative(file.path, folder)), file, "test") for file in files]
         _refuse_twice(items, what="test")
@@ -160,8 +170,7 @@ def test_items(files: Sequence[File], folder: str, sample_ids: list[str] | None,
     lacking = [image_id for image_id, file in found.items() if file is None]
     if lacking:
         raise UserError(
-            f"{len(lacking):,} ids of {sample} have no file in {folder or 'DATA'}: {first_few(lacking)}",
-            hint="put the files there, or name the folder with `--test-folder NAME`",
+            f"{len(lacking):,} ids of {sample} have no file in {folder or 'DATA'}: {first_few(lacking)}", hint=way_out
         )
     items = [Item(image_id, file, "test") for image_id, file in found.items() if file is not None]
     owner: dict[str, str] = {}

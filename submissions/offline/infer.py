@@ -19,7 +19,7 @@ from folds.base.locks import alone
 from folds.base.metrics import top_classes
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
-from folds.find.dataset import Item, ids_of_sample, test_items
+from folds.find.dataset import Item, ids_of_sample, items_to_predict
 from folds.find.listing import list_files
 from folds.pixels.fill import Known, fill
 from folds.pixels.store import FORMS, PixelStore
@@ -65,7 +65,7 @@ def infer(
 ) -> InferResult:
     """Predict every picture below a folder and write the CSV.
 
-    What is done is kept beside the CSV, in `NAME.csv.parts`, until the CSV is written: the same call goes on there.
+    What is done is kept beside the CSV, in `NAME.csv.parts`, until all pictures are seen: the same call goes on there.
     Raises UserError where the pack is damaged, the folder empty, or what is kept is of another pack or other pictures.
     """
     began = time.monotonic()
@@ -81,7 +81,8 @@ def infer(
         if fault is not None:
             raise UserError(f"the submission would not be valid, and was not written: {fault}")
         write_bytes(out, data)
-    shutil.rmtree(state, ignore_errors=True)
+    if not unseen:
+        shutil.rmtree(state, ignore_errors=True)
     seconds = time.monotonic() - began
     return InferResult(out, len(layout.image_id), guessed, unseen, work.part, opened.pack.smaller[0], seconds)
 
@@ -90,7 +91,7 @@ def _items(pack: Pack, pictures: Path, settings: InferSettings) -> tuple[list[It
     """The pictures by id, in the order of `submit`, and the layout of the CSV."""
     files = list_files(pictures).files
     if settings.sample is None:
-        items = test_items(files, "", None, sample="")
+        items = items_to_predict(files, "", None, sample="")
         layout = layout_of(pack, sorted((item.image_id for item in items), key=natural_key))
     else:
         try:
@@ -98,7 +99,8 @@ def _items(pack: Pack, pictures: Path, settings: InferSettings) -> tuple[list[It
         except OSError as err:
             raise UserError(f"the sample {settings.sample} cannot be read: {err.strerror}") from err
         ids = ids_of_sample(table)
-        items = test_items(files, "", ids, sample=table.name)
+        way_out = f"DATA is {pictures} here: give the folder that holds these pictures"
+        items = items_to_predict(files, "", ids, sample=table.name, way_out=way_out)
         layout = sample_layout(table, pack.classes, image_id=ids)
     return sorted(items, key=lambda item: item.image_id), layout
 
@@ -151,9 +153,11 @@ class _Work:
         hours = self.settings.max_hours
         deadline = None if hours is None else began + max(hours * 3600 - WRITING_SECONDS, 0.0)
         if not (self.state / "head.json").is_file():
-            write_json(self.state / "head.json", {**self.head, "step": 0})
+            for left in self.state.glob("block-*.npz"):  # of a call that was stopped before it had chosen
+                left.unlink()
             if deadline is not None:
                 self._choose(deadline)
+            write_json(self.state / "head.json", {**self.head, "step": self.step})
         todo = [at for at in range(len(self.blocks)) if not self.path(at).is_file()]
         done = set(range(len(self.blocks))) - set(todo)
         sizes = [self.blocks[at].stop - self.blocks[at].start for at in todo]
@@ -179,22 +183,18 @@ class _Work:
         decoded = time.monotonic()
         self._predict(0, store, silently)
         now, first = time.monotonic(), self.blocks[0]
-        n, rest = max(first.stop - first.start, 1), len(self.items) - first.stop
-        decode, predict = (decoded - since) / n, (now - decoded) / n
-        steps = self.opened.pack.smaller
+        n = max(first.stop - first.start, 1)
+        decode, predict, steps = (decoded - since) / n, (now - decoded) / n, self.opened.pack.smaller
 
-        def seconds(part: Smaller) -> float:
-            again = 0 if part is steps[0] else n
-            return ROOM * (rest + again) * (max(decode, 0.0) + predict * part.cost)
+        def seconds(part: Smaller) -> float:  # for all pictures; the whole ensemble has predicted the first ones
+            return ROOM * (len(self.items) - n * (part is steps[0])) * (decode + predict * part.cost)
 
-        fits = [i for i, part in enumerate(steps) if seconds(part) <= deadline - now]
-        self.step = fits[0] if fits else len(steps) - 1
+        self.step = affordable([seconds(part) for part in steps], left=deadline - now)
         if self.step:
             self.say(
                 f"the whole ensemble would take {seconds(steps[0]) / 3600:.1f} hours; {describe(self.part, steps[0])}"
                 f" takes about {seconds(self.part) / 3600:.1f}"
             )
-            write_json(self.state / "head.json", {**self.head, "step": self.step})
             self.path(0).unlink()
 
     def _decode(self, at: int) -> PixelStore:
@@ -223,6 +223,11 @@ class _Work:
         np.savez(buffer, rows=rows, best=best)
         write_bytes(self.path(at), buffer.getvalue())
         store.pixels.path.unlink()
+
+
+def affordable(seconds: Sequence[float], *, left: float) -> int:
+    """The first of ever cheaper ways that the time suffices for; the cheapest where it suffices for none."""
+    return next((at for at, needed in enumerate(seconds) if needed <= left), len(seconds) - 1)
 
 
 def describe(part: Smaller, whole: Smaller) -> str:
@@ -271,17 +276,12 @@ def _csv(
 ) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
     """The CSV, the ids that were guessed, and those that there was no time for."""
     prior = top_classes(np.array([pack.images_per_class], np.float64), k=layout.n_labels)[0]
-
-    def cell(best: np.ndarray) -> str:
-        return layout.label_separator.join(layout.labels[c] for c in best)
-
-    cells: dict[str, str] = {}
+    found: dict[str, np.ndarray] = {}
     for at in sorted(finished):
         with np.load(work.path(at), allow_pickle=False) as block:
             for row, best in zip(block["rows"].tolist(), block["best"], strict=True):
-                cells[items[work.blocks[at].start + row].image_id] = cell(best)
+                found[items[work.blocks[at].start + row].image_id] = best
     seen = {item.image_id for at in finished for item in items[work.blocks[at]]}
-    lines = [layout.line((name, cells.get(name) or cell(prior))) for name in layout.image_id]
-    guessed = tuple(name for name in layout.image_id if name in seen and name not in cells)
+    guessed = tuple(name for name in layout.image_id if name in seen and name not in found)
     unseen = tuple(name for name in layout.image_id if name not in seen)
-    return (layout.line(layout.header) + "".join(lines)).encode(), guessed, unseen
+    return layout.text(found, otherwise=prior).encode(), guessed, unseen

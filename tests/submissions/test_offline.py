@@ -8,12 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import run
+from ensemble.blend.apply import open_members
+from ensemble.blend.blend_json import load_blend
 from folds.base.errors import UserError
-from folds.base.workspace import Workspace
+from folds.base.progress import silently
+from folds.base.workspace import Workspace, digest
 from folds.pixels.store import open_store
+from folds.split.assign import load_folds
 from models.backbones import build_network, resolve_backbone
 from models.input.resample import network_input
 from models.input.views import view_boxes
@@ -21,8 +25,8 @@ from models.predict.packed import packed_log_probs
 from models.runs import plan_runs
 from models.settings import TrainSettings
 from submissions.offline import infer as infer_module
-from submissions.offline.infer import infer
-from submissions.offline.make_pack import make_pack
+from submissions.offline.infer import affordable, infer
+from submissions.offline.make_pack import _changed_runs, make_pack
 from submissions.offline.pack_file import OpenPack
 from submissions.settings import InferSettings, PackSettings
 from tests.competition import fingerprint, make_competition
@@ -115,8 +119,41 @@ def test_without_time_the_csv_is_valid_and_says_what_was_not_seen(packed, tmp_pa
     assert said[0].startswith(
         "the whole ensemble would take 0.0 hours; 1 of 2 members, one view each (out-of-fold top-3"
     )
+    shutil.rmtree(tmp_path / "out.csv.parts")
     enough = infer(pack, data / "Public", settings(tmp_path, data, max_hours=1.0))
     assert (enough.unseen, enough.part) == ((), enough.whole)
+
+
+def test_after_the_time_was_up_the_same_command_goes_on_with_the_part_that_was_chosen(
+    packed, tmp_path, blocks_of_eight
+):
+    data, _, pack, _ = packed
+    cut = infer(pack, data / "Public", settings(tmp_path, data, max_hours=0.0))
+    assert len(cut.unseen) == 30
+    rest = infer(pack, data / "Public", settings(tmp_path, data))
+    assert (rest.unseen, rest.part, (tmp_path / "out.csv.parts").exists()) == ((), cut.part, False)
+
+
+def test_the_first_way_that_the_time_suffices_for_is_taken_and_the_cheapest_where_it_suffices_for_none():
+    assert [affordable([9.0, 5.0, 2.0], left=left) for left in (9.0, 8.9, 5.0, 2.0, 1.0)] == [0, 1, 1, 2, 2]
+
+
+def test_a_run_whose_tensors_change_its_error_is_named(packed, tmp_path):
+    _, work, pack, _ = packed
+    with zipfile.ZipFile(pack) as archive:
+        archive.extractall(tmp_path)
+    members = open_members(work, load_blend(work.blend))
+    given = {"device": "cpu", "track": silently}
+    assert list(_changed_runs(OpenPack(tmp_path), members, load_folds(work), open_store(work), **given)) == []
+    head = json.loads((tmp_path / "pack.json").read_text())
+    for file in sorted((tmp_path / "test_resnet").glob("*.safetensors")):
+        state = load_file(file)
+        state["fc.weight"], state["fc.bias"] = -state["fc.weight"], -state["fc.bias"]
+        save_file(state, file)
+        head["files"][f"test_resnet/{file.name}"] = digest(file.read_bytes())
+    (tmp_path / "pack.json").write_text(json.dumps(head))
+    changed = _changed_runs(OpenPack(tmp_path), members, load_folds(work), open_store(work), **given)
+    assert list(changed) == ["test_resnet"]
 
 
 def test_parts_of_the_ensemble_get_cheaper_and_the_whole_one_comes_first(packed):
@@ -178,6 +215,11 @@ def test_what_cannot_be_predicted_is_refused_in_one_sentence(packed, tmp_path):
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(UserError, match=r"checksum mismatch, .*fold0.safetensors changed after it was packed$"):
         infer(tmp_path / "pack", pictures, settings(tmp_path, data))
+    more = tmp_path / "more.csv"
+    more.write_text("id,predicted\n000,0 1 2\nnever,0 1 2\n")
+    with pytest.raises(UserError, match=r"^1 ids of more.csv have no file in DATA: never$") as caught:
+        infer(pack, pictures, InferSettings(out=tmp_path / "other.csv", sample=more))
+    assert caught.value.hint == f"DATA is {pictures} here: give the folder that holds these pictures"
     with pytest.raises(UserError, match=r"out.csv.parts was begun with another pack or other pictures$"):
         infer(pack, data / "TrainVal" / "0", InferSettings(out=tmp_path / "out.csv", workers=1))
 

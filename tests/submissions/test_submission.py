@@ -157,7 +157,7 @@ def test_a_submit_that_fails_leaves_the_last_valid_csv_as_it_was(blended_copy, m
     written = write_submission(work, SubmitSettings())
     before = fingerprint(work.submissions)
     text = written.path.read_text().replace("c0", "zebra", 1)
-    monkeypatch.setattr("submissions.write.submission_text", lambda *args, **kwargs: text)
+    monkeypatch.setattr("submissions.csv_form.Layout.text", lambda *args, **kwargs: text)
     with pytest.raises(UserError, match=r"^the submission would not be valid, and was not written: 1 row with labels"):
         write_submission(work, SubmitSettings())
     assert fingerprint(work.submissions) == before
