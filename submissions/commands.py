@@ -78,18 +78,18 @@ def pack(workspace: Workspace, settings: PackSettings, plans: Sequence[RunPlan],
     whole, runs = made.pack.smaller[0], made.pack.runs
     networks = sum(len(run.parts) for run in runs.values())
     licences = sorted({f"{run.backbone['tag']} ({run.licence})" for run in runs.values()})
-    sentences = [
-        f"{made.path}: {made.bytes / 1e6:,.1f} MB, {networks} networks of {len(whole.members)} members, in "
-        f"{'float16' if made.pack.is_half else 'float32'}",
-        f"expected top-3 error {made.pack.expected_top3_error:.4f}, as of the blend",
-    ]
+    members = "1 member" if len(whole.members) == 1 else f"{len(whole.members)} members"
+    form = "float16" if made.pack.is_half else "float32"
+    sentences = [f"{made.path}: {made.bytes / 1e6:,.1f} MB, {networks} networks of {members}, in {form}"]
+    if made.part is None:
+        sentences.append(f"expected top-3 error {made.pack.expected_top3_error:.4f}, as of the blend")
+    else:
+        sentences.append(
+            f"it fits into {settings.limit_mb:g} MB without the other members, and has an out-of-fold top-3 error of"
+            f" {made.part.oof_top3_error:.4f}; the expected error of the blend does not hold for it"
+        )
     if made.refused_half:
         sentences.append(f"float16 would change the out-of-fold error of {first_few(made.refused_half)}: not taken")
-    if made.part.cost < 1:
-        sentences.append(
-            f"smaller, to fit: {len(made.part.members)} members{', one view each' if made.part.is_one_view else ''},"
-            f" out-of-fold top-3 error {made.part.oof_top3_error:.4f}, in-sample"
-        )
     sentences.append(f"starting weights and their licences: {', '.join(licences)}")
     sentences.append(
         f"`python run.py infer {shlex.quote(str(made.path))} PICTURES --out FILE` predicts with it, anywhere"

@@ -37,12 +37,16 @@ SAME = 4  # decimals of every run's out-of-fold error that float16 must leave as
 
 @dataclass(frozen=True)
 class PackResult:
-    """A pack that was written. refused_half: the runs whose error float16 changes, if it was asked for."""
+    """A pack that was written.
+
+    part          what fits into the limit; None where that is all
+    refused_half  the runs whose error float16 changes, if it was asked for
+    """
 
     path: Path
     bytes: int
     pack: Pack
-    part: Smaller
+    part: Smaller | None
     refused_half: tuple[str, ...]
 
 
@@ -59,19 +63,48 @@ def make_pack(
     plans  the runs that the settings ask for: a probe's backbone starts from weights that only they know
     Raises UserError where a member has no network here, or where nothing is as small as `settings.limit_mb` asks.
     """
-    from models.predict.packed import forward_cost
-
     blend, folds, store = load_blend(settings.blend or workspace.blend), load_folds(workspace), open_store(workspace)
     _refuse_outside_members(workspace, blend)
-    opened, recipe = open_members(workspace, blend), blend.recipe()
-    used = np.flatnonzero(recipe.weights > 0)
-    members = read_members(opened.rows, [opened.members[m] for m in used])
-    recipe = Recipe(recipe.pool, recipe.weights[used], recipe.bias)
+    opened, weights = open_members(workspace, blend), blend.recipe().weights
+    members = read_members(opened.rows, [opened.members[m] for m in np.flatnonzero(weights > 0)])
+    recipe = replace(blend.recipe(), weights=weights[weights > 0])
     runs, files = _pack_runs(workspace, members, folds, plans)
+    pack = _describe(workspace, blend, members, recipe, runs, store)
+    path, is_half, left_out = settings.out or workspace.submissions / NAME, settings.half, None
+    refused: tuple[str, ...] = ()
+    if is_half:
+        _save(path, pack, files, is_half=True)
+        refused = tuple(_changed_runs(OpenPack(path), members, folds, store, device=device, track=track))
+        is_half = not refused
+    if settings.limit_mb:
+        sizes = {name: sum(len(_bytes(make, is_half=is_half)()) for _, make in files[name]) for name in runs}
+        part = _within(members, recipe, sizes, limit=settings.limit_mb * 1e6)
+        if len(part.members) < len(members):
+            kept = [m for m, name in enumerate(members.names) if name in part.members]
+            recipe = replace(recipe, weights=pack.recipe(part.members).weights)
+            members, left_out = read_members(members.rows, [members.members[m] for m in kept]), part
+            runs = {name: run for name, run in runs.items() if name in _runs_of(members)}
+            pack = _describe(workspace, blend, members, recipe, runs, store)
+    onnx = _onnx_files(pack, files, track=track) if settings.onnx else []
+    size = _save(path, pack, files, is_half=is_half, more=onnx)
+    return PackResult(path, size, OpenPack(path).pack, left_out, refused)
+
+
+def _describe(
+    workspace: Workspace,
+    blend: Blend,
+    members: Members,
+    recipe: Recipe,
+    runs: Mapping[str, PackedRun],
+    store: PixelStore,
+) -> Pack:
+    """Everything but the tensors. recipe: weights of these members, in their order."""
+    from models.predict.packed import forward_cost
+
+    folds, layout = load_folds(workspace), read_layout(workspace)
     flops = {name: forward_cost(run) for name, run in runs.items()}
     cost = {member.name: sum(flops[run.name] for run in member.runs) for member in members.members}
-    layout = read_layout(workspace)
-    pack = Pack(
+    return Pack(
         classes=folds.classes,
         images_per_class=tuple(np.bincount(folds.target, minlength=len(folds.classes)).tolist()),
         header=layout.header,
@@ -79,7 +112,7 @@ def make_pack(
         label_separator=layout.label_separator,
         store_size=store.size,
         store_form="jpeg" if isinstance(store.pixels, JpegPixels) else "raw",
-        pool=blend.pool,
+        pool=recipe.pool,
         bias=None if recipe.bias is None else tuple(recipe.bias.tolist()),
         members={
             member.name: PackedMember(float(weight), tuple(run.name for run in member.runs), member.runs[0].views)
@@ -92,18 +125,10 @@ def make_pack(
         folds_digest=folds.digest,
         files={},
     )
-    path, part = settings.out or workspace.submissions / NAME, pack.smaller[0]
-    is_half, refused = settings.half, tuple[str, ...]()
-    if is_half:
-        _save(path, pack, files, is_half=True)
-        refused = tuple(_changed_runs(OpenPack(path), members, folds, store, device=device, track=track))
-        is_half = not refused
-    if settings.limit_mb:
-        sizes = {name: sum(len(_bytes(make, is_half=is_half)()) for _, make in files[name]) for name in runs}
-        pack, part = _within(pack, sizes, limit=settings.limit_mb * 1e6)
-    onnx = _onnx_files(pack, files, track=track) if settings.onnx else []
-    size = _save(path, pack, files, is_half=is_half, more=onnx)
-    return PackResult(path, size, OpenPack(path).pack, part, refused)
+
+
+def _runs_of(members: Members) -> set[str]:
+    return {run.name for member in members.members for run in member.runs}
 
 
 def _pack_runs(
@@ -199,25 +224,15 @@ def _changed_runs(
             yield name
 
 
-def _within(pack: Pack, sizes: Mapping[str, int], *, limit: float) -> tuple[Pack, Smaller]:
-    """The largest part of the ensemble whose tensors take no more bytes than the limit."""
-    for at, part in enumerate(pack.smaller):
-        runs = {run for name in part.members for run in pack.members[name].runs}
-        if sum(sizes[run] for run in runs) <= limit:
-            recipe = pack.recipe(part.members)
-            members = {
-                name: replace(
-                    pack.members[name],
-                    weight=float(weight),
-                    views=pack.members[name].views[:1] if part.is_one_view else pack.members[name].views,
-                )
-                for name, weight in zip(sorted(part.members), recipe.weights, strict=True)
-            }
-            kept = {name: run for name, run in pack.runs.items() if name in runs}
-            return replace(pack, members=members, runs=kept, smaller=pack.smaller[at:]), part
-    least = min(sizes.values())
+def _within(members: Members, recipe: Recipe, sizes: Mapping[str, int], *, limit: float) -> Smaller:
+    """The largest part of the ensemble whose tensors take no more bytes than the limit. sizes: of each run."""
+    runs = {member.name: [run.name for run in member.runs] for member in members.members}
+    own = {name: float(sum(sizes[run] for run in of)) for name, of in runs.items()}
+    for part in smaller_ensembles(members, recipe, own, drops_views=False):
+        if sum(sizes[run] for run in {run for name in part.members for run in runs[name]}) <= limit:
+            return part
     raise UserError(
-        f"the smallest member takes {least / 1e6:.0f} MB, and the limit is {limit / 1e6:.0f} MB",
+        f"the smallest member takes {min(own.values()) / 1e6:.1f} MB, and the limit is {limit / 1e6:.1f} MB",
         hint="`python run.py pack --half`, or a larger `--limit-mb`",
     )
 

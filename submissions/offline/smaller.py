@@ -11,16 +11,20 @@ from ensemble.weights.metric import Metric
 from submissions.offline.pack_file import Smaller
 
 
-def smaller_ensembles(members: Members, recipe: Recipe, cost: Mapping[str, float]) -> list[Smaller]:
+def smaller_ensembles(
+    members: Members, recipe: Recipe, cost: Mapping[str, float], *, drops_views: bool = True
+) -> list[Smaller]:
     """The whole ensemble, then one view instead of several, then one member less at a time.
 
     A member goes whose loss costs the least error for the time that it saves, by the out-of-fold images; what it
     weighed goes to the others in proportion. The weights are those of the blend, so that the errors are in-sample.
 
     members  of the blend that have weight; recipe: their weights, in this order
-    cost     of each member under one view, in any unit
+    cost         of each member under one view, in any unit
+    drops_views  False where views cost nothing, as in bytes
     """
-    names, n_views = list(members.names), {m.name: len(m.runs[0].views) for m in members.members}
+    names = list(members.names)
+    n_views = {m.name: len(m.runs[0].views) if drops_views else 1 for m in members.members}
     whole = sum(cost[name] * n_views[name] for name in names)
     found = [Smaller(tuple(names), False, _error(members, recipe, range(len(names))), 1.0)]
     is_one_view = max(n_views.values()) > 1

@@ -180,8 +180,11 @@ def test_float16_is_taken_where_no_error_changes_and_a_limit_leaves_members_out(
     limit = 0.9 * pack.stat().st_size / 1e6
     small = make_pack(work, PackSettings(out=tmp_path / "small.zip", limit_mb=limit), plans, device="cpu")
     assert small.bytes <= limit * 1e6
-    assert (len(small.pack.members), small.part.is_one_view) == (1, True)
-    with pytest.raises(UserError, match=r"^the smallest member takes \d+ MB, and the limit is 0 MB$"):
+    assert list(small.pack.members) == list(small.part.members)
+    assert len(small.pack.members) == 1
+    assert all(len(member.views) == 2 for member in small.pack.members.values())
+    assert whole.part is None
+    with pytest.raises(UserError, match=r"^the smallest member takes \d+\.\d MB, and the limit is 0\.0 MB$"):
         make_pack(work, PackSettings(out=tmp_path / "none.zip", limit_mb=0.001), plans, device="cpu")
     assert not (tmp_path / "none.zip").exists()
 
