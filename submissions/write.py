@@ -23,7 +23,7 @@ from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, write_bytes, write_json
 from folds.manifest.manifest import USABLE, read_manifest
 from folds.split.assign import load_folds
-from models.runs import done_folds, is_the_blends
+from models.runs import done_folds
 from submissions.check import expected_top3, faults_of, read_lineage
 from submissions.csv_form import Layout, read_layout
 from submissions.settings import SubmitSettings
@@ -52,8 +52,6 @@ def write_submission(
 
     Raises UserError where predictions are missing, or the file would not be valid.
     """
-    if run and not settings.csv_name and is_the_blends(run):  # from before `train` and `add` refused the name
-        raise UserError(f"the CSV of the run {run} would replace the blend's", hint="`--csv-name NAME`")
     made_from = None if run else load_blend(blend or workspace.blend)
     blended = apply_blend(workspace, made_from) if made_from else apply_run(workspace, str(run))
     test_set = describe_test_set(workspace, blended, made_from or str(run))

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.cli.conftest import QUICK, ROOT, TRAIN
-from tests.competition import fingerprint, make_competition
+import run
+from tests.competition import QUICK, TRAIN, fingerprint, make_competition
+
+ROOT = Path(run.__file__).parent
 
 
 def test_the_whole_way_ends_in_a_valid_csv_in_the_order_of_the_sample(finished, typed):

@@ -1,4 +1,4 @@
-"""Makes a small work folder, and trains small nets on it."""
+"""Makes a small work folder, and trains small nets on it; fills in their settings."""
 
 import torch
 from safetensors.torch import save_file
@@ -10,6 +10,7 @@ from folds.settings import PrepareSettings, SplitSettings
 from folds.split.assign import load_folds, split
 from models.backbones import build_network, resolve_backbone
 from models.jobs.plan import plan_job, train_runs
+from models.recipes import FullSettings, full_settings
 from models.runs import plan_runs
 from models.settings import PredictSettings, TrainSettings
 from models.train.fold import make_trainer
@@ -27,6 +28,12 @@ SETTINGS = TrainSettings(
     device="cpu",
 )
 VIEWS = PredictSettings(views=("centre", "mirror"))
+
+
+def full(settings: TrainSettings | None = None, *, n_train: int = 16, **values) -> FullSettings:
+    """The settings, or some values, of a small net from scratch."""
+    settings = settings or TrainSettings(**values)
+    return full_settings(settings, tag="test_resnet.r160_in1k", has_weights=False, n_train=n_train)
 
 
 def prepared(folder):
