@@ -44,10 +44,9 @@ def sorted_ranks(probs: np.ndarray, target: np.ndarray, weights: np.ndarray, poo
     return (order == target[:, None]).argmax(axis=1)
 
 
-@pytest.mark.parametrize("k", [1, 3, 5, 127])
-@pytest.mark.parametrize(("n_classes", "n"), [(300, 1200), (1000, 300)])
-def test_more_rivals_ahead_than_a_byte_counts_are_a_miss(n_classes, n, k):
-    rng = np.random.default_rng(n_classes)
+@pytest.mark.parametrize(("n_classes", "k"), [(300, 1), (300, 3), (300, 127), (600, 3)])
+def test_more_rivals_ahead_than_a_byte_counts_are_a_miss(n_classes, k):
+    n, rng = 300, np.random.default_rng(n_classes)
     probs = rng.dirichlet(np.full(n_classes, 0.5), size=(12, n)).astype(np.float32)  # too many contests to be pruned
     probs[:, ::3] = np.round(probs[:, ::3] * 500) / 500  # exact ties
     target = rng.integers(0, n_classes, n)
