@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,15 @@ ROOMS = ["folds", "models", "ensemble", "submissions"]
 HEAVY = {"torch", "torchvision", "timm"}
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports(path: Path) -> set[str]:
     """The top names of all modules that a file imports, wherever in it."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     names = set()
-    for node in ast.walk(tree):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -52,7 +57,7 @@ def test_only_models_imports_torch_even_by_way_of_others():
 @pytest.mark.parametrize("room", ROOMS)
 def test_library_code_does_not_print(room):
     for path in (ROOT / room).rglob("*.py"):
-        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        calls = [node for node in nodes(path) if isinstance(node, ast.Call)]
         assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], path
 
 

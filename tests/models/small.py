@@ -1,5 +1,10 @@
 """Makes a small work folder, and trains small nets on it; fills in their settings."""
 
+import shutil
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import torch
 from safetensors.torch import save_file
 
@@ -38,10 +43,17 @@ def full(settings: TrainSettings | None = None, *, n_train: int = 16, **values) 
 
 def prepared(folder):
     """A work folder with pixels and two folds of 4 classes x 8 images."""
-    workspace = Workspace(folder / "work")
-    prepare(workspace, make_competition(folder / "data"), PrepareSettings(store_size=32, workers=1))
+    shutil.copytree(_made_once().name, folder, dirs_exist_ok=True, copy_function=shutil.copy2)
+    return Workspace(folder / "work")
+
+
+@cache
+def _made_once():
+    made = TemporaryDirectory(prefix="foldblend-prepared-")
+    workspace = Workspace(Path(made.name) / "work")
+    prepare(workspace, make_competition(Path(made.name) / "data"), PrepareSettings(store_size=32, workers=1))
     split(workspace, SplitSettings(n_folds=2), seed=0)
-    return workspace
+    return made
 
 
 def save_body(path, *, seed=3, n_classes=7):
