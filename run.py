@@ -3,14 +3,13 @@
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from ensemble.settings import AddSettings, BlendSettings, FileSettings
-from folds.base.command_line import FLAT, KIT_TOML, CommandLine, Config, Place
+from folds.base.command_line import FLAT, KIT_TOML, CommandLine, Config, Place, Room
 from folds.base.errors import UserError
 from folds.base.workspace import Workspace
 from folds.engine import EngineSettings
@@ -26,16 +25,6 @@ if TYPE_CHECKING:
     from models.runs import RunPlan
     from submissions import commands as submissions
 else:
-
-    class Room:
-        """The commands of a room, imported when the first is called: `--help` does not wait for torch and numpy."""
-
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def __getattr__(self, command: str) -> Any:
-            return getattr(import_module(f"{self.name}.commands"), command)
-
     ensemble, folds, models, submissions = map(Room, ("ensemble", "folds", "models", "submissions"))
 
 # GNU OpenMP reads it when torch is imported: how long threads spin before they sleep. A small net on two cores trains

@@ -177,12 +177,8 @@ def is_changed(csv: Path) -> bool:
 def expected_top3(csv: Path) -> ExpectedScore | None:
     """The top-3 error to expect of a blend's CSV; None where no lineage is of these very bytes, or it has none."""
     lineage = read_lineage(csv)
-    if not lineage or lineage["digest"] != digest(csv.read_bytes()):
-        return None
-    try:
-        return ExpectedScore(**lineage.get("expected_top3", {}))
-    except TypeError:  # a single run was submitted, or an older version of the kit wrote it
-        return None
+    is_of_blend = "expected_top3" in lineage and lineage["digest"] == digest(csv.read_bytes())
+    return ExpectedScore(**lineage["expected_top3"]) if is_of_blend else None
 
 
 def is_early(csv: Path) -> bool:

@@ -63,14 +63,9 @@ def read_layout(workspace: Workspace, *, image_id: Sequence[str] | None = None) 
     labels = load_folds(workspace).classes
     if not workspace.sample.is_file():
         ids = test_ids(workspace) if image_id is None else sorted(image_id, key=natural_key)
-        return plain_layout(labels, ids)
+        return Layout(HEADER, tuple(ids), tuple(labels), ",", _free_separator(labels))
     sample = read_csv(workspace.sample.read_bytes(), name=workspace.sample.name)
     return sample_layout(sample, labels, image_id=test_ids(workspace) if image_id is None else None)
-
-
-def plain_layout(labels: Sequence[str], image_id: Sequence[str]) -> Layout:
-    """`id,predicted` and `0 1 2`: the layout where there is no sample submission."""
-    return Layout(HEADER, tuple(image_id), tuple(labels), ",", _free_separator(labels, LABEL_SEPARATORS))
 
 
 def sample_layout(sample: CsvTable, labels: Sequence[str], *, image_id: Sequence[str] | None = None) -> Layout:
@@ -84,8 +79,7 @@ def sample_layout(sample: CsvTable, labels: Sequence[str], *, image_id: Sequence
         )
     ids = sample.column(id_column) if image_id is None else image_id
     used = _used_separator(sample.column(others[0]), labels)
-    separator = used if used is not None else _free_separator(labels, LABEL_SEPARATORS)
-    return Layout(sample.header, tuple(ids), tuple(labels), sample.separator, separator)
+    return Layout(sample.header, tuple(ids), tuple(labels), sample.separator, used or _free_separator(labels))
 
 
 def _used_separator(cells: Sequence[str], labels: Sequence[str]) -> str | None:
@@ -101,9 +95,9 @@ def _used_separator(cells: Sequence[str], labels: Sequence[str]) -> str | None:
     return best if counts[best] else None
 
 
-def _free_separator(labels: Sequence[str], separators: Sequence[str]) -> str:
+def _free_separator(labels: Sequence[str]) -> str:
     """The first separator that stands in no label."""
-    free = [separator for separator in separators if not any(separator in label for label in labels)]
+    free = [separator for separator in LABEL_SEPARATORS if not any(separator in label for label in labels)]
     if not free:
         odd = [label for label in labels if " " in label]
         raise UserError(

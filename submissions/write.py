@@ -23,7 +23,7 @@ from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, write_bytes, write_json
 from folds.manifest.manifest import USABLE, read_manifest
 from folds.split.assign import load_folds
-from models.runs import done_folds, is_the_blends
+from models.runs import done_folds
 from submissions.check import expected_top3, faults_of, read_lineage
 from submissions.csv_form import Layout, read_layout
 from submissions.settings import SubmitSettings
@@ -52,13 +52,12 @@ def write_submission(
 
     Raises UserError where predictions are missing, or the file would not be valid.
     """
-    if run and not settings.csv_name and is_the_blends(run):  # from before `train` and `add` refused the name
-        raise UserError(f"the CSV of the run {run} would replace the blend's", hint="`--csv-name NAME`")
     made_from = None if run else load_blend(blend or workspace.blend)
     blended = apply_blend(workspace, made_from) if made_from else apply_run(workspace, str(run))
     test_set = describe_test_set(workspace, blended, made_from or str(run))
+    shares = None
     if settings.match_test:
-        blended = _matched(blended, made_from, test_set)
+        blended, shares = _matched(blended, made_from, test_set)
     folds = load_folds(workspace)
     layout = read_layout(workspace, image_id=None if workspace.manifest.is_file() else blended.image_id.tolist())
     guessed = _unpredicted(workspace, layout, blended)
@@ -79,8 +78,9 @@ def write_submission(
         "folds_digest": folds.digest,
         "n_folds": folds.n_folds,
         "unreadable_test_images": guessed,
-        **({"class_mix": _mix_of(test_set, blended.classes)} if settings.match_test else {}),
-        **(_of_blend(made_from) if made_from else {"run": run}),
+        **({"class_mix": shares} if settings.match_test else {}),
+        **({name: getattr(made_from, name) for name in OF_BLEND} if made_from else {"run": run}),
+        **({"expected_top3": asdict(made_from.expected_top3)} if made_from else {}),
     }
     write_bytes(path, data)
     write_json(path.with_suffix(".json"), lineage)
@@ -91,28 +91,23 @@ def write_submission(
     return SubmissionResult(path, path.with_suffix(".json"), rows, tuple(guessed), expected, partial, tuple(said))
 
 
-def _of_blend(blend: Blend) -> Mapping[str, Any]:
-    """What a CSV was made from."""
-    return {**{name: getattr(blend, name) for name in OF_BLEND}, "expected_top3": asdict(blend.expected_top3)}
+def _matched(
+    blended: Blended, made_from: Blend | None, test_set: Unlabelled
+) -> tuple[Blended, Mapping[str, float] | None]:
+    """The scores under the class mix of the test images, and its shares; the same scores and None without a shift.
 
-
-def _matched(blended: Blended, made_from: Blend | None, test_set: Unlabelled) -> Blended:
-    """The scores under the class mix of the test images, where a shift is called. Raises UserError without a mix."""
+    Raises UserError where the mix was not estimated.
+    """
     if test_set.mix is None:
         raise UserError(
             f"`--match-test` needs the class mix, which was not estimated: {test_set.problem}",
             hint="`python run.py submit` without it",
         )
     if not test_set.mix.is_shift:
-        return blended
+        return blended, None
     probs = made_from.recipe().probs(blended.scores) if made_from else blended.scores
-    return replace(blended, scores=test_set.mix.matched(probs))
-
-
-def _mix_of(test_set: Unlabelled, classes: Sequence[str]) -> Mapping[str, float] | None:
-    """The shares that the classes were weighed by; None where no shift was called."""
-    mix = test_set.mix
-    return dict(zip(classes, mix.test.tolist(), strict=True)) if mix is not None and mix.is_shift else None
+    shares = dict(zip(blended.classes, test_set.mix.test.tolist(), strict=True))
+    return replace(blended, scores=test_set.mix.matched(probs)), shares
 
 
 def _unpredicted(workspace: Workspace, layout: Layout, blended: Blended) -> list[str]:

@@ -1,4 +1,4 @@
-"""Makes a tiny real competition for tests: coloured JPEGs in class folders, a test folder, a sample."""
+"""Makes a tiny real competition for tests: coloured JPEGs in class folders, a test folder, a sample; and its flags."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+SCRATCH = ["--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--batch-size", "8"]
+TRAIN = [*SCRATCH, "--precision", "fp32", "--device", "cpu"]
+QUICK = [*TRAIN, "--epochs", "1", "--store-size", "32", "--n-folds", "2"]
 COLOURS = {"2": (200, 40, 40), "10": (40, 200, 40), "1": (40, 40, 200), "0": (180, 180, 40)}
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -53,6 +54,16 @@ class Place(Top):
     """The flags of every command."""
 
     config: Config = KIT_TOML
+
+
+class Room:
+    """The commands of a room, imported when the first is called: `--help` does not wait for torch and numpy."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, command: str) -> Any:
+        return getattr(import_module(f"{self.name}.commands"), command)
 
 
 class CommandLine:
@@ -150,7 +161,8 @@ class CommandLine:
         )
         path = Path(given["config"].tokens[-1].value) if "config" in given else KIT_TOML
         self.toml = read_kit_toml(path, sections=self.sections, required="config" in given)
-        self._parse(self.toml.flat, self.every, source=str(path))  # a wrong value is refused, whatever the command
+        if self.toml.flat:  # a wrong value is refused, whatever the command
+            self.in_file()
         for name in self.toml.runs:
             self._of_run(name)
         known = {argument.field_info.name for argument in arguments}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -67,18 +66,11 @@ def _candidates(blend: Blend) -> list[Row]:
 
 def _members(blend: Blend) -> list[Row]:
     """By weight; adds: the cross-fitted loss without the member less the one with it, None where it is not known."""
-    total = sum(blend.weights.values())
-    known: Sequence[Mapping[str, Any]] = blend.worth or [
-        {"name": name, "alone": math.nan, **dict.fromkeys(("weight", "weight_low", "weight_high"), weight / total)}
-        for name, weight in blend.weights.items()
-    ]
+    figures = ("name", "alone", "weight", "weight_low", "weight_high")
     made = [
-        {
-            "name": one["name"],
-            **{key: float(one[key]) for key in ("alone", "weight", "weight_low", "weight_high")},
-            "adds": one["without"] - blend.crossfit if one.get("without") is not None else None,
-        }
-        for one in known
+        {key: one[key] for key in figures}
+        | {"adds": None if one["without"] is None else one["without"] - blend.crossfit}
+        for one in blend.worth
     ]
     return sorted(made, key=lambda one: (-one["weight"], one["name"]))
 

@@ -30,7 +30,7 @@ def scores_section(work: WorkFolder, ranks: Mapping[str, Ranks], planned: Sequen
         "n_folds": work.folds.n_folds if work.folds else None,
         "expected": expected_words(work.blend.expected_top3) if work.blend else None,
         "test_images": work.blend.expected_top3.test_images if work.blend else None,
-        "gain": _gain(work, entries),
+        "gain": {**work.blend.gain, "is_sure": work.blend.gain["high"] < 0} if work.blend else None,
         "submission": work.attempt(lambda: _submission(work)),
         "missing": missing,
         "next_command": command,
@@ -39,12 +39,8 @@ def scores_section(work: WorkFolder, ranks: Mapping[str, Ranks], planned: Sequen
 
 
 def _run(work: WorkFolder, one: Ranks) -> Entry:
-    """Errors in [0, 1]; low, high: 95% interval of the top-3 error; seconds of all its folds; weight in the blend."""
+    """Errors in [0, 1]; low, high: 95% interval of the top-3 error; seconds of all its folds."""
     done = work.attempt(lambda: done_folds(work.workspace, one.name)) or {}
-    weights = {}
-    if work.blend is not None:
-        total = sum(work.blend.weights.values()) or 1.0
-        weights = {run: work.blend.weights[name] / total for name, runs in work.blend.runs.items() for run in runs}
     low, high = one.interval
     return {
         "name": one.name,
@@ -57,7 +53,6 @@ def _run(work: WorkFolder, one: Ranks) -> Entry:
         "top1_error": one.error(1),
         "log_loss": one.log_loss,
         "seconds": sum(record.get("seconds", 0.0) for record in done.values()) or None,
-        "weight": weights.get(one.name),
     }
 
 
@@ -74,23 +69,8 @@ def _blend(work: WorkFolder) -> Entry:
         "top3_error": blend.oof_top3_error,
         "low": low,
         "high": high,
-        **dict.fromkeys(("top1_error", "log_loss", "seconds", "weight")),
+        **dict.fromkeys(("top1_error", "log_loss", "seconds")),
     }
-
-
-def _gain(work: WorkFolder, entries: Sequence[Entry]) -> dict[str, Any] | None:
-    """The blend's loss less its best member's, with its 95% interval where the blend has stored it; below 0: better."""
-    blend = work.blend
-    if blend is None:
-        return None
-    if blend.gain is not None:
-        return {**blend.gain, "is_sure": blend.gain["high"] < 0}
-    members = [one for one in entries if one["weight"] is not None]
-    if not members or (blend.metric, blend.k) != ("top-k-error", 3):
-        return None
-    best = min(members, key=lambda one: one["top3_error"])
-    mean = blend.crossfit - best["top3_error"]
-    return {"over": best["name"], "mean": mean, "low": None, "high": None, "is_sure": False}
 
 
 def _submission(work: WorkFolder) -> dict[str, Any] | None:

@@ -29,8 +29,7 @@ def test_set_section(work: WorkFolder, oof: Oof | None, settings: ReportSettings
     distance  half the sum of the shares' differences; 0: equal shares, 1: none in common
     """
     test = work.manifest[work.manifest["split"] == "test"]
-    blended = work.attempt(lambda: _apply(work, oof)) if oof is not None and len(test) else None
-    mix = work.attempt(lambda: _class_mix(work, oof, blended)) if oof is not None and blended is not None else None
+    blended, mix = _predicted(work, oof) if oof is not None and len(test) else (None, None)
     shares = _shares(work, blended, mix) if blended is not None else []
     apart = sorted(range(len(shares)), key=lambda i: -abs(shares[i]["train"] - shares[i]["test"]))[:NAMED]
     likeness = work.attempt(lambda: measure_likeness(work.workspace))
@@ -50,15 +49,13 @@ def test_set_section(work: WorkFolder, oof: Oof | None, settings: ReportSettings
     }
 
 
-def _apply(work: WorkFolder, oof: Oof) -> Blended:
-    if oof.is_blend and work.blend is not None:
-        return apply_blend(work.workspace, work.blend)
-    return apply_run(work.workspace, oof.name)
-
-
-def _class_mix(work: WorkFolder, oof: Oof, blended: Blended) -> ClassMix:
-    made_from = work.blend if oof.is_blend and work.blend is not None else oof.name
-    return class_mix_of(work.workspace, made_from, blended.image_id)
+def _predicted(work: WorkFolder, oof: Oof) -> tuple[Blended | None, ClassMix | None]:
+    """The test images as the blend, or the best run where there is none, sees them, and their class mix."""
+    workspace, blend = work.workspace, work.blend if oof.is_blend else None
+    blended = work.attempt(lambda: apply_blend(workspace, blend) if blend else apply_run(workspace, oof.name))
+    if blended is None:
+        return None, None
+    return blended, work.attempt(lambda: class_mix_of(workspace, blend or oof.name, blended.image_id))
 
 
 def _shares(work: WorkFolder, blended: Blended, mix: ClassMix | None) -> list[Row]:

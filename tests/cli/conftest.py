@@ -1,16 +1,9 @@
 """A tiny competition that has gone the whole way, and a function that types commands."""
 
-from pathlib import Path
-
 import pytest
 
 import run
-from tests.competition import fingerprint, make_competition
-
-ROOT = Path(run.__file__).parent
-SCRATCH = ["--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--batch-size", "8"]
-TRAIN = [*SCRATCH, "--precision", "fp32", "--device", "cpu"]
-QUICK = [*TRAIN, "--epochs", "1", "--store-size", "32", "--n-folds", "2"]
+from tests.competition import QUICK, fingerprint, make_competition
 
 
 @pytest.fixture(autouse=True)

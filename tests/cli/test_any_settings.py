@@ -143,7 +143,7 @@ def quickly(examples: int) -> settings:
     )
 
 
-@quickly(15)
+@quickly(6)
 @given(DOCUMENTS)
 def test_any_document_is_settings_or_one_sentence(tmp_path, document):
     count("settings files")
@@ -158,7 +158,7 @@ def test_any_of_many_documents_is_settings_or_one_sentence(tmp_path, document):
     hold_to_promise(tmp_path, written(document).encode())
 
 
-@quickly(30)
+@quickly(10)
 @given(st.binary(max_size=60), st.integers(0, len(WHOLE)), st.integers(0, len(WHOLE)))
 def test_any_bytes_are_settings_or_one_sentence(tmp_path, noise, start, stop):
     count("settings files", 2)
@@ -166,7 +166,7 @@ def test_any_bytes_are_settings_or_one_sentence(tmp_path, noise, start, stop):
     hold_to_promise(tmp_path, WHOLE[:start].encode() + noise[:3] + WHOLE[stop:].encode())
 
 
-@quickly(30)
+@quickly(10)
 @given(
     st.lists(st.tuples(st.sampled_from(KEYS) | TEXTS, NUMBERS.map(str) | TEXTS), max_size=3),
     st.sampled_from([" ", "="]),
@@ -197,7 +197,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@quickly(8)
+@quickly(3)
 @given(data=st.data())
 def test_any_flags_of_a_command_without_its_work_folder_are_one_sentence(tmp_path, monkeypatch, command, data):
     count("command lines")

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import QUICK
-from tests.competition import fingerprint, make_competition
+from tests.competition import QUICK, fingerprint, make_competition
 
 
 @pytest.fixture(scope="module")

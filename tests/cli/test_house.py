@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,15 @@ ROOMS = ["folds", "models", "ensemble", "submissions"]
 HEAVY = {"torch", "torchvision", "timm"}
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports(path: Path) -> set[str]:
     """The top names of all modules that a file imports, wherever in it."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     names = set()
-    for node in ast.walk(tree):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -39,13 +44,11 @@ def test_a_room_imports_only_rooms_below_it(room):
         assert not {name.split(".")[0] for name in imports(path)} & above, path
 
 
-@pytest.mark.parametrize("room", ["folds", "ensemble", "submissions"])
-def test_only_models_imports_torch_even_by_way_of_others(room):
-    for path in (ROOT / room).rglob("*.py"):
-        if path.stem != "__init__":
-            tops = {name.split(".")[0] for name in imports(path)}
-            assert not tops & HEAVY, path
-    script = ";".join(f"import {module(path)}" for path in (ROOT / room).rglob("[a-z]*.py"))
+def test_only_models_imports_torch_even_by_way_of_others():
+    paths = [path for room in ("folds", "ensemble", "submissions") for path in (ROOT / room).rglob("[a-z]*.py")]
+    for path in paths:
+        assert not {name.split(".")[0] for name in imports(path)} & HEAVY, path
+    script = ";".join(f"import {module(path)}" for path in paths)
     code = f"import sys; {script}; print(sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -54,7 +57,7 @@ def test_only_models_imports_torch_even_by_way_of_others(room):
 @pytest.mark.parametrize("room", ROOMS)
 def test_library_code_does_not_print(room):
     for path in (ROOT / room).rglob("*.py"):
-        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        calls = [node for node in nodes(path) if isinstance(node, ast.Call)]
         assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], path
 
 

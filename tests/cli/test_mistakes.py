@@ -1,14 +1,12 @@
 """Types what is wrong, and settings: where each comes from, what is refused and how."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 import run
-from tests.cli.conftest import SCRATCH, TRAIN
-from tests.competition import make_competition
+from tests.competition import SCRATCH, make_competition
 
 
 def test_a_setting_counts_that_is_called_like_a_command(typed):
@@ -188,27 +186,3 @@ def test_a_work_folder_that_cannot_be_written_is_refused(typed, tmp_path):
     code, _, err = typed("prepare", data, "--work", "occupied/work", "--store-size", "32")
     assert code == 2
     assert err.startswith("error: cannot write occupied/work")
-
-
-def test_a_loss_that_is_not_finite_stops_the_fold_with_step_rate_and_advice(finished, typed):
-    _, work, _ = finished
-    words = [
-        *TRAIN,
-        "--lr",
-        "1",
-        "--head-lr-scale",
-        "1e30",
-        "--clip-norm",
-        "0",
-        "--warmup-epochs",
-        "0",
-        "--run",
-        "wild",
-    ]
-    code, _, err = typed("train", "--work", work, *words, "--epochs", "3")
-    assert code == 2
-    assert re.match(r"error: the loss of fold 0 is no longer finite at step \d+, at a rate of ", err)
-    assert err.splitlines()[2].startswith("error: the loss of fold 1 is no longer finite")  # the others go on
-    assert err.splitlines()[-2] == "error: wild fold 0, wild fold 1 failed"
-    assert "`--lr 0.3`" in err
-    shutil.rmtree(work / "models" / "wild")

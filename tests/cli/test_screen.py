@@ -17,12 +17,10 @@ import pytest
 
 import run
 from folds.base.terminal import can_be_live
-from tests.competition import make_competition
+from tests.competition import TRAIN, make_competition
 
 ROOT = Path(run.__file__).parent
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
-TRAIN = ["--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
-TRAIN += ["--precision", "fp32"]
 
 
 class Terminal:

@@ -4,13 +4,9 @@ import csv
 import json
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.cli.conftest import QUICK, ROOT, TRAIN
-from tests.competition import fingerprint, make_competition
+from tests.competition import QUICK, TRAIN, fingerprint, make_competition
 
 
 def test_the_whole_way_ends_in_a_valid_csv_in_the_order_of_the_sample(finished, typed):
@@ -170,21 +166,6 @@ def test_score_counts_first_and_third_places(finished, typed, tmp_path):
 def test_an_id_with_a_leading_zero_stays_text(finished):
     _, work, _ = finished
     assert "\n000," in (work / "submissions" / "blend.csv").read_text()
-
-
-def test_ctrl_c_ends_with_130_and_says_how_to_go_on(finished):
-    _, work, _ = finished
-    words = [sys.executable, ROOT / "run.py", "train", "--work", work, "--run", "stopped", *TRAIN, "--epochs", "500"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert "stopped fold 0" in process.stdout.readline()  # training has begun
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    said, hint = err.splitlines()
-    place = r"; stopped fold 0 goes on after epoch \d+ of 500; 0:\d\d of work are lost"  # unless no epoch is under way
-    assert re.fullmatch(f"error: stopped by Ctrl-C({place})?", said)
-    assert hint == "hint: the same command goes on where it was stopped"
-    shutil.rmtree(work / "models" / "stopped")
 
 
 def test_lr_find_says_the_rate_and_how_to_train_with_it(finished, typed, tmp_path):

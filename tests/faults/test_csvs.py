@@ -24,14 +24,14 @@ from folds.split.assign import load_folds
 from folds.split.groups import training_images
 from submissions.check import check_layout, score_submission
 from submissions.csv_form import Layout
-from tests.competition import jpeg
+from tests.competition import QUICK, jpeg
 from tests.faults.whole import count
 
 LIKE_NUMBERS = ("NA", "null", "nan", "1e5", "inf", "True", "-0", "007", "7", "1.0", "None", "#N/A")
 LAYOUT = Layout(("id", "predicted"), ("01", "2", "10"), ("a", "b", "c", "d"), ",", " ")
 ANY_BYTES = st.binary(max_size=80) | st.text(alphabet="abc01,;\t|\"'\r\n \0\ufeff\xa0", max_size=80).map(str.encode)
-QUICK = settings(
-    max_examples=300, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+FUZZ = settings(
+    max_examples=100, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 
 
@@ -119,7 +119,7 @@ def test_labels_that_are_none_are_refused(tmp_path, text, sentence):
     assert caught.value.message.startswith(sentence)
 
 
-@QUICK
+@FUZZ
 @given(ANY_BYTES)
 def test_any_bytes_are_a_table_or_one_sentence(content):
     count("CSVs")
@@ -129,7 +129,7 @@ def test_any_bytes_are_a_table_or_one_sentence(content):
         assert {len(row) for row in table.rows} <= {len(table.header)}
 
 
-@QUICK
+@FUZZ
 @given(
     ANY_BYTES
     | st.lists(st.sampled_from(["01,", "2,", "10,", "a b c", "d", '"', "\n", "\r\n", "id,predicted\n"])).map(
@@ -164,23 +164,23 @@ def test_a_submission_of_one_column_has_no_score(tmp_path):
         score_submission(tmp_path / "guess.csv", tmp_path / "truth.csv", LAYOUT)
 
 
-def test_three_hundred_thousand_rows_of_labels_are_read(tmp_path):
+def test_thirty_thousand_rows_of_labels_are_read(tmp_path):
     count("CSVs")
     data = files(tmp_path, "train/0000007.jpg", "train/0000008.jpg")
-    rows = "".join(f"{number:07d},{number % 103:03d}\n" for number in range(300_000))
+    rows = "".join(f"{number:07d},{number % 103:03d}\n" for number in range(30_000))
     (data / "train.csv").write_text("id,label\n" + rows)
     items = find_dataset(data, PrepareSettings()).items
-    assert len(items) == 300_000
+    assert len(items) == 30_000
     assert [i.label for i in items if not i.file.fault] == ["007", "008"]
 
 
-def test_three_hundred_thousand_rows_are_checked(tmp_path):
+def test_thirty_thousand_rows_are_checked(tmp_path):
     count("CSVs")
-    ids = tuple(f"{number:07d}" for number in range(300_000))
+    ids = tuple(f"{number:07d}" for number in range(30_000))
     layout = Layout(("id", "predicted"), ids, LIKE_NUMBERS, ",", " ")
     path = tmp_path / "guess.csv"
     path.write_text("id,predicted\n" + "".join(f"{name},NA 1e5 007\n" for name in ids))
-    assert check_layout(path, layout).sentence == f"{path}: 300,000 rows, valid"
+    assert check_layout(path, layout).sentence == f"{path}: 30,000 rows, valid"
 
 
 @pytest.mark.parametrize("has_csv", [False, True])
@@ -202,10 +202,10 @@ def test_labels_that_look_like_numbers_stay_text_from_the_folder_to_the_csv(tmp_
     for name in ids:
         (data / "test" / f"{name}.jpg").write_bytes(jpeg((90, 90, 90), rng))
     (data / "sample_submission.csv").write_text("id,predicted\n" + "".join(f"{name},NA 7 007\n" for name in ids))
-    flags = ["--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--batch-size", "8", "--epochs", "1"]
-    flags += ["--store-size", "32", "--n-folds", "2", "--device", "cpu", "--precision", "fp32", "--trials", "16"]
     work = Workspace(tmp_path / "work")
-    assert run.main(["all", str(data), "--work", str(work.root), *flags]) == 0, capsys.readouterr().err
+    assert run.main(["all", str(data), "--work", str(work.root), *QUICK, "--trials", "16"]) == 0, (
+        capsys.readouterr().err
+    )
     classes = {*LIKE_NUMBERS} if has_csv else {label.replace("#N/A", "#NA") for label in LIKE_NUMBERS}
     assert set(read_manifest(work).loc[lambda table: table["split"] == "train", "label"]) == classes
     assert set(load_folds(work).classes) == classes
@@ -233,7 +233,7 @@ def four_images(tmp_path_factory):
 CELLS = st.lists(st.sampled_from(["a/0,", "b/01,", "0.jpg,", "c,", "x", "01", "\n", "id,c\n", "c,id\n", '"', ""]))
 
 
-@QUICK
+@FUZZ
 @given(ANY_BYTES | CELLS.map(lambda parts: "".join(parts).encode()), st.booleans())
 def test_any_bytes_of_groups_or_folds_are_folds_or_one_sentence(four_images, content, is_fold):
     count("CSVs")
@@ -247,7 +247,7 @@ def test_any_bytes_of_groups_or_folds_are_folds_or_one_sentence(four_images, con
         assert len(numbers) == 4
 
 
-@QUICK
+@FUZZ
 @given(st.text(alphabet="ab01/.()[]{}\\*+?|^$-P<>=!#", max_size=12))
 def test_any_pattern_gives_groups_or_one_sentence(four_images, pattern):
     count("patterns")

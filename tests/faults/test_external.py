@@ -53,7 +53,10 @@ def npy_header(text: str) -> bytes:
 def bomb(*, megabytes: int) -> bytes:
     """An npz of a thousandth of what it unpacks to."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("probs.npy", "w") as file:
+    with (
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("probs.npy", "w") as file,
+    ):
         file.write(npy_header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({megabytes << 15}, 4)}}\n"))
         for _ in range(megabytes):
             file.write(bytes(1 << 20))

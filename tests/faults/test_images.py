@@ -57,9 +57,9 @@ def survive(folder: Path, files: Iterable[tuple[str, bytes]]) -> PrepareResult:
 
 
 @linux_only
-def test_a_thousand_broken_pictures_cost_themselves_only(tmp_path):
-    count("mutated files", 1000)
-    result = survive(tmp_path, mutants(1000, seed=0))
+def test_three_hundred_broken_pictures_cost_themselves_only(tmp_path):
+    count("mutated files", 300)
+    result = survive(tmp_path, mutants(300, seed=0))
     assert not result.manifest["reasons"].str.contains(TOO_SLOW).any()
 
 
@@ -88,7 +88,7 @@ def test_small_files_that_unpack_to_much_are_named_or_read_within_their_memory(t
 
 @linux_only
 @pytest.mark.parametrize(
-    "names", [list(NAMES)[:2], pytest.param(list(NAMES)[2:], marks=pytest.mark.faults)], ids=["short", "long"]
+    "names", [list(NAMES)[:1], pytest.param(list(NAMES)[1:], marks=pytest.mark.faults)], ids=["short", "long"]
 )
 def test_pictures_of_a_hundred_megapixels_are_used(tmp_path, names):
     count("mutated files", len(names))

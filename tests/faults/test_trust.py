@@ -16,6 +16,7 @@ import run
 from folds.base.errors import UserError
 from folds.base.workspace import Workspace, digest
 from models.backbones import build_network, read_weights, resolve_backbone
+from tests.cli.test_house import imports, nodes
 from tests.competition import make_competition
 
 ROOT = Path(run.__file__).parent
@@ -109,7 +110,7 @@ def test_everything_that_is_stored_is_of_a_kind_that_holds_no_code(finished):
 
 
 def calls(path: Path) -> list[ast.Call]:
-    return [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    return [node for node in nodes(path) if isinstance(node, ast.Call)]
 
 
 def name_of(call: ast.Call) -> str:
@@ -136,9 +137,7 @@ def test_nothing_in_the_house_unpickles_or_runs_text():
 
 def test_no_module_imports_what_unpickles_but_for_the_name_of_an_error():
     for path in HOUSE:
-        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-        names = {alias.name.split(".")[0] for one in nodes if isinstance(one, ast.Import) for alias in one.names}
-        names |= {(one.module or "").split(".")[0] for one in nodes if isinstance(one, ast.ImportFrom)}
+        names = {name.split(".")[0] for name in imports(path)}
         assert names & UNPICKLERS <= ({"pickle"} if path.name == "backbones.py" else set()), path
 
 

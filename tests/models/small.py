@@ -1,4 +1,9 @@
-"""Makes a small work folder, and trains small nets on it."""
+"""Makes a small work folder, and trains small nets on it; fills in their settings."""
+
+import shutil
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import save_file
@@ -10,6 +15,7 @@ from folds.settings import PrepareSettings, SplitSettings
 from folds.split.assign import load_folds, split
 from models.backbones import build_network, resolve_backbone
 from models.jobs.plan import plan_job, train_runs
+from models.recipes import FullSettings, full_settings
 from models.runs import plan_runs
 from models.settings import PredictSettings, TrainSettings
 from models.train.fold import make_trainer
@@ -29,12 +35,25 @@ SETTINGS = TrainSettings(
 VIEWS = PredictSettings(views=("centre", "mirror"))
 
 
+def full(settings: TrainSettings | None = None, *, n_train: int = 16, **values) -> FullSettings:
+    """The settings, or some values, of a small net from scratch."""
+    settings = settings or TrainSettings(**values)
+    return full_settings(settings, tag="test_resnet.r160_in1k", has_weights=False, n_train=n_train)
+
+
 def prepared(folder):
     """A work folder with pixels and two folds of 4 classes x 8 images."""
-    workspace = Workspace(folder / "work")
-    prepare(workspace, make_competition(folder / "data"), PrepareSettings(store_size=32, workers=1))
+    shutil.copytree(_made_once().name, folder, dirs_exist_ok=True, copy_function=shutil.copy2)
+    return Workspace(folder / "work")
+
+
+@cache
+def _made_once():
+    made = TemporaryDirectory(prefix="foldblend-prepared-")
+    workspace = Workspace(Path(made.name) / "work")
+    prepare(workspace, make_competition(Path(made.name) / "data"), PrepareSettings(store_size=32, workers=1))
     split(workspace, SplitSettings(n_folds=2), seed=0)
-    return workspace
+    return made
 
 
 def save_body(path, *, seed=3, n_classes=7):

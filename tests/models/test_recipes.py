@@ -22,8 +22,7 @@ from models.predict.again import predict_run
 from models.recipes import FROM_FAMILY, FullSettings, epochs_for, find_family, from_family, full_settings
 from models.runs import done_folds, plan_runs, refuse_other_settings
 from models.settings import TrainSettings
-from tests.full import full
-from tests.models.small import SETTINGS, VIEWS, prepared, save_body, train
+from tests.models.small import SETTINGS, VIEWS, full, prepared, save_body, train
 
 ONE = TrainSettings(backbone=("test_resnet",))
 

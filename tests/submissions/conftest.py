@@ -3,17 +3,19 @@
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 
+import run
 from ensemble.blend.make_blend import make_blend
 from ensemble.settings import BlendSettings
 from folds.base.workspace import Workspace
 from folds.manifest.manifest import COLUMNS, write_manifest
 from submissions.report.make import make_report
 from submissions.settings import ReportSettings
+from tests.competition import COLOURS, TRAIN, jpeg, make_competition
 from tests.ensemble.small import small_work
-from tests.submissions.whole import make_whole
 
 QUICK = BlendSettings(trials=16, half_samples=1, keep="equal")
 
@@ -42,6 +44,37 @@ def blended_copy(blended, tmp_path):
     """A copy of the blended work folder, to submit from."""
     shutil.copytree(blended[0].root, tmp_path / "work")
     return Workspace(tmp_path / "work")
+
+
+def make_dirty(data):
+    """A copy inside a class, a picture under two labels, a leak, and an empty file."""
+    rng = np.random.default_rng(7)
+    train = data / "TrainVal"
+    copied, shared, leaked = (jpeg(COLOURS[label], rng) for label in ("0", "1", "2"))
+    for path in ("0/copied.jpg", "0/copied-again.jpg"):
+        (train / path).write_bytes(copied)
+    for path in ("1/same.jpg", "2/same.jpg"):
+        (train / path).write_bytes(shared)
+    (train / "2/leak.jpg").write_bytes(leaked)
+    (data / "Public" / "001.jpg").write_bytes(leaked)
+    (train / "0/empty.jpg").write_bytes(b"")
+
+
+def make_whole(folder):
+    """The work folder of a competition that was prepared, split, trained twice, blended and submitted."""
+    data, work = make_competition(folder / "data", per_class=12), folder / "work"
+    make_dirty(data)
+    steps = [
+        ["prepare", str(data), "--store-size", "32", "--workers", "1"],
+        ["split", "--n-folds", "2"],
+        ["train", "--run", "one", *TRAIN, "--epochs", "2"],
+        ["train", "--run", "two", *TRAIN, "--epochs", "2", "--lr", "3e-3"],
+        ["blend", "--trials", "16", "--half-samples", "1"],
+        ["submit"],
+    ]
+    for step in steps:
+        assert run.main([*step, "--work", str(work)]) == 0
+    return work
 
 
 @pytest.fixture(scope="session")

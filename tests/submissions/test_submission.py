@@ -25,7 +25,7 @@ from submissions.status import what_is_missing
 from submissions.write import write_submission
 from tests.benchmarks.synthetic import World
 from tests.competition import fingerprint
-from tests.ensemble.small import small_oof, small_test, small_work, write_small
+from tests.ensemble.small import small_test, small_work
 from tests.submissions.conftest import QUICK, with_manifest
 
 LAYOUT = Layout(("id", "predicted"), ("01", "2", "10"), ("a", "b", "c", "d"), ",", " ")
@@ -48,17 +48,6 @@ def test_every_id_gets_its_three_best_labels_in_the_samples_order_and_format(ble
     frequent = np.argsort(-np.bincount(folds.target), kind="stable")[:3]
     assert lines[-1] == "x1;" + "|".join(folds.classes[c] for c in frequent)
     assert (result.rows, result.guessed) == (42, ("x2", "x1"))
-
-
-def test_the_csv_of_a_run_called_blend_replaced_the_blends(blended, blended_copy):
-    work, folds = blended_copy, blended[1]
-    before = write_submission(work, SubmitSettings()).path.read_bytes()
-    write_small(work, folds, "blend", small_oof(folds, 2))
-    with pytest.raises(UserError) as caught:
-        write_submission(work, SubmitSettings(), run="blend")
-    assert caught.value.message == "the CSV of the run blend would replace the blend's"
-    assert (work.submissions / "blend.csv").read_bytes() == before
-    assert write_submission(work, SubmitSettings(csv_name="alone"), run="blend").path.name == "alone.csv"
 
 
 def test_two_errors_of_450_were_scored_as_if_0_0106_were_the_worst(tmp_path):

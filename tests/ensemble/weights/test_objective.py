@@ -44,10 +44,9 @@ def sorted_ranks(probs: np.ndarray, target: np.ndarray, weights: np.ndarray, poo
     return (order == target[:, None]).argmax(axis=1)
 
 
-@pytest.mark.parametrize("k", [1, 3, 5, 127])
-@pytest.mark.parametrize(("n_classes", "n"), [(300, 1200), (1000, 300)])
-def test_more_rivals_ahead_than_a_byte_counts_are_a_miss(n_classes, n, k):
-    rng = np.random.default_rng(n_classes)
+@pytest.mark.parametrize(("n_classes", "k"), [(300, 1), (300, 3), (300, 127), (600, 3)])
+def test_more_rivals_ahead_than_a_byte_counts_are_a_miss(n_classes, k):
+    n, rng = 300, np.random.default_rng(n_classes)
     probs = rng.dirichlet(np.full(n_classes, 0.5), size=(12, n)).astype(np.float32)  # too many contests to be pruned
     probs[:, ::3] = np.round(probs[:, ::3] * 500) / 500  # exact ties
     target = rng.integers(0, n_classes, n)
@@ -65,7 +64,7 @@ def test_more_rivals_ahead_than_a_byte_counts_are_a_miss(n_classes, n, k):
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("pool", ["mean", "log"])
 def test_the_reduction_equals_a_stable_sort_with_planted_ties(k, pool):
-    for seed in range(400):
+    for seed in range(80):
         probs, target, weights = random_case(seed)
         steps = Metric("top-k-error", k).steps(probs.shape[2])
         reduction = replace(reduced(probs, target, steps), pool=pool)
@@ -77,7 +76,7 @@ def test_the_reduction_equals_a_stable_sort_with_planted_ties(k, pool):
 
 
 def test_map_counts_the_exact_rank_of_every_true_class():
-    for seed in range(300):
+    for seed in range(80):
         probs, target, weights = random_case(seed)
         steps = Metric("map", 3).steps(probs.shape[2])
         reduction = reduced(probs, target, steps)
@@ -87,7 +86,7 @@ def test_map_counts_the_exact_rank_of_every_true_class():
 
 
 def test_a_subset_of_images_has_the_outcomes_of_those_images():
-    for seed in range(300):
+    for seed in range(80):
         probs, target, weights = random_case(seed)
         reduction = reduced(probs, target, Metric("top-k-error", 2).steps(probs.shape[2]))
         rows = np.random.default_rng(seed).random(len(target)) < 0.6

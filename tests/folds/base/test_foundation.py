@@ -5,8 +5,7 @@ import pytest
 
 from folds.base.errors import UserError, first_few
 from folds.base.metrics import log_loss, top_classes, topk_error, true_rank
-from folds.base.progress import silently
-from folds.base.workspace import digest, read_json, replacing, write_bytes, write_json
+from folds.base.workspace import read_json, replacing, write_bytes, write_json
 from folds.split.classes import class_order, natural_key
 
 
@@ -16,16 +15,12 @@ def test_first_few_names_three_and_counts_the_rest():
     assert first_few(list(range(1003))) == "0, 1, 2 and 1,000 more"
 
 
-def test_a_user_error_has_a_sentence_and_a_hint():
-    error = UserError("this lacks", hint="`do that`")
-    assert (str(error), error.message, error.hint) == ("this lacks", "this lacks", "`do that`")
-
-
 def test_natural_order_is_total():
     labels = ["1", "01", "001", "a1", "a01", "", "²", "10", "9"]
     assert class_order(labels) == class_order(reversed(labels))
     assert natural_key("1") != natural_key("01")
     assert class_order(str(n) for n in range(103)) == tuple(str(n) for n in range(103))
+    assert class_order(["10", "2", "1", "b2", "b10", "B", "2"]) == ("1", "2", "10", "B", "b2", "b10")
 
 
 def test_ranks_count_the_classes_before_and_ties_go_to_the_lower_class():
@@ -115,12 +110,3 @@ def test_a_number_that_was_changed_in_a_json_file_is_damage(tmp_path):
     path.write_text(path.read_text(encoding="utf-8").replace("0.25", "0.75"), encoding="utf-8")
     with pytest.raises(UserError, match=r"a.json is damaged: its content is not what was written$"):
         read_json(path, hint="`x`")
-
-
-def test_a_digest_is_sixteen_hexadecimal_digits_and_changes_with_a_bit():
-    assert len(digest(b"")) == 16
-    assert digest(b"a") == digest(b"a") != digest(b"b")
-
-
-def test_silent_tracking_passes_everything_on():
-    assert list(silently([1, 2], what="x", total=2)) == [1, 2]

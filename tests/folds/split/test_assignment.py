@@ -9,7 +9,6 @@ from folds.base.workspace import read_json, write_bytes, write_json
 from folds.manifest.manifest import COLUMNS, write_manifest
 from folds.settings import SplitSettings
 from folds.split.assign import assign_folds, load_folds, split
-from folds.split.classes import class_order
 
 
 def images(counts, *, groups=None):
@@ -65,11 +64,6 @@ def test_another_seed_gives_other_folds():
 def test_targets_follow_the_natural_order_of_the_labels():
     table = assign_folds(images({"10": 3, "2": 3, "1": 3}), n_folds=3, seed=0)
     assert dict(zip(table["label"], table["target"], strict=True)) == {"1": 0, "2": 1, "10": 2}
-
-
-def test_a_class_with_one_image_is_allowed():
-    table = assign_folds(images({"a": 10, "b": 1}), n_folds=5, seed=0)
-    assert (table["label"] == "b").sum() == 1
 
 
 def test_folds_that_images_or_copies_cannot_fill_are_refused():
@@ -193,7 +187,3 @@ def test_classes_in_another_order_are_refused(workspace):
     write_json(workspace.folds_json, head | {"classes": ["b", "a"]})
     with pytest.raises(UserError, match=r"^.*folds.json holds other classes than folds.csv$"):
         load_folds(workspace)
-
-
-def test_class_order_is_natural():
-    assert class_order(["10", "2", "1", "b2", "b10", "B", "2"]) == ("1", "2", "10", "B", "b2", "b10")

@@ -13,7 +13,7 @@ from models.input.augment import draw, jitter, training_input, turn
 from models.input.mixing import Mixer, batch_size_for, seed_everything, training_loss
 from models.input.resample import resample
 from models.settings import TrainSettings
-from tests.full import full
+from tests.models.small import full
 
 PLAIN = TrainSettings(crop_scale=1.0, mirror=False)
 

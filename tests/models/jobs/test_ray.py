@@ -76,6 +76,7 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.ray
 def test_two_jobs_on_a_ray_of_this_machine_make_the_bytes_of_one_process(tmp_path, threads):
     workspace = prepared(tmp_path)
     engine = EngineSettings(engine="ray", cpus_per_job=1)
@@ -93,6 +94,7 @@ def test_two_jobs_on_a_ray_of_this_machine_make_the_bytes_of_one_process(tmp_pat
     assert differing(made_in(workspace.root), made) == []
 
 
+@pytest.mark.ray
 def test_probes_on_ray_go_on_where_one_is_refused(tmp_path, threads):
     workspace, begun = prepared(tmp_path), plan_runs(SETTINGS, {})
     list(probe_runs(workspace, begun, VIEWS))

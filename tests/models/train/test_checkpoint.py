@@ -13,8 +13,7 @@ from models.train.checkpoint import Checkpoint, RefusedError
 from models.train.stepper import Stepper
 from models.train.trainer import FoldTrainer
 from models.watch.events import CheckpointRefused, EpochRow, FoldResumed
-from tests.full import full
-from tests.models.small import SETTINGS, prepared, train
+from tests.models.small import SETTINGS, full, prepared, train
 
 CPU = torch.device("cpu")
 LIVELY = dataclasses.replace(SETTINGS, epochs=3, mixup=0.3, erase=0.3, dropout=0.1, ema_share=0.5, drop_path=0.1)

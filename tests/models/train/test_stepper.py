@@ -8,7 +8,7 @@ import torch
 
 from folds.base.errors import UserError
 from models.train.stepper import LOWEST_SHARE, Stepper, make_average, make_optimiser, make_schedule
-from tests.full import full
+from tests.models.small import full
 
 SCHEDULE = full(epochs=10, warmup_epochs=1, head_lr_scale=10, weight_decay=0.05, ema_share=0.1)
 
