@@ -11,7 +11,7 @@ import pandas as pd
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "nil", "-", "?"})  # in any letter case
 MOST_CODES = 255  # scikit-learn's trees put the values of a category into so many bins
-LEAST_ROWS = 50  # training images from which values without repetition and gaps are a numbering, and no chance
+LEAST_ROWS = 50  # training images from which values that repeat too little are names or a numbering
 CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d+)?)?")
 EXIF_DATE = re.compile(r"^(\d{4}):(\d\d):(\d\d)")
 TIME_ZONE = re.compile(r"(?<=[0-9])\s*(Z|UTC|[+-]\d\d:?\d\d)$")  # the light and the habits follow the clock on site
@@ -59,8 +59,8 @@ class Column:
 def make_column(name: str, train: pd.Series, test: pd.Series, label: np.ndarray) -> Column:
     """What a column of text is taken for. label (N,) str of the training images: a column that repeats it is left out.
 
-    Text of more than 255 values keeps the most frequent ones, and the others share a code; where those are most of the
-    images, it is left out.
+    Text of more than 255 values keeps the most frequent ones, and the others share a code. Where most images have a
+    value of their own or one of the others, it is left out.
     """
     cells = pd.concat([train, test], ignore_index=True)
     cells = cells.where(~cells.str.lower().isin(MISSING), "")
@@ -124,7 +124,7 @@ def _dates(values: Sequence[str]) -> tuple[str, np.ndarray] | None:
             continue
         hour = dates.hour + dates.minute / 60 + dates.second / 3600
         day = (dates.normalize() - pd.Timestamp("1970-01-01")).days
-        parts = {"day": day, "day of the year": dates.dayofyear, **({"hour": hour} if (hour > 0).any() else {})}
+        parts = {"day": day, "day of the year": dates.day_of_year, **({"hour": hour} if (hour > 0).any() else {})}
         names = ", ".join(parts)
         return f"date{f' ({order})' if order else ''}: {names}", np.column_stack(list(parts.values())).astype(
             np.float64
@@ -134,14 +134,18 @@ def _dates(values: Sequence[str]) -> tuple[str, np.ndarray] | None:
 
 def _category(values: Sequence[str], count: np.ndarray, made: Callable[..., Column]) -> Column:
     """Codes in the order of the values; count (values,): how many images have each."""
-    if len(values) <= MOST_CODES:
-        return made(
-            f"category of {len(values):,} values", np.arange(len(values), dtype=float)[:, None], is_category=True
-        )
-    kept = np.sort(np.argsort(-count, kind="stable")[: MOST_CODES - 1])
-    rare = int(count.sum() - count[kept].sum())
-    if 2 * rare > count.sum():
+    kept = np.arange(len(values))
+    if len(values) > MOST_CODES:
+        kept = np.sort(np.argsort(-count, kind="stable")[: MOST_CODES - 1])
+    repeated = int(count[kept][count[kept] > 1].sum())
+    if count.sum() >= LEAST_ROWS and 2 * repeated < count.sum():
         return made(f"left out: {len(values):,} values in {count.sum():,} images are too many, and no numbers")
     codes = np.full((len(values), 1), float(MOST_CODES - 1))
     codes[kept, 0] = np.arange(len(kept))
-    return made(f"category: the {len(kept)} most frequent values, the others as one", codes, is_category=True)
+    rest = len(values) - len(kept)
+    kind = (
+        f"category: the {len(kept)} most frequent values, the others as one"
+        if rest
+        else f"category of {len(values)} values"
+    )
+    return made(kind, codes, is_category=True)

@@ -62,16 +62,17 @@ def csv_cells(paths: Sequence[Path], manifest: pd.DataFrame, ids: dict[str, np.n
     if len(paths) > len(SETS):
         raise UserError(f"one or two CSVs were wanted, and {len(paths)} came", hint=TABLE_HINT)
     tables = [_read(path) for path in paths]
-    lookups = {one: _lookup(manifest[manifest["split"] == one]) for one in SETS}
+    images = {one: _Images.of(manifest[manifest["split"] == one]) for one in SETS}
     sets: list[tuple[str, ...]] = [tuple(SETS)] if len(tables) == 1 else [(one,) for one in SETS]
     found: dict[str, dict[str, dict[str, str]]] = {one: {} for one in SETS}
     notes, id_columns = list[str](), set[str]()
     for table, own in zip(tables, sets, strict=True):
-        id_column = find_id_column(table, [lookups[one] for one in own])
+        what = f"a {SETS[own[0]]} image" if len(own) == 1 else "an image"
+        id_column = find_id_column(table, *(images[one].lookup for one in own), what=what)
         id_columns.add(id_column)
         strangers = []
         for image, row in zip(table.column(id_column), table.rows, strict=True):
-            path, which = _find(table, image, {one: lookups[one] for one in own})
+            path, which = _find(table, image, {one: images[one] for one in own})
             if path is None:
                 strangers.append(image)
                 continue
@@ -128,16 +129,28 @@ def _read(path: Path) -> CsvTable:
     return table
 
 
-def _lookup(rows: pd.DataFrame) -> Lookup:
-    """By path below the folder of the set: what stands in a path before its id."""
-    pairs = zip(rows["path"].head(1), rows["image_id"].head(1), strict=True)
-    folder = next((path.partition(image_id)[0].rstrip("/") for path, image_id in pairs), "")
-    return Lookup(map(File, rows["path"]), folder)
+@dataclass(frozen=True)
+class _Images:
+    """The images of a set: their paths by id, and by other names that an id may have."""
+
+    paths: dict[str, str]
+    lookup: Lookup
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> _Images:
+        paths = dict(zip(rows["image_id"], rows["path"], strict=True))
+        folder = next((path.partition(image_id)[0].rstrip("/") for image_id, path in paths.items()), "")
+        return cls(paths, Lookup(map(File, rows["path"]), folder))
+
+    def find(self, image: str) -> str | None:
+        file = self.lookup.find(image)
+        return file.path if file else None
 
 
-def _find(table: CsvTable, image: str, lookups: dict[str, Lookup]) -> tuple[str | None, str]:
-    """The path of the image and its set. Refuses an id that fits an image of each."""
-    fit = [(file.path, one) for one, lookup in lookups.items() if image and (file := lookup.find(image))]
+def _find(table: CsvTable, image: str, sets: dict[str, _Images]) -> tuple[str | None, str]:
+    """The path of an image and its set: by its very id, else by a name of it. Refuses what fits an image of each."""
+    fit = [(images.paths[image], one) for one, images in sets.items() if image in images.paths]
+    fit = fit or [(path, one) for one, images in sets.items() if image and (path := images.find(image))]
     if len(fit) > 1:
         raise UserError(f"the id {image} of {table.name} fits {fit[0][0]} and {fit[1][0]}", hint=TABLE_HINT)
     return fit[0] if fit else (None, "")

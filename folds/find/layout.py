@@ -160,14 +160,16 @@ def names_files(cells: Sequence[str], lookup: Lookup) -> bool:
         return True  # a cell fits several files
 
 
-def find_id_column(table: CsvTable, lookups: Sequence[Lookup]) -> str:
-    """The column that names images: the one with the usual name, else the first that does. Refuses a table without."""
+def find_id_column(table: CsvTable, *lookups: Lookup, what: str) -> str:
+    """The column that names images: the one with the usual name, else the first that does. Refuses a table without.
+
+    what  such images are, for the message: `a training image`
+    """
     usual = usual_column(table.header, ID_NAMES)
     for name in [*([usual] if usual else []), *table.header]:
         if any(names_files(table.column(name), lookup) for lookup in lookups):
             return name
-    which = "a training image" if len(lookups) == 1 else "an image"
     raise UserError(
-        f"no column of {table.name} names {which}: it has {first_few(table.header, most=10)}",
+        f"no column of {table.name} names {what}: it has {first_few(table.header, most=10)}",
         hint="an id is the image's path below the training folder, as in manifest.csv, with or without extension",
     )

@@ -79,7 +79,8 @@ def _cells(workspace: Workspace, settings: SplitSettings, manifest: pd.DataFrame
     folder = train["path"].iloc[0].removesuffix(train["image_id"].iloc[0]).rstrip("/")
     lookup = Lookup(map(File, train["path"]), folder)
     found: dict[str, tuple[str, ...]] = {}
-    for image, *values in zip(table.column(find_id_column(table, [lookup])), *cells, strict=True):
+    id_column = find_id_column(table, lookup, what="a training image")
+    for image, *values in zip(table.column(id_column), *cells, strict=True):
         file = lookup.find(image) if image else None
         if file is not None and (before := found.setdefault(file.path, tuple(values))) != tuple(values):
             name, one, other = next(row for row in zip(columns, before, values, strict=True) if row[1] != row[2])
