@@ -70,7 +70,7 @@ class TableSettings:
     ] = False
     rounds: Annotated[int, at_least(1, help="most rounds of boosting, each of one tree for every class")] = 500
     learning_rate: Annotated[float, at_least(0.001, at_most=1, help="what each round counts for")] = 0.2
-    leaves: Annotated[int, at_least(2, at_most=255, help="most leaves of a tree")] = 7
+    leaves: Annotated[int, at_least(2, at_most=255, help="most leaves of a tree")] = 4
     l2: Annotated[float, at_least(0, help="penalty on the values of leaves: at 0, rare classes diverge")] = 10.0
 
 

@@ -64,8 +64,9 @@ def make_column(name: str, train: pd.Series, test: pd.Series, label: np.ndarray)
     """
     cells = pd.concat([train, test], ignore_index=True)
     cells = cells.where(~cells.str.lower().isin(MISSING), "")
-    codes, values = pd.factorize(cells, sort=True)
-    codes, values = codes - (len(values) > 0 and values[0] == ""), [value for value in values if value]  # missing: -1
+    codes, texts = pd.factorize(cells, sort=True)
+    values = [text for text in texts if text]
+    codes = codes - (len(texts) - len(values))  # '' sorts first: what is missing is -1
     n = len(train)
     in_train = codes[:n][codes[:n] >= 0]
 
