@@ -1,15 +1,15 @@
 """Fits gradient-boosted trees to columns, and makes calibrated probabilities of all classes from them.
 
-Settings measured on 5,500 images of made-up columns (place, camera, hour, month, size; 103 classes, the largest 65 times
-the smallest) and on folds 0 to 2 of Caltech-101 with the manifest's columns; seed 0, scikit-learn 1.9.1, one thread:
+Settings measured on 5,500 images of made-up columns (place, camera, hour, month, size; of 103 classes the largest is 65
+times the smallest) and on folds 0 to 2 of Caltech-101 with the manifest's columns; seed 0, scikit-learn 1.9.1:
 
     rate, leaves, L2             0.2,7,10   0.2,5,10   0.2,4,3   0.2,4,10   0.2,4,30   0.2,3,10
     made-up, log loss             1.924      1.895      1.885     1.874      1.876      1.847
     processor seconds of the fit   4.7        4.9        2.9       5.2        9.5        6.2
     Caltech-101, log loss         2.745      2.730      2.732     2.724        -        2.717
 
-On another 6,000 made-up images scikit-learn's defaults (0.1, 31 leaves, L2 0) ended in a loss of 5.4, and with L2 1 in 2.0:
-single leaves of rare classes diverge. Three leaves are as good and take a third more rounds.
+On another 6,000 made-up images scikit-learn's defaults (0.1, 31 leaves, L2 0) ended in a loss of 5.4, and with L2 1 in
+2.0: single leaves of rare classes diverge. Three leaves are as good and take a third more rounds.
 """
 
 from __future__ import annotations
