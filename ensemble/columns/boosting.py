@@ -46,7 +46,7 @@ class TableModel:
 
     def probs(self, values: np.ndarray) -> np.ndarray:
         """Probabilities of all classes, none of them 0. (n, D) float64 -> (n, C) float64"""
-        if self.trees is None:
+        if self.trees is None or not len(values):
             return np.tile(self.prior, (len(values), 1))
         return self._calibrated(_log_probs(self.trees, values))
 

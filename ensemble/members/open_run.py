@@ -53,6 +53,7 @@ class Run:
     settings: Mapping[str, Any] = field(repr=False)  # without seed and name: equal settings make siblings
     digests: Mapping[str, str] = field(repr=False)  # of every file, by its path below the run
     warnings: tuple[str, ...] = ()
+    is_of_columns: bool = False  # and of no pixels
 
     def probs(self, start: int, stop: int) -> np.ndarray:
         """Probabilities of rows start to stop, the views averaged. (n, C) float32."""
@@ -126,6 +127,7 @@ def open_run(
         settings={} if added else _settings_without_seed(folders[0]),
         digests=digests,
         warnings=tuple(first.get("warnings", ())),
+        is_of_columns="columns" in first,
     )
 
 

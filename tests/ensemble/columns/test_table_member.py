@@ -13,14 +13,15 @@ from ensemble.columns.column_kinds import Column
 from ensemble.columns.summary import score_sentence
 from ensemble.columns.suspects import is_far, label_error, measure_test_auc
 from ensemble.columns.table_member import add_table
-from ensemble.members.members import load_members
+from ensemble.members.members import disagreeing_members, load_members
 from ensemble.members.open_run import open_run
 from ensemble.members.training_rows import rows_of
 from ensemble.settings import BlendSettings, TableSettings
 from folds.manifest.manifest import COLUMNS, write_manifest
 from models.predict.predictions import Predictions, load_predictions, save_predictions
+from submissions.offline.make_pack import _refuse_outside_members
 from tests.competition import fingerprint
-from tests.ensemble.small import SMALL, refusal, small_work
+from tests.ensemble.small import SMALL, refusal, small_oof, small_work, write_small
 
 QUICK = TableSettings(rounds=5)
 
@@ -70,7 +71,18 @@ def test_columns_become_a_member_that_blends_like_a_run(house):
     assert right[rows.target >= 4].mean() < 0.7
     blend = make_blend(house.work, BlendSettings(trials=32, half_samples=2), seed=0).blend
     assert set(blend.weights) == {"m00", "table"}
+    assert refusal(_refuse_outside_members, house.work, replace(blend, weights={"m00": 0.5, "table": 0.5})) == (
+        "table was made by another tool or of columns: there is no network to pack",
+        "`python run.py blend --members m00` blends without",
+    )
     assert open_run(house.work, "table", rows=rows).remake_hint.startswith("`python run.py table CSV --name table`")
+
+
+def test_a_member_of_columns_is_not_taken_for_one_whose_rows_are_shifted(house):
+    for member in (1, 2):
+        write_small(house.work, house.folds, f"m0{member}", small_oof(house.folds, member))
+    add_table(house.work, [house.csv], QUICK, seed=0)
+    assert disagreeing_members(load_members(house.work)) == []
 
 
 def test_no_image_is_predicted_by_trees_that_have_seen_its_label(house):
