@@ -153,7 +153,8 @@ def _refuse_outside_members(workspace: Workspace, blend: Blend) -> None:
         others = sorted({run for runs in blend.runs.values() for run in runs} - set(added))
         again = f"`python run.py blend --members {','.join(others)}` blends without" if others else "train a run here"
         raise UserError(
-            f"{first_few(added)} was made by another tool or of columns: there is no network to pack", hint=again
+            f"there is no network to pack for {first_few(added)}: another tool or columns made the predictions",
+            hint=again,
         )
 
 

@@ -72,7 +72,7 @@ def test_columns_become_a_member_that_blends_like_a_run(house):
     blend = make_blend(house.work, BlendSettings(trials=32, half_samples=2), seed=0).blend
     assert set(blend.weights) == {"m00", "table"}
     assert refusal(_refuse_outside_members, house.work, replace(blend, weights={"m00": 0.5, "table": 0.5})) == (
-        "table was made by another tool or of columns: there is no network to pack",
+        "there is no network to pack for table: another tool or columns made the predictions",
         "`python run.py blend --members m00` blends without",
     )
     assert open_run(house.work, "table", rows=rows).remake_hint.startswith("`python run.py table CSV --name table`")
