@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from ensemble.settings import AddSettings, BlendSettings, FileSettings
+from ensemble.settings import AddSettings, BlendSettings, FileSettings, TableSettings
 from folds.base.command_line import FLAT, KIT_TOML, CommandLine, Config, Place, Room
 from folds.base.errors import UserError
 from folds.base.workspace import Workspace
@@ -147,6 +147,18 @@ def add(
 ) -> str | None:
     """Take in predictions that other tools made, once they are checked, as one more member."""
     return KIT.show(ensemble.add(top.workspace, name, add, screen=KIT.screen), "blend")
+
+
+@app.command(sort_key=5)
+def table(
+    *csv: Annotated[
+        Path, Parameter(help="with an id column: of all images, or one of the training, one of the test images")
+    ],
+    table: Annotated[TableSettings, FLAT] = TableSettings(),
+    top: Place = Place(),
+) -> str | None:
+    """Make one more member out of columns beside the images (place, camera, time), by gradient-boosted trees."""
+    return KIT.show(ensemble.table(top.workspace, csv, table, seed=top.seed, screen=KIT.screen), "blend")
 
 
 @app.command(sort_key=6)

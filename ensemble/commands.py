@@ -1,8 +1,9 @@
-"""What `views`, `add`, `blend`, `explain` and `compare` do; each yields or returns what is to be shown."""
+"""What `views`, `add`, `table`, `blend`, `explain` and `compare` do; each yields or returns what is to be shown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.console import RenderableType
 
@@ -12,8 +13,10 @@ from ensemble.analysis.test_set import likeness_sentence
 from ensemble.analysis.views import report_views, view_summary
 from ensemble.blend.make_blend import make_blend
 from ensemble.blend.tables import blend_summary
+from ensemble.columns.summary import table_summary
+from ensemble.columns.table_member import add_table
 from ensemble.members.add_member import add_member
-from ensemble.settings import AddSettings, BlendSettings
+from ensemble.settings import AddSettings, BlendSettings, TableSettings
 from folds.base.errors import Next
 from folds.base.locks import alone
 from folds.base.terminal import Screen
@@ -37,6 +40,14 @@ def add(workspace: Workspace, name: str, settings: AddSettings, *, screen: Scree
         f"{added.name}: {counts}, wrote {added.folder}",
         *(f"note: {warning}" for warning in added.warnings),
     ]
+
+
+def table(
+    workspace: Workspace, csvs: Sequence[Path], settings: TableSettings, *, seed: int, screen: Screen
+) -> list[RenderableType]:
+    """Make a member out of columns beside the images."""
+    with alone(workspace, "ensemble", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):
+        return [table_summary(add_table(workspace, csvs, settings, seed=seed, track=screen.track))]
 
 
 def blend(workspace: Workspace, settings: BlendSettings, *, seed: int, screen: Screen) -> list[RenderableType]:

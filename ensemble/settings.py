@@ -1,4 +1,4 @@
-"""The settings of `blend` and `add`: one field, one flag, one TOML key, one check.
+"""The settings of `blend`, `add` and `table`: one field, one flag, one TOML key, one check.
 
 Imported by `run.py --help`, and therefore without numpy and optuna.
 """
@@ -55,6 +55,23 @@ class AddSettings:
         bool,
         Parameter(help="the rows were predicted out of fold, though on other folds than those of this work folder"),
     ] = False
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    name: Annotated[str, Parameter(help="what the member is to be called")] = "table"
+    columns: Annotated[
+        tuple[str, ...] | None,
+        COMMA_LIST,
+        Parameter(help="columns to learn from, even if they say the label by themselves; all others if not given"),
+    ] = None
+    from_manifest: Annotated[
+        bool, Parameter(help="learn from width, height, bytes, format and mode of the files too: they may be a leak")
+    ] = False
+    rounds: Annotated[int, at_least(1, help="most rounds of boosting, each of one tree for every class")] = 500
+    learning_rate: Annotated[float, at_least(0.001, at_most=1, help="what each round counts for")] = 0.2
+    leaves: Annotated[int, at_least(2, at_most=255, help="most leaves of a tree")] = 4
+    l2: Annotated[float, at_least(0, help="penalty on the values of leaves: at 0, rare classes diverge")] = 10.0
 
 
 @dataclass(frozen=True)

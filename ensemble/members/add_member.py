@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,9 +42,7 @@ def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddRes
     Raises UserError naming the first ids, classes or rows that are missing, unknown, not finite or no probabilities.
     """
     hint = "`python run.py add NAME --oof FILE --test FILE`"
-    refuse_name(name, what="member", hint=hint)
-    if (workspace.models / name).exists():
-        raise UserError(f"`{name}` is a trained run", hint=hint)
+    refuse_taken(workspace, name, hint=hint)
     if not settings.oof or not settings.test:
         raise UserError(f"{name} needs both files", hint=f"`python run.py add {name} --oof FILE --test FILE`")
     folds = load_folds(workspace)
@@ -61,8 +61,16 @@ def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddRes
     }
     parts["test.npz"] = (test_id, test_probs[test_rows])
     folder = workspace.members / name
-    _store(folder, {file: _predictions(*part, folds) for file, part in parts.items()}, folds.digest, settings, warnings)
+    predictions = {file: as_predictions(*part, folds) for file, part in parts.items()}
+    store_member(folder, predictions, folds, {"trust_folds": settings.trust_folds}, warnings=warnings)
     return AddResult(name, folder, len(folds.image_id), len(test_id), tuple(warnings))
+
+
+def refuse_taken(workspace: Workspace, name: str, *, hint: str) -> None:
+    """Refuse a name that a member cannot have, or that a trained run has."""
+    refuse_name(name, what="member", hint=hint)
+    if (workspace.models / name).exists():
+        raise UserError(f"`{name}` is a trained run", hint=hint)
 
 
 def _read(file: str, ids: str | None, settings: AddSettings, folds: Folds) -> External:
@@ -143,15 +151,19 @@ def _test_ids(workspace: Workspace, test: External) -> np.ndarray:
     return np.sort(usable_rows(read_manifest(workspace), split="test")["image_id"].to_numpy(str))
 
 
-def _predictions(image_id: np.ndarray, probs: np.ndarray, folds: Folds) -> Predictions:
+def as_predictions(image_id: np.ndarray, probs: np.ndarray, folds: Folds) -> Predictions:
+    """Probabilities (n, C), in target order, as a member's files hold them."""
     log_probs = np.log(np.maximum(probs, LEAST_PROB)).astype(np.float32)[:, None]  # (n, 1, C)
     return Predictions(image_id, np.array(folds.classes), np.array(["as-given"]), log_probs, folds.digest)
 
 
-def _store(
-    folder: Path, parts: dict[str, Predictions], folds_digest: str, settings: AddSettings, warnings: list[str]
+def store_member(
+    folder: Path, parts: Mapping[str, Predictions], folds: Folds, record: Mapping[str, Any], *, warnings: Sequence[str]
 ) -> None:
-    """Write the member's files, `done.json` last; what an earlier `add` left is replaced once all of them are there."""
+    """Write the member's files, `done.json` last; what was there before is replaced once all of them are written.
+
+    parts  by their paths below the folder    record  what `done.json` says of how the member was made
+    """
     new = folder / ".new"
     try:
         for file, part in parts.items():
@@ -161,7 +173,7 @@ def _store(
         for file in parts:
             (folder / file).parent.mkdir(exist_ok=True)
             os.replace(new / file, folder / file)
-        record = {"run": folder.name, "folds_digest": folds_digest, "trust_folds": settings.trust_folds}
-        write_json(folder / "done.json", {**record, "warnings": warnings, "files": files})
+        head = {"run": folder.name, "folds_digest": folds.digest, **record}
+        write_json(folder / "done.json", {**head, "warnings": list(warnings), "files": files})
     finally:
         shutil.rmtree(new, ignore_errors=True)

@@ -227,14 +227,17 @@ def disagreeing_members(members: Members) -> list[str]:
 
     Accuracy does not see rows shifted by one where images are sorted by class. But hard images are hard for every
     network: inside a class, the members' confidence in the true class rises and falls together, and that is gone after
-    a shift. After a permutation of classes the first choices no longer agree.
+    a shift. After a permutation of classes the first choices no longer agree. Members of columns have not seen the
+    pictures, and are not compared.
     """
-    if len(members) < 3:
+    seeing = [m for m, member in enumerate(members.members) if not any(run.is_of_columns for run in member.runs)]
+    if len(seeing) < 3:
         return []
-    same = np.array([(members.tops == one).mean(axis=1) for one in members.tops])  # (M, M)
-    choices = (same.sum(axis=1) - 1) / (len(members) - 1)
+    tops, names = members.tops[seeing], [members.names[m] for m in seeing]
+    same = np.array([(tops == one).mean(axis=1) for one in tops])  # (M, M)
+    choices = (same.sum(axis=1) - 1) / (len(seeing) - 1)
     target = members.rows.target
-    confidence = np.log(members.true_probs.astype(np.float64) + LEAST_PROB)  # (M, N)
+    confidence = np.log(members.true_probs[seeing].astype(np.float64) + LEAST_PROB)  # (M, N)
     count = np.maximum(np.bincount(target), 1)
     for one in confidence:
         one -= (np.bincount(target, one) / count)[target]
@@ -242,7 +245,7 @@ def disagreeing_members(members: Members) -> list[str]:
     others = scaled.sum(axis=0) - scaled  # (M, N)
     correlations = np.sum(scaled * others, axis=1) / np.maximum(np.linalg.norm(others, axis=1), 1e-12)
     sentences = []
-    for name, choice, correlation in zip(members.names, choices, correlations, strict=True):
+    for name, choice, correlation in zip(names, choices, correlations, strict=True):
         if choice < FAR_BELOW * np.median(choices):
             sentences.append(
                 f"{name} has the same first choice as another member on {choice:.1%} of the images only"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Run:
-    """One trained run (or one set of predictions of another tool), opened and checked, its values still on disk."""
+    """One trained run (or one member of columns or of another tool), opened and checked, its values still on disk."""
 
     name: str
     root: Path
@@ -52,6 +53,7 @@ class Run:
     settings: Mapping[str, Any] = field(repr=False)  # without seed and name: equal settings make siblings
     digests: Mapping[str, str] = field(repr=False)  # of every file, by its path below the run
     warnings: tuple[str, ...] = ()
+    is_of_columns: bool = False  # and of no pixels
 
     def probs(self, start: int, stop: int) -> np.ndarray:
         """Probabilities of rows start to stop, the views averaged. (n, C) float32."""
@@ -125,6 +127,7 @@ def open_run(
         settings={} if added else _settings_without_seed(folders[0]),
         digests=digests,
         warnings=tuple(first.get("warnings", ())),
+        is_of_columns="columns" in first,
     )
 
 
@@ -221,7 +224,7 @@ class _Opened:
             more = ",".join(dict.fromkeys([*there, *(views or ())]))
             raise UserError(
                 f"{self.name} has no view {first_few(lacking)}; it has {', '.join(there)}",
-                hint=f"another tool made it: leave out `--member-views`, or {self.name} with `--members`"
+                hint=f"no network made it: leave out `--member-views`, or {self.name} with `--members`"
                 if _is_added(self.root)
                 else f"`python run.py predict --run {self.name} --views {more}`",
             )
@@ -245,13 +248,16 @@ class _Opened:
 
 
 def _is_added(root: Path) -> bool:
-    """Whether another tool made these predictions: no network here can predict them again."""
+    """Whether another tool or columns made these predictions: no network here can predict them again."""
     return root.parent.name == "members"
 
 
 def _remake_hint(root: Path) -> str:
     """What makes a run's predictions again: its networks; for a probe one more pass; of an added member, its files."""
     if _is_added(root):
+        with suppress(UserError):  # its record may be what is damaged
+            if "columns" in read_json(root / "done.json", hint=""):
+                return f"`python run.py table CSV --name {root.name}`, or remove {root}"
         return f"`python run.py add {root.name} --oof FILE --test FILE`, or remove {root}"
     paths = sorted(root.glob("fold*/settings.json"))
     if any(read_json(path, hint=f"remove {path.parent} and train it again").get("kind") == PROBE for path in paths):

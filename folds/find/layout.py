@@ -158,3 +158,18 @@ def names_files(cells: Sequence[str], lookup: Lookup) -> bool:
         return any(lookup.find(cell) is not None for cell in cells if cell)
     except UserError:
         return True  # a cell fits several files
+
+
+def find_id_column(table: CsvTable, *lookups: Lookup, what: str) -> str:
+    """The column that names images: the one with the usual name, else the first that does. Refuses a table without.
+
+    what  such images are, for the message: `a training image`
+    """
+    usual = usual_column(table.header, ID_NAMES)
+    for name in [*([usual] if usual else []), *table.header]:
+        if any(names_files(table.column(name), lookup) for lookup in lookups):
+            return name
+    raise UserError(
+        f"no column of {table.name} names {what}: it has {first_few(table.header, most=10)}",
+        hint="an id is the image's path below the training folder, as in manifest.csv, with or without extension",
+    )

@@ -11,10 +11,10 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from folds.base.csvfile import ID_NAMES, CsvTable, read_csv, usual_column
+from folds.base.csvfile import read_csv
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, digest, read_json
-from folds.find.layout import names_files
+from folds.find.layout import find_id_column
 from folds.find.listing import File
 from folds.find.lookup import Lookup
 from folds.manifest.manifest import PREPARE_HINT, read_manifest, usable_rows
@@ -79,25 +79,14 @@ def _cells(workspace: Workspace, settings: SplitSettings, manifest: pd.DataFrame
     folder = train["path"].iloc[0].removesuffix(train["image_id"].iloc[0]).rstrip("/")
     lookup = Lookup(map(File, train["path"]), folder)
     found: dict[str, tuple[str, ...]] = {}
-    for image, *values in zip(table.column(_id_column(table, lookup)), *cells, strict=True):
+    id_column = find_id_column(table, lookup, what="a training image")
+    for image, *values in zip(table.column(id_column), *cells, strict=True):
         file = lookup.find(image) if image else None
         if file is not None and (before := found.setdefault(file.path, tuple(values))) != tuple(values):
             name, one, other = next(row for row in zip(columns, before, values, strict=True) if row[1] != row[2])
             raise UserError(f"{path} gives {image} two values of {name}: {one} and {other}")
     nothing = ("",) * len(columns)
     return pd.DataFrame([found.get(one, nothing) for one in paths], index=paths.index, columns=columns)
-
-
-def _id_column(table: CsvTable, lookup: Lookup) -> str:
-    """The column that names the training images: the one with the usual name, else the first that does."""
-    usual = usual_column(table.header, ID_NAMES)
-    fit = (name for name in [*([usual] if usual else []), *table.header] if names_files(table.column(name), lookup))
-    if (name := next(fit, None)) is not None:
-        return name
-    raise UserError(
-        f"no column of {table.name} names a training image: it has {first_few(table.header, most=10)}",
-        hint="an id is the image's path below the training folder, as in manifest.csv, with or without extension",
-    )
 
 
 def _matches(paths: pd.Series, pattern: str) -> pd.Series:

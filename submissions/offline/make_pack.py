@@ -146,13 +146,16 @@ def _pack_runs(
 
 
 def _refuse_outside_members(workspace: Workspace, blend: Blend) -> None:
-    """Members that another tool made have predictions and no network."""
+    """Members that another tool or columns made have predictions and no network."""
     used = {run for name, weight in blend.weights.items() if weight > 0 for run in blend.runs[name]}
     added = sorted(run for run in used if (workspace.members / run).is_dir())
     if added:
         others = sorted({run for runs in blend.runs.values() for run in runs} - set(added))
         again = f"`python run.py blend --members {','.join(others)}` blends without" if others else "train a run here"
-        raise UserError(f"{first_few(added)} was made by another tool: there is no network to pack", hint=again)
+        raise UserError(
+            f"there is no network to pack for {first_few(added)}: another tool or columns made the predictions",
+            hint=again,
+        )
 
 
 def _save(

@@ -70,7 +70,7 @@ def test_the_hint_for_a_view_that_an_added_member_lacks_is_to_leave_one_of_them_
     add_member(work, "other", settings)
     assert refusal(load_members, work, ["other"], views=("centre",)) == (
         "other has no view centre; it has as-given",
-        "another tool made it: leave out `--member-views`, or other with `--members`",
+        "no network made it: leave out `--member-views`, or other with `--members`",
     )
 
 

@@ -1,0 +1,152 @@
+"""Decides what a column is: numbers, a category, dates or times; and which columns can teach nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "nil", "-", "?"})  # in any letter case
+MOST_CODES = 255  # scikit-learn's trees put the values of a category into so many bins
+LEAST_ROWS = 50  # training images from which values that repeat too little are names or a numbering
+CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d+)?)?")
+EXIF_DATE = re.compile(r"^(\d{4}):(\d\d):(\d\d)")
+TIME_ZONE = re.compile(r"(?<=[0-9])\s*(Z|UTC|[+-]\d\d:?\d\d)$")  # the light and the habits follow the clock on site
+DATE_FORMATS = {  # where all cells fit several, the first one
+    "ISO8601": "",
+    "%d.%m.%Y": "day.month.year",
+    "%d/%m/%Y": "day/month/year",
+    "%m/%d/%Y": "month/day/year",
+    "%d.%m.%Y %H:%M": "day.month.year",
+    "%d/%m/%Y %H:%M": "day/month/year",
+    "%m/%d/%Y %H:%M": "month/day/year",
+    "%d.%m.%Y %H:%M:%S": "day.month.year",
+    "%d/%m/%Y %H:%M:%S": "day/month/year",
+    "%m/%d/%Y %H:%M:%S": "month/day/year",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column, and the numbers that the trees see of it.
+
+    kind      for a person: number, category of 12 values, ..; or why it is left out
+    train (N, d), test (T, d) float64, NaN where missing: one number, or the parts of a date; none where it is left out
+    n_values  how many distinct ones there are    is_category: the numbers are codes of 0 to 254
+    """
+
+    name: str
+    kind: str
+    n_values: int
+    train: np.ndarray
+    test: np.ndarray
+    is_category: bool = False
+
+    @property
+    def is_left_out(self) -> bool:
+        return self.train.shape[1] == 0
+
+    @property
+    def missing(self) -> tuple[int, int]:
+        """How many training and test images have no value."""
+        train, test = (int(np.isnan(part[:, 0]).sum()) for part in (self.train, self.test))
+        return train, test
+
+
+def make_column(name: str, train: pd.Series, test: pd.Series, label: np.ndarray) -> Column:
+    """What a column of text is taken for. label (N,) str of the training images: a column that repeats it is left out.
+
+    Text of more than 255 values keeps the most frequent ones, and the others share a code. Where most images have a
+    value of their own or one of the others, it is left out.
+    """
+    cells = pd.concat([train, test], ignore_index=True)
+    cells = cells.where(~cells.str.lower().isin(MISSING), "")
+    codes, texts = pd.factorize(cells, sort=True)
+    values = [text for text in texts if text]
+    codes = codes - (len(texts) - len(values))  # '' sorts first: what is missing is -1
+    n = len(train)
+    in_train = codes[:n][codes[:n] >= 0]
+
+    def made(kind: str, parts: np.ndarray | None = None, *, is_category: bool = False) -> Column:
+        """parts (values, d)"""
+        known = np.empty((len(values) + 1, 0)) if parts is None else np.vstack([parts, np.full(parts.shape[1], np.nan)])
+        return Column(name, kind, len(values), known[codes[:n]], known[codes[n:]], is_category)
+
+    if len(np.unique(codes[:n])) < 2:
+        return made("left out: one value in all training images")
+    if (train.to_numpy() == label).all():
+        return made("left out: it is the label")
+    numbers = _numbers(values)
+    if numbers is not None:
+        seen = numbers[in_train]
+        if len(in_train) >= LEAST_ROWS and _is_numbering(seen):
+            return made("left out: it numbers the images")
+        return made("number", numbers[:, None])
+    for read in (_clock, _dates):
+        if (found := read(values)) is not None:
+            return made(*found)
+    return _category(values, np.bincount(codes[codes >= 0], minlength=len(values)), made)
+
+
+def _numbers(values: Sequence[str]) -> np.ndarray | None:
+    """(values,) float64; None where one is no number. What is not finite is missing."""
+    try:
+        numbers = np.array([float(value) for value in values])
+    except ValueError:
+        return None
+    return np.where(np.isfinite(numbers), numbers, np.nan)
+
+
+def _is_numbering(seen: np.ndarray) -> bool:
+    """Whole numbers that occur once each, with as many gaps as there are test images at most, or so."""
+    if (seen != np.round(seen)).any() or len(np.unique(seen)) < len(seen):
+        return False
+    return bool(np.ptp(seen) < 2 * len(seen))
+
+
+def _clock(values: Sequence[str]) -> tuple[str, np.ndarray] | None:
+    """Times of the day as hours, (values, 1)."""
+    if not all(CLOCK.fullmatch(value) for value in values):
+        return None
+    parts = [[float(part) for part in value.split(":")] for value in values]
+    return "time: hour", np.array([sum(part / 60**i for i, part in enumerate(one)) for one in parts])[:, None]
+
+
+def _dates(values: Sequence[str]) -> tuple[str, np.ndarray] | None:
+    """Dates as day count, day of the year and, where there are times, hour. (values, 2 or 3)"""
+    written = [TIME_ZONE.sub("", EXIF_DATE.sub(r"\1-\2-\3", value)) for value in values]
+    for style, order in DATE_FORMATS.items():
+        try:
+            dates = pd.DatetimeIndex(pd.to_datetime(written, format=style))
+        except ValueError:  # pandas' OutOfBoundsDatetime is one too
+            continue
+        hour = dates.hour + dates.minute / 60 + dates.second / 3600
+        day = (dates.normalize() - pd.Timestamp("1970-01-01")).days
+        parts = {"day": day, "day of the year": dates.day_of_year, **({"hour": hour} if (hour > 0).any() else {})}
+        names = ", ".join(parts)
+        return f"date{f' ({order})' if order else ''}: {names}", np.column_stack(list(parts.values())).astype(
+            np.float64
+        )
+    return None
+
+
+def _category(values: Sequence[str], count: np.ndarray, made: Callable[..., Column]) -> Column:
+    """Codes in the order of the values; count (values,): how many images have each."""
+    kept = np.arange(len(values))
+    if len(values) > MOST_CODES:
+        kept = np.sort(np.argsort(-count, kind="stable")[: MOST_CODES - 1])
+    repeated = int(count[kept][count[kept] > 1].sum())
+    if count.sum() >= LEAST_ROWS and 2 * repeated < count.sum():
+        return made(f"left out: {len(values):,} values in {count.sum():,} images are too many, and no numbers")
+    codes = np.full((len(values), 1), float(MOST_CODES - 1))
+    codes[kept, 0] = np.arange(len(kept))
+    rest = len(values) - len(kept)
+    kind = (
+        f"category: the {len(kept)} most frequent values, the others as one"
+        if rest
+        else f"category of {len(values)} values"
+    )
+    return made(kind, codes, is_category=True)

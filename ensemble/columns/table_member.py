@@ -1,0 +1,132 @@
+"""Makes a member out of columns: for each fold trees that are fitted to the other folds, as networks are trained."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ensemble.columns.boosting import fit_table_model
+from ensemble.columns.read_cells import TABLE_HINT
+from ensemble.columns.table import Table, read_table
+from ensemble.members.add_member import as_predictions, refuse_taken, store_member
+from ensemble.members.oof_file import file_digest
+from ensemble.settings import TableSettings
+from folds.base.errors import UserError
+from folds.base.metrics import topk_error
+from folds.base.progress import Track, silently
+from folds.base.workspace import Workspace, digest, read_json
+from folds.split.assign import Folds, load_folds
+from models.predict.predictions import load_predictions, save_predictions
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """A member that was made of columns. seconds: of all fits; None where it was there and nothing was to be done.
+
+    scores  out-of-fold `top3_error` and `log_loss` of the member, and of the shares of the classes alone (`prior_..`)
+    """
+
+    name: str
+    folder: Path
+    table: Table
+    scores: dict[str, float]
+    images: int
+    seconds: float | None
+
+
+def add_table(
+    workspace: Workspace, csvs: Sequence[Path], settings: TableSettings, *, seed: int, track: Track = silently
+) -> TableResult:
+    """Fit the trees of every fold and store their predictions as member `settings.name`; what is done is kept.
+
+    Raises UserError as `read_table` does, or where the name is that of a trained run.
+    """
+    refuse_taken(workspace, settings.name, hint=TABLE_HINT)
+    folds = load_folds(workspace)
+    table = read_table(workspace, folds, csvs, settings, seed=seed)
+    folder, made_of = workspace.members / settings.name, _digest(table, folds, settings, seed=seed)
+    done = _done(folder, made_of)
+    if done is not None:
+        return TableResult(settings.name, folder, table, done["scores"], len(folds.image_id), None)
+    start = time.perf_counter()
+    kept = folder / ".folds" / made_of  # other columns or settings: another folder, and those of this one are of no use
+    oof = np.empty((len(folds.image_id), len(folds.classes)))
+    test = np.zeros((len(table.test_id), len(folds.classes)))
+    each = -(-len(oof) // folds.n_folds)
+    for fold in track(range(folds.n_folds), what=settings.name, total=len(oof), each=each):
+        oof[folds.fold == fold], tested = _fold_probs(kept / f"fold{fold}", fold, table, folds, settings, seed=seed)
+        test += tested / folds.n_folds  # networks are averaged as probabilities too
+    parts = {f"fold{k}/oof.npz": (folds.image_id[folds.fold == k], oof[folds.fold == k]) for k in range(folds.n_folds)}
+    parts["test.npz"] = table.test_id, test
+    scores = _scores(oof, folds)
+    store_member(
+        folder,
+        {file: as_predictions(*part, folds) for file, part in parts.items()},
+        folds,
+        {"made_of": made_of, "columns": {one.name: one.kind for one in table.columns}, "scores": scores},
+        warnings=table.warnings,
+    )
+    shutil.rmtree(kept.parent, ignore_errors=True)
+    return TableResult(settings.name, folder, table, scores, len(oof), time.perf_counter() - start)
+
+
+def _fold_probs(
+    kept: Path, fold: int, table: Table, folds: Folds, settings: TableSettings, *, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of the fold's images and of the test images, by trees that have not seen them; kept in a folder."""
+    own, files = folds.fold == fold, (kept / "oof.npz", kept / "test.npz")
+    if not all(file.is_file() for file in files):
+        model = fit_table_model(
+            table.train[~own],
+            folds.target[~own],
+            folds.group[~own],
+            settings,
+            is_category=table.is_category,
+            n_classes=len(folds.classes),
+            seed=seed,
+        )
+        for file, image_id, values in zip(
+            files, (folds.image_id[own], table.test_id), (table.train[own], table.test), strict=True
+        ):
+            save_predictions(file, as_predictions(image_id, model.probs(values), folds))
+    oof, test = (load_predictions(file, hint=f"remove {kept}") for file in files)
+    return oof.probs(), test.probs()
+
+
+def _scores(oof: np.ndarray, folds: Folds) -> dict[str, float]:
+    rows = np.arange(len(oof))
+    share = np.bincount(folds.target) / len(oof)
+    return {
+        "top3_error": float(topk_error(oof, folds.target)),
+        "log_loss": -float(np.log(oof[rows, folds.target]).mean()),
+        "prior_top3_error": float(topk_error(np.tile(share, (len(oof), 1)), folds.target)),
+        "prior_log_loss": -float(np.log(share[folds.target]).mean()),
+    }
+
+
+def _digest(table: Table, folds: Folds, settings: TableSettings, *, seed: int) -> str:
+    """Of all that the predictions depend on."""
+    numbers = settings.rounds, settings.learning_rate, settings.leaves, settings.l2
+    facts = [seed, folds.digest, version("scikit-learn"), *numbers, table.is_category.tolist(), table.test_id.tolist()]
+    return digest(repr(facts).encode() + table.train.tobytes() + table.test.tobytes())
+
+
+def _done(folder: Path, made_of: str) -> dict[str, Any] | None:
+    """The record of the member that is there, if it is the same and whole."""
+    try:
+        record: dict[str, Any] = read_json(folder / "done.json", hint="")
+    except UserError:
+        return None
+    is_same = record.get("made_of") == made_of
+    whole = is_same and all(
+        (folder / file).is_file() and file_digest(folder / file) == expected
+        for file, expected in record["files"].items()
+    )
+    return record if whole else None
