@@ -32,7 +32,7 @@ from ensemble.settings import BlendSettings, MetricName
 from folds.base.workspace import Workspace, read_json, write_json
 from folds.settings import SplitSettings
 from folds.split.assign import load_folds, store_folds
-from tests.benchmarks.measure import console, finish, show
+from tests.benchmarks.measure import finish, show
 from tests.benchmarks.synthetic import World, make_folds, member_log_probs, write_fold
 
 SIZES = {500: 8, 2_000: 3, 8_000: 1}  # training images, and private parts of as many test images
@@ -96,7 +96,7 @@ def main(
 def made_worlds(
     names: Sequence[str], worlds: int, metric: MetricName, *, work: Path | None, log: Path | None, processes: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each world's figures by size, seed after seed, so that all sizes grow alike; those in the log are not made again."""
+    """Each world's figures by size, made seed after seed, so that all sizes grow alike; what the log has is kept."""
     wanted = {f"{metric}, {name}, seed {seed}": (name, seed) for seed in range(worlds) for name in names}
     made = read_json(log, hint="") if log is not None and log.is_file() else {}
     ahead = {key: one for key, one in wanted.items() if key not in made}
