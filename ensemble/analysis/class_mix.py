@@ -143,8 +143,9 @@ def estimate_class_mix(oof: Predicted, target: np.ndarray, test: Predicted, *, s
     reach = _reach(null_mix - calibration.train) * np.sqrt(wider)
     gain, before = None, None
     if is_shift:
-        mix = shrunk(own[0], calibration.train, noise=noise)
-        gain, before = simulated_gain(oof, target, mix, noise=noise, size=size, rng=rng)
+        # Less far than the estimate, which noise drives away from the training mix, and farther than the best guess.
+        truth = shrunk(own[0], calibration.train, noise=noise, power=0.5)
+        gain, before = simulated_gain(oof, target, truth, noise=noise, size=size, rng=rng)
     return ClassMix(
         calibration=calibration,
         test=own[0],
@@ -213,14 +214,15 @@ def likely_mixes(ratios: np.ndarray, weights: np.ndarray, train: np.ndarray) -> 
     return mixes
 
 
-def shrunk(mix: np.ndarray, train: np.ndarray, *, noise: float) -> np.ndarray:
-    """An estimated mix (.., C), drawn to the training mix by the share of their distance that is noise.
+def shrunk(mix: np.ndarray, train: np.ndarray, *, noise: float, power: float = 1.0) -> np.ndarray:
+    """An estimated mix (.., C), drawn to the training mix by the share of their squared distance that is noise.
 
     The estimate of a mild shift is mostly noise, and lies farther from the training mix than the truth. Weighed by it,
-    predictions get worse; shrunk, it has the least expected error of all mixes on the line. Source: James, Stein 1961.
+    predictions get worse; shrunk, its expected error is least (James, Stein 1961). With a power of 1/2 it is as far off
+    as the truth is expected to be.
     """
     known = 1 - noise / np.maximum(_distance(mix, train), 1e-12)
-    return train + np.clip(known, 0, 1)[..., None] * (mix - train)
+    return train + np.clip(known, 0, 1)[..., None] ** power * (mix - train)
 
 
 def simulated_gain(
@@ -255,8 +257,8 @@ def _counted(target: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def _distance(mixes: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """The chi-square distance of mixes (.., C) from the training mix: a class counts by how well counts tell its share."""
-    return ((mixes - train) ** 2 / train).sum(axis=-1)
+    """Of mixes (.., C) from the training mix: the sum of the squared differences."""
+    return ((mixes - train) ** 2).sum(axis=-1)
 
 
 def _lead(ratios: np.ndarray, weights: np.ndarray, mixes: np.ndarray) -> np.ndarray:
