@@ -31,8 +31,8 @@ from folds.manifest.manifest import read_manifest, test_ids, usable_rows
 from models.runs import PROBE
 
 MOST_CELLS = 250_000  # test images x classes that the gain is measured on: 2,427 images of 103 classes
-GAIN_SPREAD = 0.5  # the gain's standard error is half of it: true gains were 0.8 to 1.7 times those expected
-LOG_LOSS_GAIN_SPREAD = 0.2  # those of log loss were 0.8 to 1.1 times those expected
+# The gain's standard error as a share of it: true gains were 0.8 to 1.7 times those expected, of log loss 0.8 to 1.1.
+GAIN_SPREAD = {"top-k-error": 0.5, "accuracy": 0.5, "map": 0.5, "log-loss": 0.2}
 NORMAL_FIFTHS = np.array([-1.28, -0.52, 0.0, 0.52, 1.28])  # the middles of five equally likely parts
 LEAST_GAIN, MOST_GAIN = 0.005, 0.9  # less would be shown as 0%, and may be rounding
 TEMPERATURES = (0.5, 2.0)  # fitted ones were 0.65 to 0.87; of one error on 700 images the fit would go anywhere
@@ -102,7 +102,7 @@ def expected_score(
     group, oof = members.rows.group, float(outcomes.mean())
     copies = agreeing_images(scored.group) / len(scored.group) if len(scored.group) else 1.0
     trials, guess = copies * len(scored), _guess_loss(metric, members.rows.target)
-    gain_spread = LOG_LOSS_GAIN_SPREAD if metric.name == "log-loss" else GAIN_SPREAD
+    gain_spread = GAIN_SPREAD[metric.name]
     guessed = scored.guessed / (len(scored.group) + scored.guessed) if guess is not None and len(scored) else 0.0
     mean = (1 - guessed) * oof * (1 - gain.share) + guessed * (guess or 0.0)
     if metric.name == "log-loss":
@@ -156,8 +156,8 @@ def expected_sentences(metric: Metric, expected: ExpectedScore) -> list[str]:
         parts.append(f"+-{one.test_error:.4f} by the test images")
     if one.gain:
         parts.append(
-            f"-{one.gain:.0%} +-{one.gain_error / one.oof:.0%} as {one.test_networks} networks predict each test image,"
-            f" {one.oof_networks} each out-of-fold image"
+            f"-{one.gain:.0%} +-{one.gain * GAIN_SPREAD[metric.name]:.0%} as {one.test_networks} networks predict each"
+            f" test image, {one.oof_networks} each out-of-fold image"
         )
     else:
         parts.append(f"no gain of averaging networks: {one.why_no_gain}")

@@ -83,6 +83,12 @@ def test_copies_among_the_test_images_count_once_and_a_private_share_is_fewer_im
     assert replace(half, test_images=0) == replace(of[0], test_images=0)
 
 
+def test_a_gain_of_no_error_at_all_is_said_too():
+    outcomes = errors(0, 100)
+    one = expected_score(TOP3, outcomes, members_of(outcomes), scored=images(50), gain=Gain(0.2, 1, 5))
+    assert "-20% +-10% as 5 networks predict each test image" in expected_sentences(TOP3, one)[1]
+
+
 def test_unreadable_test_images_are_errors_as_often_as_the_frequent_classes_are_wrong():
     outcomes = errors(6, 600)  # ten classes, equally frequent: three of them are wrong 7 times of 10
     one = expected_score(TOP3, outcomes, members_of(outcomes), scored=images(90, guessed=10), gain=NO_GAIN)
