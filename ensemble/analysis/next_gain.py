@@ -38,7 +38,7 @@ class NextGain:
 
 
 def next_gains(workspace: Workspace) -> list[NextGain]:
-    """A further seed of every run and a further member, then each member of the blend, what gives most an hour first.
+    """A further fold or seed of every run and a further member, then each member of the blend, the best an hour first.
 
     None where there is no blend of these folds by top-3 error.
     """
@@ -55,21 +55,24 @@ def next_gains(workspace: Workspace) -> list[NextGain]:
         for one in blend.worth
         if one["without"] is not None
     ]
-    ahead = [*_further_seed(blend, hours), *_further_member(blend, hours)]
+    ahead = [*_further_networks(blend, hours), *_further_member(blend, hours)]
     return [*ahead, *sorted(known, key=lambda one: (-(one.per_hour or one.gain), one.what))]
 
 
-def _further_seed(blend: Blend, hours: dict[str, float]) -> list[NextGain]:
-    """One more seed of every run that has networks: twice as many for each test image.
+def _further_networks(blend: Blend, hours: dict[str, float]) -> list[NextGain]:
+    """One more seed of every run, or one more fold where some are lacking: more networks predict each test image.
 
-    With K = test_networks / oof_networks: gain * oof = b (1 - 1/K) is known, b/K - b/2K is what comes.
+    With K = test_networks / oof_networks, gain * oof = b (1 - 1/K) is known, and b/K - b/2K or b/K - b/(K + 1) comes.
     """
     expected = blend.expected_top3
     ratio = expected.test_networks / expected.oof_networks if expected.oof_networks else 1.0
     trained = sum(spent for name, spent in hours.items() if blend.weights[name] > 0)
     if ratio <= 1 or not trained or not expected.gain:
         return []
-    return [NextGain("a further seed of every run", trained, expected.gain * expected.oof / (2 * (ratio - 1)))]
+    known = expected.gain * expected.oof / (ratio - 1)  # b / K
+    if blend.partial:
+        return [NextGain("a further fold of every run", trained / ratio, known / (ratio + 1))]
+    return [NextGain("a further seed of every run", trained, known / 2)]
 
 
 def _further_member(blend: Blend, hours: dict[str, float]) -> list[NextGain]:

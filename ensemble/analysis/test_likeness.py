@@ -118,8 +118,9 @@ def measure_likeness(workspace: Workspace, *, seed: int = 0) -> Likeness | None:
     if fold is None:
         return None
     with threadpool_limits(1):
-        odds = crossfit_odds(np.concatenate(features), is_test, fold)
-    auc, low, high = crossfit_auc(odds, is_test, fold, group)
+        parts = principal_parts(np.concatenate(features))
+        odds = crossfit_odds(parts, is_test, fold)
+    auc, low, high = crossfit_auc(odds, is_test, fold, group, noise=fit_noise(parts, is_test, fold))
     ids = [table["image_id"].to_numpy(dtype=str)[own] for table, own in zip((train, test), rows, strict=True)]
     return Likeness(auc, low, high, ids[0], odds[~is_test], ids[1], odds[is_test], found.tag)
 
@@ -182,20 +183,25 @@ def deal_groups(group: np.ndarray, is_test: np.ndarray, rng: np.random.Generator
     return fold[own] if all(there) else None
 
 
-def crossfit_odds(features: np.ndarray, is_test: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Log-odds of being a test image, were both sets equally large, by logistic regression without the image's fold.
+def principal_parts(features: np.ndarray) -> np.ndarray:
+    """Features (n, D) of both sets in their first principal directions, of variance 1. (n, at most DIRECTIONS) float32
 
-    features (n, D) float, of both sets; they are scaled and rotated with all images, since that needs no labels
+    Made of all images together, since that needs no labels.
     """
     from sklearn.decomposition import PCA
-    from sklearn.linear_model import LogisticRegression
 
     scaled = features.astype(np.float32)
     scaled -= scaled.mean(axis=0)
     scaled /= np.maximum(scaled.std(axis=0), 1e-6)
     most = min(DIRECTIONS, scaled.shape[1], len(scaled) - 1)
     parts = PCA(most, whiten=True, svd_solver="covariance_eigh").fit_transform(scaled)
-    parts = np.nan_to_num(np.clip(parts, -1e3, 1e3))  # a direction without variance
+    return np.nan_to_num(np.clip(parts, -1e3, 1e3))  # a direction without variance
+
+
+def crossfit_odds(parts: np.ndarray, is_test: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Log-odds of being a test image, were both sets equally large, by logistic regression without the image's fold."""
+    from sklearn.linear_model import LogisticRegression
+
     odds = np.empty(len(fold))
     for held in range(N_FOLDS):
         model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=500, tol=1e-3)
@@ -204,13 +210,32 @@ def crossfit_odds(features: np.ndarray, is_test: np.ndarray, fold: np.ndarray) -
     return odds
 
 
+def fit_noise(parts: np.ndarray, is_test: np.ndarray, fold: np.ndarray) -> float:
+    """The share of a fit's scores that is noise of the images it was fitted to, in [0, 1]: 1 where the sets are alike.
+
+    Of whitened images a linear classifier's direction is the difference d of the sets' means (Fisher 1936). The
+    differences in a fold and in the others have independent noise, so the mean of their products is |d|^2 without it.
+    """
+    n = np.zeros((2, N_FOLDS, 1))
+    sums = np.zeros((2, N_FOLDS, parts.shape[1]))
+    np.add.at(n, (is_test.astype(int), fold), 1)
+    np.add.at(sums, (is_test.astype(int), fold), parts)
+    others = (sums.sum(axis=1, keepdims=True) - sums) / (n.sum(axis=1, keepdims=True) - n)
+    inside, outside = np.diff(sums / n, axis=0)[0], np.diff(others, axis=0)[0]  # (N_FOLDS, D)
+    fitted = float((outside**2).sum())
+    return 1 - float(np.clip((inside * outside).sum() / fitted, 0, 1)) if fitted else 1.0
+
+
 def crossfit_auc(
-    odds: np.ndarray, is_test: np.ndarray, fold: np.ndarray, group: np.ndarray
+    odds: np.ndarray, is_test: np.ndarray, fold: np.ndarray, group: np.ndarray, *, noise: float
 ) -> tuple[float, float, float]:
     """The mean AUC inside the folds and its 95% interval; ties count half, copies as one draw.
 
     Each image's part in the AUC (a test image's share of training images below it; a training image's share of test
-    images above it) is summed by group; Wilson's interval at the n that has the sums' variance stays inside [0, 1].
+    images above it) is summed by group. So far the fits are taken as given. But where image i is scored by a fit that
+    has seen j, j is scored by one that has seen i, and the noise of both is one product: it counts twice in the AUC,
+    and once in the sum of squares. Therefore the variance is 1 + `noise` of `fit_noise` times as large. Wilson's
+    interval at the n that has this variance stays inside [0, 1].
     """
     from scipy.stats import rankdata
 
@@ -226,7 +251,7 @@ def crossfit_auc(
     auc = float(np.clip(part[is_test].sum(), 0, 1))
     part[is_test] -= auc / n_test
     _, own = np.unique(group, return_inverse=True)
-    variance = float((np.bincount(own, part) ** 2).sum())
+    variance = (1 + noise) * float((np.bincount(own, part) ** 2).sum())
     fewer = min(n_test, len(odds) - n_test)
-    effective = auc * (1 - auc) / variance if variance > 0 and 0 < auc < 1 else fewer
+    effective = auc * (1 - auc) / variance if variance > 0 and 0 < auc < 1 else fewer / (1 + noise)
     return auc, *wilson_interval(auc, effective)

@@ -1,9 +1,8 @@
 """Says what score the test images will get: the expected loss, its 95% interval, and what the interval is made of.
 
-The loss on the test images differs from the cross-fitted one of the out-of-fold images for three reasons. The
-out-of-fold images are a sample (`rate_points`); the test images are one too (`predictive_interval`); and an
-out-of-fold image is predicted by one network of each run, a test image by the mean of all its networks. The last is a
-gain, and `averaging_gain` says how large. docs/expected.md has the formulas, their assumptions and how often they hold.
+It differs from the cross-fitted loss of the out-of-fold images for three reasons. They are a sample (`rate_points`),
+the test images are another (`predictive_interval`), and of each run one network predicts an out-of-fold image, the mean
+of all a test image: `averaging_gain`. docs/expected.md has the formulas, their assumptions and how often they hold.
 """
 
 from __future__ import annotations
@@ -32,7 +31,8 @@ from folds.manifest.manifest import read_manifest, test_ids, usable_rows
 from models.runs import PROBE
 
 MOST_CELLS = 250_000  # test images x classes that the gain is measured on: 2,427 images of 103 classes
-GAIN_SPREAD = 0.5  # the gain's standard error is half of it: true gains were 0.8 to 1.7 times those expected
+# The gain's standard error as a share of it: true gains were 0.8 to 1.7 times those expected, of log loss 0.8 to 1.1.
+GAIN_SPREAD = {"top-k-error": 0.5, "accuracy": 0.5, "map": 0.5, "log-loss": 0.2}
 NORMAL_FIFTHS = np.array([-1.28, -0.52, 0.0, 0.52, 1.28])  # the middles of five equally likely parts
 LEAST_GAIN, MOST_GAIN = 0.005, 0.9  # less would be shown as 0%, and may be rounding
 TEMPERATURES = (0.5, 2.0)  # fitted ones were 0.65 to 0.87; of one error on 700 images the fit would go anywhere
@@ -62,12 +62,14 @@ class Gain:
 
     share: of the loss, in [0, 1]; 0 where it is left out, and `why_not` says why in one clause
     one, all: networks that predict an out-of-fold image, and a test image
+    spread: standard deviation of the log loss of an image by all networks over that by one; 1 for other metrics
     """
 
     share: float
     one: int = 0
     all: int = 0
     why_not: str = ""
+    spread: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,15 @@ def expected_score(
     group, oof = members.rows.group, float(outcomes.mean())
     copies = agreeing_images(scored.group) / len(scored.group) if len(scored.group) else 1.0
     trials, guess = copies * len(scored), _guess_loss(metric, members.rows.target)
+    gain_spread = GAIN_SPREAD[metric.name]
     guessed = scored.guessed / (len(scored.group) + scored.guessed) if guess is not None and len(scored) else 0.0
     mean = (1 - guessed) * oof * (1 - gain.share) + guessed * (guess or 0.0)
     if metric.name == "log-loss":
         images = agreeing_images(group)
-        oof_error = paired_difference(outcomes, np.zeros(len(outcomes)), group).standard_error * (1 - gain.share)
-        test_error = oof_error * float(np.sqrt(images / trials)) if trials else 0.0
-        errors = float(np.sqrt(oof_error**2 + test_error**2 + (GAIN_SPREAD * gain.share * oof) ** 2))
+        single = paired_difference(outcomes, np.zeros(len(outcomes)), group).standard_error
+        oof_error = single * (1 - gain.share)
+        test_error = single * gain.spread * float(np.sqrt(images / trials)) if trials else 0.0
+        errors = float(np.sqrt(oof_error**2 + test_error**2 + (gain_spread * gain.share * oof) ** 2))
         # A mean of losses that have a long tail upwards is nearer to normal in its logarithm.
         reach = np.exp(WITHIN_95 * errors / mean) if mean else 1.0
         low, high = float(mean / reach), float(mean * reach)
@@ -114,7 +118,7 @@ def expected_score(
         images = effective_images(outcomes, group)
         trials *= _trials_per_image(outcomes)
         known = rate_points(min(max(oof, 0.0), 1.0), images)
-        kept = 1 - np.clip(gain.share * (1 + GAIN_SPREAD * NORMAL_FIFTHS), 0, MOST_GAIN)
+        kept = 1 - np.clip(gain.share * (1 + gain_spread * NORMAL_FIFTHS), 0, MOST_GAIN)
         rates = (1 - guessed) * np.outer(kept, known).ravel() + guessed * (guess or 0.0)
         oof_error = float(known.std()) * (1 - guessed) * (1 - gain.share)
         test_error = float(np.sqrt((rates * (1 - rates)).mean() / trials)) if trials else 0.0
@@ -130,7 +134,7 @@ def expected_score(
         test_images=len(scored),
         test_error=test_error,
         gain=gain.share,
-        gain_error=GAIN_SPREAD * gain.share * oof,
+        gain_error=gain_spread * gain.share * oof,
         oof_networks=gain.one,
         test_networks=gain.all,
         why_no_gain=gain.why_not,
@@ -152,8 +156,8 @@ def expected_sentences(metric: Metric, expected: ExpectedScore) -> list[str]:
         parts.append(f"+-{one.test_error:.4f} by the test images")
     if one.gain:
         parts.append(
-            f"-{one.gain:.0%} +-{one.gain * GAIN_SPREAD:.0%} as {one.test_networks} networks predict each test image,"
-            f" {one.oof_networks} each out-of-fold image"
+            f"-{one.gain:.0%} +-{one.gain * GAIN_SPREAD[metric.name]:.0%} as {one.test_networks} networks predict each"
+            f" test image, {one.oof_networks} each out-of-fold image"
         )
     else:
         parts.append(f"no gain of averaging networks: {one.why_no_gain}")
@@ -191,19 +195,18 @@ def averaging_gain(metric: Metric, members: Members, recipe: Recipe, *, oof: flo
     few, most = len(runs), sum(len(run.tests) if _has_networks(run) else 1 for run in runs)
     if not any(_has_networks(run) and len(run.tests) > 1 for run in runs):
         return Gain(0.0, few, most, "no member has a network per fold (probes and added members count as one)")
+    in_use = replace(recipe, weights=recipe.weights[recipe.weights > 0])
     try:
-        scores = _fold_scores(
-            replace(recipe, weights=recipe.weights[recipe.weights > 0]), members, [m for m, _ in used]
-        )
+        scores = _fold_scores(in_use, members, [member for member, _ in used])
     except UserError as err:
         return Gain(0.0, few, most, err.message)
-    if not len(scores) or not scores.shape[1]:
+    if not scores.size:
         return Gain(0.0, few, most, "there are no test images")
-    one, every = _losses_under(metric, np.stack([recipe.probs(own) for own in scores]), scores, oof=oof)
+    one, every, spread = _losses_under(metric, np.stack([recipe.probs(own) for own in scores]), scores, oof=oof)
     share = min(1 - every / one, MOST_GAIN) if one > 0 else 0.0
     if share < LEAST_GAIN:
         return Gain(0.0, few, most, "the networks agree on the test images")
-    return Gain(share, few, most)
+    return Gain(share, few, most, spread=spread)
 
 
 def _has_networks(run: Run) -> bool:
@@ -254,31 +257,34 @@ def _test_probs(run: Run, image_id: np.ndarray) -> Iterator[tuple[str, np.ndarra
         yield path.parent.name, run.averaged(stored.scattered_rows(place))
 
 
-def _losses_under(metric: Metric, probs: np.ndarray, scores: np.ndarray, *, oof: float) -> tuple[float, float]:
-    """The mean loss of the fold blends, and that of all networks. probs, scores (folds + 1, n, C), the last of all.
+def _losses_under(metric: Metric, probs: np.ndarray, scores: np.ndarray, *, oof: float) -> tuple[float, float, float]:
+    """The mean loss of the fold blends, that of all networks, and (of log loss) the ratio of their standard deviations.
 
-    The true class is drawn from the last probabilities at the temperature at which the fold blends lose `oof`.
+    probs, scores (folds + 1, n, C), the last of all, from which at some temperature the true class is drawn.
     """
     steps = metric.steps(probs.shape[2])
-    if steps is None:
-        values, places = -np.log(np.maximum(probs, LEAST_PROB)), None
-    else:
-        values, places = 1 - steps[:-1], np.argsort(-scores, axis=2, kind="stable")[:, :, : len(steps) - 1]
+    values = -np.log(np.maximum(probs, LEAST_PROB)) if steps is None else 1 - steps[:-1]
+    places = None if steps is None else np.argsort(-scores, axis=2, kind="stable")[:, :, : len(steps) - 1]
     logs = np.log(np.maximum(probs[-1], LEAST_PROB))
 
-    def losses(temperature: float) -> np.ndarray:
+    def truth_at(temperature: float) -> np.ndarray:
         odds = np.exp((logs - logs.max(axis=1, keepdims=True)) / temperature)
-        truth = odds / odds.sum(axis=1, keepdims=True)  # (n, C)
+        return odds / odds.sum(axis=1, keepdims=True)  # (n, C)
+
+    def losses(truth: np.ndarray) -> np.ndarray:
         if places is None:
             return (truth * values).sum(axis=2).mean(axis=1)
         return np.array([1 - (np.take_along_axis(truth, own, axis=1) @ values).mean() for own in places])
 
     low, high = TEMPERATURES
-    for _ in range(20):  # the loss rises with the temperature; halved 20 times, the interval is narrower than 1e-5
-        middle = float(np.sqrt(low * high))
-        low, high = (low, middle) if losses(middle)[:-1].mean() > oof else (middle, high)
-    found = losses(middle)
-    return float(found[:-1].mean()), float(found[-1])
+    for _ in range(20):  # until the fold blends lose `oof`: halved 20 times, the interval is narrower than 1e-5
+        truth = truth_at(middle := float(np.sqrt(low * high)))
+        found, spread = losses(truth), 1.0
+        low, high = (low, middle) if found[:-1].mean() > oof else (middle, high)
+    if places is None:
+        variances = np.array([(truth * own**2).sum(axis=1).mean() for own in values]) - found**2
+        spread = float(np.sqrt(variances[-1] / variances[:-1].mean()))
+    return float(found[:-1].mean()), float(found[-1]), spread
 
 
 def _guess_loss(metric: Metric, target: np.ndarray) -> float | None:

@@ -29,10 +29,10 @@ from ensemble.blend.cross_fit import Score, best_or_equal
 from ensemble.blend.make_blend import BlendResult, make_blend
 from ensemble.members.members import Members, load_members
 from ensemble.settings import BlendSettings, MetricName
-from folds.base.workspace import Workspace
+from folds.base.workspace import Workspace, read_json, write_json
 from folds.settings import SplitSettings
 from folds.split.assign import load_folds, store_folds
-from tests.benchmarks.measure import console, finish, show
+from tests.benchmarks.measure import finish, show
 from tests.benchmarks.synthetic import World, make_folds, member_log_probs, write_fold
 
 SIZES = {500: 8, 2_000: 3, 8_000: 1}  # training images, and private parts of as many test images
@@ -60,20 +60,18 @@ RULES: dict[str, Callable[[Sequence[Score]], Score]] = {
 
 def main(
     *,
-    worlds: int = 70,
+    worlds: int = 200,
     metric: MetricName = "top-k-error",
     work: Path | None = None,
+    log: Path | None = None,
     processes: int = 1,
     record: bool = True,
 ) -> None:
-    """Measure, print the tables, and append the figures to results.jsonl."""
-    figures: dict[str, Any] = {"worlds": worlds, "metric": metric, "sizes": {}}
+    """Measure, print the tables, and append the figures to results.jsonl; `--log FILE` goes on where it was stopped."""
     names = [str(n) for n in SIZES] if work is None else [work.name]
-    with ProcessPoolExecutor(processes) as pool:
-        for name in names:
-            one = partial(one_half, work, metric) if work else partial(one_world, int(name), metric)
-            figures["sizes"][name] = summary(list(pool.map(one, range(worlds))))
-            console.print(name, figures["sizes"][name])
+    made = made_worlds(names, worlds, metric, work=work, log=log, processes=processes)
+    figures: dict[str, Any] = {"worlds": worlds, "metric": metric}
+    figures["sizes"] = {name: summary(of_size) for name, of_size in made.items()}
     rows = [
         (
             name,
@@ -93,6 +91,26 @@ def main(
     ]
     show("fresh loss of each rule less that of the best cross-fitted, of the latter", ("rule", *names), cells)
     finish("expected", figures, keep=record)
+
+
+def made_worlds(
+    names: Sequence[str], worlds: int, metric: MetricName, *, work: Path | None, log: Path | None, processes: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Each world's figures by size, made seed after seed, so that all sizes grow alike; what the log has is kept."""
+    wanted = {f"{metric}, {name}, seed {seed}": (name, seed) for seed in range(worlds) for name in names}
+    made = read_json(log, hint="") if log is not None and log.is_file() else {}
+    ahead = {key: one for key, one in wanted.items() if key not in made}
+    with ProcessPoolExecutor(processes) as pool:
+        for key, figures in zip(ahead, pool.map(partial(one_of, work, metric), ahead.values()), strict=True):
+            made[key] = figures
+            if log is not None:
+                write_json(log, made)
+    return {name: [made[key] for key, (own, _) in wanted.items() if own == name] for name in names}
+
+
+def one_of(work: Path | None, metric: MetricName, name_and_seed: tuple[str, int]) -> dict[str, Any]:
+    name, seed = name_and_seed
+    return one_half(work, metric, seed) if work else one_world(int(name), metric, seed)
 
 
 def summary(made: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -177,7 +195,9 @@ def compared(
     above = float(np.mean([one > expected.high + 1e-12 for one in of_parts]))
     return {
         "fresh": float(fresh.mean()),
+        "parts": of_parts,
         "expected": expected.mean,
+        "interval": (expected.low, expected.high),
         "inside": 1 - below - above,
         "below": below,
         "above": above,

@@ -42,6 +42,15 @@ def test_members_are_weighed_by_what_they_give_an_hour_and_a_further_one_by_the_
     assert found["a further seed of every run"] == (3.5, pytest.approx(0.1 * 0.03 / 4))  # b/3 - b/6 of b (1 - 1/3)
     assert found["a further member like these"] == (pytest.approx(3.5 / 3, abs=1e-6), pytest.approx(0.01 * 2 / 4))
     assert found["m00, which is there"] == (1.0, 0.0)
+    partial = {"folds": (0, 1), "networks": dict.fromkeys(blend.weights, 2), "left_out": ()}
+    of_two = replace(expected, test_networks=6)
+    save_blend(
+        workspace.blend,
+        replace(blend, worth=tuple(worth), crossfit=0.03, expected_top3=of_two, partial=partial),
+    )
+    fold = next_gains(workspace)[0]
+    assert (fold.what, fold.hours) == ("a further fold of every run", pytest.approx(3.5 / 2))
+    assert fold.gain == pytest.approx(0.1 * 0.03 / 3)  # b/2 - b/3 of b (1 - 1/2)
     shown = text_of(gain_table(next_gains(workspace)))
     assert "+0.0000" in shown
     assert "-0.0000" not in shown

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from ensemble.analysis.test_likeness import Likeness, crossfit_auc, crossfit_odds, deal_groups, measure_likeness
+from ensemble.analysis.test_likeness import (
+    Likeness,
+    crossfit_auc,
+    crossfit_odds,
+    deal_groups,
+    fit_noise,
+    measure_likeness,
+    principal_parts,
+)
 from folds.base.workspace import Workspace, digest, write_json
 from folds.manifest.manifest import read_manifest, read_manifest_bytes, write_manifest
 from folds.split.assign import load_folds
@@ -18,8 +26,9 @@ def measured(features, is_test, group=None, *, seed=0):
     """(odds, auc, low, high)"""
     group = np.arange(len(features)) if group is None else group
     fold = deal_groups(group, is_test, np.random.default_rng(seed))
-    odds = crossfit_odds(features, is_test, fold)
-    return odds, *crossfit_auc(odds, is_test, fold, group)
+    parts = principal_parts(features)
+    odds = crossfit_odds(parts, is_test, fold)
+    return odds, *crossfit_auc(odds, is_test, fold, group, noise=fit_noise(parts, is_test, fold))
 
 
 def sets(n, n_test, *, width=30, moved=0.0, seed=0):
@@ -33,7 +42,18 @@ def test_sets_that_are_alike_are_not_called_far_apart():
     found = [measured(*sets(600, 200, seed=seed), seed=seed) for seed in range(30)]
     assert np.mean([auc for _, auc, _, _ in found]) == pytest.approx(0.5, abs=0.02)
     assert sum(Likeness(*one, *[np.empty(0)] * 4, "").is_far for _, *one in found) <= 1
-    assert np.mean([low <= 0.5 <= high for _, _, low, high in found]) > 0.75
+    assert np.mean([low <= 0.5 <= high for _, _, low, high in found]) > 0.85  # 92% of 120
+
+
+def test_half_of_the_variance_is_the_fits_noise_where_sets_are_alike_and_none_where_they_are_far_apart():
+    def noise(moved):
+        features, is_test = sets(900, 300, moved=moved)
+        return fit_noise(
+            principal_parts(features), is_test, deal_groups(np.arange(1200), is_test, np.random.default_rng(0))
+        )
+
+    assert noise(0.0) > 0.7
+    assert noise(3.0) < 0.1
 
 
 def test_sets_that_differ_have_the_auc_that_the_distance_gives():
@@ -50,7 +70,7 @@ def test_the_auc_is_the_share_of_pairs_in_order_inside_the_folds():
         ones, others = odds[is_test & (fold == k)], odds[~is_test & (fold == k)]
         by_fold.append(np.mean((ones[:, None] > others) + 0.5 * (ones[:, None] == others)))
         counts.append(len(ones))
-    auc, low, high = crossfit_auc(odds, is_test, fold, np.arange(60))
+    auc, low, high = crossfit_auc(odds, is_test, fold, np.arange(60), noise=0.0)
     assert auc == pytest.approx(np.average(by_fold, weights=counts))
     assert low < auc < high
 
@@ -61,8 +81,11 @@ def test_the_interval_of_one_fold_is_as_wide_as_delongs():
     order = (ones[:, None] > others).astype(float)
     delong = np.sqrt(order.mean(axis=1).var() / 80 + order.mean(axis=0).var() / 200)
     is_test = np.arange(280) < 80
-    _, low, high = crossfit_auc(np.append(ones, others), is_test, np.zeros(280, int), np.arange(280))
+    one_fold = np.append(ones, others), is_test, np.zeros(280, int), np.arange(280)
+    _, low, high = crossfit_auc(*one_fold, noise=0.0)
     assert high - low == pytest.approx(2 * 1.96 * delong, rel=0.05)
+    _, low, high = crossfit_auc(*one_fold, noise=1.0)
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(2) * delong, rel=0.05)
 
 
 def test_copies_count_as_one_draw_and_never_stand_in_two_folds():

@@ -83,6 +83,12 @@ def test_copies_among_the_test_images_count_once_and_a_private_share_is_fewer_im
     assert replace(half, test_images=0) == replace(of[0], test_images=0)
 
 
+def test_a_gain_of_no_error_at_all_is_said_too():
+    outcomes = errors(0, 100)
+    one = expected_score(TOP3, outcomes, members_of(outcomes), scored=images(50), gain=Gain(0.2, 1, 5))
+    assert "-20% +-10% as 5 networks predict each test image" in expected_sentences(TOP3, one)[1]
+
+
 def test_unreadable_test_images_are_errors_as_often_as_the_frequent_classes_are_wrong():
     outcomes = errors(6, 600)  # ten classes, equally frequent: three of them are wrong 7 times of 10
     one = expected_score(TOP3, outcomes, members_of(outcomes), scored=images(90, guessed=10), gain=NO_GAIN)
@@ -116,6 +122,11 @@ def test_what_averaging_networks_gains_is_known_without_labels(tmp_path, metric)
     assert (gain.one, gain.all) == (6, 30)
     assert gain.share == pytest.approx(1 - loss(networks.mean(axis=1)) / one, abs=0.02)
     assert gain.share > 0.02
+    if metric.name == "log-loss":  # averaging takes more off the spread of the losses than off their mean
+        spreads = [metric.outcomes(recipe.scores(networks[:, fold]), target).std() for fold in range(5)]
+        spread = metric.outcomes(recipe.scores(networks.mean(axis=1)), target).std() / np.mean(spreads)
+        assert gain.spread == pytest.approx(spread, abs=0.02)
+        assert gain.spread < 1 - gain.share
 
 
 def test_no_gain_is_expected_of_probes_or_of_networks_that_agree(tmp_path):
