@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -158,16 +159,19 @@ def seconds_of_copies(sizes: tuple[int, ...] = COPIES) -> dict[str, float]:
         hashes[:copies] = hashes[shown[:copies]]
         for _ in range(6):
             hashes[:copies] ^= np.uint64(1) << rng.integers(0, 64, copies, dtype=np.uint64)
+        look = shown % len(thumbs)
         cases = {"near copies": (hashes, thumbs)}
         if n == min(sizes):
             cases |= {"one hash": (crowded, thumbs), "blank": (crowded, blank)}
         for name, (hashed, pictures) in cases.items():
             start = time.process_time()
-            find_copies(
-                np.arange(n).astype(str), hashed, mirrored, lambda rows: pictures[shown[rows] % 4096], near_bits=6
-            )
+            find_copies(np.arange(n).astype(str), hashed, mirrored, partial(_shown, pictures, look), near_bits=6)
             seconds[f"{n:,}, {name}"] = time.process_time() - start
     return seconds
+
+
+def _shown(pictures: Any, shown: Any, rows: Any) -> Any:
+    return pictures[shown[rows]]
 
 
 def show_figures(figures: dict[str, Any]) -> None:
