@@ -67,7 +67,7 @@ def test_an_item_that_spins_is_ended_by_its_processor_time():
 
 
 def has_main_script(item):
-    return "__mp_main__" in sys.modules
+    return hasattr(sys.modules["__main__"], "__file__")
 
 
 def test_a_process_does_not_import_the_main_script():
