@@ -68,7 +68,7 @@ def keep_memory() -> bool:
 
 
 def return_memory(device: torch.device) -> None:
-    """Give back what `keep_memory` keeps: between training and evaluation, whose blocks do not fit into each other's."""
+    """Give back what `keep_memory` keeps: between training and evaluation, whose blocks are of other sizes."""
     if device.type == "cpu" and keep_memory():
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -156,7 +156,8 @@ def test_what_is_kept_is_given_back_between_training_and_evaluation():
     full = resident()
     del blocks
     return_memory(cpu)
-    assert resident() < full - (1 << 26) and last[0] == 1
+    assert resident() < full - (1 << 26)
+    assert last[0] == 1
 
 
 def test_a_system_without_glibc_is_left_as_it_is(monkeypatch):
