@@ -67,6 +67,12 @@ def keep_memory() -> bool:
     return all(answers)
 
 
+def return_memory(device: torch.device) -> None:
+    """Give back what `keep_memory` keeps: between training and evaluation, whose blocks are of other sizes."""
+    if device.type == "cpu" and keep_memory():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The type that a name stands for; `auto` is bfloat16 where the hardware has it, else float16 on a GPU, or float32.
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from math import comb
 
 import numpy as np
 from PIL import Image
 
 HASH_SIDE, HASH_BITS = 32, 8  # pixels a side, and low frequencies a side: 8 x 8 = 64 bits
 THUMBNAIL = 32  # pixels a side
-BANDS, BAND_BITS = 4, 16
-PROBED_BITS = 2 * BANDS - 1  # up to here two hashes agree in one of 4 bands but for one bit: 7 // 4 = 1
+WORD = 64  # bits of a hash
+PAIR = 0.5  # cost of a look at one pair of hashes, in costs of sorting one hash
 BLOCK = 1 << 22  # pairs looked at in one go: 100 MB
 
 _frequency = np.arange(HASH_BITS)[:, None] * (2 * np.arange(HASH_SIDE)[None] + 1)
@@ -60,45 +62,85 @@ def close_hashes(one: np.ndarray, other: np.ndarray, *, near_bits: int) -> tuple
     """All (i, j) with one[i] and other[j] at most `near_bits` bits apart, sorted by i, then j. Two (p,) int64.
 
     one  (n,) uint64    other  (m,) uint64
+    Exact, by the pigeonhole principle: of `near_bits + k` blocks of bits, at least k have no bit that differs. Each
+    choice of k blocks makes a key, and hashes with equal keys lie side by side once they are sorted. The more hashes,
+    the larger k and the longer the keys, so that few meet by chance.
+    Source: multi-index hashing, Norouzi, Punjani and Fleet 2012, here with several blocks to a key.
     """
-    search = _probed_pairs if near_bits <= PROBED_BITS else _all_pairs
-    width = max(len(other), 1)
-    keys = [np.empty(0, dtype=np.int64)]
-    for i, j in search(one, other):
-        near = np.bitwise_count(one[i] ^ other[j]) <= near_bits
-        keys.append(np.unique(i[near] * width + j[near]))
-    pairs = np.unique(np.concatenate(keys))
+    n, is_one_set = len(one), np.array_equal(one, other)
+    hashes = one if is_one_set else np.concatenate([one, other])
+    blocks, width = _Blocks.cut(near_bits, n_hashes=len(hashes)), max(len(other), 1)
+    found = [np.arange(n) * (width + 1) if is_one_set else np.empty(0, dtype=np.int64)]
+    for chosen in combinations(range(len(blocks.masks)), blocks.agreeing):
+        for a, b in _equal_pairs(blocks.keys(hashes, chosen)):
+            apart = hashes[a] ^ hashes[b]
+            near = np.flatnonzero(np.bitwise_count(apart) <= near_bits)
+            near = near[blocks.is_first(apart[near], chosen)]
+            i, j = np.minimum(a[near], b[near]), np.maximum(a[near], b[near])
+            if is_one_set:
+                found += [i * width + j, j * width + i]
+            else:
+                crosses = (i < n) & (j >= n)
+                found.append(i[crosses] * width + j[crosses] - n)
+    pairs = np.sort(np.concatenate(found))
     return pairs // width, pairs % width
 
 
-def _probed_pairs(one: np.ndarray, other: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs that agree in one 16-bit band but for at most one bit: every pair within 7 bits is among them.
+@dataclass(frozen=True)
+class _Blocks:
+    """Blocks of the bits of a hash, of which any two near hashes share at least `agreeing`.
 
-    Source: multi-index hashing, Norouzi, Punjani and Fleet 2012.
+    shifts  where each block begins    masks  its bits, at the right end
     """
-    for band in range(BANDS):
-        asked, there = _band(one, band), _band(other, band)
-        order = np.argsort(there, kind="stable")
-        start = np.searchsorted(there[order], np.arange((1 << BAND_BITS) + 1))
-        for flip in [0, *(1 << bit for bit in range(BAND_BITS))]:
-            probe = asked ^ flip
-            begin, count = start[probe], start[probe + 1] - start[probe]
-            for part in _cut(count):
-                n = count[part]
-                offset = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-                i = np.repeat(np.arange(part.start, part.start + len(n)), n)
-                yield i, order[np.repeat(begin[part], n) + offset]
+
+    shifts: tuple[np.uint64, ...]
+    masks: tuple[np.uint64, ...]
+    agreeing: int
+
+    @classmethod
+    def cut(cls, near_bits: int, *, n_hashes: int) -> _Blocks:
+        """The blocks that take the least work: few make many pairs meet by chance, many are many keys to sort by."""
+        most_bits = WORD - n_hashes.bit_length()  # of a key, which shares a word with the place of its hash
+
+        def work(agreeing: int) -> float:
+            key_bits = min(agreeing * WORD // (near_bits + agreeing), most_bits) if agreeing else 0
+            return comb(near_bits + agreeing, agreeing) * (n_hashes + PAIR * n_hashes**2 / 2 ** (key_bits + 1))
+
+        agreeing = min(range(WORD - near_bits), key=work)  # 0 is one empty key: every pair is looked at
+        edges = (
+            [WORD * block // (near_bits + agreeing) for block in range(near_bits + agreeing + 1)] if agreeing else []
+        )
+        widths = [min(stop - start, most_bits // agreeing) for start, stop in pairwise(edges)]
+        return cls(tuple(map(np.uint64, edges[:-1])), tuple(np.uint64(2**width - 1) for width in widths), agreeing)
+
+    def keys(self, hashes: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
+        """The bits of the chosen blocks, side by side. (n,) uint64."""
+        key = np.zeros(len(hashes), dtype=np.uint64)
+        for block in chosen:
+            key <<= np.bitwise_count(self.masks[block])
+            key |= (hashes >> self.shifts[block]) & self.masks[block]
+        return key
+
+    def is_first(self, apart: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
+        """Whether no choice before this one has met the pairs that differ in these bits. (p,) bool."""
+        skipped = sorted(set(range(max(chosen, default=0))).difference(chosen))
+        differ = [(apart >> self.shifts[block]) & self.masks[block] != 0 for block in skipped]
+        return np.logical_and.reduce([np.ones(len(apart), dtype=bool), *differ])
 
 
-def _band(hashes: np.ndarray, band: int) -> np.ndarray:
-    return ((hashes >> np.uint64(band * BAND_BITS)) & np.uint64((1 << BAND_BITS) - 1)).astype(np.int64)
-
-
-def _all_pairs(one: np.ndarray, other: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every pair, in blocks: for distances that probing does not cover."""
-    for part in _cut(np.full(len(one), len(other))):
-        i = np.arange(part.start, min(part.stop, len(one)))
-        yield np.repeat(i, len(other)), np.tile(np.arange(len(other)), len(i))
+def _equal_pairs(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All pairs of places whose keys are equal, each once, in blocks. The highest bits of a key are 0."""
+    place_bits = np.uint64(len(keys).bit_length())
+    ordered = np.sort((keys << place_bits) | np.arange(len(keys), dtype=np.uint64))  # three times as fast as argsort
+    place = (ordered & (np.uint64(1) << place_bits) - np.uint64(1)).astype(np.int64)
+    ordered >>= place_bits
+    is_last = np.append(ordered[1:] != ordered[:-1], True)
+    at, last = np.flatnonzero(~is_last), np.flatnonzero(is_last)
+    count = last[np.searchsorted(last, at)] - at  # of the equal ones behind each
+    for part in _cut(count):
+        n = count[part]
+        a = np.repeat(at[part], n)
+        yield place[a], place[a + 1 + np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)]
 
 
 def _cut(count: np.ndarray) -> Iterator[slice]:

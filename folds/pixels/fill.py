@@ -118,8 +118,8 @@ def write_row(task: RowTask) -> Row:
     facts, pixels = decode(Path(task.path), size=task.size)
     if pixels is None:
         return Row(facts)
-    data = encode(pixels) if task.is_jpeg else pixels.tobytes()
-    left = memoryview(data)
+    data = memoryview(encode(pixels) if task.is_jpeg else pixels).cast("B")
+    left = data
     try:
         file = _open_rows(task.store)
         file.seek(task.place)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from folds.find.reasons import CRASHED, TOO_SLOW, Reason
@@ -92,6 +95,17 @@ def _context(function: Callable[[Any], Any]) -> Any:
     return context
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the main script from a process that starts: it would import it, with a command line, for nothing."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 class _Worker:
     """One process, and the positions of the items that it has been given."""
 
@@ -99,7 +113,8 @@ class _Worker:
         context = _context(function)
         self.pipe, there = context.Pipe()
         self.process = context.Process(target=_serve, args=(there, function), daemon=True)
-        self.process.start()
+        with _without_main():
+            self.process.start()
         there.close()
         self.chunk: Sequence[int] = ()
         self.since = 0.0  # seconds, of the clock
@@ -110,7 +125,7 @@ class _Worker:
         try:
             self.pipe.recv()
         except (EOFError, OSError) as err:
-            raise RuntimeError("a decoding process could not start; does the main script guard `__main__`?") from err
+            raise RuntimeError("a decoding process could not start") from err
 
     def give(self, chunk: Sequence[int], items: Sequence[Any]) -> None:
         self.chunk, self.since = chunk, time.monotonic()

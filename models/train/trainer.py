@@ -19,6 +19,7 @@ from folds.base.progress import Track, silently
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
 from models.backbones import Backbone
+from models.device import return_memory
 from models.input.augment import Draws, draw, training_input
 from models.input.batches import gather_batches
 from models.input.mixing import Mixer, batch_size_for, seed_everything
@@ -140,7 +141,9 @@ class FoldTrainer:
             trained_seconds = time.perf_counter() - began
             if self.stepper.micro_batch < fitted:
                 yield MemoryShort(self.stepper.micro_batch, self.data.batch_size)
+            return_memory(self.device)
             valid_loss, valid_top1_error, valid_top3_error = self._valid_figures(epoch)
+            return_memory(self.device)
             yield EpochRow(
                 epoch=epoch + 1,
                 lr=self.stepper.lr,

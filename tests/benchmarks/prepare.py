@@ -2,9 +2,8 @@
 
 Images a second of the whole command, into a raw store and into one of JPEGs, beside decoding and resizing alone in as
 many processes as there are cores, by turns, each in a process of its own that pays for its start; batches read from
-both stores; and the seconds that the search for copies takes among 100,000. Neighbours on the machine disturb the
-clock, so processor time per image stands beside it. Every decoding process imports the script that was started, this
-one, as it would import run.py: hence the imports inside functions.
+both stores; and the processor seconds that the search for copies takes among 100,000 to a million (`--copies-only`
+measures nothing else). Neighbours on the machine disturb the clock, so processor time per image stands beside it.
 """
 
 from __future__ import annotations
@@ -16,13 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import cyclopts
 from cyclopts import Parameter
 
-GOAL, CHUNK, COPIES = 0.8, 16, 100_000
+GOAL, CHUNK = 0.8, 16
+COPIES = (100_000, 300_000, 1_000_000)
 WAYS = {"alone": "decoding and resizing alone", "raw": "prepare", "jpeg": "prepare to JPEGs"}
 
 
@@ -32,17 +33,22 @@ def main(
     size: Annotated[int, Parameter(help="side of the store, in pixels")] = 288,
     pictures: Annotated[int, Parameter(help="how many are made up, of 500 x 375 pixels")] = 2048,
     repeats: int = 3,
+    copies_only: Annotated[bool, Parameter(help="measure the search for copies alone")] = False,
     record: Annotated[bool, Parameter(help="append the figures to results.jsonl")] = True,
 ) -> None:
     """Measure, print the table, and append the figures to results.jsonl."""
-    from tests.benchmarks.measure import finish, make_pictures
+    from tests.benchmarks.measure import console, finish, make_pictures
 
-    with tempfile.TemporaryDirectory() as temporary:
-        if data is None:
-            make_pictures(Path(temporary), pictures)
-        figures = measure(data or Path(temporary), size, repeats=repeats)
+    figures: dict[str, Any] = {}
+    if not copies_only:
+        with tempfile.TemporaryDirectory() as temporary:
+            if data is None:
+                make_pictures(Path(temporary), pictures)
+            figures = measure(data or Path(temporary), size, repeats=repeats)
+        show_figures(figures)
     figures["copies_seconds"] = seconds_of_copies()
-    show_figures(figures)
+    for name, seconds in figures["copies_seconds"].items():
+        console.print(f"copies among {name}: {seconds:.1f} s")
     finish("prepare", figures, keep=record)
 
 
@@ -132,29 +138,44 @@ def cpu_of_server() -> float:
     return sum(int(ticks) for ticks in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
 
-def seconds_of_copies(n: int = COPIES) -> dict[str, float]:
-    """The search for copies among made-up hashes and thumbnails: at random, and thousands with one hash."""
+def seconds_of_copies(sizes: tuple[int, ...] = COPIES) -> dict[str, float]:
+    """Processor seconds of the search for copies among made-up hashes: one in 100 is a near copy of another.
+
+    At the least size also with one hash for one in 20: of different pictures, and of blank ones.
+    """
     import numpy as np
 
     from folds.manifest.duplicates import find_copies
 
     rng = np.random.default_rng(0)
-    thumbs = rng.integers(0, 256, size=(n, 32, 32, 3), dtype=np.uint8)
-    hashes, mirrored = rng.integers(0, 2**63, size=(2, n), dtype=np.uint64)
-    digests = np.array([f"{row:016x}" for row in range(n)])
-    crowded, blank = hashes.copy(), thumbs.copy()
-    crowded[: n // 20] = hashes[0]
-    blank[: n // 20] = rng.integers(0, 256, size=n // 20)[:, None, None, None]
+    thumbs = rng.integers(0, 256, size=(4096, 32, 32, 3), dtype=np.uint8)
+    blank = np.broadcast_to(rng.integers(0, 256, size=(4096, 1, 1, 1), dtype=np.uint8), thumbs.shape)
     seconds = {}
-    for name, h, t in [("random", hashes, thumbs), ("one hash", crowded, thumbs), ("blank", crowded, blank)]:
-        start = time.perf_counter()
-        find_copies(digests, h, mirrored, t.__getitem__, near_bits=6)
-        seconds[name] = time.perf_counter() - start
+    for n in sizes:
+        hashes, mirrored = rng.integers(0, 2**63, size=(2, n), dtype=np.uint64)
+        shown, copies, crowd = np.arange(n), n // 100, n // 20
+        shown[:copies] = rng.integers(copies, n, copies)
+        crowded = np.where(shown < crowd, hashes[0], hashes)
+        hashes[:copies] = hashes[shown[:copies]]
+        for _ in range(6):
+            hashes[:copies] ^= np.uint64(1) << rng.integers(0, 64, copies, dtype=np.uint64)
+        look = shown % len(thumbs)
+        cases = {"near copies": (hashes, thumbs)}
+        if n == min(sizes):
+            cases |= {"one hash": (crowded, thumbs), "blank": (crowded, blank)}
+        for name, (hashed, pictures) in cases.items():
+            start = time.process_time()
+            find_copies(np.arange(n).astype(str), hashed, mirrored, partial(_shown, pictures, look), near_bits=6)
+            seconds[f"{n:,}, {name}"] = time.process_time() - start
     return seconds
 
 
+def _shown(pictures: Any, shown: Any, rows: Any) -> Any:
+    return pictures[shown[rows]]
+
+
 def show_figures(figures: dict[str, Any]) -> None:
-    from tests.benchmarks.measure import console, ranged, show
+    from tests.benchmarks.measure import ranged, show
 
     rows = []
     for way, name in WAYS.items():
@@ -164,8 +185,6 @@ def show_figures(figures: dict[str, Any]) -> None:
     shares = (ranged(figures[name], scale=100, form=".0f") + " %" for name in ("share", "share_of_cpu"))
     title = f"{figures['files']:,} files to {figures['size']} x {figures['size']}, goal: at least {GOAL:.0%}"
     show(title, ("", "images/s", "CPU, us per image", "read again/s"), [*rows, ("prepare reaches", *shares, "")])
-    for name, seconds in figures["copies_seconds"].items():
-        console.print(f"copies among {COPIES:,}, {name}: {seconds:.1f} s")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from folds.base.errors import UserError
 from folds.split.assign import load_folds
 from models import device as precision
 from models.backbones import resolve_backbone
-from models.device import faster, run_precision
+from models.device import choose_device, faster, return_memory, run_precision
 from models.predict.again import load_trained
 from models.probe.probe import probe_runs
 from models.runs import chosen_precision, plan_runs
@@ -142,6 +143,21 @@ def test_large_blocks_are_not_handed_back_and_zeroed_again():
 
     kept, left = faults("kept"), faults("left")
     assert 10 * kept < left, (kept, left)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc on Linux")
+def test_what_is_kept_is_given_back_between_training_and_evaluation():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    cpu = choose_device("cpu")
+    blocks = [torch.ones(1 << 22) for _ in range(8)]  # 16 MB each
+    last = torch.ones(1 << 10)  # above them, so that the end of the heap cannot sink
+    full = resident()
+    del blocks
+    return_memory(cpu)
+    assert resident() < full - (1 << 26)
+    assert last[0] == 1
 
 
 def test_a_system_without_glibc_is_left_as_it_is(monkeypatch):

@@ -88,24 +88,33 @@ def test_no_image_is_no_copy():
     assert (found.upright.tolist(), found.mirrored.tolist()) == ([], [])
 
 
-@pytest.mark.parametrize("near_bits", [0, 1, 4, 6, 7, 8, 12])
-def test_all_close_hashes_are_found(near_bits):
+def turned(hashes, bits, rng):
+    """These hashes, each with so many of its bits turned."""
+    places = rng.permuted(np.tile(np.arange(64, dtype=np.uint64), (len(hashes), 1)), axis=1)
+    flips = np.where(np.arange(64) < bits[:, None], np.uint64(1) << places, np.uint64(0))
+    return hashes ^ np.bitwise_or.reduce(flips, axis=1)
+
+
+def close_by_looking_at_all(one, other, *, near_bits):
+    return [pair.tolist() for pair in np.nonzero(np.bitwise_count(one[:, None] ^ other[None]) <= near_bits)]
+
+
+@pytest.mark.parametrize("near_bits", [0, 1, 4, 6, 8, 16])
+@pytest.mark.parametrize("cost_of_a_pair", [0.0, 0.5, 60.0])  # every pair is looked at; a few blocks; longer keys
+def test_all_close_hashes_are_found_and_no_others(monkeypatch, near_bits, cost_of_a_pair):
+    monkeypatch.setattr("folds.manifest.hashes.PAIR", cost_of_a_pair)
     rng = np.random.default_rng(near_bits)
-    one = rng.integers(0, 2**63, 60).astype(np.uint64)
-    flips = np.zeros(60, dtype=np.uint64)
-    for row, count in enumerate(rng.integers(0, 14, 60)):
-        for bit in rng.choice(64, count, replace=False):
-            flips[row] |= np.uint64(1) << np.uint64(bit)
-    other = one ^ flips
-    slow = [(i, j) for i in range(60) for j in range(60) if (int(one[i]) ^ int(other[j])).bit_count() <= near_bits]
-    i, j = close_hashes(one, other, near_bits=near_bits)
-    assert list(zip(i.tolist(), j.tolist(), strict=True)) == slow
-    assert slow
+    one = rng.integers(0, 2**63, 60).astype(np.uint64) * np.uint64(2)
+    one[40:] = turned(one[:20], rng.integers(0, 20, 20), rng)
+    other = turned(np.concatenate([one, one[:5]]), rng.integers(0, 20, 65), rng)
+    for answering in (one, other):
+        expected = close_by_looking_at_all(one, answering, near_bits=near_bits)
+        assert [pair.tolist() for pair in close_hashes(one, answering, near_bits=near_bits)] == expected
+        assert expected[0]
 
 
-def test_close_hashes_do_not_depend_on_the_block(monkeypatch):
-    hashes = np.random.default_rng(0).integers(0, 2**20, 500).astype(np.uint64)  # crowded: three bands are equal
-    whole = close_hashes(hashes, hashes, near_bits=6)
+def test_crowded_hashes_do_not_depend_on_the_block(monkeypatch):
+    hashes = np.random.default_rng(0).integers(0, 2**20, 500).astype(np.uint64)  # most blocks of bits are equal
+    expected = close_by_looking_at_all(hashes, hashes, near_bits=6)
     monkeypatch.setattr("folds.manifest.hashes.BLOCK", 1000)
-    cut = close_hashes(hashes, hashes, near_bits=6)
-    assert all((a == b).all() for a, b in zip(whole, cut, strict=True))
+    assert [pair.tolist() for pair in close_hashes(hashes, hashes, near_bits=6)] == expected

@@ -9,7 +9,7 @@ from PIL import Image
 
 import folds.pixels.decode
 from folds.find.reasons import reason_text
-from folds.manifest.hashes import thumbnail
+from folds.manifest.hashes import perceptual_hashes, thumbnail
 from folds.pixels.decode import decode
 
 SIZE = 32
@@ -272,6 +272,52 @@ def test_a_huge_jpeg_is_decoded_at_an_eighth(tmp_path):
     facts, pixels = decode(tmp_path / "a.jpg", size=SIZE)
     assert (facts.width, facts.height, reason_text(facts.reasons)) == (30_000, 8_000, "large: 30000 x 8000 pixels")
     assert abs(int(pixels[5, 5, 0]) - 90) <= 1
+
+
+def photograph(seed, *, width=1000, height=750):
+    """Soft blotches, a few sharp edges and noise."""
+    rng = np.random.default_rng(seed)
+    cells = Image.fromarray(rng.integers(0, 256, size=(15, 20, 3), dtype=np.uint8))
+    levels = np.asarray(cells.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+    levels[height // 3 :, width // 2 :] += 60
+    return Image.fromarray((levels + rng.normal(0, 6, levels.shape)).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("quality", "colours"), [(75, "4:2:0"), (95, "4:4:4")])
+def test_a_large_jpeg_decoded_smaller_is_within_two_levels_of_the_whole(tmp_path, quality, colours):
+    path = saved(photograph(1), tmp_path / "a.jpg", quality=quality, subsampling=colours)
+    facts, pixels = decode(path, size=96)
+    whole = np.asarray(Image.open(path).resize((96, 96), Image.Resampling.BICUBIC))
+    apart = np.abs(pixels.astype(int) - whole)
+    assert (facts.width, facts.height) == (1000, 750)
+    assert 0 < apart.mean() < 0.5  # it was decoded smaller, and
+    assert np.percentile(apart, 99) <= 2
+
+
+def test_a_large_jpeg_decoded_smaller_keeps_its_hash_and_its_copies_their_digest(tmp_path):
+    whole = saved(photograph(2), tmp_path / "a.jpg", quality=90)
+    again = tmp_path / "b.jpeg"
+    again.write_bytes(whole.read_bytes())
+    facts = decode(whole, size=96)[0]
+    full = Image.open(whole).convert("RGB").resize((96, 96), Image.Resampling.BICUBIC)
+    apart = int(facts.phash, 16) ^ perceptual_hashes(full)[0]
+    assert apart.bit_count() <= 2
+    assert facts.digest == decode(again, size=96)[0].digest
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.999])
+def test_damage_of_a_large_jpeg_is_named_alike_whether_decoded_smaller_or_whole(tmp_path, share):
+    content = saved(photograph(3), tmp_path / "a.jpg", quality=90).read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: int(share * len(content))])
+    smaller, whole = (decode(tmp_path / "a.jpg", size=size)[0] for size in (96, 600))
+    assert smaller.decoded == pytest.approx(whole.decoded, abs=0.01)
+    assert [reason.code for reason in smaller.reasons] == [reason.code for reason in whole.reasons] == ["truncated"]
+    broken = bytearray(content)
+    middle = int(share * len(content) / 2)
+    broken[middle : middle + 200] = bytes(200)
+    (tmp_path / "a.jpg").write_bytes(broken)
+    smaller, whole = (decode(tmp_path / "a.jpg", size=size)[0] for size in (96, 600))
+    assert [reason.code for reason in smaller.reasons] == [reason.code for reason in whole.reasons]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1200, 6), (5, 900)])

@@ -66,6 +66,16 @@ def test_an_item_that_spins_is_ended_by_its_processor_time():
     assert answers == {0: 0, 1: 0.01, 2: Reason("decoder took too long", "more than 10 s"), 3: 0.02}
 
 
+def has_main_script(item):
+    return hasattr(sys.modules["__main__"], "__file__")
+
+
+def test_a_process_does_not_import_the_main_script():
+    main = sys.modules["__main__"]
+    assert dict(in_processes(has_main_script, [0], workers=1)) == {0: False}
+    assert sys.modules["__main__"] is main
+
+
 def test_a_bug_shows_its_traceback():
     with pytest.raises(RuntimeError, match="on purpose"):
         list(in_processes(act, [1, "bug"], workers=1))
