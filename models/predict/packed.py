@@ -24,6 +24,7 @@ from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
 from models.backbones import Backbone, build_network, resolve_backbone
 from models.device import choose_device, choose_precision, short_name
+from models.input.views import view_size
 from models.jobs.plan import find_start
 from models.predict.again import load_trained
 from models.predict.model import Model, log_probs_of
@@ -39,7 +40,8 @@ State = dict[str, Tensor]
 class PackedRun:
     """What the networks of one run need besides their tensors; plain JSON.
 
-    backbone   the fields of `Backbone`     sizes  side of the input, in pixels, at training and at prediction
+    backbone   the fields of `Backbone`
+    sizes      side of the input in pixels, at training and of the views that name none
     precision  on a GPU; on_cpu: on a CPU, as it was when the run was made
     body       the tensors of a frozen backbone, which is asked once for all heads; None for trained networks
     parts      by fold (or `all`): the file of its tensors, and what is added to its logits, (C,)
@@ -149,13 +151,16 @@ def state_bytes(state: State, *, is_half: bool) -> bytes:
     return save({name: kept[name].cpu().contiguous() for name in sorted(kept)})
 
 
-def forward_cost(run: PackedRun) -> float:
-    """Floating-point operations that one picture costs under one view, over all networks of the run."""
+def view_costs(run: PackedRun) -> dict[str, float]:
+    """Floating-point operations that one picture costs under each view, over all networks of the run."""
     backbone, passes = _backbone(run), 1 if run.body else len(run.parts)
     network = build_network(backbone, 2, size=run.sizes[0]).eval()
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        network(torch.zeros(1, 3, run.sizes[1], run.sizes[1]))
-    return float(counter.get_total_flops()) * passes
+    flops = {}
+    for size in sorted({view_size(view, run.sizes[1]) for view in run.views}):
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            network(torch.zeros(1, 3, size, size))
+        flops[size] = float(counter.get_total_flops()) * passes
+    return {view: flops[view_size(view, run.sizes[1])] for view in run.views}
 
 
 class _Whole(nn.Module):
@@ -250,5 +255,4 @@ def packed_log_probs(
 
 
 def _backbone(run: PackedRun) -> Backbone:
-    fields: dict[str, Any] = {k: tuple(one) if isinstance(one, list) else one for k, one in run.backbone.items()}
-    return Backbone(**fields)
+    return Backbone(**run.backbone)
