@@ -30,14 +30,12 @@ from models.input.views import check_views
 from models.predict.model import Model, log_probs_of
 from models.predict.predictions import Predictions, load_predictions, save_predictions
 from models.recipes import FullSettings
-from models.runs import CHOSEN, begun_settings, done_folds, done_record, done_refit, is_probe
+from models.runs import CHOSEN, done_folds, done_record, done_refit, is_probe
 from models.settings import PredictSettings
 from models.watch.events import FoldPredicted, JobEvent, JobKey, PredictStarted
 
 FILES = ("network.safetensors", "oof.npz", "settings.json", "test.npz")
-Seen = tuple[
-    np.ndarray, np.ndarray
-]  # under one view: (n, C) out of fold, n = 0 for a refit, and (T, C) of the test set
+Seen = tuple[np.ndarray, np.ndarray]  # by one view: (n, C) out of fold, n = 0 for a refit, and (T, C) of the test set
 OF_TRAINING = ("lr", "weights_digest", "verdict")  # of done.json: kept when the fold is predicted again
 
 
@@ -58,27 +56,29 @@ def predict_run(
     folds, store = load_folds(workspace), open_store(cached(workspace, cache, track=track))
     views, device = tuple(predict.views), choose_device(device_name)
     parts: list[int | None] = [*done_folds(workspace, run), *([None] if done_refit(workspace, run) else [])]
+    trained = [load_trained(workspace, run, part, folds, device=device) for part in parts]
     files = [FoldFiles(workspace, JobKey(run, part), folds, store, views) for part in parts]
-    known = {one.key: one.stored() for one in files}
-    lacking = tuple(view for view in views if any(view not in seen for seen in known.values()))
-    to_ask = [one for one in files if not known[one.key].keys() >= set(views)]
-    if to_ask:
-        trained = [load_trained(workspace, run, one.key.fold, folds, device=device) for one in to_ask]
-        models = [one.model for one in trained]
-        kept, largest = tuple(view for view in views if view not in lacking), largest_size(lacking, models[0].size)
-        yield JobEvent(JobKey(run, None), PredictStarted(len(models), lacking, kept, largest, store.size))
-        common: dict[str, Any] = {"batch_size": predict.predict_batch, "track": track}
-        tests = log_probs_of(models, store, test_rows(store), lacking, what=f"{run}: test", **common)
-        rows = store.rows(folds.image_id, split="train")
-        for one, model, test in zip(to_ask, models, tests, strict=True):
-            own, what = rows[folds.fold == one.key.fold], f"{run}: oof of fold {one.key.fold}"
-            oof = model.log_probs(store, own, lacking, what=what, **common)  # of no rows for a refit
-            known[one.key] |= {view: (oof[:, i], test[:, i]) for i, view in enumerate(lacking)}
-            yield JobEvent(one.key, FoldPredicted(one.write_again(known.pop(one.key)), views))
-    for one in (one for one in files if one not in to_ask):
-        seen = known[one.key]
-        error = one.done["oof_top3_error"] if tuple(seen) == views else one.write_again(seen)
-        yield JobEvent(one.key, FoldPredicted(error, views))
+    known = [one.stored() for one in files]
+    lacking = tuple(view for view in views if any(view not in seen for seen in known))
+    asked = [i for i, seen in enumerate(known) if not seen.keys() >= set(views)]
+    for i in (i for i in range(len(files)) if i not in asked):
+        error = trained[i].done["oof_top3_error"]
+        if tuple(known[i]) != views:
+            error = files[i].write_again(trained[i], known[i])
+        yield JobEvent(files[i].key, FoldPredicted(error, views))
+    if not asked:
+        return
+    models, kept = [trained[i].model for i in asked], tuple(view for view in views if view not in lacking)
+    largest = largest_size(lacking, models[0].size)
+    yield JobEvent(JobKey(run, None), PredictStarted(len(models), lacking, kept, largest, store.size))
+    common: dict[str, Any] = {"batch_size": predict.predict_batch, "track": track}
+    tests = log_probs_of(models, store, test_rows(store), lacking, what=f"{run}: test", **common)
+    rows = store.rows(folds.image_id, split="train")
+    for i, model, test in zip(asked, models, tests, strict=True):
+        own, what = rows[folds.fold == parts[i]], f"{run}: oof of fold {parts[i]}"  # a refit has no images of its own
+        oof = model.log_probs(store, own, lacking, what=what, **common)
+        seen = known[i] | {view: (oof[:, v], test[:, v]) for v, view in enumerate(lacking)}
+        yield JobEvent(files[i].key, FoldPredicted(files[i].write_again(trained[i], seen), views))
 
 
 def refuse_run(workspace: Workspace, run: str, views: Sequence[str]) -> None:
@@ -89,9 +89,11 @@ def refuse_run(workspace: Workspace, run: str, views: Sequence[str]) -> None:
             f"the run {run} is a probe, which has heads and no network: to probe again costs one pass",
             hint=f"`python run.py probe --run {run} --views {','.join(views)}` with its backbone and weights",
         )
-    if not done_folds(workspace, run):
+    done = done_folds(workspace, run)
+    if not done:
         raise UserError(f"the run {run} has no fold that is done", hint="`python run.py train`")
-    stored = next(begun_settings(workspace, run))
+    fold = next(iter(done))
+    stored = _settings_json(workspace.fold(run, fold), done[fold])
     backbone = resolve_backbone(stored["backbone"])
     refuse_views(views, backbone, own=predict_size(_settings_of(stored), backbone))
 
@@ -112,10 +114,7 @@ def load_trained(workspace: Workspace, run: str, fold: int | None, folds: Folds,
     done, folder = done_record(workspace, key), key.folder(workspace)
     assert done is not None, f"{key.name} is not done"
     hint = f"remove {folder} and train it again"
-    path, weights = folder / "settings.json", folder / "network.safetensors"
-    stored: dict[str, Any] = read_json(path, hint=hint)
-    if done["files"].get(path.name) not in (None, digest(path.read_bytes())):
-        raise UserError(f"{path} is not the file that the fold was trained with", hint=hint)
+    weights, stored = folder / "network.safetensors", _settings_json(folder, done)
     if stored["folds_digest"] != folds.digest:
         raise UserError(f"{folder} was trained on other folds", hint=hint)
     if not weights.is_file() or digest(weights.read_bytes()) != done["files"][weights.name]:
@@ -137,6 +136,15 @@ def load_trained(workspace: Workspace, run: str, fold: int | None, folds: Folds,
         prior_correction(target, settings, n_classes=n_classes),
     )
     return Trained(fold, done, stored, model)
+
+
+def _settings_json(folder: Path, done: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings.json of a fold that is done, checked to be what it was trained with."""
+    path, hint = folder / "settings.json", f"remove {folder} and train it again"
+    stored: dict[str, Any] = read_json(path, hint=hint)
+    if done["files"].get(path.name) not in (None, digest(path.read_bytes())):
+        raise UserError(f"{path} is not the file that the fold was trained with", hint=hint)
+    return stored
 
 
 def _settings_of(stored: Mapping[str, Any]) -> FullSettings:
@@ -171,20 +179,14 @@ class FoldFiles:
         return self.key.folder(self.workspace)
 
     @property
-    def done(self) -> dict[str, Any]:
-        """The done.json of a fold that is done."""
-        done = done_record(self.workspace, self.key)
-        assert done is not None, f"{self.key.name} is not done"
-        return done
-
-    @property
     def pixels(self) -> str:
         """A digest of the pixels that are predicted, and of which image they are."""
         return digest(json.dumps([digest(read_manifest_bytes(self.workspace)), *self.store.identity]).encode())
 
     def stored(self) -> dict[str, Seen]:
         """By view, the predictions of these pixels that are there and whole; none where they are of other pixels."""
-        done = self.done
+        done = done_record(self.workspace, self.key)
+        assert done is not None, f"{self.key.name} is not done"
         if (done.get("pixels"), done["folds_digest"]) != (self.pixels, self.folds.digest):
             return {}
         found = []
@@ -196,14 +198,12 @@ class FoldFiles:
         oof, test = found[0] if self.key.fold is not None else found[0][:0], found[1]
         return {view: (oof[:, i], test[:, i]) for i, view in enumerate(done["views"])}
 
-    def write_again(self, known: Mapping[str, Seen]) -> float | None:
+    def write_again(self, one: Trained, known: Mapping[str, Seen]) -> float | None:
         """Write the predictions of a fold that was trained before, under its views; returns the OOF error."""
-        done = self.done
         oofs, tests = (np.stack([known[view][part] for view in self.views], axis=1) for part in (0, 1))
         error = self.write_predictions(None if self.key.fold is None else oofs, tests)
-        stored = read_json(self.folder / "settings.json", hint=f"remove {self.folder} and train it again")
-        more = {key: done[key] for key in OF_TRAINING if key in done}
-        self.write_done(stored, oof_top3_error=error, seconds=done["seconds"], more=more)
+        more = {key: one.done[key] for key in OF_TRAINING if key in one.done}
+        self.write_done(one.settings_json, oof_top3_error=error, seconds=one.done["seconds"], more=more)
         return error
 
     def write_predictions(self, oof: np.ndarray | None, test: np.ndarray) -> float | None:

@@ -15,6 +15,7 @@ import timm
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.onnx import OnnxExporterError
 from torch.utils.flop_counter import FlopCounterMode
 
 from folds.base.errors import UserError
@@ -183,7 +184,8 @@ class _Whole(nn.Module):
 def onnx_bytes(run: PackedRun, read: Callable[[str], bytes], part: str, *, n_classes: int) -> bytes:
     """A part of a run as ONNX: `images` (B, 3, S, S) float32, normalised -> `log_probs` (B, C) float32.
 
-    Raises UserError where the packages that torch's exporter needs are not installed.
+    S is any side where the run has views of several, else its own. Raises UserError where the packages that torch's
+    exporter needs are not installed, or where it cannot leave the side open.
     """
     packages = ("onnx", "onnxscript")
     if not all(importlib.util.find_spec(name) for name in packages):
@@ -196,17 +198,28 @@ def onnx_bytes(run: PackedRun, read: Callable[[str], bytes], part: str, *, n_cla
     network.load_state_dict(load(read(run.body or one["file"])))
     whole = _Whole(network, head, torch.tensor(one["shift"] or [0.0] * n_classes, dtype=torch.float32)).eval()
     images = torch.zeros(2, 3, run.sizes[1], run.sizes[1])
+    free: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if any(view_size(view, run.sizes[1]) != run.sizes[1] for view in run.views):
+        free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts
-        program = torch.onnx.export(
-            whole,
-            (images,),
-            dynamo=True,
-            verbose=False,
-            input_names=["images"],
-            output_names=["log_probs"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )
+        try:
+            program = torch.onnx.export(
+                whole,
+                (images,),
+                dynamo=True,
+                verbose=False,
+                input_names=["images"],
+                output_names=["log_probs"],
+                dynamic_shapes=(free,),
+            )
+        except OnnxExporterError as err:
+            if len(free) == 1:
+                raise
+            raise UserError(
+                f"torch cannot write {run.backbone['tag']} as ONNX for inputs of several sizes, which its views need",
+                hint="`python run.py blend --member-views centre,mirror`, then `python run.py pack --onnx`",
+            ) from err
     assert program is not None, "torch exported nothing"
     data: bytes = program.model_proto.SerializeToString(deterministic=True)
     return data
