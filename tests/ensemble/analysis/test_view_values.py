@@ -152,7 +152,7 @@ def test_a_view_at_another_size_costs_its_area_in_forward_passes(tmp_path):
     screen = io.StringIO()
     Console(width=300, file=screen).print(view_summary(report))
     assert "2.65" in screen.getvalue()
-    assert "`python run.py predict --run a --views centre,centre@288,whole," in screen.getvalue()
+    assert "`python run.py predict --run a --views centre,centre@288,whole," in view_sentences(report)[-1]
 
 
 def test_all_views_are_to_be_kept_where_choosing_costs_more_than_it_saves(three_views):
