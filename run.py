@@ -56,8 +56,8 @@ def all_(data: Data, *, every: AllSettings = Every(), config: Config = KIT_TOML)
 @app.command(sort_key=1)
 def prepare(data: Data, *, prepare: PrepareSettings = PrepareSettings(), top: Place = Place()) -> str | None:
     """Scan and decode every file, find duplicates, write the manifest and the pixel store."""
-    todo = plans(KIT.in_file().train)
-    return KIT.show([models.prepare(top.workspace, data, prepare, todo, screen=KIT.screen)], "split")
+    todo, views = plans(KIT.in_file().train), KIT.in_file().predict.views
+    return KIT.show([models.prepare(top.workspace, data, prepare, todo, views=views, screen=KIT.screen)], "split")
 
 
 @app.command(sort_key=2)
@@ -99,8 +99,8 @@ def probe(
     top: Place = Place(),
 ) -> str | None:
     """Fit the heads of all folds to a frozen backbone's features: a full run after one pass, called NAME-probe."""
-    todo = plans(train, names=run)
-    return KIT.show(models.probe(top.workspace, todo, predict, engine=engine, screen=KIT.screen), "blend")
+    todo, flags = plans(train, names=run), typed_but("backbone", "run", "views")
+    return KIT.show(models.probe(top.workspace, todo, predict, engine=engine, flags=flags, screen=KIT.screen), "blend")
 
 
 @app.command(sort_key=3)
@@ -112,8 +112,7 @@ def lr_find(
     top: Place = Place(),
 ) -> str | None:
     """Sweep the learning rate of each run on one fold's training part, and suggest one; nothing else is kept."""
-    todo = plans(train, names=run)
-    flags = [text for name, text in KIT.typed.items() if name not in ("fold", "lr", "work", "config")]
+    todo, flags = plans(train, names=run), typed_but("fold", "lr", "work", "config")
     return KIT.show(models.lr_find(top.workspace, todo, fold=fold, seed=top.seed, flags=flags, screen=KIT.screen))
 
 
@@ -308,6 +307,11 @@ def plans(train: TrainSettings, *, names: Sequence[str] = ()) -> "list[RunPlan]"
     from models.runs import plan_runs
 
     return plan_runs(train, KIT.run_settings(train), names=names)
+
+
+def typed_but(*left_out: str) -> list[str]:
+    """The flags as they were typed, without these."""
+    return [text for name, text in KIT.typed.items() if name not in left_out]
 
 
 def main(words: Sequence[str] | None = None) -> int:

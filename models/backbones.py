@@ -98,7 +98,7 @@ def build_network(
         raise UserError(f"{backbone.tag} has no stochastic depth: {err}", hint="leave out `--drop-path`") from err
     if weights is not None:
         network = _with_body(network, weights, backbone=backbone, size=size, extra=extra)
-    _refuse_small_input(network, backbone, size=size)
+    refuse_input(backbone, size=size, hint=f"`--image-size {backbone.size}`, the size of its weights", network=network)
     return network
 
 
@@ -224,13 +224,16 @@ def one_head(network: nn.Module) -> nn.Linear | None:
     return linear
 
 
-def _refuse_small_input(network: nn.Module, backbone: Backbone, *, size: int) -> None:
+def refuse_input(backbone: Backbone, *, size: int, hint: str, network: nn.Module | None = None) -> None:
+    """Refuse an input that is too small for a network, or does not fit it. network: where it is built already"""
+    if network is None:
+        with torch.random.fork_rng(devices=[]):
+            network = timm.create_model(backbone.tag, pretrained=False, num_classes=1)
     network.eval()
     try:
         with torch.inference_mode():
             network(torch.zeros(1, 3, size, size))
     except (RuntimeError, AssertionError) as err:
         raise UserError(
-            f"{backbone.tag} cannot work on {size} x {size} pixels: {str(err).splitlines()[0]}",
-            hint=f"`--image-size {backbone.size}`, the size of its weights",
+            f"{backbone.tag} cannot work on {size} x {size} pixels: {str(err).splitlines()[0]}", hint=hint
         ) from err

@@ -19,13 +19,16 @@ from folds.base.terminal import Screen
 from folds.base.workspace import Workspace
 from folds.engine import EngineSettings
 from folds.settings import PrepareSettings
-from models.input.sizes import needed_store_size
+from folds.split.assign import load_folds
+from models.input.sizes import needed_store_size, predict_size, train_size
+from models.input.views import check_views
 from models.jobs.local import Task
 from models.jobs.plan import find_rates, refuse_runs, train_runs
 from models.jobs.ray import executor_for
-from models.predict.again import predict_run
+from models.predict.again import predict_run, refuse_run
+from models.predict.larger import larger_views
 from models.probe.probe import plans_to_probe, probe_runs, refuse_probes
-from models.runs import RunPlan, as_probe, done_folds, is_probe, runs
+from models.runs import RunPlan, as_probe, done_folds, is_probe, runs, sibling
 from models.settings import PredictSettings, TrackSettings
 from models.watch.curves import tracking
 from models.watch.events import FoldFailed, Happened, JobEvent, JobKey
@@ -77,6 +80,15 @@ class Training:
                 self.is_cut = True
                 yield "; ".join(["the time is up", *getattr(stop, "__notes__", ())])
         yield from lines
+        if not self.is_cut:
+            folds_seed = load_folds(self.workspace).seed
+            plans = [sibling(plan, seed=self.seed, folds_seed=folds_seed) for plan in self.plans]
+            yield from larger_views(
+                [plan for plan in plans if plan.name not in self.failed.values()],
+                self.predict.views,
+                size_of=predict_size,
+                command=lambda plan: f"predict --run {plan.name}",
+            )
 
     @property
     def failures(self) -> str:
@@ -130,10 +142,17 @@ class FirstProbes:
 
 
 def prepare(
-    workspace: Workspace, data: Path, settings: PrepareSettings, plans: Sequence[RunPlan], *, screen: Screen
+    workspace: Workspace,
+    data: Path,
+    settings: PrepareSettings,
+    plans: Sequence[RunPlan],
+    *,
+    views: Sequence[str],
+    screen: Screen,
 ) -> RenderableType:
-    """Make the manifest and the pixel store, as large as the runs need it where its size is not set."""
-    needed = settings.store_size or needed_store_size(plans)
+    """Make the manifest and the pixel store, as large as the runs and their views need it where its size is not set."""
+    check_views(views)
+    needed = settings.store_size or needed_store_size(plans, views)
     return commands.prepare(workspace, data, settings, needed_size=needed, screen=screen)
 
 
@@ -163,13 +182,27 @@ def torn_probes(workspace: Workspace, *, n_folds: int) -> list[str]:
 
 
 def probe(
-    workspace: Workspace, plans: Sequence[RunPlan], settings: PredictSettings, *, engine: EngineSettings, screen: Screen
+    workspace: Workspace,
+    plans: Sequence[RunPlan],
+    settings: PredictSettings,
+    *,
+    engine: EngineSettings,
+    flags: Sequence[str],
+    screen: Screen,
 ) -> Iterator[str]:
-    """Fit the heads of all folds to the features of frozen backbones."""
+    """Fit the heads of all folds to the features of frozen backbones. flags: as typed, without backbones and views"""
     with alone(workspace, "probe", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):
         if not engine.is_ray:  # whose machines may have what this one lacks
             refuse_probes(workspace, plans, settings)
         yield from _lines(probe_tasks(workspace, plans, settings, engine), engine, screen)
+    yield from larger_views(plans, settings.views, size_of=train_size, command=partial(_again, flags=flags))
+
+
+def _again(plan: RunPlan, flags: Sequence[str]) -> str:
+    """The `probe` of one plan. flags: as typed for all of them"""
+    is_table = not plan.is_named and plan.name != plan.backbone.replace("/", "-")
+    which = [] if is_table else [f"--backbone {plan.backbone}"]
+    return " ".join(["probe", *which, *([f"--run {plan.name}"] if is_table or plan.is_named else []), *flags])
 
 
 def probe_tasks(
@@ -208,6 +241,8 @@ def predict(
     names = names or [name for name in runs(workspace) if not is_probe(workspace, name)]
     if not names:
         raise UserError(f"{workspace.models} holds no run", hint="`python run.py train`")
+    for name in names:  # all of them, before the first is predicted
+        refuse_run(workspace, name, settings.views)
     tasks = []
     for name in names:
         do = partial(predict_run, _anywhere(workspace, engine), name, settings, device_name=device, cache=engine.cache)

@@ -99,6 +99,17 @@ def is_probe(workspace: Workspace, run: str) -> bool:
     return any(stored.get("kind") == PROBE for stored in begun_settings(workspace, run))
 
 
+def own_size(workspace: Workspace, run: str) -> int | None:
+    """The side in pixels of a run's views that name none; None where nothing here tells it, as of an added member."""
+    for stored in begun_settings(workspace, run):
+        given = stored["settings"].get("test_size") or stored["settings"].get("image_size")
+        if given:
+            return int(given)
+        for path in sorted((workspace.models / run).glob("fold*/log.jsonl")):  # the weights' own, which timm knows
+            return read_log_line(path.read_text().splitlines()[-1]).image_size
+    return None
+
+
 def refuse_name(name: str, *, what: str, hint: str) -> None:
     """Refuse a name for `what` (a run, a member) that is no plain file name, or whose CSV would be the blend's."""
     if not RUN_NAME.fullmatch(name):

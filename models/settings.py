@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from folds.settings import COMMA_LIST, at_least
 
+LEAST_SIDE, MOST_SIDE = 16, 1024  # of any input, in pixels
 BY_FAMILY = "by family if not given"  # of the backbone, see models/recipes.py
 
 
@@ -21,7 +22,7 @@ def _says(text: str) -> Parameter:
 
 def _side(text: str) -> Parameter:
     """The flag of a side in pixels."""
-    return at_least(16, at_most=1024, help=text)
+    return at_least(LEAST_SIDE, at_most=MOST_SIDE, help=text)
 
 
 @Parameter(name="*", group="train")
@@ -36,7 +37,7 @@ class TrainSettings:
     weights: Annotated[tuple[str, ...], COMMA_LIST, _says("local weights: FILE, or BACKBONE=FILE of several")] = ()
     image_size: Annotated[int | None, _side("side of the input, in pixels; the weights' own if not given")] = None
     start_size: Annotated[int | None, _side("side in the first epoch; it grows to --image-size")] = None
-    test_size: Annotated[int | None, _side("side at prediction, if not --image-size")] = None
+    test_size: Annotated[int | None, _side("side of the views that name none, if not --image-size")] = None
     epochs: Annotated[int | None, at_least(1, help="by the number of training images if not given")] = None
     batch_size: Annotated[int, at_least(2, help="images per optimiser step")] = 64
     micro_batch: Annotated[int | None, at_least(1, help="images that pass the network at once")] = None
@@ -97,7 +98,9 @@ class PredictSettings:
     views: Annotated[
         tuple[str, ...],
         COMMA_LIST,
-        _says("test-time augmentation, averaged as probabilities: centre, mirror, whole, whole-mirror, wide, ..."),
+        _says(
+            "test-time augmentation, averaged as probabilities: centre, mirror, wide, ...; centre@288: at 288 pixels"
+        ),
     ] = ("centre", "mirror")
     predict_batch: Annotated[int, at_least(1, help="images per forward pass at prediction")] = 128
 

@@ -175,7 +175,7 @@ def whole_way(
     refuse_without_ray(every.engine)
     refuse_early(workspace, plans, every.predict)
     with screen.living():
-        yield prepare_for(workspace, data, every.prepare, plans, screen=screen)
+        yield prepare_for(workspace, data, every.prepare, plans, views=every.predict.views, screen=screen)
         yield split(workspace, every.split, seed=seed, screen=screen)
         training = Training(
             workspace, plans, every.predict, every.follow, every.engine, seed, screen, deadline=deadline

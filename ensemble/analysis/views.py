@@ -7,7 +7,7 @@ The proposed set is the smallest on a greedy path that lies within one standard 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,7 +26,8 @@ from folds.base.errors import UserError
 from folds.base.interval import Difference, paired_difference
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace
-from models.input.views import known_views
+from models.input.views import known_views, split_view
+from models.runs import is_probe, own_size
 
 Views = tuple[str, ...]
 TOP3 = Metric("top-k-error", 3)
@@ -52,12 +53,17 @@ class Step:
 
 @dataclass(frozen=True)
 class ViewReport:
-    """What the views of one run (or of several, averaged) bring. Errors are top-3 errors on `images` images."""
+    """What the views of one run (or of several, averaged) bring. Errors are top-3 errors on `images` images.
+
+    passes  what each view costs, in forward passes at the run's own size: its input's area over that of the own one
+    """
 
     name: str
     runs: tuple[str, ...]
+    probes: tuple[str, ...]  # those of the runs
     images: int
     views: Views  # in the order of the files
+    passes: Mapping[str, float]
     worth: tuple[ViewValue, ...]
     path: tuple[Step, ...]
     best: Step
@@ -114,14 +120,20 @@ def report_views(
     if not runs:
         raise UserError("there is no finished run", hint="`python run.py train`")
     made: list[tuple[Sets, Views]] = []
+    reports: list[ViewReport] = []
     with threadpool_limits(1):
         for name in runs:
             made.append(_open_sets(workspace, name, track=track))
-            yield make_report(name, *made[-1])
+            probes = (name,) if is_probe(workspace, name) else ()
+            passes = _passes_of(made[-1][1], own_size(workspace, name))
+            reports.append(replace(make_report(name, *made[-1], passes=passes), probes=probes))
+            yield reports[-1]
         shared = tuple(view for view in made[0][1] if all(view in views for _, views in made))
         if len(runs) > 1 and len(shared) > 1:
             pooled = Sets(tuple(run for sets, _ in made for run in sets.runs), made[0][0].rows)
-            yield replace(make_report(f"mean of {len(runs)} runs", pooled, shared), runs=runs)
+            passes = {view: float(np.mean([report.passes[view] for report in reports])) for view in shared}
+            pooled_report = make_report(f"mean of {len(runs)} runs", pooled, shared, passes=passes)
+            yield replace(pooled_report, runs=runs, probes=tuple(run for report in reports for run in report.probes))
 
 
 def _open_sets(workspace: Workspace, name: str, *, track: Track) -> tuple[Sets, Views]:
@@ -134,7 +146,13 @@ def _open_sets(workspace: Workspace, name: str, *, track: Track) -> tuple[Sets, 
     return Sets(((names, made),), members.rows), members.members[0].runs[0].blocks[0].stored.views
 
 
-def make_report(name: str, sets: Sets, views: Views) -> ViewReport:
+def _passes_of(views: Views, own: int | None) -> dict[str, float]:
+    """Convolutions cost as much as their input's area; measured, see docs/trainer.md. own: side of the other views"""
+    sizes = {view: split_view(view)[1] for view in views}
+    return {view: (size / own) ** 2 if size and own else 1.0 for view, size in sizes.items()}
+
+
+def make_report(name: str, sets: Sets, views: Views, *, passes: Mapping[str, float]) -> ViewReport:
     """Everything about the views of one run."""
     fold, n_folds = sets.rows.fold, sets.rows.n_folds
     everyone = np.ones(len(fold), bool)
@@ -146,8 +164,10 @@ def make_report(name: str, sets: Sets, views: Views) -> ViewReport:
     return ViewReport(
         name=name,
         runs=(name,),
+        probes=(),
         images=len(fold),
         views=views,
+        passes=passes,
         worth=tuple(
             ViewValue(view, float(sets.misses((view,)).mean()), sets.difference(rest, views) if rest else None)
             for view, rest in others.items()
@@ -187,25 +207,28 @@ def view_summary(report: ViewReport) -> Group:
     title = f"{report.name}: views, top-3 error on {report.images:,} out-of-fold images"
     alone = _table(title, "view", "alone", "adds to the others", "95% interval", "forward passes")
     for one in report.worth:
-        alone.add_row(one.view, f"{one.alone:.4f}", *_gain_cells(one.adds), "1")
+        cells = _gain_cells(one.adds)
+        alone.add_row(one.view, f"{one.alone:.4f}", *cells, _sum(report, (one.view,)))
     title = f"{report.name}: one view after the other, the proposed ones down to *"
     path = _table(title, "", "view", "error", "gain", "95% interval", "forward passes")
     for step in report.path:
         mark, view = "*" if step is report.proposed else "", ("+ " if step.gain else "") + step.views[-1]
-        path.add_row(mark, view, f"{step.error:.4f}", *_gain_cells(step.gain), str(len(step.views)))
+        cells = _gain_cells(step.gain)
+        path.add_row(mark, view, f"{step.error:.4f}", *cells, _sum(report, step.views))
     return Group(alone, path, *(Text(sentence) for sentence in view_sentences(report)))
 
 
 def view_sentences(report: ViewReport) -> list[str]:
     """What is proposed, its cross-fitted error, which commands use it, and which views are not predicted."""
     proposed, best, apart = report.proposed, report.best, report.crossfit_against_all
-    said = f"proposed: {', '.join(proposed.views)}, top-3 error {proposed.error:.4f} with {_passes(proposed.views)}"
+    said = f"proposed: {', '.join(proposed.views)}, top-3 error {proposed.error:.4f}"
+    said = f"{said} with {_passes(report, proposed.views)}"
     if proposed is best:
         said = f"{said}, the best set on this path"
     else:
         said = (
             f"{said}; the best set on this path, {', '.join(best.views)}, has {best.error:.4f} with"
-            f" {_passes(best.views)}: {report.behind.mean:.4f} +- {report.behind.standard_error:.4f} less"
+            f" {_passes(report, best.views)}: {report.behind.mean:.4f} +- {report.behind.standard_error:.4f} less"
         )
     alike = sum(set(one) == set(proposed.views) for one in report.proposed_without)
     sentences = [
@@ -214,29 +237,45 @@ def view_sentences(report: ViewReport) -> list[str]:
         f" ({apart.low:+.4f} to {apart.high:+.4f}) against all {len(report.views)} views;"
         f" {alike} of {len(report.proposed_without)} times the same set was chosen",
     ]
-    views, runs = ",".join(proposed.views), ",".join(report.runs)
+    views = ",".join(proposed.views)
     if report.is_worth_it:
         sentences.append(
             f"to use them: `python run.py blend --member-views {views}`;"
-            f" to predict nothing else: `python run.py predict --run {runs} --views {views}`"
+            f" to predict nothing else: {_predict(report, views)}"
         )
     elif len(proposed.views) < len(report.views):
         sentences.append(
             f"a set chosen like this errs more than all {len(report.views)} views on images that it was not chosen by:"
-            f" keep all, unless {_passes(report.views)} are too many: `python run.py blend --member-views {views}`"
+            f" keep all, unless {_passes(report, report.views)} are too many:"
+            f" `python run.py blend --member-views {views}`"
         )
     lacking = [view for view in known_views() if view not in report.views]
     if lacking and len(report.runs) == 1:
         more = ",".join([*report.views, *lacking])
         sentences.append(
-            f"not predicted: {', '.join(lacking)}; to look at them: `python run.py predict --run {report.name}"
-            f" --views {more}`"
+            f"not predicted: {', '.join(lacking)}, and each of all at another size, such as centre@288 at 288 pixels;"
+            f" to look at them: {_predict(report, more)}"
         )
     return sentences
 
 
-def _passes(views: Views) -> str:
-    return f"{len(views)} forward pass{'es' if len(views) > 1 else ''} an image"
+def _predict(report: ViewReport, views: str) -> str:
+    """The commands that predict the report's runs under these views."""
+    trained = ",".join(run for run in report.runs if run not in report.probes)
+    commands = [f"`python run.py predict --run {trained} --views {views}`"] if trained else []
+    if report.probes:
+        commands.append(f"`python run.py probe --views {views}` with the backbones and weights of before")
+    return " and ".join(commands)
+
+
+def _passes(report: ViewReport, views: Views) -> str:
+    passes = _sum(report, views)
+    return f"{passes} forward pass{'' if passes == '1' else 'es'} an image"
+
+
+def _sum(report: ViewReport, views: Views) -> str:
+    """Forward passes of these views, such as 2 or 3.65."""
+    return f"{sum(report.passes[view] for view in views):.2f}".rstrip("0").rstrip(".")
 
 
 def _gain_cells(gain: Difference | None) -> tuple[str, str]:

@@ -151,7 +151,7 @@ def _refuse_bad_rows(name: str, probs: np.ndarray, image_id: np.ndarray, *, hint
 def _views_apart(member: Member) -> list[Member]:
     """One member for each view that all its runs have in use, in the order of their names."""
     views = sorted(set.intersection(*(set(run.views) for run in member.runs)))
-    return [Member(f"{member.name}:{view}", tuple(run.with_view(view) for run in member.runs)) for view in views]
+    return [Member(f"{member.name}:{view}", tuple(run.with_views((view,)) for run in member.runs)) for view in views]
 
 
 def join_siblings(runs: Sequence[Run]) -> list[Member]:

@@ -69,9 +69,9 @@ class Run:
         """The command that makes its predictions again."""
         return _remake_hint(self.root)
 
-    def with_view(self, view: str) -> Run:
-        """The same run with one of its views in use."""
-        return replace(self, views=(view,), use_views=(self.use_views[self.views.index(view)],))
+    def with_views(self, views: tuple[str, ...]) -> Run:
+        """The same run with some of its views in use."""
+        return replace(self, views=views, use_views=tuple(self.use_views[self.views.index(view)] for view in views))
 
     def averaged(self, log_probs: np.ndarray) -> np.ndarray:
         """The views in use, averaged as probabilities, columns in target order. (n, V, C) -> (n, C) float32."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from folds.base.errors import UserError
-from models.backbones import Backbone, resolve_backbone
+from models.backbones import Backbone, refuse_input, resolve_backbone
+from models.input.views import check_views, split_view, view_size
 from models.recipes import FullSettings
 from models.runs import RunPlan
 from models.settings import TrainSettings
@@ -23,7 +24,7 @@ def train_size(settings: TrainSettings, backbone: Backbone) -> int:
 
 
 def predict_size(settings: TrainSettings, backbone: Backbone) -> int:
-    """The side at prediction: as set, or that of training."""
+    """The side of the views that name none: as set, or that of training."""
     return settings.test_size or train_size(settings, backbone)
 
 
@@ -48,13 +49,42 @@ def refuse_odd_sizes(settings: TrainSettings, backbone: Backbone) -> None:
         )
 
 
-def needed_store_size(plans: Iterable[RunPlan]) -> int:
-    """The side of a store from which crops can be cut for the inputs of all these runs, in pixels."""
+def refuse_views(views: Sequence[str], backbone: Backbone, *, own: int) -> None:
+    """Refuse views that are none or the same, and sides that the network does not take. own: of views that name none"""
+    check_views(views)
+    seen: dict[tuple[str, int], str] = {}
+    for view in views:
+        plain, size = split_view(view)[0], view_size(view, own)
+        twin = seen.setdefault((plain, size), view)
+        if twin != view:
+            raise UserError(
+                f"`{twin}` and `{view}` are one view of {backbone.tag}, whose own size is {own} pixels here",
+                hint=f"leave out `{plain}@{size}`",
+            )
+        if size != own:
+            hint = f"leave out `{view}`"
+            if backbone.fixed_size:
+                raise UserError(f"{backbone.tag} works on one size only, {own} pixels, and not on `{view}`", hint=hint)
+            refuse_input(backbone, size=size, hint=hint)
+
+
+def largest_size(views: Sequence[str], own: int) -> int:
+    """The largest side of the input under these views, in pixels."""
+    return max(view_size(view, own) for view in views)
+
+
+def needed_store_size(plans: Iterable[RunPlan], views: Sequence[str] = ()) -> int:
+    """The side of a store from which crops can be cut for the inputs of all these runs, in pixels.
+
+    views  a side that one of them names is that of the store itself at least: it often comes after the store is made,
+           and the sixth that crops of training need is not worth a second store
+    """
     sizes = []
     for plan in plans:
         backbone = resolve_backbone(plan.backbone)
         sizes += [train_size(plan.settings, backbone), predict_size(plan.settings, backbone)]
-    return store_size_for(max(sizes))
+    named = largest_size([*views, "centre"], own=1)
+    return max(store_size_for(max(sizes)), math.ceil(named / STORE_GRID) * STORE_GRID)
 
 
 def store_size_for(size: int) -> int:

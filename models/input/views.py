@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from folds.base.errors import UserError
+from models.settings import LEAST_SIDE, MOST_SIDE
 
 Boxes = np.ndarray  # (n, 4) float32: left, top, right, bottom as shares of the picture; right < left mirrors
 
@@ -14,9 +16,11 @@ Boxes = np.ndarray  # (n, 4) float32: left, top, right, bottom as shares of the 
 def view_boxes(view: str, *, width: np.ndarray, height: np.ndarray, crop_share: float) -> Boxes:
     """The boxes of one view. (n, 4) float32 in shares of the picture's true width and height.
 
+    view           a known one; the side of the input that it may name does not change what is seen
     width, height  (n,) true size in pixels, upright
     crop_share     the weights' own share of the short side that the centre crop takes (timm's crop_pct), in (0, 1]
     """
+    view = split_view(view)[0]
     plain = "centre" if view == "mirror" else view.removesuffix("-mirror")
     boxes = VIEWS[plain](width.astype(np.float64), height.astype(np.float64), crop_share)
     return (boxes if plain == view else boxes[:, [2, 1, 0, 3]]).astype(np.float32)
@@ -24,12 +28,34 @@ def view_boxes(view: str, *, width: np.ndarray, height: np.ndarray, crop_share: 
 
 def known_views() -> tuple[str, ...]:
     """The names of all views, plain ones first."""
-    return (*VIEWS, "mirror", *(f"{view}-mirror" for view in VIEWS if view != "centre"))
+    return (*VIEWS, *map(mirrored, VIEWS))
+
+
+def mirrored(view: str) -> str:
+    """The name of the mirror image of a view that names no size and is none itself."""
+    return "mirror" if view == "centre" else f"{view}-mirror"
+
+
+def split_view(view: str) -> tuple[str, int | None]:
+    """A view without the side of its input, and that in pixels: None, the run's own, where it names none."""
+    plain, _, side = view.partition("@")
+    return plain, int(side) if side else None
+
+
+def view_size(view: str, own: int) -> int:
+    """The side of a view's input in pixels. own: of views that name none"""
+    return split_view(view)[1] or own
 
 
 def check_views(views: Sequence[str]) -> None:
-    """Refuse unknown and repeated views, by name."""
-    unknown = [view for view in views if view not in known_views()]
+    """Refuse unknown and repeated views, by name, and sides that are no number of pixels."""
+    odd = [view for view in views if "@" in view and not _is_side(view.partition("@")[2])]
+    if odd:
+        raise UserError(
+            f"`{odd[0]}` names no side in pixels: {LEAST_SIDE} to {MOST_SIDE} are possible",
+            hint=f"`{odd[0].partition('@')[0]}@288`",
+        )
+    unknown = [view for view in views if split_view(view)[0] not in known_views()]
     if unknown or not views:
         raise UserError(
             f"there is no view `{', '.join(unknown)}`; there are {', '.join(known_views())}",
@@ -37,6 +63,10 @@ def check_views(views: Sequence[str]) -> None:
         )
     if len(set(views)) < len(views):
         raise UserError(f"`--views {','.join(views)}` names a view twice", hint="name each view once")
+
+
+def _is_side(text: str) -> bool:
+    return bool(re.fullmatch("[1-9][0-9]{1,3}", text)) and LEAST_SIDE <= int(text) <= MOST_SIDE
 
 
 def _crop(share: float | None, *, across: float = 0.5, down: float = 0.5) -> Callable[..., Boxes]:

@@ -22,8 +22,7 @@ from folds.pixels.cache import cached
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import Backbone, build_network, find_traits, find_weights, resolve_backbone
-from models.input.sizes import refuse_odd_sizes, train_size
-from models.input.views import check_views
+from models.input.sizes import predict_size, refuse_odd_sizes, refuse_views, train_size
 from models.jobs.local import Executor, MachineError, Task
 from models.jobs.ray import executor_for
 from models.recipes import FullSettings, find_family, from_family, full_settings
@@ -57,7 +56,7 @@ def train_runs(
     """
     folds = load_folds(workspace)
     open_store(workspace)  # damage is refused here
-    check_views(predict.views)
+    _refuse_views(plans, predict)
     wanted = _check_folds(only_folds, folds.n_folds)
     jobs = [job for plan in plans for job in plan_run(workspace, plan, folds, wanted, seed=seed)]
     sweep(workspace.features)
@@ -88,13 +87,19 @@ def find_rates(
 
 def refuse_early(workspace: Workspace, plans: Sequence[RunPlan], predict: PredictSettings) -> None:
     """Refuse, before anything is prepared, what needs no folds for it: names, views, weights that are not here."""
-    check_views(predict.views)
+    _refuse_views(plans, predict)
     for plan in plans:
         backbone = resolve_backbone(plan.backbone)
         refuse_odd_sizes(plan.settings, backbone)
         weights_name(plan)
         if not done_folds(workspace, plan.name):
             find_start(plan, backbone)
+
+
+def _refuse_views(plans: Sequence[RunPlan], predict: PredictSettings) -> None:
+    for plan in plans:
+        backbone = resolve_backbone(plan.backbone)
+        refuse_views(predict.views, backbone, own=predict_size(plan.settings, backbone))
 
 
 def _check_folds(only: Sequence[Fold], n_folds: int) -> list[Fold]:

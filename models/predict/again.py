@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,22 +18,24 @@ from folds.base.errors import UserError
 from folds.base.metrics import topk_error
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
+from folds.manifest.manifest import read_manifest_bytes
 from folds.pixels.cache import cached
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import build_network, read_weights, resolve_backbone
 from models.device import choose_device, choose_precision
 from models.input.sampling import prior_correction
-from models.input.sizes import predict_size, train_size
+from models.input.sizes import largest_size, predict_size, refuse_views, train_size
 from models.input.views import check_views
 from models.predict.model import Model, log_probs_of
-from models.predict.predictions import Predictions, save_predictions
+from models.predict.predictions import Predictions, load_predictions, save_predictions
 from models.recipes import FullSettings
 from models.runs import CHOSEN, done_folds, done_record, done_refit, is_probe
 from models.settings import PredictSettings
-from models.watch.events import FoldPredicted, JobEvent, JobKey
+from models.watch.events import FoldPredicted, JobEvent, JobKey, PredictStarted
 
 FILES = ("network.safetensors", "oof.npz", "settings.json", "test.npz")
+Seen = tuple[np.ndarray, np.ndarray]  # by one view: (n, C) out of fold, n = 0 for a refit, and (T, C) of the test set
 OF_TRAINING = ("lr", "weights_digest", "verdict")  # of done.json: kept when the fold is predicted again
 
 
@@ -45,34 +48,54 @@ def predict_run(
     cache: Path | None = None,
     track: Track = silently,
 ) -> Iterator[JobEvent]:
-    """Predict with every done fold of a run again, and with its refit. The test images are read once for all."""
-    check_views(predict.views)
+    """Predict with every done fold of a run, and with its refit, under the views that lack.
+
+    The test images are read once for all. What was predicted from the same pixels is kept, to the bit.
+    """
+    refuse_run(workspace, run, predict.views)
+    folds, store = load_folds(workspace), open_store(cached(workspace, cache, track=track))
+    views, device = tuple(predict.views), choose_device(device_name)
+    parts: list[int | None] = [*done_folds(workspace, run), *([None] if done_refit(workspace, run) else [])]
+    trained = [load_trained(workspace, run, part, folds, device=device) for part in parts]
+    files = [FoldFiles(workspace, JobKey(run, part), folds, store, views) for part in parts]
+    known = [one.stored() for one in files]
+    lacking = tuple(view for view in views if any(view not in seen for seen in known))
+    asked = [i for i, seen in enumerate(known) if not seen.keys() >= set(views)]
+    for i in (i for i in range(len(files)) if i not in asked):
+        error = trained[i].done["oof_top3_error"]
+        if tuple(known[i]) != views:
+            error = files[i].write_again(trained[i], known[i])
+        yield JobEvent(files[i].key, FoldPredicted(error, views))
+    if not asked:
+        return
+    models, kept = [trained[i].model for i in asked], tuple(view for view in views if view not in lacking)
+    largest = largest_size(lacking, models[0].size)
+    yield JobEvent(JobKey(run, None), PredictStarted(len(models), lacking, kept, largest, store.size))
+    common: dict[str, Any] = {"batch_size": predict.predict_batch, "track": track}
+    tests = log_probs_of(models, store, test_rows(store), lacking, what=f"{run}: test", **common)
+    rows = store.rows(folds.image_id, split="train")
+    for i, model, test in zip(asked, models, tests, strict=True):
+        own, what = rows[folds.fold == parts[i]], f"{run}: oof of fold {parts[i]}"  # a refit has no images of its own
+        oof = model.log_probs(store, own, lacking, what=what, **common)
+        seen = known[i] | {view: (oof[:, v], test[:, v]) for v, view in enumerate(lacking)}
+        yield JobEvent(files[i].key, FoldPredicted(files[i].write_again(trained[i], seen), views))
+
+
+def refuse_run(workspace: Workspace, run: str, views: Sequence[str]) -> None:
+    """Refuse a run that cannot be predicted again, and views that its networks do not take; it reads no pixels."""
+    check_views(views)
     if is_probe(workspace, run):
         raise UserError(
             f"the run {run} is a probe, which has heads and no network: to probe again costs one pass",
-            hint=f"`python run.py probe --run {run} --views {','.join(predict.views)}` with its backbone and weights",
+            hint=f"`python run.py probe --run {run} --views {','.join(views)}` with its backbone and weights",
         )
-    folds, store = load_folds(workspace), open_store(cached(workspace, cache, track=track))
-    parts: list[int | None] = [*done_folds(workspace, run)]
-    if not parts:
+    done = done_folds(workspace, run)
+    if not done:
         raise UserError(f"the run {run} has no fold that is done", hint="`python run.py train`")
-    parts += [None] if done_refit(workspace, run) else []
-    trained = [load_trained(workspace, run, fold, folds, device=choose_device(device_name)) for fold in parts]
-    size, models = predict.predict_batch, [one.model for one in trained]
-    tests = log_probs_of(
-        models, store, test_rows(store), predict.views, batch_size=size, what=f"{run}: test", track=track
-    )
-    rows = store.rows(folds.image_id, split="train")
-    for one, test in zip(trained, tests, strict=True):
-        oof = None
-        if one.fold is not None:
-            own, what = rows[folds.fold == one.fold], f"{run}: oof of fold {one.fold}"
-            oof = one.model.log_probs(store, own, predict.views, batch_size=size, what=what, track=track)
-        files = FoldFiles(workspace, JobKey(run, one.fold), folds, store, tuple(predict.views))
-        error = files.write_predictions(oof, test)
-        more = {key: one.done[key] for key in OF_TRAINING if key in one.done}
-        files.write_done(one.settings_json, oof_top3_error=error, seconds=one.done["seconds"], more=more)
-        yield JobEvent(files.key, FoldPredicted(error, files.views))
+    fold = next(iter(done))
+    stored = _settings_json(workspace.fold(run, fold), done[fold])
+    backbone = resolve_backbone(stored["backbone"])
+    refuse_views(views, backbone, own=predict_size(_settings_of(stored), backbone))
 
 
 @dataclass(frozen=True)
@@ -91,16 +114,12 @@ def load_trained(workspace: Workspace, run: str, fold: int | None, folds: Folds,
     done, folder = done_record(workspace, key), key.folder(workspace)
     assert done is not None, f"{key.name} is not done"
     hint = f"remove {folder} and train it again"
-    path, weights = folder / "settings.json", folder / "network.safetensors"
-    stored: dict[str, Any] = read_json(path, hint=hint)
-    if done["files"].get(path.name) not in (None, digest(path.read_bytes())):
-        raise UserError(f"{path} is not the file that the fold was trained with", hint=hint)
+    weights, stored = folder / "network.safetensors", _settings_json(folder, done)
     if stored["folds_digest"] != folds.digest:
         raise UserError(f"{folder} was trained on other folds", hint=hint)
     if not weights.is_file() or digest(weights.read_bytes()) != done["files"][weights.name]:
         raise UserError(f"{weights} is absent or not the file that was trained", hint=hint)
-    known = {field.name for field in fields(FullSettings)}
-    settings = FullSettings(**{key: value for key, value in stored["settings"].items() if key in known})
+    settings = _settings_of(stored)
     backbone, n_classes = resolve_backbone(stored["backbone"]), len(folds.classes)
     network = build_network(backbone, n_classes, size=train_size(settings, backbone))
     network.load_state_dict(read_weights(weights))
@@ -117,6 +136,21 @@ def load_trained(workspace: Workspace, run: str, fold: int | None, folds: Folds,
         prior_correction(target, settings, n_classes=n_classes),
     )
     return Trained(fold, done, stored, model)
+
+
+def _settings_json(folder: Path, done: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings.json of a fold that is done, checked to be what it was trained with."""
+    path, hint = folder / "settings.json", f"remove {folder} and train it again"
+    stored: dict[str, Any] = read_json(path, hint=hint)
+    if done["files"].get(path.name) not in (None, digest(path.read_bytes())):
+        raise UserError(f"{path} is not the file that the fold was trained with", hint=hint)
+    return stored
+
+
+def _settings_of(stored: Mapping[str, Any]) -> FullSettings:
+    """The settings in a settings.json."""
+    known = {field.name for field in fields(FullSettings)}
+    return FullSettings(**{key: value for key, value in stored["settings"].items() if key in known})
 
 
 def test_rows(store: PixelStore) -> np.ndarray:
@@ -143,6 +177,34 @@ class FoldFiles:
     @property
     def folder(self) -> Path:
         return self.key.folder(self.workspace)
+
+    @property
+    def pixels(self) -> str:
+        """A digest of the pixels that are predicted, and of which image they are."""
+        return digest(json.dumps([digest(read_manifest_bytes(self.workspace)), *self.store.identity]).encode())
+
+    def stored(self) -> dict[str, Seen]:
+        """By view, the predictions of these pixels that are there and whole; none where they are of other pixels."""
+        done = done_record(self.workspace, self.key)
+        assert done is not None, f"{self.key.name} is not done"
+        if (done.get("pixels"), done["folds_digest"]) != (self.pixels, self.folds.digest):
+            return {}
+        found = []
+        for name in ("oof.npz", "test.npz") if self.key.fold is not None else ("test.npz", "test.npz"):
+            path = self.folder / name
+            if not path.is_file() or digest(path.read_bytes()) != done["files"][name]:
+                return {}
+            found.append(load_predictions(path, hint="").log_probs)
+        oof, test = found[0] if self.key.fold is not None else found[0][:0], found[1]
+        return {view: (oof[:, i], test[:, i]) for i, view in enumerate(done["views"])}
+
+    def write_again(self, one: Trained, known: Mapping[str, Seen]) -> float | None:
+        """Write the predictions of a fold that was trained before, under its views; returns the OOF error."""
+        oofs, tests = (np.stack([known[view][part] for view in self.views], axis=1) for part in (0, 1))
+        error = self.write_predictions(None if self.key.fold is None else oofs, tests)
+        more = {key: one.done[key] for key in OF_TRAINING if key in one.done}
+        self.write_done(one.settings_json, oof_top3_error=error, seconds=one.done["seconds"], more=more)
+        return error
 
     def write_predictions(self, oof: np.ndarray | None, test: np.ndarray) -> float | None:
         """Write `oof.npz` and `test.npz`; returns the OOF top-3 error over the views' mean. A refit has no OOF.
@@ -179,6 +241,7 @@ class FoldFiles:
             "oof_top3_error": oof_top3_error,
             "seconds": round(seconds, 1),
             **more,
+            "pixels": self.pixels,
             "prior_restored": settings_json["settings"].get("restore_prior", True),
             "files": {
                 name: digest((self.folder / name).read_bytes())

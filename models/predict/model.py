@@ -15,13 +15,14 @@ from models.backbones import Backbone
 from models.device import autocast
 from models.input.batches import gather_batches
 from models.input.resample import network_input
-from models.input.views import view_boxes
+from models.input.views import view_boxes, view_size
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network in evaluation mode on its device, the size of its input in pixels, and what its logits lack.
+    """A network in evaluation mode on its device, the side of its input in pixels, and what its logits lack.
 
+    size   under the views that name none
     shift  (C,) float64, added to the logits: what restores the class prior that sampling shifted, else zeros
     """
 
@@ -78,18 +79,19 @@ class Model:
         what: str = "",
         track: Track = silently,
     ) -> Iterator[Iterable[Tensor]]:
-        """For each batch of rows V inputs (B, 3, size, size), made when asked for: eight at once fill the cache."""
+        """For each batch of rows V inputs (B, 3, side, side), made when asked for: eight at once fill the cache."""
         boxes = [
             view_boxes(view, width=store.width[rows], height=store.height[rows], crop_share=self.backbone.crop_share)
             for view in views
         ]
+        sizes = [view_size(view, self.size) for view in views]
         starts = range(0, len(rows), batch_size)
         batches = [rows[start : start + batch_size] for start in starts]
         gathered = gather_batches(store.pixels, batches, self.device)
         for start, pixels in zip(starts, track(gathered, what=what, total=len(rows), each=batch_size), strict=True):
             yield (
-                network_input(pixels, box[start : start + batch_size], size=self.size, backbone=self.backbone)
-                for box in boxes
+                network_input(pixels, box[start : start + batch_size], size=size, backbone=self.backbone)
+                for box, size in zip(boxes, sizes, strict=True)
             )
 
 

@@ -15,6 +15,7 @@ import timm
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.onnx import OnnxExporterError
 from torch.utils.flop_counter import FlopCounterMode
 
 from folds.base.errors import UserError
@@ -24,6 +25,7 @@ from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
 from models.backbones import Backbone, build_network, resolve_backbone
 from models.device import choose_device, choose_precision, short_name
+from models.input.views import view_size
 from models.jobs.plan import find_start
 from models.predict.again import load_trained
 from models.predict.model import Model, log_probs_of
@@ -39,7 +41,8 @@ State = dict[str, Tensor]
 class PackedRun:
     """What the networks of one run need besides their tensors; plain JSON.
 
-    backbone   the fields of `Backbone`     sizes  side of the input, in pixels, at training and at prediction
+    backbone   the fields of `Backbone`
+    sizes      side of the input in pixels, at training and of the views that name none
     precision  on a GPU; on_cpu: on a CPU, as it was when the run was made
     body       the tensors of a frozen backbone, which is asked once for all heads; None for trained networks
     parts      by fold (or `all`): the file of its tensors, and what is added to its logits, (C,)
@@ -149,13 +152,16 @@ def state_bytes(state: State, *, is_half: bool) -> bytes:
     return save({name: kept[name].cpu().contiguous() for name in sorted(kept)})
 
 
-def forward_cost(run: PackedRun) -> float:
-    """Floating-point operations that one picture costs under one view, over all networks of the run."""
+def view_costs(run: PackedRun) -> dict[str, float]:
+    """Floating-point operations that one picture costs under each view, over all networks of the run."""
     backbone, passes = _backbone(run), 1 if run.body else len(run.parts)
     network = build_network(backbone, 2, size=run.sizes[0]).eval()
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        network(torch.zeros(1, 3, run.sizes[1], run.sizes[1]))
-    return float(counter.get_total_flops()) * passes
+    flops = {}
+    for size in sorted({view_size(view, run.sizes[1]) for view in run.views}):
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            network(torch.zeros(1, 3, size, size))
+        flops[size] = float(counter.get_total_flops()) * passes
+    return {view: flops[view_size(view, run.sizes[1])] for view in run.views}
 
 
 class _Whole(nn.Module):
@@ -178,7 +184,8 @@ class _Whole(nn.Module):
 def onnx_bytes(run: PackedRun, read: Callable[[str], bytes], part: str, *, n_classes: int) -> bytes:
     """A part of a run as ONNX: `images` (B, 3, S, S) float32, normalised -> `log_probs` (B, C) float32.
 
-    Raises UserError where the packages that torch's exporter needs are not installed.
+    S is any side where the run has views of several, else its own. Raises UserError where the packages that torch's
+    exporter needs are not installed, or where it cannot leave the side open.
     """
     packages = ("onnx", "onnxscript")
     if not all(importlib.util.find_spec(name) for name in packages):
@@ -191,17 +198,28 @@ def onnx_bytes(run: PackedRun, read: Callable[[str], bytes], part: str, *, n_cla
     network.load_state_dict(load(read(run.body or one["file"])))
     whole = _Whole(network, head, torch.tensor(one["shift"] or [0.0] * n_classes, dtype=torch.float32)).eval()
     images = torch.zeros(2, 3, run.sizes[1], run.sizes[1])
+    free: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if any(view_size(view, run.sizes[1]) != run.sizes[1] for view in run.views):
+        free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts
-        program = torch.onnx.export(
-            whole,
-            (images,),
-            dynamo=True,
-            verbose=False,
-            input_names=["images"],
-            output_names=["log_probs"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )
+        try:
+            program = torch.onnx.export(
+                whole,
+                (images,),
+                dynamo=True,
+                verbose=False,
+                input_names=["images"],
+                output_names=["log_probs"],
+                dynamic_shapes=(free,),
+            )
+        except OnnxExporterError as err:
+            if len(free) == 1:
+                raise
+            raise UserError(
+                f"torch cannot write {run.backbone['tag']} as ONNX for inputs of several sizes, which its views need",
+                hint="`python run.py blend --member-views centre,mirror`, then `python run.py pack --onnx`",
+            ) from err
     assert program is not None, "torch exported nothing"
     data: bytes = program.model_proto.SerializeToString(deterministic=True)
     return data
@@ -250,5 +268,4 @@ def packed_log_probs(
 
 
 def _backbone(run: PackedRun) -> Backbone:
-    fields: dict[str, Any] = {k: tuple(one) if isinstance(one, list) else one for k, one in run.backbone.items()}
-    return Backbone(**fields)
+    return Backbone(**run.backbone)

@@ -18,6 +18,7 @@ from folds.base.workspace import Workspace, digest, read_json, replacing, reserv
 from folds.manifest.manifest import read_manifest_bytes
 from folds.pixels.store import PixelStore
 from models.backbones import Backbone, build_network
+from models.input.views import split_view, view_size
 from models.predict.model import Model
 
 VERSION = 1  # of these files and of what is asked of the backbone: files of another version are made anew
@@ -106,12 +107,13 @@ def image_features(
     }
     files = {}
     for view in views:
-        own = {**facts, "view": view}
+        # A view that names its side is what a body of that side has under the plain view, and has its file.
+        own = {**facts, "view": split_view(view)[0], "image_size": view_size(view, body.size)}
         files[view] = FeatureFile(workspace.features / f"{digest(json.dumps(own, sort_keys=True).encode())}.npy", own)
-    lacking = [file for file in files.values() if not file.is_whole()]
+    seen = tuple(view for view, file in files.items() if not file.is_whole())
+    lacking = [files[view] for view in seen]
     if not lacking:
         return files
-    seen = tuple(file.facts["view"] for file in lacking)
     with ExitStack() as stack:
         paths = [stack.enter_context(replacing(file.path)) for file in lacking]
         arrays: list[np.memmap] = []

@@ -20,8 +20,7 @@ from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import build_network, resolve_backbone
 from models.device import PRECISIONS, choose_device, run_precision
-from models.input.sizes import train_size
-from models.input.views import check_views
+from models.input.sizes import largest_size, refuse_views, train_size
 from models.jobs.plan import find_start, weights_name
 from models.predict.again import FoldFiles, test_rows
 from models.probe.features import FeatureFile, FrozenBody, image_features
@@ -69,7 +68,6 @@ def plans_to_probe(plans: Sequence[RunPlan]) -> list[RunPlan]:
 def refuse_probes(workspace: Workspace, plans: Sequence[RunPlan], predict: PredictSettings) -> list[Probe]:
     """The probes of all plans. Raises UserError for what can be refused before the first pass."""
     folds = load_folds(workspace)
-    check_views(predict.views)
     return [plan_probe(workspace, as_probe(plan), folds, predict) for plan in plans]
 
 
@@ -106,6 +104,7 @@ def plan_probe(workspace: Workspace, plan: RunPlan, folds: Folds, predict: Predi
         },
     }
     refuse_other_settings(workspace, settings_json)
+    refuse_views(predict.views, backbone, own=size)
     done = {k: one for k, one in done_folds(workspace, plan.name).items() if one["views"] == list(predict.views)}
     lacking = tuple(k for k in range(folds.n_folds) if k not in done)
     weights = find_start(plan, backbone) if lacking else None
@@ -126,6 +125,7 @@ def _probe_folds(
         n_train=len(folds.image_id),
         n_test=len(testing),
         image_size=body.size,
+        largest_size=largest_size(predict.views, body.size),
         store_size=store.size,
         device=body.device.type,
         precision=settings["precision"],

@@ -19,7 +19,7 @@ from folds.split.assign import Folds
 from models.backbones import build_network, one_head
 from models.device import Way, choose_device, run_precision, short_name
 from models.input.sampling import sampling_shift
-from models.input.sizes import train_size
+from models.input.sizes import largest_size, train_size
 from models.predict.again import FoldFiles, test_rows, write_network
 from models.probe.features import FrozenBody
 from models.probe.heads import set_head, start_head
@@ -59,7 +59,7 @@ def do_job(
     checkpoint = Checkpoint(folder / CHECKPOINT, of={**identity, "images": store.identity})
     settings_json = job.settings_json | ({CHOSEN: trainer.chosen_precision} if trainer.chosen_precision else {})
     write_json(folder / "settings.json", settings_json)
-    yield _started(trainer)
+    yield _started(trainer, views)
     before = yield from _resumed(trainer, checkpoint)
     rows = yield from _train(trainer, checkpoint, before, track=track)
     write_network(folder, trainer.trained)
@@ -126,12 +126,13 @@ def make_trainer(
     )
 
 
-def _started(trainer: FoldTrainer) -> FoldStarted:
+def _started(trainer: FoldTrainer, views: Sequence[str]) -> FoldStarted:
     return FoldStarted(
         tag=trainer.job.backbone.tag,
         n_train=len(trainer.data.train_rows),
         n_valid=len(trainer.data.valid_rows),
         image_size=trainer.sizes[-1],
+        largest_size=max(trainer.sizes[-1], largest_size(views, trainer.model.size)),
         store_size=trainer.store.size,
         device=trainer.device.type,
         precision=str(trainer.precision).removeprefix("torch."),

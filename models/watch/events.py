@@ -56,6 +56,7 @@ class FoldStarted:
     n_train: int
     n_valid: int
     image_size: int
+    largest_size: int
     store_size: int
     device: str
     precision: str
@@ -156,6 +157,17 @@ class FoldDone:
 
 
 @dataclass(frozen=True)
+class PredictStarted:
+    """Networks of a run predict `views` next; what they predicted of `kept` stays. Sizes in pixels."""
+
+    networks: int
+    views: tuple[str, ...]
+    kept: tuple[str, ...]
+    largest_size: int
+    store_size: int
+
+
+@dataclass(frozen=True)
 class FoldPredicted:
     """A fold is predicted again under `views`; the refit on all images has no error."""
 
@@ -171,6 +183,7 @@ class ProbeStarted:
     n_train: int
     n_test: int
     image_size: int
+    largest_size: int
     store_size: int
     device: str
     precision: str
@@ -196,6 +209,7 @@ Event = (
     | FoldHeld
     | FoldMoved
     | FoldFailed
+    | PredictStarted
     | FoldPredicted
     | ProbeStarted
     | ProbeFitted

@@ -26,6 +26,7 @@ from models.watch.events import (
     JobKey,
     JobProgress,
     MemoryShort,
+    PredictStarted,
     ProbeFitted,
     ProbeStarted,
     Verdict,
@@ -85,6 +86,10 @@ def event_lines(key: JobKey, event: Event) -> list[str]:
             how = f"done in {duration(event.seconds)}" if event.trained else before
             score = "" if event.top3_error is None else f"OOF top-3 error {event.top3_error:.4f}, "
             return [f"{key.name}: {score}{how}"]
+        case PredictStarted():
+            kept = f"; {', '.join(event.kept)} {'are' if len(event.kept) > 1 else 'is'} there" if event.kept else ""
+            what = f"{', '.join(event.views)} by {event.networks} network{'s' if event.networks > 1 else ''}"
+            return [f"{key.run}: predicts {what}{_small_store(event)}{kept}"]
         case FoldPredicted():
             score = "" if event.top3_error is None else f"top-3 error {event.top3_error:.4f} over "
             return [f"{key.name}: predicted again, {score}{', '.join(event.views)}"]
@@ -110,10 +115,10 @@ def _where(happened: Happened) -> str:
     return f"{happened.key.run}{fold}{f' on {happened.place}' if happened.place else ''}"
 
 
-def _small_store(event: FoldStarted | ProbeStarted) -> str:
-    if event.image_size <= event.store_size:
+def _small_store(event: FoldStarted | PredictStarted | ProbeStarted) -> str:
+    if event.largest_size <= event.store_size:
         return ""
-    return f" (the store keeps {event.store_size}: `prepare --store-size` keeps more)"
+    return f" (the store keeps {event.store_size} of {event.largest_size}: `prepare --store-size` keeps more)"
 
 
 def _figure(value: float) -> str:

@@ -232,7 +232,8 @@ def affordable(seconds: Sequence[float], *, left: float) -> int:
 
 def describe(part: Smaller, whole: Smaller) -> str:
     """What is left of an ensemble, and what that costs out of fold."""
-    views = ", one view each" if part.is_one_view else ""
+    left = tuple(dict.fromkeys(view for views in part.members.values() for view in views))
+    views = "" if set(left) == {view for of in whole.members.values() for view in of} else f" under {', '.join(left)}"
     members = f"{len(part.members)} of {len(whole.members)} members{views}"
     return f"{members} (out-of-fold top-3 error {part.oof_top3_error:.4f} instead of {whole.oof_top3_error:.4f})"
 
@@ -246,10 +247,9 @@ def ensemble_scores(
     pack, names = opened.pack, sorted(part.members)
     totals = {name: np.zeros((len(rows), len(pack.classes)), np.float32) for name in names}
     counts = dict.fromkeys(names, 0)
-    views = {n: pack.members[n].views[:1] if part.is_one_view else pack.members[n].views for n in names}
     for run_name in sorted({run for name in names for run in pack.members[name].runs}):
         users = [name for name in names if run_name in pack.members[name].runs]
-        wanted = tuple(dict.fromkeys(view for name in users for view in views[name]))
+        wanted = tuple(dict.fromkeys(view for name in users for view in part.members[name]))
         run = replace(pack.runs[run_name], views=wanted)
         found = packed_log_probs(
             run,
@@ -264,7 +264,7 @@ def ensemble_scores(
         )
         for log_probs in found:
             for name in users:
-                totals[name] += average_views(log_probs, [wanted.index(view) for view in views[name]])
+                totals[name] += average_views(log_probs, [wanted.index(view) for view in part.members[name]])
                 counts[name] += 1
     for name in names:
         totals[name] /= np.float32(counts[name])

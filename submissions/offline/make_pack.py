@@ -23,7 +23,7 @@ from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
 from submissions.csv_form import Layout, read_layout
 from submissions.offline.pack_file import OpenPack, Pack, PackedMember, Smaller, save_pack
-from submissions.offline.smaller import smaller_ensembles
+from submissions.offline.smaller import fewer_members, smaller_ensembles, whole_ensemble
 from submissions.settings import PackSettings
 
 if TYPE_CHECKING:
@@ -99,11 +99,14 @@ def _describe(
     store: PixelStore,
 ) -> Pack:
     """Everything but the tensors. recipe: weights of these members, in their order."""
-    from models.predict.packed import forward_cost
+    from models.predict.packed import view_costs
 
     folds, layout = load_folds(workspace), read_layout(workspace)
-    flops = {name: forward_cost(run) for name, run in runs.items()}
-    cost = {member.name: sum(flops[run.name] for run in member.runs) for member in members.members}
+    flops = {name: view_costs(run) for name, run in runs.items()}
+    cost = {
+        member.name: {view: sum(flops[run.name][view] for run in member.runs) for view in member.runs[0].views}
+        for member in members.members
+    }
     return Pack(
         classes=folds.classes,
         images_per_class=tuple(np.bincount(folds.target, minlength=len(folds.classes)).tolist()),
@@ -231,7 +234,9 @@ def _within(members: Members, recipe: Recipe, sizes: Mapping[str, int], *, limit
     """The largest part of the ensemble whose tensors take no more bytes than the limit. sizes: of each run."""
     runs = {member.name: [run.name for run in member.runs] for member in members.members}
     own = {name: float(sum(sizes[run] for run in of)) for name, of in runs.items()}
-    for part in smaller_ensembles(members, recipe, own, drops_views=False):
+    whole = whole_ensemble(members, recipe)
+    cost = {name: dict.fromkeys(views, own[name] / len(views)) for name, views in whole.members.items()}
+    for part in [whole, *fewer_members(members, recipe, cost, whole)]:
         if sum(sizes[run] for run in {run for name in part.members for run in runs[name]}) <= limit:
             return part
     raise UserError(

@@ -20,7 +20,7 @@ from folds.settings import StoreForm
 if TYPE_CHECKING:
     from models.predict.packed import PackedRun
 
-VERSION = 1
+VERSION = 2
 HEAD = "pack.json"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in the zip, so that the same ensemble is the same bytes
 HINT = "`python run.py pack` writes it again"
@@ -30,12 +30,11 @@ HINT = "`python run.py pack` writes it again"
 class Smaller:
     """A part of the ensemble, for less time or room.
 
-    members   those that are left, by name     is_one_view  each run's first view alone
+    members   those that are left, by name, each with the views that are left of it
     oof_top3_error  of the kept weights on the out-of-fold images (in-sample)    cost  share of the whole's, in (0, 1]
     """
 
-    members: tuple[str, ...]
-    is_one_view: bool
+    members: Mapping[str, tuple[str, ...]]
     oof_top3_error: float
     cost: float
 
@@ -143,17 +142,12 @@ def _from_json(stored: dict[str, Any]) -> Pack:
     from models.predict.packed import PackedRun
 
     def tuples(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: tuples(one) for key, one in value.items()}
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
     fields = {name: tuples(stored[name]) for name in Pack.__dataclass_fields__}
-    fields["members"] = {
-        name: PackedMember(**{key: tuples(value) for key, value in one.items()})
-        for name, one in stored["members"].items()
-    }
-    fields["runs"] = {
-        name: PackedRun(**{key: tuples(value) for key, value in one.items()}) for name, one in stored["runs"].items()
-    }
-    fields["smaller"] = tuple(
-        Smaller(**{key: tuples(value) for key, value in one.items()}) for one in stored["smaller"]
-    )
+    fields["members"] = {name: PackedMember(**one) for name, one in fields["members"].items()}
+    fields["runs"] = {name: PackedRun(**one) for name, one in fields["runs"].items()}
+    fields["smaller"] = tuple(Smaller(**one) for one in fields["smaller"])
     return Pack(**fields)

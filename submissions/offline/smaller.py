@@ -2,56 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ensemble.blend.recipe import Recipe
-from ensemble.members.members import Member, Members, read_members
+from ensemble.members.members import Members, read_members
 from ensemble.weights.metric import Metric
 from submissions.offline.pack_file import Smaller
 
+Kept = Mapping[str, tuple[str, ...]]  # the views that are left of each member that is left, by name
+Cost = Mapping[str, Mapping[str, float]]  # of each member under each view, in any unit
 
-def smaller_ensembles(
-    members: Members, recipe: Recipe, cost: Mapping[str, float], *, drops_views: bool = True
-) -> list[Smaller]:
-    """The whole ensemble, then one view instead of several, then one member less at a time.
 
-    A member goes whose loss costs the least error for the time that it saves, by the out-of-fold images; what it
-    weighed goes to the others in proportion. The weights are those of the blend, so that the errors are in-sample.
+def smaller_ensembles(members: Members, recipe: Recipe, cost: Cost) -> list[Smaller]:
+    """The whole ensemble, then one view less at a time until each member has one, then one member less at a time.
+
+    What goes next is the view (of all members that have another) or the member whose loss costs the least error for
+    the time that it saves, by the out-of-fold images. What a member weighed goes to the others in proportion. The
+    weights are those of the blend, so that the errors are in-sample.
 
     members  of the blend that have weight; recipe: their weights, in this order
-    cost         of each member under one view, in any unit
-    drops_views  False where views cost nothing, as in bytes
     """
-    names = list(members.names)
-    n_views = {m.name: len(m.runs[0].views) if drops_views else 1 for m in members.members}
-    whole = sum(cost[name] * n_views[name] for name in names)
-    found = [Smaller(tuple(names), False, _error(members, recipe, range(len(names))), 1.0)]
-    is_one_view = max(n_views.values()) > 1
-    if is_one_view:
-        members = read_members(members.rows, [_first_view(member) for member in members.members])
-        error = _error(members, recipe, range(len(names)))
-        found.append(Smaller(tuple(names), True, error, sum(cost.values()) / whole))
-    left = list(range(len(names)))
-    while len(left) > 1:
-        tried = {m: _error(members, recipe, [one for one in left if one != m]) for m in left}
-        before = found[-1].oof_top3_error
-        gone = min(left, key=lambda m: ((tried[m] - before) / cost[names[m]], names[m]))
-        left.remove(gone)
-        part = tuple(names[m] for m in left)
-        found.append(Smaller(part, is_one_view, tried[gone], sum(cost[name] for name in part) / whole))
-    return found
+    found = [whole_ensemble(members, recipe)]
+    while True:
+        kept = found[-1].members
+        fewer = [_without_view(kept, view) for view in dict.fromkeys(view for of in kept.values() for view in of)]
+        fewer = [one for one in fewer if one != kept]
+        if not fewer:
+            return found + list(fewer_members(members, recipe, cost, found[-1]))
+        found.append(_cheapest(members, recipe, cost, found[-1], fewer))
 
 
-def _first_view(member: Member) -> Member:
-    return replace(member, runs=tuple(run.with_view(run.views[0]) for run in member.runs))
+def whole_ensemble(members: Members, recipe: Recipe) -> Smaller:
+    kept = {member.name: member.runs[0].views for member in members.members}
+    return Smaller(kept, _error(members, recipe, kept), 1.0)
 
 
-def _error(members: Members, recipe: Recipe, kept: Sequence[int]) -> float:
-    """The top-3 error of the out-of-fold images under some of the members."""
-    metric, chosen, missed = Metric("top-k-error", 3), list(kept), 0.0
+def fewer_members(members: Members, recipe: Recipe, cost: Cost, part: Smaller) -> Iterator[Smaller]:
+    """One member less at a time, down to the last one."""
+    members = _under(members, part.members)
+    while len(part.members) > 1:
+        fewer = [{name: of for name, of in part.members.items() if name != gone} for gone in part.members]
+        part = _cheapest(members, recipe, cost, part, fewer)
+        yield part
+
+
+def _without_view(kept: Kept, gone: str) -> Kept:
+    """A member whose only view it is keeps it."""
+    return {name: tuple(view for view in of if view != gone) or of for name, of in kept.items()}
+
+
+def _cheapest(members: Members, recipe: Recipe, cost: Cost, before: Smaller, fewer: list[Kept]) -> Smaller:
+    """The part with the least error more for the time that it saves; the first of equals."""
+    whole = sum(sum(of.values()) for of in cost.values())
+    tried = [
+        Smaller(
+            kept, _error(members, recipe, kept), sum(cost[name][view] for name in kept for view in kept[name]) / whole
+        )
+        for kept in fewer
+    ]
+    return min(tried, key=lambda one: (one.oof_top3_error - before.oof_top3_error) / (before.cost - one.cost))
+
+
+def _error(members: Members, recipe: Recipe, kept: Kept) -> float:
+    """The top-3 error of the out-of-fold images under a part of the members."""
+    members, metric, missed = _under(members, kept), Metric("top-k-error", 3), 0.0
+    chosen = [members.names.index(name) for name in kept]
     weights = recipe.weights[chosen]
     own = Recipe(recipe.pool, weights * (recipe.weights.sum() / weights.sum()), recipe.bias)
     for piece, probs in members.chunks():
         missed += float(metric.outcomes(own.scores(probs[chosen]), members.rows.target[piece]).sum())
     return missed / len(members.rows)
+
+
+def _under(members: Members, kept: Kept) -> Members:
+    """The same members with these views in use; read anew where they are others. One that goes keeps its views."""
+    if all(kept.get(one.name, one.runs[0].views) == one.runs[0].views for one in members.members):
+        return members
+    fewer = [
+        replace(one, runs=tuple(run.with_views(kept.get(one.name, run.views)) for run in one.runs))
+        for one in members.members
+    ]
+    return read_members(members.rows, fewer)

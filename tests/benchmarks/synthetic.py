@@ -98,10 +98,10 @@ def write_fold(
     seed: int = 0,
     classes: tuple[str, ...] | None = None,
     settings: dict | None = None,
+    views: tuple[str, ...] = ("centre", "mirror", "wide"),
 ) -> Path:
     """Store one fold's predictions and its done.json. oof (n, C) or (n, V, C) log-probabilities."""
     folder = workspace.fold(name, fold)
-    views = ["centre", "mirror", "wide"]
     for file, ids, values in (("oof.npz", oof_id, oof), ("test.npz", test_id, test)):
         values = values[:, None] if values.ndim == 2 else values
         known = np.array(classes or folds.classes)

@@ -15,6 +15,7 @@ from folds.settings import PrepareSettings, SplitSettings
 from folds.split.assign import load_folds, split
 from models.backbones import build_network, resolve_backbone
 from models.jobs.plan import plan_job, train_runs
+from models.predict.again import predict_run
 from models.recipes import FullSettings, full_settings
 from models.runs import plan_runs
 from models.settings import PredictSettings, TrainSettings
@@ -67,6 +68,13 @@ def trainer(workspace, settings=SETTINGS, *, fold=0, lr=1e-3):
     folds = load_folds(workspace)
     job = plan_job(workspace, plan_runs(settings, {})[0], folds, fold, seed=0)
     return make_trainer(workspace, job, folds, open_store(workspace), lr=lr)
+
+
+def predict_anew(workspace, run, views=VIEWS):
+    """Predict as if nothing had been predicted before; returns the events."""
+    for path in (workspace.models / run).glob("fold*/test.npz"):
+        path.unlink()
+    return [one.event for one in predict_run(workspace, run, views, device_name="cpu")]
 
 
 def train(workspace, settings=SETTINGS, *, seed=0, views=VIEWS, **options):

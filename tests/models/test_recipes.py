@@ -14,11 +14,13 @@ from models.input.sizes import (
     needed_store_size,
     predict_size,
     refuse_odd_sizes,
+    refuse_views,
     store_size_for,
     train_size,
 )
 from models.jobs.plan import family_remark, full_of
 from models.predict.again import predict_run
+from models.predict.larger import larger_views
 from models.recipes import FROM_FAMILY, FullSettings, epochs_for, find_family, from_family, full_settings
 from models.runs import done_folds, plan_runs, refuse_other_settings
 from models.settings import TrainSettings
@@ -81,6 +83,36 @@ def test_one_store_serves_the_largest_input_of_all_runs():
     plans = plan_runs(TrainSettings(backbone=("resnet50", "inception")), {})
     assert needed_store_size(plans) == 352
     assert needed_store_size(plan_runs(TrainSettings(backbone=("resnet18",), image_size=64, test_size=96), {})) == 128
+
+
+def test_a_view_that_names_its_side_asks_the_store_for_that_side():
+    plans = plan_runs(TrainSettings(backbone=("resnet50",)), {})
+    assert [needed_store_size(plans, ["centre", f"centre@{size}"]) for size in (128, 288, 290)] == [288, 288, 320]
+
+
+def test_sides_that_a_network_does_not_take_are_refused_with_the_view_to_leave_out():
+    vit, inception = resolve_backbone("test_vit"), resolve_backbone("inception")
+    cases = [
+        (vit, ["centre", "centre@96"], "test_vit.r160_in1k works on one size only, 160 pixels, and not on `centre@96`"),
+        (inception, ["centre", "zoom@32"], "inception_v3.gluon_in1k cannot work on 32 x 32 pixels: "),
+        (RESNET, ["mirror", f"mirror@{RESNET.size}"], f"`mirror` and `mirror@{RESNET.size}` are one view of "),
+    ]
+    for backbone, views, sentence in cases:
+        with pytest.raises(UserError, match=sentence) as refused:
+            refuse_views(views, backbone, own=backbone.size)
+        assert refused.value.hint == f"leave out `{views[1]}`"
+        refuse_views(views[:1], backbone, own=backbone.size)
+
+
+def test_the_larger_size_of_the_authors_test_is_proposed_with_the_command_that_tries_it():
+    plans = plan_runs(TrainSettings(backbone=("resnet18", "inception")), {})
+    asked = {"size_of": predict_size, "command": lambda plan: f"predict --run {plan.name}"}
+    (said,) = larger_views(plans, ["centre", "mirror"], **asked)
+    assert said.startswith("resnet18.a1_in1k was trained at 224 pixels and tested at 288 by its authors: ")
+    assert "`python run.py predict --run resnet18 --views centre,mirror,wide@288,wide-mirror@288`" in said
+    assert list(larger_views(plans, ["centre", "centre@256"], **asked)) == []
+    elsewhere = plan_runs(TrainSettings(backbone=("resnet18",), image_size=128), {})
+    assert list(larger_views(elsewhere, ["centre"], **asked)) == []
 
 
 def test_a_start_above_the_end_is_refused():

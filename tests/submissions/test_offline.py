@@ -20,8 +20,8 @@ from folds.pixels.store import open_store
 from folds.split.assign import load_folds
 from models.backbones import build_network, resolve_backbone
 from models.input.resample import network_input
-from models.input.views import view_boxes
-from models.predict.packed import packed_log_probs
+from models.input.views import view_boxes, view_size
+from models.predict.packed import packed_log_probs, view_costs
 from models.runs import plan_runs
 from models.settings import TrainSettings
 from submissions.offline import infer as infer_module
@@ -42,12 +42,12 @@ def packed(tmp_path_factory):
     (data / "Public" / "002.jpg").write_bytes(b"no image")
     torch.manual_seed(3)
     save_file(build_network(resolve_backbone("test_resnet"), 7, size=32).state_dict(), weights)
-    used = [*SMALL, "--weights", str(weights)]
+    used, views = [*SMALL, "--weights", str(weights)], ["--views", "centre,mirror,centre@48"]
     for step in (
         ["prepare", str(data), "--store-size", "40", "--workers", "1"],
         ["split", "--n-folds", "2"],
-        ["probe", *used],
-        ["train", *used, "--epochs", "2", "--batch-size", "8", "--sampling-power", "0.5", "--lr", "1e-3"],
+        ["probe", *used, *views],
+        ["train", *used, *views, "--epochs", "2", "--batch-size", "8", "--sampling-power", "0.5", "--lr", "1e-3"],
         ["blend", "--keep", "equal"],
         ["submit"],
         ["pack", *used],
@@ -116,9 +116,9 @@ def test_without_time_the_csv_is_valid_and_says_what_was_not_seen(packed, tmp_pa
     made = infer(pack, data / "Public", settings(tmp_path, data, max_hours=0.0), say=said.append)
     assert (made.rows, len(made.unseen)) == (30, 30)
     assert made.part == OpenPack(pack).pack.smaller[-1]
-    assert said[0].startswith(
-        "the whole ensemble would take 0.0 hours; 1 of 2 members, one view each (out-of-fold top-3"
-    )
+    (view,) = next(iter(made.part.members.values()))
+    begin = f"the whole ensemble would take 0.0 hours; 1 of 2 members under {view} (out-of-fold top-3"
+    assert said[0].startswith(begin)
     shutil.rmtree(tmp_path / "out.csv.parts")
     enough = infer(pack, data / "Public", settings(tmp_path, data, max_hours=1.0))
     assert (enough.unseen, enough.part) == ((), enough.whole)
@@ -158,11 +158,17 @@ def test_a_run_whose_tensors_change_its_error_is_named(packed, tmp_path):
 
 def test_parts_of_the_ensemble_get_cheaper_and_the_whole_one_comes_first(packed):
     pack = OpenPack(packed[2]).pack
-    assert [(len(part.members), part.is_one_view) for part in pack.smaller] == [(2, False), (2, True), (1, True)]
+    assert [[len(views) for views in part.members.values()] for part in pack.smaller] == [[3, 3], [2, 2], [1, 1], [1]]
     costs = [part.cost for part in pack.smaller]
-    assert costs[:2] == [1.0, 0.5]
+    assert costs[0] == 1.0
     assert costs == sorted(costs, reverse=True)
-    assert pack.recipe(pack.smaller[2].members).weights.sum() == pytest.approx(1.0)
+    assert pack.recipe(pack.smaller[3].members).weights.sum() == pytest.approx(1.0)
+
+
+def test_a_view_of_a_larger_side_costs_what_its_pixels_cost(packed):
+    cost = view_costs(OpenPack(packed[2]).pack.runs["test_resnet"])
+    assert cost["centre"] == cost["mirror"]
+    assert 1.5 < cost["centre@48"] / cost["centre"] < 4  # 2.25 times the pixels; maps are rounded up to whole ones
 
 
 def test_a_pack_holds_no_training_image(packed):
@@ -182,7 +188,7 @@ def test_float16_is_taken_where_no_error_changes_and_a_limit_leaves_members_out(
     assert small.bytes <= limit * 1e6
     assert list(small.pack.members) == list(small.part.members)
     assert len(small.pack.members) == 1
-    assert all(len(member.views) == 2 for member in small.pack.members.values())
+    assert all(len(member.views) == 3 for member in small.pack.members.values())
     assert whole.part is None
     with pytest.raises(UserError, match=r"^the smallest member takes \d+\.\d MB, and the limit is 0\.0 MB$"):
         make_pack(work, PackSettings(out=tmp_path / "none.zip", limit_mb=0.001), plans, device="cpu")
@@ -240,8 +246,9 @@ def test_each_network_as_onnx_says_what_torch_says(packed, tmp_path):
             wanted = packed_log_probs(run_, opened.read, store, rows, n_classes=4, device_name="cpu", parts=[part])[0]
             backbone = resolve_backbone("test_resnet")
             sides = {"width": store.width[rows], "height": store.height[rows]}
-            boxes = view_boxes("centre", **sides, crop_share=backbone.crop_share)
             pixels = torch.from_numpy(np.stack([store.pixels[row] for row in rows]))
-            images = network_input(pixels, boxes, size=32, backbone=backbone)
-            found = session.run(None, {"images": images.numpy()})[0]
-            np.testing.assert_allclose(np.exp(found), np.exp(wanted[:, 0]), atol=1e-3)  # features are kept in float16
+            for v, view in enumerate(run_.views):
+                boxes = view_boxes(view, **sides, crop_share=backbone.crop_share)
+                images = network_input(pixels, boxes, size=view_size(view, 32), backbone=backbone)
+                found = session.run(None, {"images": images.numpy()})[0]
+                np.testing.assert_allclose(np.exp(found), np.exp(wanted[:, v]), atol=1e-3)  # features: float16

@@ -29,12 +29,16 @@ def seen(folds, seed, *, margin=1.2):
     return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
 
 
-def write_views(work, folds, name, oof):
+def write_views(work, folds, name, oof, *, views=VIEWS):
     """Store a run of several views. oof (N, V, C) log-probabilities, rows as in folds.csv."""
     test_id = np.array([f"{number:07d}" for number in range(5)])
     for fold in range(folds.n_folds):
         rows = folds.fold == fold
-        write_fold(work, folds, name, fold, folds.image_id[rows], oof[rows], test_id, oof[:5])
+        own, given = (
+            (folds.image_id[rows], oof[rows], test_id, oof[:5]),
+            {"settings": {"image_size": 224}, "views": views},
+        )
+        write_fold(work, folds, name, fold, *own, **given)
 
 
 def mean_error(folds, oof, views):
@@ -138,6 +142,17 @@ def test_the_tables_mark_the_proposed_set_and_name_the_views_that_are_not_there(
     assert marked == [["*", "+", report.proposed.views[-1]]]
     assert "not predicted: whole, zoom, top-left" in text
     assert f"`python run.py blend --member-views {','.join(report.proposed.views)}`" in text
+
+
+def test_a_view_at_another_size_costs_its_area_in_forward_passes(tmp_path):
+    work, folds = small_work(tmp_path, members=0)
+    write_views(work, folds, "a", np.stack([seen(folds, 0), seen(folds, 1)], axis=1), views=("centre", "centre@288"))
+    (report,) = report_views(work)
+    assert report.passes == {"centre": 1.0, "centre@288": pytest.approx(1.653, abs=1e-3)}
+    screen = io.StringIO()
+    Console(width=300, file=screen).print(view_summary(report))
+    assert "2.65" in screen.getvalue()
+    assert "`python run.py predict --run a --views centre,centre@288,whole," in view_sentences(report)[-1]
 
 
 def test_all_views_are_to_be_kept_where_choosing_costs_more_than_it_saves(three_views):

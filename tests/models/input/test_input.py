@@ -9,7 +9,7 @@ from folds.base.errors import UserError
 from models.input.augment import random_boxes
 from models.input.resample import resample
 from models.input.sampling import draw_epoch, expected_repeats, prior_correction, sampling_shift
-from models.input.views import VIEWS, check_views, view_boxes
+from models.input.views import VIEWS, check_views, view_boxes, view_size
 from models.settings import TrainSettings
 
 TARGET = np.repeat([0, 1, 2], [900, 90, 10])
@@ -76,6 +76,12 @@ def test_a_mirrored_view_exchanges_left_and_right(mirror, plain):
     np.testing.assert_array_equal(boxes[0], boxes[1][:, [2, 1, 0, 3]])
 
 
+def test_the_side_of_the_input_changes_nothing_about_what_is_seen():
+    one, other = (view_boxes(view, width=WIDTH, height=HEIGHT, crop_share=0.9) for view in ("mirror", "mirror@288"))
+    np.testing.assert_array_equal(one, other)
+    assert (view_size("mirror", 224), view_size("mirror@288", 224)) == (224, 288)
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_view_lies_inside_the_picture_even_of_extreme_shapes(view):
     boxes = view_boxes(view, width=np.array([1, 1200]), height=np.array([1, 6]), crop_share=1.0)
@@ -89,6 +95,10 @@ def test_every_view_lies_inside_the_picture_even_of_extreme_shapes(view):
     [
         (("centre", "center"), "there is no view `center`; there are centre, whole"),
         (("centre", "centre"), "`--views centre,centre` names a view twice"),
+        (("centre@288", "center@288"), "there is no view `center@288`; there are centre, whole"),
+        (("centre@8",), "`centre@8` names no side in pixels: 16 to 1024 are possible"),
+        (("centre@",), "`centre@` names no side in pixels"),
+        (("centre@0288",), "`centre@0288` names no side in pixels"),
     ],
 )
 def test_an_unknown_or_repeated_view_is_refused(views, sentence):

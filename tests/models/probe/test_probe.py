@@ -19,7 +19,7 @@ from models.predict.predictions import load_predictions
 from models.probe.probe import probe_runs
 from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings
-from models.watch.events import FoldDone, ProbeFitted
+from models.watch.events import FoldDone, ProbeFitted, ProbeStarted
 from tests.competition import fingerprint
 from tests.models.small import SETTINGS, VIEWS, prepared, save_body
 
@@ -84,6 +84,25 @@ def test_other_views_are_predicted_with_the_same_heads(tmp_path):
     assert sum(isinstance(event, FoldDone) and event.trained for event in events) == 2
     assert [(workspace.fold(RUN, k) / "head.safetensors").read_bytes() for k in (0, 1)] == heads
     assert load_predictions(workspace.fold(RUN, 0) / "oof.npz", hint="").views.tolist() == ["whole", "centre"]
+
+
+def test_a_view_at_another_size_has_the_features_of_a_body_of_that_size_and_the_head_of_the_own_size(tmp_path):
+    workspace = prepared(tmp_path)
+    probe(workspace)
+    before = {path.name for path in workspace.features.iterdir()}
+    heads = [(workspace.fold(RUN, k) / "head.safetensors").read_bytes() for k in (0, 1)]
+    events = probe(workspace, views=PredictSettings(views=("centre", "centre@48")))
+    assert next(event.largest_size for event in events if isinstance(event, ProbeStarted)) == 48
+    made = {path.name for path in workspace.features.iterdir()} - before
+    assert len(made) == 4  # of train and test at 48 pixels, each with its JSON
+    assert [(workspace.fold(RUN, k) / "head.safetensors").read_bytes() for k in (0, 1)] == heads
+    oof = load_predictions(workspace.fold(RUN, 0) / "oof.npz", hint="")
+    assert oof.views.tolist() == ["centre", "centre@48"]
+    assert np.abs(oof.log_probs[:, 0] - oof.log_probs[:, 1]).max() > 1e-3
+    centre = PredictSettings(views=("centre",))
+    probe(workspace, dataclasses.replace(SETTINGS, image_size=48, mirror=False), views=centre, names=("at48",))
+    more = {path.name for path in workspace.features.iterdir()} - before - made
+    assert {name.rpartition(".")[2] for name in more} == {"json", "safetensors"}  # its heads: the features were there
 
 
 def test_the_same_probe_elsewhere_gives_the_same_bytes(tmp_path, probed):

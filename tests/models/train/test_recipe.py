@@ -19,7 +19,7 @@ from models.probe.heads import start_head
 from models.runs import done_folds, done_refit
 from models.settings import PredictSettings
 from models.watch.events import FoldStarted, MemoryShort, Verdict
-from tests.models.small import SETTINGS, VIEWS, prepared, save_body, train, trainer
+from tests.models.small import SETTINGS, predict_anew, prepared, save_body, train, trainer
 
 EVERYTHING = dataclasses.replace(
     SETTINGS,
@@ -132,7 +132,7 @@ def test_predictions_are_made_at_the_test_size(workspace):
     train(workspace, settings, only_folds=[0])
     path = workspace.fold("test_convnext", 0) / "oof.npz"
     before = load_predictions(path, hint="").log_probs
-    list(predict_run(workspace, "test_convnext", VIEWS, device_name="cpu"))
+    predict_anew(workspace, "test_convnext")
     np.testing.assert_array_equal(load_predictions(path, hint="").log_probs, before)
 
 

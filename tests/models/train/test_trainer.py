@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,12 +16,13 @@ from folds.pixels.store import open_store
 from folds.settings import PrepareSettings, SplitSettings
 from folds.split.assign import load_folds, split
 from models.input.batches import gather_batches
-from models.predict.again import predict_run
+from models.predict.again import load_trained, predict_run
 from models.predict.predictions import load_predictions
 from models.runs import done_folds
 from models.settings import PredictSettings
+from models.watch.events import PredictStarted
 from tests.competition import fingerprint, make_competition
-from tests.models.small import SETTINGS, VIEWS, prepared, train, trainer
+from tests.models.small import SETTINGS, VIEWS, predict_anew, prepared, train, trainer
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +108,7 @@ def test_steps_are_counted_from_zero_through_all_epochs_and_so_is_the_schedule(t
 
 def test_batch_size_at_prediction_makes_no_difference(tmp_path, trained):
     before = load_predictions(trained.fold("test_resnet", 0) / "oof.npz", hint="")
-    list(predict_run(trained, "test_resnet", PredictSettings(predict_batch=5), device_name="cpu"))
+    predict_anew(trained, "test_resnet", PredictSettings(predict_batch=5))
     after = load_predictions(trained.fold("test_resnet", 0) / "oof.npz", hint="")
     np.testing.assert_allclose(after.log_probs, before.log_probs, atol=1e-4)
 
@@ -123,9 +125,38 @@ def test_what_is_stored_predicts_again_what_was_predicted_with_averaging_and_une
     train(workspace, dataclasses.replace(SETTINGS, ema_share=0.5, sampling_power=1.0))
     files = [workspace.fold("test_resnet", fold) / name for fold in (0, 1) for name in ("oof.npz", "test.npz")]
     before = [load_predictions(path, hint="").log_probs for path in files]
-    list(predict_run(workspace, "test_resnet", VIEWS, device_name="cpu"))
+    predict_anew(workspace, "test_resnet")
     for path, log_probs in zip(files, before, strict=True):
         np.testing.assert_allclose(load_predictions(path, hint="").log_probs, log_probs, atol=1e-4, err_msg=str(path))
+
+
+def test_views_that_are_there_stay_to_the_bit_and_the_others_are_predicted(tmp_path, trained):
+    workspace = Workspace(shutil.copytree(trained.root, tmp_path / "work"))
+    path = workspace.fold("test_resnet", 0) / "oof.npz"
+
+    def asked(*views):
+        events = predict_run(workspace, "test_resnet", PredictSettings(views=views), device_name="cpu")
+        started = [one.event for one in events if isinstance(one.event, PredictStarted)]
+        return [(event.networks, event.views, event.kept) for event in started]
+
+    predict_anew(workspace, "test_resnet")
+    centre = load_predictions(path, hint="").log_probs[:, 0]
+    assert asked("centre", "centre@48") == [(2, ("centre@48",), ("centre",))]
+    made = load_predictions(path, hint="")
+    assert made.views.tolist() == ["centre", "centre@48"]
+    np.testing.assert_array_equal(made.log_probs[:, 0], centre)
+    folds, store = load_folds(workspace), open_store(workspace)
+    model = load_trained(workspace, "test_resnet", 0, folds, device=torch.device("cpu")).model
+    rows = store.rows(made.image_id, split="train")
+    at_48 = dataclasses.replace(model, size=48).log_probs(store, rows, ["centre"])
+    np.testing.assert_array_equal(made.log_probs[:, 1], at_48[:, 0])
+    whole = path.read_bytes()
+    (workspace.fold("test_resnet", 1) / "test.npz").unlink()  # as after a kill between the folds
+    assert asked("centre@48", "centre") == [(1, ("centre@48", "centre"), ())]
+    assert asked("centre", "centre@48") == []
+    assert path.read_bytes() == whole
+    with pytest.raises(UserError, match="`centre` and `centre@32` are one view of test_resnet"):
+        asked("centre", "centre@32")
 
 
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
@@ -169,7 +200,7 @@ def test_a_competition_without_test_images_trains_all_the_same(tmp_path):
 
 def test_work_data_and_training_leave_the_pixel_store_alone(trained):
     before = fingerprint(trained.folds)
-    list(predict_run(trained, "test_resnet", VIEWS, device_name="cpu"))
+    predict_anew(trained, "test_resnet")
     assert fingerprint(trained.folds) == before
 
 

@@ -43,7 +43,7 @@ def happened(run, fold, event, place=""):
 
 
 def started(run, fold, place=""):
-    return happened(run, fold, FoldStarted("tag", 60, 30, 32, 32, "cpu", "float32", 1e-3, False), place)
+    return happened(run, fold, FoldStarted("tag", 60, 30, 32, 32, 32, "cpu", "float32", 1e-3, False), place)
 
 
 def row(epoch, *, seconds=10.0, top3=0.25):

@@ -15,7 +15,7 @@ from models.watch.curves import TRACKERS, row_figures, tracking
 from models.watch.events import EpochRow, FoldDone, FoldResumed, FoldStarted, JobEvent, JobKey
 from tests.models.small import SETTINGS, prepared
 
-STARTED = FoldStarted("tag", 60, 30, 32, 32, "cpu", "float32", 1e-3, False)
+STARTED = FoldStarted("tag", 60, 30, 32, 32, 32, "cpu", "float32", 1e-3, False)
 DONE = FoldDone(0.125, 40.0, True, ("centre",))
 
 
