@@ -77,7 +77,8 @@ def pack(workspace: Workspace, settings: PackSettings, plans: Sequence[RunPlan],
     made = make_pack(workspace, settings, plans, device=device, track=screen.track)
     whole, runs = made.pack.smaller[0], made.pack.runs
     networks = sum(len(run.parts) for run in runs.values())
-    licences = sorted({f"{run.backbone['tag']} ({run.licence})" for run in runs.values()})
+    bodies = [body for run in runs.values() for body in run.bodies]
+    licences = sorted({f"{body.backbone['tag']} ({body.licence})" for body in bodies})
     members = "1 member" if len(whole.members) == 1 else f"{len(whole.members)} members"
     form = "float16" if made.pack.is_half else "float32"
     sentences = [f"{made.path}: {made.bytes / 1e6:,.1f} MB, {networks} networks of {members}, in {form}"]

@@ -51,9 +51,9 @@ def refuse_odd_sizes(settings: TrainSettings, backbone: Backbone) -> None:
 def needed_store_size(plans: Iterable[RunPlan]) -> int:
     """The side of a store from which crops can be cut for the inputs of all these runs, in pixels."""
     sizes = []
-    for plan in plans:
-        backbone = resolve_backbone(plan.backbone)
-        sizes += [train_size(plan.settings, backbone), predict_size(plan.settings, backbone)]
+    for part in (part for plan in plans for part in plan.parts):
+        backbone = resolve_backbone(part.backbone)
+        sizes += [train_size(part.settings, backbone), predict_size(part.settings, backbone)]
     return store_size_for(max(sizes))
 
 

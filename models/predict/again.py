@@ -28,7 +28,7 @@ from models.input.views import check_views
 from models.predict.model import Model, log_probs_of
 from models.predict.predictions import Predictions, save_predictions
 from models.recipes import FullSettings
-from models.runs import CHOSEN, done_folds, done_record, done_refit, is_probe
+from models.runs import CHOSEN, KNN, PROBE, done_folds, done_record, done_refit, kind_of
 from models.settings import PredictSettings
 from models.watch.events import FoldPredicted, JobEvent, JobKey
 
@@ -47,10 +47,16 @@ def predict_run(
 ) -> Iterator[JobEvent]:
     """Predict with every done fold of a run again, and with its refit. The test images are read once for all."""
     check_views(predict.views)
-    if is_probe(workspace, run):
+    kind, views = kind_of(workspace, run), ",".join(predict.views)
+    if kind == PROBE:
         raise UserError(
             f"the run {run} is a probe, which has heads and no network: to probe again costs one pass",
-            hint=f"`python run.py probe --run {run} --views {','.join(predict.views)}` with its backbone and weights",
+            hint=f"`python run.py probe --run {run} --views {views}` with its backbone and weights",
+        )
+    if kind == KNN:
+        raise UserError(
+            f"the run {run} is made of nearest neighbours, and has no network: `knn` looks them up again",
+            hint=f"`python run.py knn --run {run.removesuffix(f'-{KNN}')} --views {views}`",
         )
     folds, store = load_folds(workspace), open_store(cached(workspace, cache, track=track))
     parts: list[int | None] = [*done_folds(workspace, run)]

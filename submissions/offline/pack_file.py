@@ -150,9 +150,12 @@ def _from_json(stored: dict[str, Any]) -> Pack:
         name: PackedMember(**{key: tuples(value) for key, value in one.items()})
         for name, one in stored["members"].items()
     }
-    fields["runs"] = {
-        name: PackedRun(**{key: tuples(value) for key, value in one.items()}) for name, one in stored["runs"].items()
-    }
+
+    def packed(one: dict[str, Any]) -> PackedRun:
+        beside = tuple(map(packed, one.get("beside", ())))
+        return PackedRun(**{key: tuples(value) for key, value in one.items() if key != "beside"}, beside=beside)
+
+    fields["runs"] = {name: packed(one) for name, one in stored["runs"].items()}
     fields["smaller"] = tuple(
         Smaller(**{key: tuples(value) for key, value in one.items()}) for one in stored["smaller"]
     )
