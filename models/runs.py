@@ -54,7 +54,8 @@ class RunPlan:
         names = self.backbone.split(SIDE_BY_SIDE)
         if len(names) == 1:
             return [self]
-        return [_plan(self.name, dataclasses.replace(self.settings, backbone=(name,))) for name in names]
+        single = [dataclasses.replace(self.settings, backbone=(name,)) for name in names]
+        return [RunPlan(self.name, one.backbone[0], _weights_file(one), one) for one in single]
 
 
 def plan_runs(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -181,5 +181,5 @@ def _fold(
     made.write_done(lookup.settings_json, oof_top3_error=error, seconds=looked_up - began, more=more, files=FILES)
     rate = len(views) * (len(own) + len(every)) / max(looked_up - chosen, 1e-9)
     figures = (featured - began, chosen - featured, looked_up - chosen)
-    yield JobEvent(key, NeighboursChosen(choice.count, choice.temperature, choice.share, *figures, rate))
+    yield JobEvent(key, NeighboursChosen(*astuple(choice), *figures, rate))
     yield JobEvent(key, FoldDone(error, looked_up - began, trained=True, views=views))

@@ -21,6 +21,9 @@ from models.probe.heads import OfRows, inner_splits, thinned
 COUNTS = (5, 10, 20, 50, 100)
 TEMPERATURES = (0.01, 0.015, 0.02, 0.03, 0.045, 0.07, 0.1)
 SHARES = (0.05, 0.25, 0.5, 0.75, 1.0)  # none of 0: a class without a neighbour needs a probability too
+# Neighbours bring the class prior with them. Prototypes on Caltech-101, log loss without and with it: 0.323 and 0.277;
+# on 12 images of each class 0.385 and 0.386.
+PRIORS = (0.0, 0.5, 1.0)
 BLOCK_VALUES = 1 << 25  # similarities that are in memory at once: 128 MB
 
 
@@ -29,14 +32,16 @@ class Choice:
     """How neighbours vote: the `count` nearest, each with weight exp(cosine / temperature).
 
     share  of the class prototypes, whose softmax at the same temperature is mixed with the votes; 1: prototypes alone
+    prior  exponent of the class prior by which the prototypes' softmax is multiplied
     """
 
     count: int
     temperature: float
     share: float
+    prior: float
 
 
-GRID = tuple(Choice(*one) for one in product(COUNTS, TEMPERATURES, SHARES))
+GRID = tuple(Choice(*one) for one in product(COUNTS, TEMPERATURES, SHARES, PRIORS))
 
 
 class Memory:
@@ -55,7 +60,7 @@ class Memory:
         """
         self.target = target.to(features.device)
         count = torch.bincount(self.target, minlength=n_classes).to(features)
-        self.is_present = count > 0
+        self.is_present, self.prior = count > 0, count / len(features)
         self.mean = features.mean(0)
         features -= self.mean
         self.factor = _spread_inside(features, self.target, count, widths or [features.shape[1]])
@@ -69,8 +74,8 @@ class Memory:
             similarity, target = self._nearest(seen, choice.count)
             weight = _weights(similarity, choice.temperature)
             votes = torch.zeros_like(found[rows]).scatter_add_(1, target, weight) / weight.sum(1, keepdim=True)
-            alone = self._of_prototypes(seen, choice.temperature) + math.log(choice.share)
-            found[rows] = torch.logaddexp((votes * (1 - choice.share)).log(), alone)
+            alone = self._of_prototypes(seen, choice.temperature, choice.prior)
+            found[rows] = torch.logaddexp((votes * (1 - choice.share)).log(), alone + math.log(choice.share))
         return found
 
     def losses(self, features: Tensor, target: Tensor) -> np.ndarray:
@@ -82,13 +87,17 @@ class Memory:
         for rows, seen in self._blocks(features):
             similarity, voters = self._nearest(seen, max(COUNTS))
             is_right, truth = (voters == target[rows, None]).float(), target[rows, None]
-            alone = {t: self._of_prototypes(seen, t).gather(1, truth)[:, 0].exp() for t in TEMPERATURES}
+            alone = {
+                (t, prior): self._of_prototypes(seen, t, prior).gather(1, truth)[:, 0].exp()
+                for t, prior in product(TEMPERATURES, PRIORS)
+            }
             votes = {}
             for count, t in product(COUNTS, TEMPERATURES):
                 weight = _weights(similarity[:, :count], t)
                 votes[count, t] = (weight * is_right[:, :count]).sum(1) / weight.sum(1)
             for i, one in enumerate(GRID):
-                own = (1 - one.share) * votes[one.count, one.temperature] + one.share * alone[one.temperature]
+                own = (1 - one.share) * votes[one.count, one.temperature]
+                own = own + one.share * alone[one.temperature, one.prior]
                 losses[i] -= float(own.clamp_min(torch.finfo(own.dtype).tiny).log().sum())
         return losses
 
@@ -104,9 +113,9 @@ class Memory:
         similarity, place = (seen @ self.images.T).topk(min(count, len(self.images)), dim=1)
         return similarity, self.target[place]
 
-    def _of_prototypes(self, seen: Tensor, temperature: float) -> Tensor:
+    def _of_prototypes(self, seen: Tensor, temperature: float, prior: float) -> Tensor:
         """Log-probabilities, (n, C). A class that no image has gets the probability of half an image."""
-        logits = seen @ self.prototypes.T / temperature
+        logits = seen @ self.prototypes.T / temperature + prior * self.prior.clamp_min(1e-9).log()
         sums = logits[:, self.is_present].logsumexp(1, keepdim=True)
         return torch.where(self.is_present, logits, sums - math.log(2 * len(self.images))).log_softmax(1)
 

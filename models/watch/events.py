@@ -195,6 +195,7 @@ class NeighboursChosen:
     count: int
     temperature: float
     share: float
+    prior: float
     features_seconds: float
     choice_seconds: float
     search_seconds: float

@@ -100,6 +100,7 @@ def event_lines(key: JobKey, event: Event) -> list[str]:
             return [f"{key.run}: features in {seconds[0]}, {heads}"]
         case NeighboursChosen():
             votes = f"{event.count} neighbours at a temperature of {event.temperature:g}, prototypes {event.share:.0%}"
+            votes += f" with prior^{event.prior:g}"
             spent = (event.features_seconds, event.choice_seconds, event.search_seconds)
             features, choice, search = map(duration, spent)
             searched = f"choice in {choice}, search in {search} ({event.images_per_second:,.0f} images/s)"
