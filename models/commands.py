@@ -24,7 +24,7 @@ from models.jobs.local import Task
 from models.jobs.plan import find_rates, refuse_runs, train_runs
 from models.jobs.ray import executor_for
 from models.predict.again import predict_run
-from models.probe.knn import knn_run
+from models.probe.knn import knn_run, refuse_lookups
 from models.probe.probe import plans_to_probe, probe_runs, refuse_probes
 from models.runs import PROBE, RunPlan, as_probe, done_folds, kind_of, knn_name, runs
 from models.settings import PredictSettings, TrackSettings
@@ -232,6 +232,8 @@ def knn(
     if not names:
         raise UserError(f"{workspace.models} holds no probe", hint="`python run.py probe`")
     with alone(workspace, "probe", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):
+        if not engine.is_ray:  # whose machines may have what this one lacks
+            refuse_lookups(workspace, names, plans, settings)
         tasks = []
         for of in names:
             do = partial(knn_run, _anywhere(workspace, engine), of, plans, settings, device_name=device)

@@ -175,7 +175,9 @@ def onnx_bytes(run: PackedRun, read: Callable[[str], bytes], part: str, *, n_cla
     """
     if run.beside:
         tags = ", ".join(body.backbone["tag"] for body in run.bodies)
-        raise UserError(f"a probe of several backbones is no one network: {tags}", hint="`--onnx` without it")
+        raise UserError(
+            f"a probe of several backbones is no one network: {tags}", hint="leave out `--onnx`, or blend without it"
+        )
     packages = ("onnx", "onnxscript")
     if not all(importlib.util.find_spec(name) for name in packages):
         raise UserError("`--onnx` needs the packages onnx and onnxscript", hint="`pip install -e '.[onnx]'`")

@@ -25,7 +25,7 @@ from models.probe.bodies import probed_bodies, trained_body
 from models.probe.features import FeatureFile, FrozenBody, image_features
 from models.probe.heads import features_under, head_views, mean_features, widths
 from models.probe.neighbours import choose, recall
-from models.runs import KNN, RunPlan, done_folds, kind_of, knn_name, refuse_other_settings
+from models.runs import KNN, PROBE, RunPlan, done_folds, kind_of, knn_name, refuse_other_settings
 from models.settings import PredictSettings
 from models.watch.events import FoldDone, JobEvent, JobKey, NeighboursChosen
 
@@ -48,9 +48,8 @@ def knn_run(
     Fold k is looked up among the images of the other folds: by the frozen backbone, or by the network that was trained
     without fold k. Nothing is drawn at random.
     """
-    check_views(predict.views)
     folds, device = load_folds(workspace), choose_device(device_name)
-    lookup = plan_lookup(workspace, of, folds, predict)
+    lookup = plan_lookup(workspace, of, plans, folds, predict, device=device)
     for k, done in lookup.done.items():
         before = FoldDone(done["oof_top3_error"], done["seconds"], trained=False, views=tuple(done["views"]))
         yield JobEvent(JobKey(lookup.name, k), before)
@@ -58,12 +57,11 @@ def knn_run(
         return
     sweep(workspace.features)
     store = open_store(cached(workspace, cache, track=track))
-    frozen = probed_bodies(workspace, of, plans, device=device, command="knn") if lookup.is_frozen else None
     seen: _Seen | None = None
     for k in lookup.lacking:
         began = time.perf_counter()
-        if seen is None or frozen is None:
-            bodies = frozen or [trained_body(workspace, of, k, folds, device=device)]
+        if seen is None or not lookup.bodies:  # one pass for all folds, or one for each
+            bodies = lookup.bodies or (trained_body(workspace, of, k, folds, device=device),)
             seen = _see(workspace, lookup, folds, store, bodies, predict, track=track)
         featured = time.perf_counter()
         yield from _fold(workspace, lookup, folds, store, k, seen, predict, since=(began, featured))
@@ -71,18 +69,40 @@ def knn_run(
 
 @dataclass(frozen=True)
 class Lookup:
-    """What was checked before the first pass. sources: by fold, the digest of the weights that see its images."""
+    """What was checked before the first pass.
+
+    bodies   the frozen backbones that see the images of all folds; none where each fold's own network does
+    sources  by fold, the digest of the head or network that was fitted to its training part
+    """
 
     name: str
     settings_json: dict[str, Any]
-    is_frozen: bool
+    bodies: tuple[FrozenBody, ...]
     sources: Mapping[int, str]
     done: dict[int, dict[str, Any]]  # done.json of the folds that are done, by these weights and views
     lacking: tuple[int, ...]
 
 
-def plan_lookup(workspace: Workspace, of: str, folds: Folds, predict: PredictSettings) -> Lookup:
+def refuse_lookups(
+    workspace: Workspace, names: Sequence[str], plans: Sequence[RunPlan], predict: PredictSettings
+) -> None:
+    """Refuse what can be refused before the first pass of any of these runs."""
+    folds = load_folds(workspace)
+    for of in names:
+        plan_lookup(workspace, of, plans, folds, predict, device=torch.device("cpu"))
+
+
+def plan_lookup(
+    workspace: Workspace,
+    of: str,
+    plans: Sequence[RunPlan],
+    folds: Folds,
+    predict: PredictSettings,
+    *,
+    device: torch.device,
+) -> Lookup:
     """The lookup by a run's features, and which folds it lacks. Raises UserError where the run has none."""
+    check_views(predict.views)
     kind, parts, name = kind_of(workspace, of), done_folds(workspace, of), knn_name(of)
     if kind == KNN:
         raise UserError(f"{of} is made of nearest neighbours already", hint="`--run NAME` of a probe or a trained run")
@@ -110,7 +130,10 @@ def plan_lookup(workspace: Workspace, of: str, folds: Folds, predict: PredictSet
         for k in parts
         if k in there and there[k]["views"] == list(predict.views) and there[k].get("source") == sources[k]
     }
-    return Lookup(name, settings_json, kind is not None, sources, done, tuple(k for k in parts if k not in done))
+    lacking, bodies = tuple(k for k in parts if k not in done), list[FrozenBody]()
+    if kind == PROBE and lacking:
+        bodies = probed_bodies(workspace, of, plans, device=device, command="knn")
+    return Lookup(name, settings_json, tuple(bodies), sources, done, lacking)
 
 
 @dataclass(frozen=True)
