@@ -153,8 +153,10 @@ def knn(
     top: Place = Place(),
 ) -> str | None:
     """Look every image up among the training images, by the features of probes or trained runs: runs called RUN-knn."""
-    given = {"device": train.device, "engine": engine, "screen": KIT.screen}
-    return KIT.show(models.knn(top.workspace, run, plans(train), predict, **given), "blend")
+    todo, device = plans(train), train.device
+    return KIT.show(
+        models.knn(top.workspace, run, todo, predict, device=device, engine=engine, screen=KIT.screen), "blend"
+    )
 
 
 @app.command(sort_key=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,12 @@ def _fold(
     write_bytes(folder / "log.jsonl", (json.dumps(row) + "\n").encode())
     more = {"source": lookup.sources[k], **asdict(choice)}
     made.write_done(lookup.settings_json, oof_top3_error=error, seconds=looked_up - began, more=more, files=FILES)
-    rate = len(views) * (len(own) + len(every)) / max(looked_up - chosen, 1e-9)
-    figures = (featured - began, chosen - featured, looked_up - chosen)
-    yield JobEvent(key, NeighboursChosen(*astuple(choice), *figures, rate))
+    happened = NeighboursChosen(
+        **asdict(choice),
+        features_seconds=featured - began,
+        choice_seconds=chosen - featured,
+        search_seconds=looked_up - chosen,
+        images_per_second=len(views) * (len(own) + len(every)) / max(looked_up - chosen, 1e-9),
+    )
+    yield JobEvent(key, happened)
     yield JobEvent(key, FoldDone(error, looked_up - began, trained=True, views=views))
