@@ -132,6 +132,22 @@ def predict(
 
 
 @app.command(sort_key=4)
+def knn(
+    *,
+    run: Runs = (),
+    predict: PredictSettings = PredictSettings(),
+    train: TrainSettings = TrainSettings(),
+    engine: EngineSettings = EngineSettings(),
+    top: Place = Place(),
+) -> str | None:
+    """Look every image up among the training images, by the features of probes or trained runs: runs called RUN-knn."""
+    todo, device = plans(train), train.device
+    return KIT.show(
+        models.knn(top.workspace, run, todo, predict, device=device, engine=engine, screen=KIT.screen), "blend"
+    )
+
+
+@app.command(sort_key=4)
 def views(*, run: Runs = (), top: Place = Place()) -> str | None:
     """What each view of test-time augmentation adds out of fold, and what it costs; proposes the set that pays."""
     return KIT.show(ensemble.views(top.workspace, run, KIT.screen))

@@ -52,6 +52,9 @@ class Backbone:
 
 def resolve_backbone(name: str) -> Backbone:
     """The backbone that a short name, a timm name or a full tag stands for. Raises UserError with the nearest names."""
+    if "+" in name:
+        hint = f"`python run.py probe --backbone {name}`"
+        raise UserError(f"`{name}` is several backbones side by side, which only `probe` takes", hint=hint)
     tag = SHORT_NAMES.get(name, name)
     if not timm.is_model(tag.split(".")[0]):
         near = difflib.get_close_matches(name, [*SHORT_NAMES, *timm.list_models()], n=3)

@@ -27,8 +27,9 @@ from models.jobs.plan import find_rates, refuse_runs, train_runs
 from models.jobs.ray import executor_for
 from models.predict.again import predict_run, refuse_run
 from models.predict.larger import larger_views
+from models.probe.knn import knn_run, refuse_lookups
 from models.probe.probe import plans_to_probe, probe_runs, refuse_probes
-from models.runs import RunPlan, as_probe, done_folds, is_probe, runs, sibling
+from models.runs import PROBE, RunPlan, as_probe, done_folds, kind_of, knn_name, runs, sibling
 from models.settings import PredictSettings, TrackSettings
 from models.watch.curves import tracking
 from models.watch.events import FoldFailed, Happened, JobEvent, JobKey
@@ -174,13 +175,6 @@ def check_folds(fold: Sequence[str]) -> None:
         )
 
 
-def torn_probes(workspace: Workspace, *, n_folds: int) -> list[str]:
-    """The probes that lack a fold, because they failed on the way."""
-    return [
-        name for name in runs(workspace) if is_probe(workspace, name) and len(done_folds(workspace, name)) < n_folds
-    ]
-
-
 def probe(
     workspace: Workspace,
     plans: Sequence[RunPlan],
@@ -237,8 +231,8 @@ def predict(
     engine: EngineSettings,
     screen: Screen,
 ) -> Iterator[str]:
-    """Predict again from the checkpoints of these runs, of all but probes where none is named."""
-    names = names or [name for name in runs(workspace) if not is_probe(workspace, name)]
+    """Predict again from the checkpoints of these runs, of all that have networks where none is named."""
+    names = names or [name for name in runs(workspace) if kind_of(workspace, name) is None]
     if not names:
         raise UserError(f"{workspace.models} holds no run", hint="`python run.py train`")
     for name in names:  # all of them, before the first is predicted
@@ -250,6 +244,31 @@ def predict(
         lock = workspace.lock(f"{name}.files") if (workspace.models / name).is_dir() else None
         tasks.append(Task(JobKey(name, None), name, do, lock, device, seconds))
     yield from _lines(tasks, engine, screen)
+
+
+def knn(
+    workspace: Workspace,
+    names: Sequence[str],
+    plans: Sequence[RunPlan],
+    settings: PredictSettings,
+    *,
+    device: str,
+    engine: EngineSettings,
+    screen: Screen,
+) -> Iterator[str]:
+    """Look all images up by the features of these runs, of all probes where none is named."""
+    names = names or [name for name in runs(workspace) if kind_of(workspace, name) == PROBE]
+    if not names:
+        raise UserError(f"{workspace.models} holds no probe", hint="`python run.py probe`")
+    with alone(workspace, "probe", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):
+        if not engine.is_ray:  # whose machines may have what this one lacks
+            refuse_lookups(workspace, names, plans, settings)
+        tasks = []
+        for of in names:
+            do = partial(knn_run, _anywhere(workspace, engine), of, plans, settings, device_name=device)
+            key = JobKey(knn_name(of), None)
+            tasks.append(Task(key, key.run, partial(do, cache=engine.cache), device=device))
+        yield from _lines(tasks, engine, screen)
 
 
 def _lines(tasks: Sequence[Task], engine: EngineSettings, screen: Screen) -> Iterator[str]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, read_json
@@ -20,7 +20,11 @@ from models.watch.events import EpochRow, JobKey
 # The first three are in settings.json as tag and digest; the others change how a network is trained and not what.
 NOT_COMPARED = ("backbone", "weights", "pretrained", "device", "compile", "micro_batch")
 CHOSEN = "chosen_precision"  # in settings.json: what `--precision auto` was on the CPU where the run was begun
-PROBE = "probe"  # the `kind` in settings.json of a run that fitted heads to a frozen backbone
+# The `kind` in settings.json of a run that has no network of its own: heads on a frozen backbone, or a memory of the
+# training images' features, in which the nearest neighbours are looked up.
+PROBE, KNN = "probe", "knn"
+Kind = Literal["probe", "knn"]
+SIDE_BY_SIDE = "+"  # between the backbones of one probe
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # no `+` and no `:`, which the blend's own names have
 BLEND = "blend"  # the name of the blend's CSV
 
@@ -29,6 +33,7 @@ BLEND = "blend"  # the name of the blend's CSV
 class RunPlan:
     """A run that is to exist: one backbone with one set of settings over all folds.
 
+    backbone  a name; of a probe perhaps several, as `a+b`
     is_named  whether the user gave the name with `--run`
     """
 
@@ -42,6 +47,15 @@ class RunPlan:
     def has_weights(self) -> bool:
         """Whether its networks start from weights, local or downloaded, and not from scratch."""
         return self.weights is not None or self.settings.pretrained
+
+    @property
+    def parts(self) -> list[RunPlan]:
+        """A plan for each backbone of `a+b`, with its own weights; of one backbone the plan itself."""
+        names = self.backbone.split(SIDE_BY_SIDE)
+        if len(names) == 1:
+            return [self]
+        single = [dataclasses.replace(self.settings, backbone=(name,)) for name in names]
+        return [RunPlan(self.name, one.backbone[0], _weights_file(one), one) for one in single]
 
 
 def plan_runs(
@@ -88,15 +102,26 @@ def as_probe(plan: RunPlan) -> RunPlan:
     return plan if plan.is_named else dataclasses.replace(plan, name=f"{plan.name}-{PROBE}")
 
 
+def knn_name(run: str) -> str:
+    """The run that looks images up by the features of another run."""
+    return f"{run}-{KNN}"
+
+
 def begun_settings(workspace: Workspace, run: str) -> Iterator[dict[str, Any]]:
     """settings.json of each fold of a run that was begun."""
     for path in sorted((workspace.models / run).glob("fold*/settings.json")):
         yield read_json(path, hint=f"remove {path.parent} to train it anew")
 
 
-def is_probe(workspace: Workspace, run: str) -> bool:
-    """Whether a run is a frozen backbone with fitted heads, which has no network of its own."""
-    return any(stored.get("kind") == PROBE for stored in begun_settings(workspace, run))
+def kind_of(workspace: Workspace, run: str) -> Kind | None:
+    """What a run without a network of its own is; None of trained networks."""
+    return cast("Kind | None", next((stored.get("kind") for stored in begun_settings(workspace, run)), None))
+
+
+def torn_probes(workspace: Workspace, *, n_folds: int) -> list[str]:
+    """The probes that lack a fold, because they failed on the way."""
+    probes = [name for name in runs(workspace) if kind_of(workspace, name) == PROBE]
+    return [name for name in probes if len(done_folds(workspace, name)) < n_folds]
 
 
 def own_size(workspace: Workspace, run: str) -> int | None:
@@ -104,7 +129,8 @@ def own_size(workspace: Workspace, run: str) -> int | None:
     for stored in begun_settings(workspace, run):
         given = stored["settings"].get("test_size") or stored["settings"].get("image_size")
         if given:
-            return int(given)
+            sizes = [int(size) for size in str(given).split(SIDE_BY_SIDE)]
+            return round(sum(sizes) / len(sizes))  # of several backbones
         for path in sorted((workspace.models / run).glob("fold*/log.jsonl")):  # the weights' own, which timm knows
             return read_log_line(path.read_text().splitlines()[-1]).image_size
     return None
@@ -125,7 +151,9 @@ def is_the_blends(name: str) -> bool:
 
 
 def _plan(name: str, settings: TrainSettings) -> RunPlan:
-    refuse_name(name, what="run", hint="`--run NAME`, or `[run.NAME]` in kit.toml")
+    is_joint = any(SIDE_BY_SIDE in backbone for backbone in settings.backbone)
+    checked = name.replace(SIDE_BY_SIDE, "-") if is_joint else name
+    refuse_name(checked, what="run", hint="`--run NAME`, or `[run.NAME]` in kit.toml")
     if len(settings.backbone) != 1:
         raise UserError(
             f"the run {name} needs one backbone, and has {len(settings.backbone)}",

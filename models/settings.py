@@ -102,7 +102,7 @@ class PredictSettings:
             "test-time augmentation, averaged as probabilities: centre, mirror, wide, ...; centre@288: at 288 pixels"
         ),
     ] = ("centre", "mirror")
-    predict_batch: Annotated[int, at_least(1, help="images per forward pass at prediction")] = 128
+    predict_batch: Annotated[int, at_least(1, help="images per forward pass at prediction; at most 32 on a CPU")] = 128
 
 
 @Parameter(name="*", group="follow")

@@ -77,7 +77,8 @@ def pack(workspace: Workspace, settings: PackSettings, plans: Sequence[RunPlan],
     made = make_pack(workspace, settings, plans, device=device, track=screen.track)
     whole, runs = made.pack.smaller[0], made.pack.runs
     networks = sum(len(run.parts) for run in runs.values())
-    licences = sorted({f"{run.backbone['tag']} ({run.licence})" for run in runs.values()})
+    bodies = [body for run in runs.values() for body in run.bodies]
+    licences = sorted({f"{body.backbone['tag']} ({body.licence})" for body in bodies})
     members = "1 member" if len(whole.members) == 1 else f"{len(whole.members)} members"
     form = "float16" if made.pack.is_half else "float32"
     sentences = [f"{made.path}: {made.bytes / 1e6:,.1f} MB, {networks} networks of {members}, in {form}"]
@@ -164,10 +165,11 @@ def whole_way(
     data: Path, every: Every, plans: Sequence[RunPlan], *, screen: Screen
 ) -> Iterator[RenderableType | Complaint | Next]:
     """What `all` does: prepare, split, probe, train, blend, submit. Raises UserError where a fold failed."""
-    from models.commands import FirstProbes, Training, torn_probes
+    from models.commands import FirstProbes, Training
     from models.commands import prepare as prepare_for
     from models.jobs.plan import refuse_early
     from models.jobs.ray_cluster import refuse_without_ray
+    from models.runs import torn_probes
     from models.watch.curves import refuse_absent
 
     workspace, seed, blend, deadline = every.top.workspace, every.top.seed, every.blend, every.limit.deadline()

@@ -149,7 +149,9 @@ def _kept_features(workspace: Workspace, train: pd.DataFrame, test: pd.DataFrame
         except UserError:
             continue
         facts = head.get("facts") if isinstance(head, dict) else None
-        if isinstance(facts, dict) and facts.get("manifest") == manifest and path.with_suffix(".npy").is_file():
+        if not isinstance(facts, dict) or facts.get("is_trained"):  # which knows its training images apart
+            continue
+        if facts.get("manifest") == manifest and path.with_suffix(".npy").is_file():
             asked = json.dumps({key: value for key, value in facts.items() if key != "images"}, sort_keys=True)
             kept[asked, facts.get("images")] = (path.with_suffix(".npy"), head)
     for asked, one in kept:

@@ -27,7 +27,7 @@ from folds.base.interval import Difference, paired_difference
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace
 from models.input.views import known_views, split_view
-from models.runs import is_probe, own_size
+from models.runs import PROBE, kind_of, own_size
 
 Views = tuple[str, ...]
 TOP3 = Metric("top-k-error", 3)
@@ -124,7 +124,7 @@ def report_views(
     with threadpool_limits(1):
         for name in runs:
             made.append(_open_sets(workspace, name, track=track))
-            probes = (name,) if is_probe(workspace, name) else ()
+            probes = (name,) if kind_of(workspace, name) == PROBE else ()
             passes = _passes_of(made[-1][1], own_size(workspace, name))
             reports.append(replace(make_report(name, *made[-1], passes=passes), probes=probes))
             yield reports[-1]

@@ -28,7 +28,7 @@ from folds.base.interval import (
 )
 from folds.base.workspace import Workspace
 from folds.manifest.manifest import read_manifest, test_ids, usable_rows
-from models.runs import PROBE
+from models.runs import KNN, PROBE
 
 MOST_CELLS = 250_000  # test images x classes that the gain is measured on: 2,427 images of 103 classes
 # The gain's standard error as a share of it: true gains were 0.8 to 1.7 times those expected, of log loss 0.8 to 1.1.
@@ -211,7 +211,7 @@ def averaging_gain(metric: Metric, members: Members, recipe: Recipe, *, oof: flo
 
 def _has_networks(run: Run) -> bool:
     """Whether its test predictions are of networks trained on the folds, whose mean is the prediction."""
-    return run.root.parent.name == "models" and run.settings.get("kind") != PROBE
+    return run.root.parent.name == "models" and run.settings.get("kind") not in (PROBE, KNN)
 
 
 def _fold_scores(recipe: Recipe, members: Members, used: Sequence[Member]) -> np.ndarray:

@@ -16,7 +16,7 @@ from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
 from models.predict.predictions import ROW_SUM_TOLERANCE
-from models.runs import done_folds, is_probe
+from models.runs import done_folds, kind_of
 
 KEPT_BYTES = 600_000_000  # probabilities up to this size stay in memory once read: 15 members x 88,220 x 103 classes
 FAR_BELOW = 0.25  # of the median agreement of all members; networks of very different strength stay above a half
@@ -215,7 +215,7 @@ def choose_parts(
         n_members = sum(has >= folds for has in of.values())
         return len(folds) * n_members, n_members
 
-    trained = {name: has for name, has in done.items() if name in added or not is_probe(workspace, name)}
+    trained = {name: has for name, has in done.items() if name in added or kind_of(workspace, name) is None}
     choices = sorted({*done.values(), common} - {frozenset()}, key=sorted)
     folds = max(choices, key=lambda one: (predictions(one, trained), predictions(one, done)))
     runs = tuple(name for name in names if done[name] >= folds)

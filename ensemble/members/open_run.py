@@ -15,7 +15,7 @@ from ensemble.members.training_rows import Rows
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, read_json
 from models.predict.predictions import average_views
-from models.runs import PROBE, done_folds, done_refit
+from models.runs import KNN, PROBE, done_folds, done_refit
 
 
 @dataclass(frozen=True)
@@ -253,15 +253,18 @@ def _is_added(root: Path) -> bool:
 
 
 def _remake_hint(root: Path) -> str:
-    """What makes a run's predictions again: its networks; for a probe one more pass; of an added member, its files."""
+    """What makes a run's predictions again: its networks, one more pass, another lookup, or an added member's files."""
     if _is_added(root):
         with suppress(UserError):  # its record may be what is damaged
             if "columns" in read_json(root / "done.json", hint=""):
                 return f"`python run.py table CSV --name {root.name}`, or remove {root}"
         return f"`python run.py add {root.name} --oof FILE --test FILE`, or remove {root}"
     paths = sorted(root.glob("fold*/settings.json"))
-    if any(read_json(path, hint=f"remove {path.parent} and train it again").get("kind") == PROBE for path in paths):
+    kinds = {read_json(path, hint=f"remove {path.parent} and train it again").get("kind") for path in paths}
+    if PROBE in kinds:
         return f"remove {root}, then `python run.py probe` with its backbone"
+    if KNN in kinds:
+        return f"remove {root}, then `python run.py knn --run {root.name.removesuffix(f'-{KNN}')}`"
     return f"`python run.py predict --run {root.name}`"
 
 

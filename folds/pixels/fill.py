@@ -118,7 +118,7 @@ def write_row(task: RowTask) -> Row:
     facts, pixels = decode(Path(task.path), size=task.size)
     if pixels is None:
         return Row(facts)
-    data = memoryview(encode(pixels) if task.is_jpeg else pixels).cast("B")
+    data = memoryview(encode(pixels)) if task.is_jpeg else pixels.data.cast("B")
     left = data
     try:
         file = _open_rows(task.store)

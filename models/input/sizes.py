@@ -80,9 +80,9 @@ def needed_store_size(plans: Iterable[RunPlan], views: Sequence[str] = ()) -> in
            and the sixth that crops of training need is not worth a second store
     """
     sizes = []
-    for plan in plans:
-        backbone = resolve_backbone(plan.backbone)
-        sizes += [train_size(plan.settings, backbone), predict_size(plan.settings, backbone)]
+    for part in (part for plan in plans for part in plan.parts):
+        backbone = resolve_backbone(part.backbone)
+        sizes += [train_size(part.settings, backbone), predict_size(part.settings, backbone)]
     named = largest_size([*views, "centre"], own=1)
     return max(store_size_for(max(sizes)), math.ceil(named / STORE_GRID) * STORE_GRID)
 

@@ -30,7 +30,7 @@ from models.input.views import check_views
 from models.predict.model import Model, log_probs_of
 from models.predict.predictions import Predictions, load_predictions, save_predictions
 from models.recipes import FullSettings
-from models.runs import CHOSEN, done_folds, done_record, done_refit, is_probe
+from models.runs import CHOSEN, KNN, PROBE, done_folds, done_record, done_refit, kind_of
 from models.settings import PredictSettings
 from models.watch.events import FoldPredicted, JobEvent, JobKey, PredictStarted
 
@@ -84,10 +84,16 @@ def predict_run(
 def refuse_run(workspace: Workspace, run: str, views: Sequence[str]) -> None:
     """Refuse a run that cannot be predicted again, and views that its networks do not take; it reads no pixels."""
     check_views(views)
-    if is_probe(workspace, run):
+    kind, asked = kind_of(workspace, run), ",".join(views)
+    if kind == PROBE:
         raise UserError(
             f"the run {run} is a probe, which has heads and no network: to probe again costs one pass",
-            hint=f"`python run.py probe --run {run} --views {','.join(views)}` with its backbone and weights",
+            hint=f"`python run.py probe --run {run} --views {asked}` with its backbone and weights",
+        )
+    if kind == KNN:
+        raise UserError(
+            f"the run {run} is made of nearest neighbours, and has no network: `knn` looks them up again",
+            hint=f"`python run.py knn --run {run.removesuffix(f'-{KNN}')} --views {asked}`",
         )
     done = done_folds(workspace, run)
     if not done:

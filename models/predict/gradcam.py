@@ -15,7 +15,7 @@ from folds.split.assign import load_folds
 from models.input.views import view_boxes
 from models.predict.again import load_trained
 from models.predict.class_maps import ClassMaps
-from models.runs import done_folds, is_probe
+from models.runs import PROBE, done_folds, kind_of
 
 VIEW = "centre"
 
@@ -25,8 +25,10 @@ def class_maps(workspace: Workspace, run: str, image_id: str, *, fold: int, labe
 
     Raises UserError, saying why, where the run has no network of its own or the network keeps no map of the picture.
     """
-    if is_probe(workspace, run):
-        raise UserError(f"{run} is a probe: heads on a frozen backbone, with no network of its own to look into")
+    kind = kind_of(workspace, run)
+    if kind is not None:
+        what = "a probe: heads on a frozen backbone" if kind == PROBE else "a memory of features"
+        raise UserError(f"{run} is {what}, with no network of its own to look into")
     if fold not in done_folds(workspace, run):
         raise UserError(f"{run} has no network of fold {fold}", hint=f"`python run.py train --run {run}`")
     folds, store = load_folds(workspace), open_store(workspace)

@@ -26,7 +26,7 @@ def larger_views(
     """
     if any(split_view(view)[1] for view in views):
         return  # sizes are being tried already
-    for plan in plans:
+    for plan in (plan for plan in plans if len(plan.parts) == 1):
         backbone = resolve_backbone(plan.backbone)
         tested = tested_view(backbone) if plan.has_weights else None
         if tested is None or size_of(plan.settings, backbone) != backbone.size:

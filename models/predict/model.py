@@ -17,6 +17,10 @@ from models.input.batches import gather_batches
 from models.input.resample import network_input
 from models.input.views import view_boxes, view_size
 
+# tf_efficientnet_lite0 at 224 pixels, one thread of an AMD EPYC: 39, 43 and 39 images a processor second in passes of
+# 16, 32 and 128, at a peak of 1.3, 1.8 and 3.7 GB.
+CPU_BATCH = 32
+
 
 @dataclass(frozen=True)
 class Model:
@@ -85,6 +89,8 @@ class Model:
             for view in views
         ]
         sizes = [view_size(view, self.size) for view in views]
+        if self.device.type == "cpu":
+            batch_size = min(batch_size, CPU_BATCH)
         starts = range(0, len(rows), batch_size)
         batches = [rows[start : start + batch_size] for start in starts]
         gathered = gather_batches(store.pixels, batches, self.device)

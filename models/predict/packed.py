@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import timm
@@ -20,21 +20,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from folds.base.errors import UserError
 from folds.base.progress import Track, silently
-from folds.base.workspace import Workspace, digest, read_json
+from folds.base.workspace import Workspace, digest
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
-from models.backbones import Backbone, build_network, resolve_backbone
+from models.backbones import Backbone, build_network
 from models.device import choose_device, choose_precision, short_name
 from models.input.views import view_size
-from models.jobs.plan import find_start
 from models.predict.again import load_trained
 from models.predict.model import Model, log_probs_of
+from models.probe.bodies import probed_bodies
 from models.probe.features import LARGEST, STORED, FrozenBody
 from models.probe.logistic import Head
-from models.runs import RunPlan, done_folds, done_refit, is_probe
+from models.runs import PROBE, RunPlan, done_folds, done_refit, kind_of
 from models.watch.events import JobKey
 
 State = dict[str, Tensor]
+Made: TypeAlias = tuple[list[dict[str, Any]], dict[str, Callable[[], State]]]  # fields of each backbone's run, files
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class PackedRun:
     sizes      side of the input in pixels, at training and of the views that name none
     precision  on a GPU; on_cpu: on a CPU, as it was when the run was made
     body       the tensors of a frozen backbone, which is asked once for all heads; None for trained networks
+    beside     further frozen backbones, whose features stand behind those of the first: runs without parts
     parts      by fold (or `all`): the file of its tensors, and what is added to its logits, (C,)
     views      those that the blend uses
     """
@@ -57,6 +59,12 @@ class PackedRun:
     body: str | None
     parts: Mapping[str, Mapping[str, Any]]
     licence: str
+    beside: tuple[PackedRun, ...] = ()
+
+    @property
+    def bodies(self) -> tuple[PackedRun, ...]:
+        """A run for each backbone."""
+        return (self, *self.beside)
 
 
 def pack_run(
@@ -67,14 +75,18 @@ def pack_run(
     plans  the runs that the settings ask for: the weights of a probe's backbone are looked for among theirs
     Raises UserError where a file is not what was trained, or the weights of a probe are not at hand.
     """
-    made = _probe(workspace, run, plans) if is_probe(workspace, run) else _networks(workspace, run, folds)
-    fields, files = made
+    made = _probe(workspace, run, plans) if kind_of(workspace, run) == PROBE else _networks(workspace, run, folds)
+    bodies, files = made
+    first, *beside = [PackedRun(**fields, views=tuple(views), licence=_licence(fields)) for fields in bodies]
+    return replace(first, beside=tuple(beside)), iter(files.items())
+
+
+def _licence(fields: Mapping[str, Any]) -> str:
     cfg = timm.get_pretrained_cfg(fields["backbone"]["tag"])
-    licence = (cfg.license if cfg else None) or "unknown"
-    return PackedRun(**fields, views=tuple(views), licence=licence), iter(files.items())
+    return (cfg.license if cfg else None) or "unknown"
 
 
-def _networks(workspace: Workspace, run: str, folds: Folds) -> tuple[dict[str, Any], dict[str, Callable[[], State]]]:
+def _networks(workspace: Workspace, run: str, folds: Folds) -> Made:
     """The trained networks of a run: those of its folds, and its refit."""
     parts: list[int | None] = [*done_folds(workspace, run), *([None] if done_refit(workspace, run) else [])]
     device, named = torch.device("cpu"), {}
@@ -94,56 +106,35 @@ def _networks(workspace: Workspace, run: str, folds: Folds) -> tuple[dict[str, A
         "body": None,
         "parts": named,
     }
-    return fields, files
+    return [fields], files
 
 
 def _read_state(path: Path) -> State:
     return load(path.read_bytes())
 
 
-def _probe(
-    workspace: Workspace, run: str, plans: Sequence[RunPlan]
-) -> tuple[dict[str, Any], dict[str, Callable[[], State]]]:
-    """A frozen backbone, and the heads of its folds."""
-    done = done_folds(workspace, run)
-    folders = {k: workspace.fold(run, k) for k in done}
-    hint = f"remove {workspace.models / run} and probe again"
-    first = next(iter(folders.values()))
-    stored = read_json(first / "settings.json", hint=hint)
-    backbone, size = resolve_backbone(stored["backbone"]), stored["settings"]["image_size"]
-    precision = getattr(torch, stored["settings"]["precision"])
-    wanted = done[next(iter(done))].get("weights_digest", "")
-    plan = next((plan for plan in plans if _starts_from(plan, backbone, wanted)), None)
-    if plan is None and wanted:
-        raise UserError(
-            f"{run} is a probe of {backbone.tag} with the weights {wanted}, which the settings do not name",
-            hint=f"`python run.py pack --backbone {backbone.tag} --weights FILE` with the file that was probed",
-        )
-    weights = find_start(plan, backbone) if plan is not None and wanted else None
-    body = FrozenBody(backbone, weights, size, torch.device("cpu"), precision, stored["seed"])
-    files: dict[str, Callable[[], State]] = {f"{run}/body.safetensors": lambda: body.model().network.state_dict()}
-    for k, folder in folders.items():
-        data = (folder / "head.safetensors").read_bytes()
-        if digest(data) != done[k]["files"]["head.safetensors"]:
-            raise UserError(f"{folder / 'head.safetensors'} changed after it was written", hint=hint)
+def _probe(workspace: Workspace, run: str, plans: Sequence[RunPlan]) -> Made:
+    """The frozen backbones of a probe, and the heads of its folds."""
+    done, files = done_folds(workspace, run), dict[str, Callable[[], State]]()
+    for k, record in done.items():
+        path = workspace.fold(run, k) / "head.safetensors"
+        data = path.read_bytes()
+        if digest(data) != record["files"][path.name]:
+            hint = f"remove {workspace.models / run} and probe again"
+            raise UserError(f"{path} changed after it was written", hint=hint)
         files[f"{run}/fold{k}.safetensors"] = partial(load, data)
-    fields = {
-        "backbone": asdict(backbone),
-        "sizes": (size, size),
-        "precision": short_name(precision),
-        "on_cpu": short_name(precision),
-        "body": f"{run}/body.safetensors",
-        "parts": {f"fold{k}": {"file": f"{run}/fold{k}.safetensors", "shift": None} for k in done},
-    }
-    return fields, files
+    parts: dict[str, Any] = {f"fold{k}": {"file": f"{run}/fold{k}.safetensors", "shift": None} for k in done}
+    bodies = []
+    for i, body in enumerate(probed_bodies(workspace, run, plans, device=torch.device("cpu"), command="pack")):
+        file, precision = f"{run}/body{i or ''}.safetensors", short_name(body.precision)
+        files[file] = partial(_frozen_state, body)
+        sizes = {"sizes": (body.size, body.size), "precision": precision, "on_cpu": precision}
+        bodies.append({"backbone": asdict(body.backbone), **sizes, "body": file, "parts": {} if i else parts})
+    return bodies, files
 
 
-def _starts_from(plan: RunPlan, backbone: Backbone, wanted: str) -> bool:
-    """Whether a plan's weights file is the one with this digest."""
-    if resolve_backbone(plan.backbone).tag != backbone.tag or not plan.has_weights:
-        return False
-    path = find_start(plan, backbone)
-    return path is not None and path.is_file() and digest(path.read_bytes()) == wanted
+def _frozen_state(body: FrozenBody) -> State:
+    return body.model().network.state_dict()
 
 
 def state_bytes(state: State, *, is_half: bool) -> bytes:
@@ -154,14 +145,15 @@ def state_bytes(state: State, *, is_half: bool) -> bytes:
 
 def view_costs(run: PackedRun) -> dict[str, float]:
     """Floating-point operations that one picture costs under each view, over all networks of the run."""
-    backbone, passes = _backbone(run), 1 if run.body else len(run.parts)
-    network = build_network(backbone, 2, size=run.sizes[0]).eval()
-    flops = {}
-    for size in sorted({view_size(view, run.sizes[1]) for view in run.views}):
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            network(torch.zeros(1, 3, size, size))
-        flops[size] = float(counter.get_total_flops()) * passes
-    return {view: flops[view_size(view, run.sizes[1])] for view in run.views}
+    costs, passes = dict.fromkeys(run.views, 0.0), 1 if run.body else len(run.parts)
+    for body in run.bodies:
+        network, flops = build_network(_backbone(body), 2, size=body.sizes[0]).eval(), dict[int, float]()
+        for size in sorted({view_size(view, body.sizes[1]) for view in run.views}):
+            with FlopCounterMode(display=False) as counter, torch.inference_mode():
+                network(torch.zeros(1, 3, size, size))
+            flops[size] = float(counter.get_total_flops()) * passes
+        costs = {view: cost + flops[view_size(view, body.sizes[1])] for view, cost in costs.items()}
+    return costs
 
 
 class _Whole(nn.Module):
@@ -185,8 +177,13 @@ def onnx_bytes(run: PackedRun, read: Callable[[str], bytes], part: str, *, n_cla
     """A part of a run as ONNX: `images` (B, 3, S, S) float32, normalised -> `log_probs` (B, C) float32.
 
     S is any side where the run has views of several, else its own. Raises UserError where the packages that torch's
-    exporter needs are not installed, or where it cannot leave the side open.
+    exporter needs are not installed, where it cannot leave the side open, or where the run is no one network.
     """
+    if run.beside:
+        tags = ", ".join(body.backbone["tag"] for body in run.bodies)
+        raise UserError(
+            f"a probe of several backbones is no one network: {tags}", hint="leave out `--onnx`, or blend without it"
+        )
     packages = ("onnx", "onnxscript")
     if not all(importlib.util.find_spec(name) for name in packages):
         raise UserError("`--onnx` needs the packages onnx and onnxscript", hint="`pip install -e '.[onnx]'`")
@@ -242,27 +239,30 @@ def packed_log_probs(
 
     read   the bytes of a file of the pack     parts  some of the run's; all if empty
     """
-    device, backbone, chosen = choose_device(device_name), _backbone(run), list(parts) or list(run.parts)
-    precision = choose_precision(run.on_cpu if device.type == "cpu" else run.precision, device)
+    device, chosen = choose_device(device_name), list(parts) or list(run.parts)
 
-    def model(file: str, n: int, shift: Sequence[float] | None) -> Model:
-        network = build_network(backbone, n, size=run.sizes[0])
+    def model(body: PackedRun, file: str, n: int, shift: Sequence[float] | None) -> Model:
+        backbone = _backbone(body)
+        precision = choose_precision(body.on_cpu if device.type == "cpu" else body.precision, device)
+        network = build_network(backbone, n, size=body.sizes[0])
         network.load_state_dict(load(read(file)))  # float16 becomes float32
         network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         shifts = np.zeros(n) if shift is None else np.array(shift)
-        return Model(network, backbone, run.sizes[1], device, precision, shifts)
+        return Model(network, backbone, body.sizes[1], device, precision, shifts)
 
     common: dict[str, Any] = {"batch_size": batch_size, "what": what, "track": track}
     if run.body is None:
-        models = [model(run.parts[part]["file"], n_classes, run.parts[part]["shift"]) for part in chosen]
+        models = [model(run, run.parts[part]["file"], n_classes, run.parts[part]["shift"]) for part in chosen]
         return log_probs_of(models, store, rows, run.views, **common)
     states = [load(read(run.parts[part]["file"])) for part in chosen]
     heads = [Head(state["weight"].float(), state["bias"].float()).to(device) for state in states]
-    batches = [
-        piece.clamp(-LARGEST, LARGEST).cpu().numpy().astype(STORED)  # as the features that the heads were fitted to
-        for piece in model(run.body, 1, None).features(store, rows, run.views, **common)
-    ]
-    seen = torch.from_numpy(np.concatenate(batches, axis=1).astype(np.float32)).to(device)  # (V, n, D)
+    blocks = []
+    for body in run.bodies:
+        assert body.body is not None, "a frozen backbone without tensors"
+        pieces = model(body, body.body, 1, None).features(store, rows, run.views, **common)
+        # As the features that the heads were fitted to, (V, n, D of this backbone).
+        blocks.append(np.concatenate([one.clamp(-LARGEST, LARGEST).cpu().numpy().astype(STORED) for one in pieces], 1))
+    seen = torch.from_numpy(np.concatenate(blocks, axis=2).astype(np.float32)).to(device)  # (V, n, D)
     found = torch.stack([torch.stack([head.log_probs(view) for view in seen], dim=1) for head in heads])
     return found.cpu().numpy()
 

@@ -30,9 +30,10 @@ LARGEST = float(np.finfo(STORED).max)
 
 @dataclass(frozen=True)
 class FrozenBody:
-    """A backbone that is not trained, and how it is asked.
+    """A backbone that is not trained, or not any more, and how it is asked.
 
-    weights  its file; None for random ones, drawn from `seed`     size  side of its input, in pixels
+    weights     its file; None for random ones, drawn from `seed`     size  side of its input, in pixels
+    is_trained  on images of this competition: it sees them unlike test images
     """
 
     backbone: Backbone
@@ -41,12 +42,14 @@ class FrozenBody:
     device: torch.device
     precision: torch.dtype
     seed: int = 0
+    is_trained: bool = False
 
     def facts(self) -> dict[str, Any]:
         """What decides the features of given pixels, to the last bit on one machine; plain JSON."""
         weights = digest(self.weights.read_bytes()) if self.weights else f"random, seed {self.seed}"
         precision = str(self.precision).removeprefix("torch.")
         facts = {**asdict(self.backbone), "weights": weights, "image_size": self.size, "precision": precision}
+        facts |= {"is_trained": True} if self.is_trained else {}
         return dict(json.loads(json.dumps(facts)))
 
     def model(self) -> Model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,8 @@ STRENGTHS = tuple(4.0**power for power in range(1, -7, -1))  # tried downwards, 
 # and 0.046 for 1,143, 2,286 and 4,573 images of Caltech-101, and the loss is flat around it.
 CHOICE_ROWS = 16_384
 CHOICE_TOLERANCE = 1e-3  # moves the loss by 0.001 and takes half the steps of the final fit
-Features = Callable[[np.ndarray], Tensor]  # (m,) rows of the folds -> (m, D) float32 on the device, free to change
+OfRows = Callable[[np.ndarray], Tensor]  # (m,) rows of the folds -> (m, D) float32 on the device, free to change
+Views = Sequence[FeatureFile]  # one backbone's features of the same images under each view, of which the mean counts
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def start_head(
     The first fold that asks makes the features and the heads of all folds; the others read them.
     """
     rows, views, what = store.rows(folds.image_id, split="train"), head_views(mirror=mirror), "features for the head"
-    files = list(image_features(workspace, store, rows, body, views=views, what=what, track=track).values())
+    files = [list(image_features(workspace, store, rows, body, views=views, what=what, track=track).values())]
     heads = probed_heads(workspace, folds, files, device=body.device, track=track)
     if fold is not None:
         return heads.heads[fold]
@@ -89,30 +90,50 @@ def head_views(*, mirror: bool) -> tuple[str, ...]:
 
 
 def probed_heads(
-    workspace: Workspace, folds: Folds, files: Sequence[FeatureFile], *, device: torch.device, track: Track = silently
+    workspace: Workspace, folds: Folds, files: Sequence[Views], *, device: torch.device, track: Track = silently
 ) -> Heads:
     """The heads of all folds, from disk where they were fitted before.
 
-    files  features of the folds' images, in the order of the folds, under each of the `head_views`
+    files  of each backbone: features of the folds' images, in the order of the folds, under each of the `head_views`
     """
-    return _kept(workspace, _facts(folds, files), lambda: fit_heads(mean_features(files, device), folds, track=track))
+
+    def fit() -> Heads:
+        return fit_heads(mean_features(files, device), folds, widths=widths(files), track=track)
+
+    return _kept(workspace, _facts(folds, files), fit)
 
 
-def mean_features(files: Sequence[FeatureFile], device: torch.device) -> Features:
-    """What gives the features of rows, averaged over files of the same images. (m, D) float32."""
-    views = [file.load() for file in files]
+def mean_features(files: Sequence[Views], device: torch.device) -> OfRows:
+    """What gives the features of rows: averaged over the views, the backbones side by side. (m, D) float32."""
+    backbones = [[view.load() for view in views] for views in files]
+    D = sum(widths(files))
 
     def features(rows: np.ndarray) -> Tensor:
-        mean = np.zeros((len(rows), views[0].shape[1]), dtype=np.float32)
-        for view in views:
-            mean += view[rows]
-        return torch.from_numpy(mean / np.float32(len(views))).to(device)
+        mean, start = np.zeros((len(rows), D), dtype=np.float32), 0
+        for views in backbones:
+            block = mean[:, start : start + views[0].shape[1]]
+            for view in views:
+                block += view[rows]
+            block /= np.float32(len(views))
+            start += block.shape[1]
+        return torch.from_numpy(mean).to(device)
 
     return features
 
 
-def _facts(folds: Folds, files: Sequence[FeatureFile]) -> dict[str, Any]:
-    return {"version": VERSION, "features": [file.key for file in files], "folds": folds.digest}
+def features_under(view: str, backbones: Sequence[Mapping[str, FeatureFile]], device: torch.device) -> OfRows:
+    """What gives the features of rows under one view. backbones: the files of each, by view."""
+    return mean_features([[files[view]] for files in backbones], device)
+
+
+def widths(files: Sequence[Views]) -> list[int]:
+    """How many features each backbone has."""
+    return [views[0].load().shape[1] for views in files]
+
+
+def _facts(folds: Folds, files: Sequence[Views]) -> dict[str, Any]:
+    keys = [[view.key for view in views] for views in files]
+    return {"version": VERSION, "features": keys if len(keys) > 1 else keys[0], "folds": folds.digest}
 
 
 def _kept(workspace: Workspace, facts: dict[str, Any], fit: Callable[[], Heads]) -> Heads:
@@ -137,28 +158,38 @@ def _kept(workspace: Workspace, facts: dict[str, Any], fit: Callable[[], Heads])
     return Heads(heads, tuple(tensors["strength"].tolist()))
 
 
-def fit_heads(features: Features, folds: Folds, *, track: Track = silently) -> Heads:
+def fit_heads(features: OfRows, folds: Folds, *, widths: Sequence[int] = (), track: Track = silently) -> Heads:
     """The heads of all folds.
 
     features  of training images, by their rows in the folds; each inner problem serves both folds that it leaves out
+    widths    of each backbone, where there are several
     """
     inner = inner_splits(folds.fold, folds.group, n_folds=folds.n_folds)
     choices: dict[int, list[tuple[float, Head]]] = {k: [] for k in range(folds.n_folds)}
     for split in track(inner, what="strengths", total=len(inner), unit="fits"):
-        for k, choice in _choose(split, features, folds).items():
+        for k, choice in _choose(split, features, folds, widths).items():
             choices[k].append(choice)
     heads, strengths = [], []
     for k in track(range(folds.n_folds), what="heads", total=folds.n_folds, unit="fits"):
         strengths.append(float(np.exp(np.mean([np.log(strength) for strength, _ in choices[k]]))))
         start, train = choices[k][0][1], np.flatnonzero(folds.fold != k)
-        heads.append(fit_head(features, folds, train, strength=strengths[-1], start=start))
+        heads.append(fit_head(features, folds, train, strength=strengths[-1], start=start, widths=widths))
     return Heads(tuple(heads), tuple(strengths))
 
 
-def fit_head(features: Features, folds: Folds, rows: np.ndarray, *, strength: float, start: Head | None = None) -> Head:
+def fit_head(
+    features: OfRows,
+    folds: Folds,
+    rows: np.ndarray,
+    *,
+    strength: float,
+    start: Head | None = None,
+    widths: Sequence[int] = (),
+) -> Head:
     """A head fitted to these rows of the folds, at a strength that is known; on the host."""
     target = torch.from_numpy(folds.target[rows])
-    head = Logistic(features(rows), target, n_classes=len(folds.classes)).fit(strength, start=start)
+    problem = Logistic(features(rows), target, n_classes=len(folds.classes), widths=widths)
+    head = problem.fit(strength, start=start)
     return Head(head.weight.cpu(), head.bias.cpu())
 
 
@@ -194,18 +225,18 @@ def inner_splits(fold: np.ndarray, group: np.ndarray, *, n_folds: int) -> list[I
     ]
 
 
-def _choose(split: InnerSplit, features: Features, folds: Folds) -> dict[int, tuple[float, Head]]:
+def _choose(split: InnerSplit, features: OfRows, folds: Folds, widths: Sequence[int]) -> dict[int, tuple[float, Head]]:
     """For each outer fold the strength of least loss, and a head near it to start the final fit from.
 
     The strengths are tried downwards until every outer fold's loss has risen once; what comes later changes no choice.
     """
-    train = _thinned(split.train)
+    train = thinned(split.train)
     target = torch.tensor(folds.target)
-    problem = Logistic(features(train), target[train], n_classes=len(folds.classes))
+    problem = Logistic(features(train), target[train], n_classes=len(folds.classes), widths=widths)
     known = problem.present.cpu().numpy()
     seen = {}
     for k, rows in split.valid.items():
-        own = _thinned(rows[np.isin(folds.target[rows], known)])  # no strength helps classes that were not seen
+        own = thinned(rows[np.isin(folds.target[rows], known)])  # no strength helps classes that were not seen
         seen[k] = features(own), target[own]
     losses: dict[int, list[float]] = {k: [] for k in seen}
     heads: list[Head] = []
@@ -220,7 +251,7 @@ def _choose(split: InnerSplit, features: Features, folds: Folds) -> dict[int, tu
     return {k: (lowest_strength(curve), heads[int(np.argmin(curve))]) for k, curve in losses.items()}
 
 
-def _thinned(rows: np.ndarray) -> np.ndarray:
+def thinned(rows: np.ndarray) -> np.ndarray:
     """At most CHOICE_ROWS of the rows, evenly spread."""
     most = min(len(rows), CHOICE_ROWS)
     return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)] if most else rows

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,19 +45,24 @@ class Logistic:
     """The images of one problem; `fit` solves it for one strength after another.
 
     Minimises the sum over images of -log p(target), plus strength * D / 2 * |V|^2, where V are the coefficients of
-    features that are centred and divided by one number, such that their mean variance is 1; the biases are free.
-    In scikit-learn's terms C = 1 / (strength * D). Each feature divided by its own deviation did not pay (frozen
-    resnet18 on Caltech-101: log loss 1.384 against 1.374), so features that vary more keep counting more.
+    features that are centred and, for each backbone, divided by one number, such that their mean variance is 1; the
+    biases are free. In scikit-learn's terms C = 1 / (strength * D). Each feature divided by its own deviation did not
+    pay (frozen resnet18 on Caltech-101: log loss 1.384 against 1.374), so features that vary more keep counting more.
     """
 
-    def __init__(self, features: Tensor, target: Tensor, *, n_classes: int) -> None:
-        """features (n, D) float32, scaled in place; target (n,) int64 in [0, n_classes), some perhaps absent."""
+    def __init__(self, features: Tensor, target: Tensor, *, n_classes: int, widths: Sequence[int] = ()) -> None:
+        """features (n, D) float32, scaled in place; target (n,) int64 in [0, n_classes), some perhaps absent.
+
+        widths  how many of the D features each backbone has, of several side by side
+        """
         self.n_classes, (self.n, self.D) = n_classes, features.shape
         self.present, self.target = torch.unique(target.to(features.device), return_inverse=True)
         self.rows = torch.arange(self.n, device=features.device)
         self.mean = features.mean(0)
         features -= self.mean
-        self.scale = float(features.square().mean().sqrt()) or 1.0
+        blocks = features.split(list(widths or [self.D]), dim=1)
+        scales = [torch.full_like(block[0], float(block.square().mean().sqrt()) or 1.0) for block in blocks]
+        self.scale = torch.cat(scales)  # (D,)
         features /= self.scale
         self.design = torch.cat([features, features.new_ones(self.n, 1)], dim=1)  # (n, D + 1): the last is the bias
         some = self.design[:: math.ceil(self.n / GRAM_ROWS)]
@@ -123,7 +129,7 @@ class Logistic:
         if head is None:
             return self.design.new_zeros(self.D + 1, len(self.present))
         weight, bias = head.weight[self.present], head.bias[self.present]
-        return torch.cat([weight.T * self.scale, (bias + weight @ self.mean)[None]])
+        return torch.cat([weight.T * self.scale[:, None], (bias + weight @ self.mean)[None]])
 
     def _head(self, parameters: Tensor) -> Head:
         """Parameters as a head of all classes. A class that no image has gets the probability of half an image."""

@@ -198,6 +198,23 @@ class ProbeFitted:
     heads_seconds: float
 
 
+@dataclass(frozen=True)
+class NeighboursChosen:
+    """A fold is looked up among the others: by `count` neighbours, and prototypes with a `share` of the vote.
+
+    images_per_second  of the fold's own and the test images, each view counted, once the memory is made
+    """
+
+    count: int
+    temperature: float
+    share: float
+    prior: float
+    features_seconds: float
+    choice_seconds: float
+    search_seconds: float
+    images_per_second: float
+
+
 Event = (
     FoldStarted
     | FoldResumed
@@ -213,6 +230,7 @@ Event = (
     | FoldPredicted
     | ProbeStarted
     | ProbeFitted
+    | NeighboursChosen
 )
 
 

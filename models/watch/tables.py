@@ -26,6 +26,7 @@ from models.watch.events import (
     JobKey,
     JobProgress,
     MemoryShort,
+    NeighboursChosen,
     PredictStarted,
     ProbeFitted,
     ProbeStarted,
@@ -102,6 +103,13 @@ def event_lines(key: JobKey, event: Event) -> list[str]:
             seconds = duration(event.features_seconds), duration(event.heads_seconds)
             heads = f"heads of {len(event.strengths)} folds in {seconds[1]}, strength {strengths}"
             return [f"{key.run}: features in {seconds[0]}, {heads}"]
+        case NeighboursChosen():
+            votes = f"{event.count} neighbours at a temperature of {event.temperature:g}, prototypes {event.share:.0%}"
+            votes += f" with prior^{event.prior:g}"
+            spent = (event.features_seconds, event.choice_seconds, event.search_seconds)
+            features, choice, search = map(duration, spent)
+            searched = f"choice in {choice}, search in {search} ({event.images_per_second:,.0f} images/s)"
+            return [f"{key.name}: {votes}; features in {features}, {searched}"]
 
 
 def progress_line(progress: JobProgress) -> str:

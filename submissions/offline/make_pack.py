@@ -21,6 +21,7 @@ from folds.base.workspace import Workspace
 from folds.pixels.jpeg import JpegPixels
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
+from models.runs import KNN, kind_of
 from submissions.csv_form import Layout, read_layout
 from submissions.offline.pack_file import OpenPack, Pack, PackedMember, Smaller, save_pack
 from submissions.offline.smaller import fewer_members, smaller_ensembles, whole_ensemble
@@ -64,7 +65,7 @@ def make_pack(
     Raises UserError where a member has no network here, or where nothing is as small as `settings.limit_mb` asks.
     """
     blend, folds, store = load_blend(settings.blend or workspace.blend), load_folds(workspace), open_store(workspace)
-    _refuse_outside_members(workspace, blend)
+    _refuse_without_networks(workspace, blend)
     opened, weights = open_members(workspace, blend), blend.recipe().weights
     members = read_members(opened.rows, [opened.members[m] for m in np.flatnonzero(weights > 0)])
     recipe = replace(blend.recipe(), weights=weights[weights > 0])
@@ -148,17 +149,18 @@ def _pack_runs(
     return {name: run for name, (run, _) in packed.items()}, {name: list(found) for name, (_, found) in packed.items()}
 
 
-def _refuse_outside_members(workspace: Workspace, blend: Blend) -> None:
-    """Members that another tool or columns made have predictions and no network."""
+def _refuse_without_networks(workspace: Workspace, blend: Blend) -> None:
+    """Members that another tool or columns made have no network here, and neighbours need the training images."""
     used = {run for name, weight in blend.weights.items() if weight > 0 for run in blend.runs[name]}
     added = sorted(run for run in used if (workspace.members / run).is_dir())
-    if added:
-        others = sorted({run for runs in blend.runs.values() for run in runs} - set(added))
+    looked_up = sorted(run for run in used - set(added) if kind_of(workspace, run) == KNN)
+    if added or looked_up:
+        others = sorted({run for runs in blend.runs.values() for run in runs} - {*added, *looked_up})
         again = f"`python run.py blend --members {','.join(others)}` blends without" if others else "train a run here"
-        raise UserError(
-            f"there is no network to pack for {first_few(added)}: another tool or columns made the predictions",
-            hint=again,
-        )
+        why = f"there is no network to pack for {first_few(added)}: another tool or columns made the predictions"
+        if not added:
+            why = f"{first_few(looked_up)} looks pictures up among the training images, which no pack holds"
+        raise UserError(why, hint=again)
 
 
 def _save(

@@ -147,7 +147,11 @@ def _from_json(stored: dict[str, Any]) -> Pack:
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
     fields = {name: tuples(stored[name]) for name in Pack.__dataclass_fields__}
+
+    def packed(one: dict[str, Any]) -> PackedRun:
+        return PackedRun(**{**one, "beside": tuple(map(packed, one["beside"]))})
+
     fields["members"] = {name: PackedMember(**one) for name, one in fields["members"].items()}
-    fields["runs"] = {name: PackedRun(**one) for name, one in fields["runs"].items()}
+    fields["runs"] = {name: packed(one) for name, one in fields["runs"].items()}
     fields["smaller"] = tuple(Smaller(**one) for one in fields["smaller"])
     return Pack(**fields)

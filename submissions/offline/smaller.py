@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ensemble.blend.recipe import Recipe
@@ -52,7 +52,7 @@ def _without_view(kept: Kept, gone: str) -> Kept:
     return {name: tuple(view for view in of if view != gone) or of for name, of in kept.items()}
 
 
-def _cheapest(members: Members, recipe: Recipe, cost: Cost, before: Smaller, fewer: list[Kept]) -> Smaller:
+def _cheapest(members: Members, recipe: Recipe, cost: Cost, before: Smaller, fewer: Sequence[Kept]) -> Smaller:
     """The part with the least error more for the time that it saves; the first of equals."""
     whole = sum(sum(of.values()) for of in cost.values())
     tried = [

@@ -38,7 +38,7 @@ def _run(work: WorkFolder, name: str, number: int) -> dict[str, Any]:
     sweep = [_sweep(root, number)] if number < MOST_RUNS and (root / "lr-find.json").is_file() else []
     return {
         "name": name,
-        "kind": "added" if not folders else "probe" if stored.get("kind") == "probe" else "trained",
+        "kind": "added" if not folders else stored.get("kind", "trained"),
         "backbone": str(stored.get("backbone", "")),
         "about": _about(stored),
         "folds": rows,

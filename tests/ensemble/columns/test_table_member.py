@@ -19,7 +19,7 @@ from ensemble.members.training_rows import rows_of
 from ensemble.settings import BlendSettings, TableSettings
 from folds.manifest.manifest import COLUMNS, write_manifest
 from models.predict.predictions import Predictions, load_predictions, save_predictions
-from submissions.offline.make_pack import _refuse_outside_members
+from submissions.offline.make_pack import _refuse_without_networks
 from tests.competition import fingerprint
 from tests.ensemble.small import SMALL, refusal, small_oof, small_work, write_small
 
@@ -71,7 +71,7 @@ def test_columns_become_a_member_that_blends_like_a_run(house):
     assert right[rows.target >= 4].mean() < 0.7
     blend = make_blend(house.work, BlendSettings(trials=32, half_samples=2), seed=0).blend
     assert set(blend.weights) == {"m00", "table"}
-    assert refusal(_refuse_outside_members, house.work, replace(blend, weights={"m00": 0.5, "table": 0.5})) == (
+    assert refusal(_refuse_without_networks, house.work, replace(blend, weights={"m00": 0.5, "table": 0.5})) == (
         "there is no network to pack for table: another tool or columns made the predictions",
         "`python run.py blend --members m00` blends without",
     )

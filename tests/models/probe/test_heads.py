@@ -66,6 +66,14 @@ def test_a_head_is_scikit_learns_optimum(strength):
     np.testing.assert_allclose((head.weight * scale).numpy(), fitted.coef_, atol=2e-3)
 
 
+def test_of_two_backbones_the_scale_of_one_has_no_say():
+    features, target = small_problem()
+    scales = torch.ones(12)
+    scales[5:] *= 100
+    heads = [Logistic(features * by, target, n_classes=4, widths=(5, 7)).fit(0.1, tolerance=1e-6) for by in (1, scales)]
+    torch.testing.assert_close(heads[1].weight * scales, heads[0].weight, atol=1e-3, rtol=1e-3)
+
+
 def test_where_a_fit_starts_makes_no_difference():
     features, target = small_problem()
     problem = Logistic(features.clone(), target, n_classes=4)

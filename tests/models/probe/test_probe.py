@@ -13,17 +13,22 @@ from ensemble.blend.blend_json import load_blend
 from folds.base.errors import UserError
 from folds.base.metrics import topk_error
 from folds.base.workspace import digest
+from folds.pixels.store import open_store
 from folds.split.assign import load_folds
+from models.input.sizes import needed_store_size
+from models.jobs.plan import refuse_runs
 from models.predict.again import predict_run
+from models.predict.packed import onnx_bytes, pack_run, packed_log_probs, state_bytes, view_costs
 from models.predict.predictions import load_predictions
 from models.probe.probe import probe_runs
 from models.runs import done_folds, plan_runs
-from models.settings import PredictSettings
+from models.settings import PredictSettings, TrainSettings
 from models.watch.events import FoldDone, ProbeFitted, ProbeStarted
 from tests.competition import fingerprint
 from tests.models.small import SETTINGS, VIEWS, prepared, save_body
 
 RUN = "test_resnet-probe"
+JOINT = "test_resnet+test_efficientnet"
 
 
 def probe(workspace, settings=SETTINGS, *, views=VIEWS, names=()):
@@ -149,6 +154,71 @@ def test_a_probe_bears_the_name_that_the_user_gives(tmp_path):
     workspace = prepared(tmp_path)
     probe(workspace, names=("frozen",))
     assert done_folds(workspace, "frozen").keys() == {0, 1}
+
+
+@pytest.fixture(scope="module")
+def side_by_side(tmp_path_factory):
+    """(work folder, plans): a probe of two backbones, the first with weights of its own, and one of each alone."""
+    folder = tmp_path_factory.mktemp("both")
+    workspace, weights = prepared(folder), save_body(folder / "body.safetensors")
+    backbone = ("test_resnet", "test_efficientnet", "test_resnet+test_efficientnet")
+    plans = plan_runs(dataclasses.replace(SETTINGS, backbone=backbone, weights=(f"test_resnet={weights}",)), {})
+    list(probe_runs(workspace, plans[:2], VIEWS))
+    files = {path: path.stat().st_mtime_ns for path in workspace.features.glob("*.npy")}
+    list(probe_runs(workspace, plans[2:], VIEWS))
+    assert {path: path.stat().st_mtime_ns for path in workspace.features.glob("*.npy")} == files  # no second pass
+    return workspace, plans
+
+
+def test_two_backbones_side_by_side_are_one_run_of_the_features_of_both(side_by_side):
+    workspace, plans = side_by_side
+    widths = [
+        load_file(workspace.fold(f"{name}-probe", 0) / "head.safetensors")["weight"].shape[1]
+        for name in ("test_resnet", "test_efficientnet", JOINT)
+    ]
+    assert widths[2] == sum(widths[:2])
+    stored = json.loads((workspace.fold(f"{JOINT}-probe", 0) / "settings.json").read_text())
+    digests = done_folds(workspace, f"{JOINT}-probe")[0]["weights_digest"]
+    assert stored["settings"]["image_size"] == "32+32"
+    assert digests == f"{digest(plans[0].weights.read_bytes())}+"
+    events = [one.event for one in probe_runs(workspace, plans[2:], VIEWS)]
+    assert [event.trained for event in events] == [False, False]
+
+
+def test_a_packed_probe_of_two_backbones_predicts_what_the_run_does(side_by_side):
+    workspace, plans = side_by_side
+    packed, files = pack_run(workspace, f"{JOINT}-probe", load_folds(workspace), views=VIEWS.views, plans=plans)
+    data = {name: state_bytes(make(), is_half=False) for name, make in files}
+    store = open_store(workspace)
+    given = {"n_classes": 4, "device_name": "cpu"}
+    found = packed_log_probs(packed, data.__getitem__, store, np.flatnonzero(store.split == "test"), **given)
+    for k in (0, 1):
+        stored = load_predictions(workspace.fold(f"{JOINT}-probe", k) / "test.npz", hint="")
+        np.testing.assert_allclose(found[k], stored.log_probs, atol=1e-5)
+    alone = [view_costs(dataclasses.replace(one, beside=(), views=VIEWS.views)) for one in packed.bodies]
+    assert view_costs(packed) == {view: sum(one[view] for one in alone) for view in VIEWS.views}
+    with pytest.raises(
+        UserError, match=r"^a probe of several backbones is no one network: test_resnet.r160_in1k, test_"
+    ):
+        onnx_bytes(packed, data.__getitem__, "fold0", n_classes=4)
+
+
+def test_several_backbones_are_for_probes_alone_and_each_is_named_once(side_by_side):
+    workspace, _ = side_by_side
+
+    def plan(backbone):
+        return plan_runs(dataclasses.replace(SETTINGS, backbone=(backbone,)), {})
+
+    with pytest.raises(UserError, match=r"^`a\+b` is several backbones side by side, which only `probe` takes$"):
+        refuse_runs(workspace, plan("a+b"), seed=0)
+    with pytest.raises(UserError, match=r"^`--backbone test_resnet\+test_resnet` names test_resnet twice$"):
+        list(probe_runs(workspace, plan("test_resnet+test_resnet"), VIEWS))
+    with pytest.raises(UserError, match=r"^there is no backbone `nothing`"):
+        list(probe_runs(workspace, plan("test_resnet+nothing"), VIEWS))
+    with pytest.raises(UserError, match=r"^there is no backbone ``"):
+        list(probe_runs(workspace, plan("test_resnet+"), VIEWS))
+    both = TrainSettings(backbone=("resnet50+inception",))
+    assert needed_store_size(plan_runs(both, {})) == 352  # of 224 and 299 pixels
 
 
 def test_predict_refuses_a_probe_in_one_sentence(probed):

@@ -1,0 +1,229 @@
+"""Checks nearest neighbours and prototypes: against slow versions, blind to a fold's own images, and as runs."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+import run
+from ensemble.analysis.test_likeness import _kept_features
+from ensemble.blend.blend_json import load_blend
+from folds.base.errors import UserError
+from folds.base.metrics import topk_error
+from folds.base.workspace import Workspace, read_json, write_json
+from folds.manifest.manifest import read_manifest, usable_rows
+from folds.split.assign import load_folds
+from models.predict.again import predict_run
+from models.predict.gradcam import class_maps
+from models.predict.predictions import load_predictions
+from models.probe import neighbours
+from models.probe.heads import inner_splits
+from models.probe.knn import knn_run
+from models.probe.neighbours import GRID, Choice, Memory, choose, recall
+from models.probe.probe import probe_runs
+from models.runs import done_folds, plan_runs
+from models.settings import PredictSettings
+from models.watch.events import FoldDone
+from submissions.offline.make_pack import make_pack
+from submissions.settings import PackSettings
+from tests.competition import fingerprint
+from tests.models.probe.test_heads import of_rows, small_folds, small_problem
+from tests.models.small import SETTINGS, VIEWS, prepared, save_body, train
+
+CHOICE = Choice(count=7, temperature=0.1, share=0.25, prior=0.5)
+
+
+def plain(memory):
+    """The same memory without its whitening: unit vectors of the features as they are."""
+    memory.mean, memory.factor = memory.mean * 0, torch.eye(len(memory.mean))
+    return memory
+
+
+def test_neighbours_are_scikit_learns():
+    features, target = small_problem(n=90)
+    memory = Memory(features[:60].clone(), target[:60], n_classes=4)
+    unit = memory._unit(features - memory.mean)
+    theirs = KNeighborsClassifier(7, metric="cosine", weights=lambda d: np.exp((d.min(1, keepdims=True) - d) / 0.1))
+    votes = theirs.fit(unit[:60], target[:60]).predict_proba(unit[60:])
+    centres = np.stack([unit[:60][target[:60] == c].sum(0) for c in range(4)])
+    logits = unit[60:].numpy() @ (centres / np.linalg.norm(centres, axis=1, keepdims=True)).T / 0.1
+    weight = np.exp(logits) * (np.bincount(target[:60]) / 60) ** 0.5
+    expected = 0.75 * votes + 0.25 * weight / weight.sum(1, keepdims=True)
+    np.testing.assert_allclose(memory.log_probs(features[60:], CHOICE).exp().numpy(), expected, atol=1e-5)
+
+
+def test_after_whitening_the_classes_spread_alike_but_for_the_mean_variance_that_was_added():
+    features, target = small_problem(n=4000)
+    inside = features - torch.stack([features[target == c].mean(0) for c in range(4)])[target]
+    memory = Memory(features.clone(), target, n_classes=4)
+    covariance = inside.T @ inside / 4000
+    expected = covariance + torch.eye(12) * covariance.diagonal().mean()
+    torch.testing.assert_close(memory.factor @ memory.factor.T, expected, atol=1e-2, rtol=1e-3)
+
+
+def test_blocks_of_queries_change_nothing(monkeypatch):
+    features, target = small_problem()
+    memory = Memory(features.clone(), target, n_classes=4)
+    before = memory.log_probs(features, CHOICE), memory.losses(features, target)
+    monkeypatch.setattr(neighbours, "BLOCK_VALUES", 3 * len(features))
+    after = memory.log_probs(features, CHOICE), memory.losses(features, target)
+    torch.testing.assert_close(after[0], before[0])
+    np.testing.assert_allclose(after[1], before[1], rtol=1e-5)
+
+
+def test_the_loss_of_each_choice_is_that_of_its_probabilities():
+    features, target = small_problem(n=120)
+    memory = Memory(features[:80].clone(), target[:80], n_classes=4)
+    losses = memory.losses(features[80:], target[80:])
+    for i in range(0, len(GRID), 41):
+        log_probs = memory.log_probs(features[80:], GRID[i])
+        assert losses[i] == pytest.approx(-float(log_probs[torch.arange(40), target[80:]].sum()), rel=1e-4)
+
+
+def test_a_class_without_images_gets_the_probability_of_half_an_image():
+    features, target = small_problem()
+    memory = Memory(features.clone(), target, n_classes=6)
+    probs = memory.log_probs(features, dataclasses.replace(CHOICE, share=1.0)).exp().numpy()
+    np.testing.assert_allclose(probs[:, 4:], 1 / (400 + 2), rtol=1e-3)
+    np.testing.assert_allclose(probs.sum(1), 1, rtol=1e-5)
+
+
+def test_of_two_backbones_the_scale_of_one_has_no_say():
+    features, target = small_problem()
+    louder = features.clone()
+    louder[:, 5:] *= 100
+    found = [
+        Memory(one.clone(), target, n_classes=4, widths=(5, 7)).log_probs(one, CHOICE) for one in (features, louder)
+    ]
+    torch.testing.assert_close(found[1], found[0], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("n_folds", [2, 4])
+def test_a_folds_own_images_and_labels_have_no_say_in_its_choice_and_memory(n_folds):
+    features, target = small_problem(n=120)
+    folds = small_folds(target, n_folds=n_folds)
+    own = folds.fold == 1
+    changed, labels = features.clone(), folds.target.copy()
+    changed[torch.from_numpy(own)] *= -7
+    labels[own] = 0
+    other = dataclasses.replace(folds, target=labels)
+    assert choose(of_rows(changed), other, 1) == choose(of_rows(features), folds, 1)
+    rows = np.flatnonzero(~own)
+    one, two = (recall(of_rows(x), f, rows) for x, f in ((features, folds), (changed, other)))
+    assert torch.equal(one.images, two.images)
+    assert all(
+        1 not in folds.fold[split.train]
+        for split in inner_splits(folds.fold, folds.group, n_folds=n_folds)
+        if 1 in split.valid
+    )
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory):
+    """(work folder, plans): a probe of one backbone, one of two, a trained run, and their neighbours."""
+    folder = tmp_path_factory.mktemp("knn")
+    workspace, weights = prepared(folder), save_body(folder / "body.safetensors")
+    settings = dataclasses.replace(SETTINGS, weights=(f"test_resnet={weights}",), epochs=1, head="random")
+    plans = plan_runs(dataclasses.replace(settings, backbone=("test_resnet", "test_resnet+test_efficientnet")), {})
+    list(probe_runs(workspace, plans, VIEWS))
+    train(workspace, settings)
+    return workspace, plans
+
+
+def look_up(workspace, of, plans, views=VIEWS):
+    events = [one.event for one in knn_run(workspace, of, plans, views, device_name="cpu")]
+    return [event for event in events if isinstance(event, FoldDone)]
+
+
+@pytest.fixture
+def own(probed, tmp_path):
+    shutil.copytree(probed[0].root, tmp_path / "work")
+    return Workspace(tmp_path / "work"), probed[1]
+
+
+@pytest.mark.parametrize("of", ["test_resnet-probe", "test_resnet+test_efficientnet-probe", "test_resnet"])
+def test_neighbours_are_a_full_run_of_any_features_and_done_folds_stay(own, of):
+    workspace, plans = own
+    assert [done.trained for done in look_up(workspace, of, plans)] == [True, True]
+    folds, before = load_folds(workspace), fingerprint(workspace.models)
+    for fold, done in done_folds(workspace, f"{of}-knn").items():
+        oof = load_predictions(workspace.fold(f"{of}-knn", fold) / "oof.npz", hint="")
+        assert oof.image_id.tolist() == folds.image_id[folds.fold == fold].tolist()
+        assert done["oof_top3_error"] == topk_error(oof.probs(), folds.target[folds.fold == fold])
+        assert topk_error(oof.probs(), folds.target[folds.fold == fold], k=1) < 0.4  # by chance 0.75
+    assert [done.trained for done in look_up(workspace, of, plans)] == [False, False]
+    assert fingerprint(workspace.models) == before
+    (workspace.fold(f"{of}-knn", 1) / "done.json").unlink()
+    assert [done.trained for done in look_up(workspace, of, plans)] == [False, True]
+    after = fingerprint(workspace.models)
+    assert all(after[name][0] == data for name, (data, _) in before.items() if "npz" in name)
+
+
+def test_each_fold_of_a_trained_run_is_seen_by_its_own_network(own):
+    workspace, plans = own
+    files = set(workspace.features.glob("*.json"))
+    look_up(workspace, "test_resnet", plans)
+    assert len(set(workspace.features.glob("*.json")) - files) == 2 * 2 * 2  # networks, splits, views
+    manifest = read_manifest(workspace)
+    pairs = list(_kept_features(workspace, *(usable_rows(manifest, split=split) for split in ("train", "test"))))
+    assert {pair.tag.split(".")[0] for pair in pairs} == {"test_resnet", "test_efficientnet"}
+    assert len(pairs) == 4  # a trained network tells its training images apart: it says nothing of likeness
+
+
+def test_other_views_and_a_run_that_changed_are_looked_up_again(own):
+    workspace, plans = own
+    look_up(workspace, "test_resnet-probe", plans)
+    other = PredictSettings(views=("whole",))
+    assert [done.trained for done in look_up(workspace, "test_resnet-probe", plans, other)] == [True, True]
+    path = workspace.fold("test_resnet-probe", 0) / "done.json"
+    record = read_json(path, hint="")
+    write_json(path, {**record, "files": {**record["files"], "head.safetensors": "0" * 16}})
+    assert sorted(done.trained for done in look_up(workspace, "test_resnet-probe", plans, other)) == [False, True]
+
+
+def test_what_has_no_features_or_no_network_is_refused_in_one_sentence(own, tmp_path):
+    workspace, plans = own
+    look_up(workspace, "test_resnet-probe", plans)
+    name = "test_resnet-probe-knn"
+    with pytest.raises(UserError, match=f"^{name} is made of nearest neighbours already$"):
+        look_up(workspace, name, plans)
+    with pytest.raises(UserError, match=r"^the run never has no fold that is done$"):
+        look_up(workspace, "never", plans)
+    with pytest.raises(UserError, match=f"^the run {name} is made of nearest neighbours, and has no network") as no:
+        list(predict_run(workspace, name, VIEWS, device_name="cpu"))
+    assert no.value.hint == "`python run.py knn --run test_resnet-probe --views centre,mirror`"
+    with pytest.raises(UserError, match=f"^{name} is a memory of features, with no network of its own to look into$"):
+        class_maps(workspace, name, "0/0-0.jpg", fold=0, labels=["0"])
+    for file in workspace.features.iterdir():
+        file.unlink()
+    shutil.rmtree(workspace.models / name)
+    scratch = plan_runs(SETTINGS, {})
+    with pytest.raises(
+        UserError, match=r"^test_resnet-probe is a probe of test_resnet\.r160_in1k with the weights "
+    ) as no:
+        look_up(workspace, "test_resnet-probe", scratch)
+    assert no.value.hint.startswith("`python run.py knn --backbone test_resnet.r160_in1k --weights FILE`")
+
+
+def test_they_blend_from_the_command_line_and_a_pack_says_how_to_blend_without(own, capsys):
+    workspace, plans = own
+    place = ["--work", str(workspace.root)]
+    flags = [*place, "--weights", f"test_resnet={plans[0].weights}", "--backbone", "test_resnet", "--device", "cpu"]
+    assert run.main(["knn", *flags, "--run", "test_resnet-probe"]) == 0
+    out = capsys.readouterr().out
+    assert "test_resnet-probe-knn fold 0: " in out
+    assert "neighbours at a temperature of " in out
+    assert f"next: python run.py blend {' '.join(place)}" in out
+    assert run.main(["blend", *place, "--keep", "equal"]) == 0
+    assert len(load_blend(workspace.blend).weights) == 4
+    for command in (["submit"], ["status"], ["compare", "test_resnet-probe", "test_resnet-probe-knn"], ["views"]):
+        assert run.main([*command, *place]) == 0
+    without = "test_resnet,test_resnet+test_efficientnet-probe,test_resnet-probe"
+    with pytest.raises(
+        UserError, match=r"^test_resnet-probe-knn looks pictures up among the training images, which"
+    ) as no:
+        make_pack(workspace, PackSettings(), plans, device="cpu")
+    assert no.value.hint == f"`python run.py blend --members {without}` blends without"
