@@ -68,7 +68,7 @@ def test_blocks_of_queries_change_nothing(monkeypatch):
     features, target = small_problem()
     memory = Memory(features.clone(), target, n_classes=4)
     before = memory.log_probs(features, CHOICE), memory.losses(features, target)
-    monkeypatch.setattr(neighbours, "BLOCK_VALUES", 3 * len(features))
+    monkeypatch.setattr(neighbours, "BLOCK_VALUES", 64 * len(features))
     after = memory.log_probs(features, CHOICE), memory.losses(features, target)
     torch.testing.assert_close(after[0], before[0])
     np.testing.assert_allclose(after[1], before[1], rtol=1e-5)
