@@ -17,8 +17,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="foldblend-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
-LONGEST = "test_readme.py"  # the demo, begun first
-SHARED = ("nursery", "finished", "whole", "blended")  # fixtures of a session that take seconds, and so one process
+FIRST = ("cli/test_readme.py", "faults", "submissions")  # what takes longest is begun first
+SHARED = ("faults", "submissions")  # folders whose tests share fixtures of a session that take seconds
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -27,14 +27,22 @@ def pytest_cmdline_main(config):
     is_whole = config.args_source is config.ArgsSource.TESTPATHS and config.option.markexpr.startswith("not ")
     is_free = getattr(config.option, "numprocesses", 0) is None and not hasattr(config, "workerinput")
     if is_whole and is_free and not config.option.usepdb:
-        config.option.numprocesses, config.option.dist, config.option.loadscopereorder = 2, "loadgroup", False
+        config.option.numprocesses, config.option.dist, config.option.loadscopereorder = 2, "loadfile", False
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-    """The tests of a file, and those that share a fixture, stay in one process."""
-    items.sort(key=lambda item: item.path.name != LONGEST)
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            shared = [name for name in SHARED if name in item.fixturenames]
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}-{(shared or [item.path.stem])[0]}"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """The tests of a file stay in one process, and those of a folder that share a fixture."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFixtures(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            folder = nodeid.split("/")[1]
+            return folder if folder in SHARED else super()._split_scope(nodeid)
+
+    return ByFixtures(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    items.sort(key=lambda item: not item.path.relative_to(here).as_posix().startswith(FIRST))
