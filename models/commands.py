@@ -216,7 +216,9 @@ def lr_find(
     """Sweep the learning rate of each run, and suggest one. flags: of a `train` with the same settings."""
     rates = []
     for found in find_rates(workspace, plans, fold=fold, seed=seed, track=screen.track):
-        marks = f"loss falls fastest at {found.sweep.steepest:.1e}, is lowest at {found.sweep.lowest:.1e}"
+        marks = f"the loss falls fastest at {found.sweep.steepest:.1e} and is lowest at {found.sweep.lowest:.1e}"
+        if found.sweep.is_probed:  # where it falls fastest is chance
+            marks = f"the head is fitted already: a tenth of {found.sweep.lowest:.1e}, where the loss is lowest"
         rates.append(f"{found.sweep.suggested:.1e}")
         yield f"{found.run}: --lr {rates[-1]} ({marks}); see {found.picture}"
     yield Next(" ".join(["train", *flags, f"--lr {rates[0] if len(rates) == 1 else 'find'}"]))
@@ -265,9 +267,10 @@ def knn(
             refuse_lookups(workspace, names, plans, settings)
         tasks = []
         for of in names:
-            do = partial(knn_run, _anywhere(workspace, engine), of, plans, settings, device_name=device)
-            key = JobKey(knn_name(of), None)
-            tasks.append(Task(key, key.run, partial(do, cache=engine.cache), device=device))
+            do = partial(
+                knn_run, _anywhere(workspace, engine), of, plans, settings, device_name=device, cache=engine.cache
+            )
+            tasks.append(Task(JobKey(knn_name(of), None), knn_name(of), do, device=device))
         yield from _lines(tasks, engine, screen)
 
 

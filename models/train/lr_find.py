@@ -29,18 +29,25 @@ TRUSTED_STEPS = 10  # before so many, the running mean is of too few losses
 class Sweep:
     """A finished sweep. rates (n,) float64, losses (n,) smoothed, in nats; suggested is the rate to train with.
 
-    steepest  where the smoothed loss falls fastest against the logarithm of the rate    lowest  where it is lowest
+    steepest   where the smoothed loss falls fastest against the logarithm of the rate    lowest  where it is lowest
+    is_probed  whether the head came fitted
     """
 
     rates: np.ndarray
     losses: np.ndarray
     steepest: float
     lowest: float
+    is_probed: bool = False
 
     @property
     def suggested(self) -> float:
-        """The geometric mean of the steepest rate and a tenth of the lowest: each alone is noisy."""
-        return float(np.sqrt(self.steepest * self.lowest / 10))
+        """The geometric mean of the steepest rate and a tenth of the lowest, since each alone is noisy.
+
+        A fitted head knows the training images from the start: the loss hardly falls, and where it falls fastest is
+        chance. tf_efficientnet_lite0 on 1,000 images of Caltech-101 at 128 pixels: steepest 1e-6, lowest 3e-4, and of
+        the rates 3e-5, 1e-4 and 3e-4 the first was the best at 224. So there it is a tenth of the lowest.
+        """
+        return self.lowest / 10 if self.is_probed else float(np.sqrt(self.steepest * self.lowest / 10))
 
 
 @dataclass(frozen=True)
@@ -105,17 +112,18 @@ def sweep(trainer: FoldTrainer, *, steps: int = STEPS, track: Track = silently) 
     finally:
         stepper.network.load_state_dict(before)
         stepper.optimiser.state.clear()
-    return judge_sweep(rates[: len(losses)], np.array(losses))
+    return judge_sweep(rates[: len(losses)], np.array(losses), is_probed=trainer.is_probed)
 
 
-def judge_sweep(rates: np.ndarray, losses: np.ndarray) -> Sweep:
+def judge_sweep(rates: np.ndarray, losses: np.ndarray, *, is_probed: bool = False) -> Sweep:
     """Smooth the losses and pick the rates. rates, losses (n,). Raises UserError where the loss never falls."""
     smooth = smoothed(losses)
-    bottom = int(np.argmin(smooth))
-    if bottom < 2 or smooth[bottom] >= smooth[0]:
+    first = TRUSTED_STEPS if len(losses) > 2 * TRUSTED_STEPS else 0
+    bottom = first + int(np.argmin(smooth[first:]))
+    if bottom < first + 2 or smooth[bottom] >= smooth[first]:
         raise UserError(f"the loss falls at no rate from {rates[0]:.0e} to {rates[-1]:.0e}", hint="leave out `--lr`")
-    slope = np.gradient(smooth[: bottom + 1], np.log(rates[: bottom + 1]))
-    return Sweep(rates, smooth, float(rates[int(np.argmin(slope))]), float(rates[bottom]))
+    slope = np.gradient(smooth[first : bottom + 1], np.log(rates[first : bottom + 1]))
+    return Sweep(rates, smooth, float(rates[first + int(np.argmin(slope))]), float(rates[bottom]), is_probed)
 
 
 def smoothed(losses: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from models.watch.events import AgainstProbe, EpochRow, JobKey, Verdict
 from models.watch.tables import event_lines
 from tests.models.small import SETTINGS, VIEWS, prepared, save_body, train, trainer
 
+RATES = np.geomspace(1e-6, 1, 100)
 LONG = dataclasses.replace(SETTINGS, epochs=1, batch_size=4)
 
 
@@ -38,12 +39,20 @@ def test_the_network_is_as_it_was_after_a_sweep(workspace):
 
 
 def test_the_suggestion_lies_on_the_slope_of_a_valley():
-    rates = np.geomspace(1e-6, 1, 100)
-    at = np.log10(rates)
+    at = np.log10(RATES)
     losses = 3.0 - 2.0 / (1 + np.exp(-4 * (at + 3))) + np.exp(3 * (at + 1))  # falls fastest at 1e-3, rises from 1e-2 on
-    found = judge_sweep(rates, losses)
+    found = judge_sweep(RATES, losses)
     assert 3e-4 < found.suggested < 1e-2
     assert found.steepest < found.lowest
+
+
+def test_of_a_fitted_head_the_steepest_rate_says_nothing_and_no_first_loss_counts():
+    losses = 0.08 - 0.03 / (1 + np.exp(-4 * (np.log10(RATES) + 5))) + np.exp(3 * (np.log10(RATES) + 1))
+    losses += np.random.default_rng(0).normal(0, 0.02, 100)
+    losses[:3] = 0.02, 0.2, 0.01
+    found = judge_sweep(RATES, losses, is_probed=True)
+    assert found.suggested == found.lowest / 10
+    assert 1e-6 < found.suggested < 1e-3
 
 
 def test_a_loss_that_never_falls_is_refused():
