@@ -82,8 +82,7 @@ class Training:
                 yield "; ".join(["the time is up", *getattr(stop, "__notes__", ())])
         yield from lines
         if not self.is_cut:
-            folds_seed = load_folds(self.workspace).seed
-            plans = [sibling(plan, seed=self.seed, folds_seed=folds_seed) for plan in self.plans]
+            plans = [sibling(plan, seed=self.seed, folds_seed=load_folds(self.workspace).seed) for plan in self.plans]
             yield from larger_views(
                 [plan for plan in plans if plan.name not in self.failed.values()],
                 self.predict.views,
@@ -267,10 +266,9 @@ def knn(
             refuse_lookups(workspace, names, plans, settings)
         tasks = []
         for of in names:
-            do = partial(
-                knn_run, _anywhere(workspace, engine), of, plans, settings, device_name=device, cache=engine.cache
-            )
-            tasks.append(Task(JobKey(knn_name(of), None), knn_name(of), do, device=device))
+            do = partial(knn_run, _anywhere(workspace, engine), of, plans, settings, device_name=device)
+            key = JobKey(knn_name(of), None)
+            tasks.append(Task(key, key.run, partial(do, cache=engine.cache), device=device))
         yield from _lines(tasks, engine, screen)
 
 
