@@ -40,7 +40,9 @@ class TrainSettings:
     test_size: Annotated[int | None, _side("side of the views that name none, if not --image-size")] = None
     epochs: Annotated[int | None, at_least(1, help="by the number of training images if not given")] = None
     batch_size: Annotated[int, at_least(2, help="images per optimiser step")] = 64
-    micro_batch: Annotated[int | None, at_least(1, help="images that pass the network at once")] = None
+    micro_batch: Annotated[
+        int | None, at_least(1, help="images that pass the network at once; all of a batch, on a CPU 16")
+    ] = None
     lr: Annotated[
         float | Literal["find"] | None,
         Parameter(validator=_is_rate, help=f"peak learning rate (AdamW), `find` runs lr-find; {BY_FAMILY}"),

@@ -19,6 +19,9 @@ from models.recipes import FullSettings
 
 LOWEST_SHARE = 0.01  # of the peak rate, at the end of each cosine
 SMALLEST_MICRO_BATCH = 2  # batch norm cannot train on one image
+# On a CPU, where no statistics are of the whole batch. tf_efficientnet_lite0 at 224 pixels, a batch of 64, one thread
+# of an AMD EPYC: 12.1, 12.7 and 12.5 images a processor second in parts of 64, 32 and 16, at most 7.0, 4.1 and 2.4 GB.
+CPU_MICRO_BATCH = 16
 
 
 class Stepper:
@@ -37,7 +40,8 @@ class Stepper:
     ) -> None:
         self.settings, self.device, self.precision = settings, device, precision
         self.peak_lr = lr
-        self.micro_batch = min(settings.micro_batch or batch_size, batch_size)
+        is_split = device.type == "cpu" and settings.batch_norm == "frozen"
+        self.micro_batch = min(settings.micro_batch or (CPU_MICRO_BATCH if is_split else batch_size), batch_size)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = make_optimiser(self.network, settings, lr=lr)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)

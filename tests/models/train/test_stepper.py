@@ -89,7 +89,7 @@ def test_the_average_is_off_where_its_window_is_one_step_or_less():
 SETTINGS = full(batch_size=12, epochs=2, label_smoothing=0.1, ema_share=0)
 
 
-def stepper(settings=SETTINGS, backbone="test_vit", precision=torch.float32):
+def stepper(settings=SETTINGS, backbone="test_vit", precision=torch.float32, batch_size=12):
     torch.manual_seed(0)
     extra = {"img_size": 32} if "vit" in backbone else {}
     return Stepper(
@@ -97,7 +97,7 @@ def stepper(settings=SETTINGS, backbone="test_vit", precision=torch.float32):
         settings,
         lr=1e-3,
         epoch_steps=5,
-        batch_size=12,
+        batch_size=batch_size,
         device=torch.device("cpu"),
         precision=precision,
     )
@@ -134,6 +134,13 @@ def test_a_micro_batch_gives_the_gradient_and_loss_of_the_whole_batch(micro_batc
         one.train_mode()
     torch.testing.assert_close(parts.accumulate(images, target), whole.accumulate(images, target))
     torch.testing.assert_close(gradients(parts), gradients(whole), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("batch_norm", "at_once"), [("frozen", 16), ("train", 64)])
+def test_on_a_cpu_a_batch_goes_in_parts_unless_its_statistics_are_trained(batch_norm, at_once):
+    settings = dataclasses.replace(SETTINGS, batch_norm=batch_norm, micro_batch=None)
+    assert stepper(settings, batch_size=64).micro_batch == at_once
+    assert stepper(dataclasses.replace(settings, micro_batch=32), batch_size=64).micro_batch == 32
 
 
 def test_memory_that_runs_out_halves_the_micro_batch_and_keeps_the_step():
