@@ -147,7 +147,7 @@ def _open_sets(workspace: Workspace, name: str, *, track: Track) -> tuple[Sets, 
 
 
 def _passes_of(views: Views, own: int | None) -> dict[str, float]:
-    """Convolutions cost as much as their input's area; measured, see docs/trainer.md. own: side of the other views"""
+    """By view: a convolution's operations grow with its input's area. own: side of the views that name none"""
     sizes = {view: split_view(view)[1] for view in views}
     return {view: (size / own) ** 2 if size and own else 1.0 for view, size in sizes.items()}
 
