@@ -44,6 +44,9 @@ def open_page(browser, page, *, width=1280, scheme="light", scripts=True):
     for kind in ("browser", "performance"):
         browser.get_log(kind)
     browser.get(page.as_uri())
+    if scripts:  # on a busy machine `get` may return before all of the page is read
+        wait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(browser, 60)
+        wait.until(lambda one: one.execute_script("return document.readyState") == "complete")
 
 
 def picture(browser):
