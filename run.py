@@ -99,7 +99,7 @@ def probe(
     top: Place = Place(),
 ) -> str | None:
     """Fit the heads of all folds to a frozen backbone's features: a full run after one pass, called NAME-probe."""
-    todo, flags = plans(train, names=run), typed_but("backbone", "run", "views")
+    todo, flags = plans(train, names=run), KIT.typed_but("backbone", "run", "views")
     return KIT.show(models.probe(top.workspace, todo, predict, engine=engine, flags=flags, screen=KIT.screen), "blend")
 
 
@@ -112,7 +112,7 @@ def lr_find(
     top: Place = Place(),
 ) -> str | None:
     """Sweep the learning rate of each run on one fold's training part, and suggest one; nothing else is kept."""
-    todo, flags = plans(train, names=run), typed_but("fold", "lr", "work", "config")
+    todo, flags = plans(train, names=run), KIT.typed_but("fold", "lr")
     return KIT.show(models.lr_find(top.workspace, todo, fold=fold, seed=top.seed, flags=flags, screen=KIT.screen))
 
 
@@ -263,8 +263,7 @@ def report(
     """Write work/report/index.html: scores, data, training, mistakes, blend and test set on one page."""
     workspace = Workspace(Path(os.path.relpath(top.work)))  # a page is passed on: no absolute path may stand in it
     planned = planned_runs(workspace, train)
-    places = {"same_place": KIT.same_place, "relative_place": KIT.relative_place}
-    return KIT.show(submissions.report(workspace, report, planned, screen=KIT.screen, **places))
+    return KIT.show(submissions.report(workspace, report, planned, screen=KIT.screen, same_place=KIT.relative_place))
 
 
 @app.command(sort_key=10)
@@ -323,11 +322,6 @@ def plans(train: TrainSettings, *, names: Sequence[str] = ()) -> "list[RunPlan]"
     from models.runs import plan_runs
 
     return plan_runs(train, KIT.run_settings(train), names=names)
-
-
-def typed_but(*left_out: str) -> list[str]:
-    """The flags as they were typed, without these."""
-    return [text for name, text in KIT.typed.items() if name not in left_out]
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from ensemble.analysis.compare import compare_runs, comparison_summary
 from ensemble.analysis.test_likeness import measure_likeness
 from ensemble.analysis.test_set import likeness_sentence
-from ensemble.analysis.views import report_views, view_summary
+from ensemble.analysis.views import report_views, view_sentences, view_summary
 from ensemble.blend.make_blend import make_blend
 from ensemble.blend.tables import blend_summary
 from ensemble.columns.summary import table_summary
@@ -27,6 +27,7 @@ def views(workspace: Workspace, run: Sequence[str], screen: Screen) -> Iterator[
     """What each view adds, run by run, and the next command."""
     for report in report_views(workspace, tuple(run), track=screen.track):
         yield view_summary(report)
+        yield from view_sentences(report)
         pays = f" --member-views {','.join(report.proposed.views)}" if report.is_worth_it else ""
         yield Next(f"blend{pays}")
 

@@ -151,14 +151,13 @@ def report(
     *,
     screen: Screen,
     same_place: str,
-    relative_place: str,
 ) -> list[RenderableType | Next]:
-    """Write the page. same_place: flags of the work folder, on the command line; relative_place: on the page."""
+    """Write the page. same_place: the flags by which the page's commands find this work folder."""
     from submissions.report.make import make_report, report_summary
 
     with alone(workspace, "report", say=screen.complain, is_to_write=workspace.manifest.is_file()):
-        made = make_report(workspace, settings, list(planned), same_place=relative_place)
-    return [report_summary(made, same_place=same_place), Next(made.next_command)]
+        made = make_report(workspace, settings, list(planned), same_place=same_place)
+    return [report_summary(made), Next(made.next_command)]
 
 
 def whole_way(

@@ -15,7 +15,6 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
-from rich.text import Text
 
 from ensemble.members.members import load_members
 from ensemble.members.open_run import list_runs
@@ -203,7 +202,7 @@ def propose(sets: Sets, path: Sequence[Step], rows: np.ndarray) -> tuple[Step, S
 
 
 def view_summary(report: ViewReport) -> Group:
-    """Everything that `views` says of a run, for a rich console."""
+    """The figures of a run's views, for a rich console."""
     title = f"{report.name}: views, top-3 error on {report.images:,} out-of-fold images"
     alone = _table(title, "view", "alone", "adds to the others", "95% interval", "forward passes")
     for one in report.worth:
@@ -215,7 +214,7 @@ def view_summary(report: ViewReport) -> Group:
         mark, view = "*" if step is report.proposed else "", ("+ " if step.gain else "") + step.views[-1]
         cells = _gain_cells(step.gain)
         path.add_row(mark, view, f"{step.error:.4f}", *cells, _sum(report, step.views))
-    return Group(alone, path, *(Text(sentence) for sentence in view_sentences(report)))
+    return Group(alone, path)
 
 
 def view_sentences(report: ViewReport) -> list[str]:

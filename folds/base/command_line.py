@@ -34,6 +34,8 @@ KIT_TOML = Path("kit.toml")
 GO_ON = "the same command goes on where it was stopped"
 Config = Annotated[Path, Parameter(group="everywhere", help="settings file, read if it exists")]
 S = TypeVar("S")
+# A command in a sentence, and its arguments; `settings` and `infer` know no work folder.
+TYPED = re.compile(r"`(python run\.py (?!settings|infer)[\w-]+)([^`]*)`")
 
 
 @Parameter(name="*", group="everywhere")
@@ -125,7 +127,7 @@ class CommandLine:
                 elif isinstance(part, Next):
                     then = part.command
                 else:
-                    self.screen.show(part)
+                    self.screen.show(self.placed(part) if isinstance(part, str) else part)
         finally:
             getattr(iterator, "close", lambda: None)()
         return then
@@ -133,6 +135,14 @@ class CommandLine:
     def following(self, command: str) -> str:
         """The command as it is typed next, with what it needs to find the same work folder and settings again."""
         return f"python run.py {command}{self.same_place}"
+
+    def placed(self, text: str) -> str:
+        """A text whose commands find the same work folder and settings, as `following` does."""
+        return TYPED.sub(lambda found: f"`{found[1]}{self.same_place}{found[2]}`", text)
+
+    def typed_but(self, *left_out: str) -> list[str]:
+        """The flags of the last command as they were typed, without these and those of the work folder."""
+        return [text for name, text in self.typed.items() if name not in ("work", "config", *left_out)]
 
     def exit(self, code: int) -> NoReturn:
         """End the process; after a signal at once: torch's threads may be inside a call, and abort at a normal end."""
@@ -145,10 +155,9 @@ class CommandLine:
 
     def _refuse(self, message: str, hint: str | None) -> None:
         """Say what is wrong and what to type, with the flags that find the same work folder."""
-        hint = re.sub(r"python run\.py (?!settings)\w+", lambda found: f"{found[0]}{self.same_place}", hint or "")
         self.screen.complain(f"error: {visible(message)}", style="red")
         if hint:
-            self.screen.complain(f"hint: {visible(hint)}")
+            self.screen.complain(f"hint: {visible(self.placed(hint))}")
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
         given = {argument.field_info.name: argument for argument in arguments if argument.tokens}

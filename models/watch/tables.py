@@ -94,22 +94,28 @@ def event_lines(key: JobKey, event: Event) -> list[str]:
         case FoldPredicted():
             score = "" if event.top3_error is None else f"top-3 error {event.top3_error:.4f} over "
             return [f"{key.name}: predicted again, {score}{', '.join(event.views)}"]
+        case ProbeStarted() | ProbeFitted() | NeighboursChosen():
+            return [_probe_line(key, event)]
+
+
+def _probe_line(key: JobKey, event: ProbeStarted | ProbeFitted | NeighboursChosen) -> str:
+    match event:
         case ProbeStarted():
             facts = f"{event.n_train:,} training and {event.n_test:,} test images, {event.image_size} pixels"
             where = f"{event.precision} on {event.device}"
-            return [f"{key.run}: {event.tag}, frozen, {facts}{_small_store(event)}, {where}"]
+            return f"{key.run}: {event.tag}, frozen, {facts}{_small_store(event)}, {where}"
         case ProbeFitted():
             strengths = ", ".join(f"{strength:.3g}" for strength in event.strengths)
             seconds = duration(event.features_seconds), duration(event.heads_seconds)
             heads = f"heads of {len(event.strengths)} folds in {seconds[1]}, strength {strengths}"
-            return [f"{key.run}: features in {seconds[0]}, {heads}"]
+            return f"{key.run}: features in {seconds[0]}, {heads}"
         case NeighboursChosen():
             votes = f"{event.count} neighbours at a temperature of {event.temperature:g}, prototypes {event.share:.0%}"
-            votes += f" with prior^{event.prior:g}"
+            votes += f" times the class shares to the power of {event.prior:g}"
             spent = (event.features_seconds, event.choice_seconds, event.search_seconds)
             features, choice, search = map(duration, spent)
             searched = f"choice in {choice}, search in {search} ({event.images_per_second:,.0f} images/s)"
-            return [f"{key.name}: {votes}; features in {features}, {searched}"]
+            return f"{key.name}: {votes}; features in {features}, {searched}"
 
 
 def progress_line(progress: JobProgress) -> str:

@@ -241,7 +241,7 @@ def _decided(work: WorkFolder) -> list[tuple[str, ...]]:
     ]
 
 
-def report_summary(result: ReportResult, *, same_place: str) -> str:
+def report_summary(result: ReportResult) -> str:
     """The path and size of the page, what it could not show, and what to do with suspected labels."""
     sentences = [f"{result.path}: {result.bytes / 1e6:.1f} MB, one file that any browser opens"]
     sentences += [f"warning: {problem}" for problem in result.problems]
@@ -253,6 +253,6 @@ def report_summary(result: ReportResult, *, same_place: str) -> str:
         errors = "error" if result.suspects == 1 else "errors"
         sentences.append(
             f"{result.suspects:,} suspected label {errors}: edit {result.relabel}, then"
-            f" `python run.py prepare DATA --relabel {shlex.quote(str(result.relabel))}{same_place}`"
+            f" `python run.py prepare DATA --relabel {shlex.quote(str(result.relabel))}`"
         )
     return "\n".join(sentences)

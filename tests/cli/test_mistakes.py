@@ -9,6 +9,14 @@ import run
 from tests.competition import SCRATCH, make_competition
 
 
+def test_a_command_in_a_sentence_finds_the_same_work_folder(monkeypatch):
+    monkeypatch.setattr(run.KIT, "same_place", " --work w")
+    assert run.KIT.placed("first `python run.py lr-find --fold 0`, then `python run.py blend`") == (
+        "first `python run.py lr-find --work w --fold 0`, then `python run.py blend --work w`"
+    )
+    assert run.KIT.placed("`python run.py infer PACK PICTURES`") == "`python run.py infer PACK PICTURES`"
+
+
 def test_a_setting_counts_that_is_called_like_a_command(typed):
     Path("kit.toml").write_text('[predict]\nviews = ["centre", "zoom"]\n')
     assert 'views = ["centre", "zoom"]  # from kit.toml' in typed("settings")[1]

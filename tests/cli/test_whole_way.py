@@ -65,10 +65,13 @@ def test_predict_gives_the_same_probabilities_again_and_other_views_on_request(f
     before = (folder / "oof.npz").read_bytes(), (folder / "done.json").read_bytes()
     assert typed("predict", "--work", work)[0] == 0
     assert ((folder / "oof.npz").read_bytes(), (folder / "done.json").read_bytes()) == before
-    code, out, _ = typed("predict", "--work", work, "--views", "centre,whole,zoom")
+    code, out, _ = typed("predict", "--work", work, "--views", "whole,zoom")
     assert code == 0
-    assert "over centre, whole, zoom" in out
-    assert typed("predict", "--work", work)[0] == 0  # as the others need it
+    assert "over whole, zoom" in out
+    code, out, _ = typed("views", "--work", work)
+    assert f"`python run.py predict --work {work} --run test_resnet --views whole,zoom,centre" in out
+    assert typed("predict", "--work", work)[0] == 0  # from the networks: no view of before was there any more
+    assert ((folder / "oof.npz").read_bytes(), (folder / "done.json").read_bytes()) == before
 
 
 def test_a_single_run_can_be_submitted(finished, typed):

@@ -140,8 +140,9 @@ def test_the_tables_mark_the_proposed_set_and_name_the_views_that_are_not_there(
     text = screen.getvalue()
     marked = [line.split()[:3] for line in text.splitlines() if line.strip().startswith("*")]
     assert marked == [["*", "+", report.proposed.views[-1]]]
-    assert "not predicted: whole, zoom, top-left" in text
-    assert f"`python run.py blend --member-views {','.join(report.proposed.views)}`" in text
+    said = "\n".join(view_sentences(report))
+    assert "not predicted: whole, zoom, top-left" in said
+    assert f"`python run.py blend --member-views {','.join(report.proposed.views)}`" in said
 
 
 def test_a_view_at_another_size_costs_its_area_in_forward_passes(tmp_path):
