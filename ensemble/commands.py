@@ -13,8 +13,7 @@ from ensemble.analysis.test_set import likeness_sentence
 from ensemble.analysis.views import report_views, view_sentences, view_summary
 from ensemble.blend.make_blend import make_blend
 from ensemble.blend.tables import blend_summary
-from ensemble.columns.summary import table_summary
-from ensemble.columns.table_member import add_table
+from ensemble.columns.table_member import add_table, table_summary
 from ensemble.members.add_member import add_member
 from ensemble.settings import AddSettings, BlendSettings, TableSettings
 from folds.base.errors import Next

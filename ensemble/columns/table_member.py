@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table as Grid
+from rich.text import Text
 
 from ensemble.columns.boosting import fit_table_model
 from ensemble.columns.read_cells import TABLE_HINT
@@ -21,6 +25,7 @@ from ensemble.settings import TableSettings
 from folds.base.errors import UserError
 from folds.base.metrics import topk_error
 from folds.base.progress import Track, silently
+from folds.base.terminal import duration
 from folds.base.workspace import Workspace, digest, read_json
 from folds.split.assign import Folds, load_folds
 from models.predict.predictions import load_predictions, save_predictions
@@ -75,6 +80,40 @@ def add_table(
     )
     shutil.rmtree(kept.parent, ignore_errors=True)
     return TableResult(settings.name, folder, table, scores, len(oof), time.perf_counter() - start)
+
+
+def table_summary(result: TableResult) -> Group:
+    """One row per column, then the scores and what is to be said."""
+    grid = Grid(box=SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("column", overflow="fold")
+    grid.add_column("taken for", overflow="fold")
+    for heading in ("values", "missing, train", "test", "train/test AUC"):
+        grid.add_column(heading, justify="right")
+    for column in result.table.columns:
+        auc = result.table.aucs.get(column.name)
+        missing = ("", "") if column.is_left_out else (f"{count:,}" for count in column.missing)
+        grid.add_row(
+            Text(column.name), Text(column.kind), f"{column.n_values:,}", *missing, f"{auc[0]:.2f}" if auc else ""
+        )
+    counts = f"{result.images:,} out-of-fold and {len(result.table.test_id):,} test images"
+    how = "unchanged, nothing to do" if result.seconds is None else f"in {duration(result.seconds)}"
+    return Group(
+        grid,
+        *(Text(f"note: {note}") for note in result.table.notes),
+        *(Text(f"warning: {warning}") for warning in result.table.warnings),
+        Text(f"{result.name}: {counts}, {how}; in {result.folder}"),
+        Text(score_sentence(result)),
+    )
+
+
+def score_sentence(result: TableResult) -> str:
+    """The errors out of fold, beside those of the classes' shares alone."""
+    scores = result.scores
+    useless = "" if scores["log_loss"] < scores["prior_log_loss"] else ": these columns teach nothing"
+    return (
+        f"{result.name}: OOF top-3 error {scores['top3_error']:.4f}, log loss {scores['log_loss']:.4f}"
+        f" ({scores['prior_top3_error']:.4f} and {scores['prior_log_loss']:.4f} by the shares of the classes){useless}"
+    )
 
 
 def _fold_probs(
