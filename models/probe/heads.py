@@ -27,8 +27,43 @@ STRENGTHS = tuple(4.0**power for power in range(1, -7, -1))  # tried downwards, 
 # and 0.046 for 1,143, 2,286 and 4,573 images of Caltech-101, and the loss is flat around it.
 CHOICE_ROWS = 16_384
 CHOICE_TOLERANCE = 1e-3  # moves the loss by 0.001 and takes half the steps of the final fit
-OfRows = Callable[[np.ndarray], Tensor]  # (m,) rows of the folds -> (m, D) float32 on the device, free to change
 Views = Sequence[FeatureFile]  # one backbone's features of the same images under each view, of which the mean counts
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """What gives the features of images by their rows: the mean over the views, the backbones side by side.
+
+    values  of each backbone under each view, (N, d) float
+    """
+
+    values: Sequence[Sequence[np.ndarray]]
+    device: torch.device
+
+    @classmethod
+    def read(cls, files: Sequence[Views], device: torch.device) -> FeatureRows:
+        return cls([[view.load() for view in views] for views in files], device)
+
+    @classmethod
+    def under(cls, view: str, files: Sequence[Mapping[str, FeatureFile]], device: torch.device) -> FeatureRows:
+        """Under one view. files: of each backbone, by view."""
+        return cls.read([[one[view]] for one in files], device)
+
+    @property
+    def widths(self) -> list[int]:
+        """How many features each backbone has."""
+        return [views[0].shape[1] for views in self.values]
+
+    def __call__(self, rows: np.ndarray) -> Tensor:
+        """(m, D) float32 on the device, free to change. rows (m,)"""
+        mean, start = np.zeros((len(rows), sum(self.widths)), dtype=np.float32), 0
+        for views in self.values:
+            block = mean[:, start : start + views[0].shape[1]]
+            for view in views:
+                block += view[rows]
+            block /= np.float32(len(views))
+            start += block.shape[1]
+        return torch.from_numpy(mean).to(self.device)
 
 
 @dataclass(frozen=True)
@@ -64,7 +99,9 @@ def start_head(
 
     def fit() -> Heads:
         everything = np.arange(len(folds.image_id))
-        return Heads((fit_head(mean_features(files, body.device), folds, everything, strength=strength),), (strength,))
+        return Heads(
+            (fit_head(FeatureRows.read(files, body.device), folds, everything, strength=strength),), (strength,)
+        )
 
     return _kept(workspace, {**_facts(folds, files), "fold": "all"}, fit).heads[0]
 
@@ -98,37 +135,9 @@ def probed_heads(
     """
 
     def fit() -> Heads:
-        return fit_heads(mean_features(files, device), folds, widths=widths(files), track=track)
+        return fit_heads(FeatureRows.read(files, device), folds, track=track)
 
     return _kept(workspace, _facts(folds, files), fit)
-
-
-def mean_features(files: Sequence[Views], device: torch.device) -> OfRows:
-    """What gives the features of rows: averaged over the views, the backbones side by side. (m, D) float32."""
-    backbones = [[view.load() for view in views] for views in files]
-    D = sum(widths(files))
-
-    def features(rows: np.ndarray) -> Tensor:
-        mean, start = np.zeros((len(rows), D), dtype=np.float32), 0
-        for views in backbones:
-            block = mean[:, start : start + views[0].shape[1]]
-            for view in views:
-                block += view[rows]
-            block /= np.float32(len(views))
-            start += block.shape[1]
-        return torch.from_numpy(mean).to(device)
-
-    return features
-
-
-def features_under(view: str, backbones: Sequence[Mapping[str, FeatureFile]], device: torch.device) -> OfRows:
-    """What gives the features of rows under one view. backbones: the files of each, by view."""
-    return mean_features([[files[view]] for files in backbones], device)
-
-
-def widths(files: Sequence[Views]) -> list[int]:
-    """How many features each backbone has."""
-    return [views[0].load().shape[1] for views in files]
 
 
 def _facts(folds: Folds, files: Sequence[Views]) -> dict[str, Any]:
@@ -158,37 +167,35 @@ def _kept(workspace: Workspace, facts: dict[str, Any], fit: Callable[[], Heads])
     return Heads(heads, tuple(tensors["strength"].tolist()))
 
 
-def fit_heads(features: OfRows, folds: Folds, *, widths: Sequence[int] = (), track: Track = silently) -> Heads:
+def fit_heads(features: FeatureRows, folds: Folds, *, track: Track = silently) -> Heads:
     """The heads of all folds.
 
     features  of training images, by their rows in the folds; each inner problem serves both folds that it leaves out
-    widths    of each backbone, where there are several
     """
     inner = inner_splits(folds.fold, folds.group, n_folds=folds.n_folds)
     choices: dict[int, list[tuple[float, Head]]] = {k: [] for k in range(folds.n_folds)}
     for split in track(inner, what="strengths", total=len(inner), unit="fits"):
-        for k, choice in _choose(split, features, folds, widths).items():
+        for k, choice in _choose(split, features, folds).items():
             choices[k].append(choice)
     heads, strengths = [], []
     for k in track(range(folds.n_folds), what="heads", total=folds.n_folds, unit="fits"):
         strengths.append(float(np.exp(np.mean([np.log(strength) for strength, _ in choices[k]]))))
         start, train = choices[k][0][1], np.flatnonzero(folds.fold != k)
-        heads.append(fit_head(features, folds, train, strength=strengths[-1], start=start, widths=widths))
+        heads.append(fit_head(features, folds, train, strength=strengths[-1], start=start))
     return Heads(tuple(heads), tuple(strengths))
 
 
 def fit_head(
-    features: OfRows,
+    features: FeatureRows,
     folds: Folds,
     rows: np.ndarray,
     *,
     strength: float,
     start: Head | None = None,
-    widths: Sequence[int] = (),
 ) -> Head:
     """A head fitted to these rows of the folds, at a strength that is known; on the host."""
     target = torch.from_numpy(folds.target[rows])
-    problem = Logistic(features(rows), target, n_classes=len(folds.classes), widths=widths)
+    problem = Logistic(features(rows), target, n_classes=len(folds.classes), widths=features.widths)
     head = problem.fit(strength, start=start)
     return Head(head.weight.cpu(), head.bias.cpu())
 
@@ -225,14 +232,14 @@ def inner_splits(fold: np.ndarray, group: np.ndarray, *, n_folds: int) -> list[I
     ]
 
 
-def _choose(split: InnerSplit, features: OfRows, folds: Folds, widths: Sequence[int]) -> dict[int, tuple[float, Head]]:
+def _choose(split: InnerSplit, features: FeatureRows, folds: Folds) -> dict[int, tuple[float, Head]]:
     """For each outer fold the strength of least loss, and a head near it to start the final fit from.
 
     The strengths are tried downwards until every outer fold's loss has risen once; what comes later changes no choice.
     """
     train = thinned(split.train)
     target = torch.tensor(folds.target)
-    problem = Logistic(features(train), target[train], n_classes=len(folds.classes), widths=widths)
+    problem = Logistic(features(train), target[train], n_classes=len(folds.classes), widths=features.widths)
     known = problem.present.cpu().numpy()
     seen = {}
     for k, rows in split.valid.items():

@@ -24,7 +24,7 @@ from models.input.sizes import refuse_views
 from models.predict.again import FoldFiles, test_rows
 from models.probe.bodies import apart, probed_bodies, trained_body
 from models.probe.features import FeatureFile, FrozenBody, image_features
-from models.probe.heads import features_under, head_views, mean_features, widths
+from models.probe.heads import FeatureRows, head_views
 from models.probe.neighbours import choose, recall
 from models.runs import KNN, PROBE, RunPlan, done_folds, kind_of, knn_name, own_size, refuse_other_settings
 from models.settings import PredictSettings
@@ -183,14 +183,14 @@ def _fold(
     (began, featured), views = since, tuple(predict.views)
     mirror = lookup.settings_json["settings"]["mirror"]
     files = [[found[view] for view in head_views(mirror=mirror)] for found in seen.train]
-    features, blocks = mean_features(files, seen.device), widths(files)
-    choice = choose(features, folds, k, widths=blocks)
+    features = FeatureRows.read(files, seen.device)
+    choice = choose(features, folds, k)
     chosen = time.perf_counter()
-    memory = recall(features, folds, np.flatnonzero(folds.fold != k), widths=blocks)
+    memory = recall(features, folds, np.flatnonzero(folds.fold != k))
     own, every = np.flatnonzero(folds.fold == k), np.arange(len(test_rows(store)))
     oof, test = (
         np.stack(
-            [memory.log_probs(features_under(view, of, seen.device)(rows), choice).cpu() for view in views], axis=1
+            [memory.log_probs(FeatureRows.under(view, of, seen.device)(rows), choice).cpu() for view in views], axis=1
         )
         for of, rows in ((seen.train, own), (seen.test, every))
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from folds.split.assign import Folds
-from models.probe.heads import OfRows, inner_splits, thinned
+from models.probe.heads import FeatureRows, inner_splits, thinned
 
 COUNTS = (5, 10, 20, 50, 100)
 TEMPERATURES = (0.01, 0.015, 0.02, 0.03, 0.045, 0.07, 0.1)
@@ -124,7 +124,7 @@ class Memory:
         return torch.nn.functional.normalize(white)
 
 
-def choose(features: OfRows, folds: Folds, fold: int, *, widths: Sequence[int] = ()) -> Choice:
+def choose(features: FeatureRows, folds: Folds, fold: int) -> Choice:
     """The choice of least loss inside the training part of a fold, whose own images have no say.
 
     features  of training images, by their rows in the folds
@@ -133,16 +133,14 @@ def choose(features: OfRows, folds: Folds, fold: int, *, widths: Sequence[int] =
     for split in inner_splits(folds.fold, folds.group, n_folds=folds.n_folds):
         if fold in split.valid:
             rows = thinned(split.valid[fold])
-            losses += recall(features, folds, split.train, widths=widths).losses(
-                features(rows), torch.from_numpy(folds.target[rows])
-            )
+            losses += recall(features, folds, split.train).losses(features(rows), torch.from_numpy(folds.target[rows]))
     return GRID[int(np.argmin(losses))]
 
 
-def recall(features: OfRows, folds: Folds, rows: np.ndarray, *, widths: Sequence[int] = ()) -> Memory:
+def recall(features: FeatureRows, folds: Folds, rows: np.ndarray) -> Memory:
     """The memory of these rows of the folds."""
     target = torch.from_numpy(folds.target[rows])
-    return Memory(features(rows), target, n_classes=len(folds.classes), widths=widths)
+    return Memory(features(rows), target, n_classes=len(folds.classes), widths=features.widths)
 
 
 def _weights(similarity: Tensor, temperature: float) -> Tensor:

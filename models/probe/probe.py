@@ -27,7 +27,7 @@ from models.jobs.plan import find_start, weights_name
 from models.predict.again import FoldFiles, test_rows
 from models.probe.bodies import apart, joined
 from models.probe.features import FeatureFile, FrozenBody, image_features
-from models.probe.heads import features_under, head_views, probed_heads
+from models.probe.heads import FeatureRows, head_views, probed_heads
 from models.probe.logistic import Head
 from models.runs import PROBE, RunPlan, as_probe, begun_settings, done_folds, refuse_other_settings
 from models.settings import PredictSettings
@@ -174,7 +174,7 @@ def _probe_folds(
         own = np.flatnonzero(folds.fold == k)
         head, every = heads.heads[k].to(device), np.arange(len(testing))
         oof, tested = (
-            np.stack([_log_probs(head, features_under(view, of, device)(rows)) for view in predict.views], axis=1)
+            np.stack([_log_probs(head, FeatureRows.under(view, of, device)(rows)) for view in predict.views], axis=1)
             for of, rows in ((train, own), (test, every))
         )
         files = FoldFiles(workspace, JobKey(probe.name, k), folds, store, tuple(predict.views))

@@ -15,7 +15,7 @@ from models.input.resample import network_input
 from models.input.views import view_boxes
 from models.predict.again import test_rows as rows_of_test_images
 from models.probe.features import FrozenBody, image_features
-from models.probe.heads import STRENGTHS, fit_heads, inner_splits, lowest_strength, set_head, start_head
+from models.probe.heads import STRENGTHS, FeatureRows, fit_heads, inner_splits, lowest_strength, set_head, start_head
 from models.probe.logistic import Logistic
 from tests.models.small import prepared, save_body
 
@@ -48,7 +48,7 @@ def small_folds(target, *, n_folds=3, n_classes=4):
 
 
 def of_rows(features):
-    return lambda rows: features[torch.from_numpy(rows)].clone()
+    return FeatureRows([[features.numpy()]], torch.device("cpu"))
 
 
 def bytes_of(head):
