@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, Literal
 
+from folds.base.errors import UserError
 from models.settings import TrainSettings
 
-FROM_FAMILY = ("epochs", "lr", "head", "head_lr_scale", "layer_decay", "batch_norm", "drop_path")  # None: not given
+# Settings whose None means: not given
+FROM_FAMILY = ("epochs", "lr", "head", "head_lr_scale", "layer_decay", "batch_norm", "drop_path", "start_share")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Family:
     batch_norm: Literal["train", "frozen"] = "frozen"
     layer_decay: float = 1.0
     drop_path: float = 0.0
+    start_share: float = 0.5
 
 
 SCRATCH = Family(
@@ -42,6 +45,7 @@ SCRATCH = Family(
     lr=1e-3,
     head="random",  # features of random weights do not tell classes apart
     batch_norm="train",  # there are no statistics to keep
+    start_share=0.0,
     source="AdamW's usual rate for small networks from scratch; the statistics and the head have nothing to keep",
 )
 FAMILIES = (
@@ -98,6 +102,7 @@ class FullSettings(TrainSettings):
     layer_decay: float = field()
     batch_norm: Literal["train", "frozen"] = field()
     drop_path: float = field()
+    start_share: float = field()
 
 
 def find_family(tag: str, *, has_weights: bool) -> Family:
@@ -129,6 +134,7 @@ def full_settings(
     n_train        images in a fold's training part
     has_drop_path  whether the network supports stochastic depth: one that does not gets none unless it is asked for
     takes_head     whether a fitted head can be put into the network: otherwise it starts from a random one
+    Raises UserError where `start_share` is given to a run that starts from a random head.
     """
     values: dict[str, Any] = {one.name: getattr(settings, one.name) for one in fields(TrainSettings)}
     given = {key: value for key, value in values.items() if value is not None or key not in FROM_FAMILY}
@@ -141,7 +147,18 @@ def full_settings(
         defaults["head"] = "random"
     if has_weights and given.get("head", defaults["head"]) == "random":
         defaults["head_lr_scale"] = RANDOM_HEAD_LR_SCALE
-    return FullSettings(**{**defaults, **given})
+    chosen = {**defaults, **given}
+    # Half-way between two nets is a good one only where one was trained from the other, under the same statistics.
+    is_fitted = has_weights and takes_head and chosen["head"] == "probe"
+    if not is_fitted or chosen["batch_norm"] == "train":
+        chosen["start_share"] = given.get("start_share", 0.0)
+    if chosen["start_share"] and not is_fitted:
+        raise UserError(
+            f"`--start-share {chosen['start_share']}` mixes the trained weights with those before training, and "
+            f"{tag} starts with a random head here",
+            hint="`--head probe`, or `--start-share 0`" if has_weights and takes_head else "`--start-share 0`",
+        )
+    return FullSettings(**chosen)
 
 
 def from_family(settings: TrainSettings, full: FullSettings) -> Mapping[str, Any]:

@@ -67,6 +67,14 @@ class TrainSettings:
     dropout: Annotated[float, at_least(0, below=1, help="before the head")] = 0.0
     drop_path: Annotated[float | None, at_least(0, below=1, help=f"stochastic depth; {BY_FAMILY}")] = None
     ema_share: Annotated[float, at_least(0, at_most=1, help="share of the steps that are averaged; 0 for none")] = 0.0
+    start_share: Annotated[
+        float | None,
+        at_least(
+            0,
+            below=1,
+            help=f"share of the weights before training in those that predict (WiSE-FT), 0 is off; {BY_FAMILY}",
+        ),
+    ] = None
     sampling_power: Annotated[
         float, at_least(0, at_most=1, help="an image of a class of n is drawn with weight n^-power; 0 is natural")
     ] = 0.0

@@ -1,7 +1,8 @@
-"""The optimiser, its schedule and running average, and one step: micro-batches that fit into memory, clipping."""
+"""The optimiser, its schedule and averages, and one step: micro-batches that fit into memory, clipping."""
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -47,6 +48,7 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         self.schedule = make_schedule(self.optimiser, settings, epoch_steps=epoch_steps)
         self.average = make_average(self.network, settings, epoch_steps=epoch_steps)
+        self.start = copy.deepcopy(self.network.state_dict()) if settings.start_share else {}
         if settings.compile:
             self.network.compile(dynamic=False)  # in place: names in checkpoints stay as they are
 
@@ -58,8 +60,18 @@ class Stepper:
 
     @property
     def trained(self) -> nn.Module:
-        """The network to predict with: the running average, or the network itself where that is off."""
-        return (self.network if self.average is None else self.average.module).eval()
+        """The network to predict with: the running average, or the network itself where that is off.
+
+        With `start_share` a copy, so much of the way back to the weights before training (Wortsman et al. 2022).
+        """
+        network = self.network if self.average is None else self.average.module
+        if not self.start:
+            return network.eval()
+        network = copy.deepcopy(network)
+        for name, value in network.state_dict().items():
+            if value.is_floating_point():  # and no count of batches
+                value.lerp_(self.start[name], self.settings.start_share)
+        return network.eval()
 
     def train_mode(self) -> None:
         """Training mode; the statistics of batch norm stay as they are where the settings say so."""

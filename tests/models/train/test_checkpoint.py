@@ -13,7 +13,7 @@ from models.train.checkpoint import Checkpoint, RefusedError
 from models.train.stepper import Stepper
 from models.train.trainer import FoldTrainer
 from models.watch.events import CheckpointRefused, EpochRow, FoldResumed
-from tests.models.small import SETTINGS, full, prepared, train
+from tests.models.small import SETTINGS, full, prepared, save_body, train
 
 CPU = torch.device("cpu")
 LIVELY = dataclasses.replace(SETTINGS, epochs=3, mixup=0.3, erase=0.3, dropout=0.1, ema_share=0.5, drop_path=0.1)
@@ -53,6 +53,17 @@ def stop_before(monkeypatch, epoch):
         return train_epoch(self, number, track)
 
     monkeypatch.setattr(FoldTrainer, "_train_epoch", stop)
+
+
+def test_a_fold_that_goes_on_mixes_in_the_same_weights_before_training(workspace, tmp_path, monkeypatch):
+    body = str(save_body(tmp_path / "body.safetensors"))
+    settings = dataclasses.replace(SETTINGS, weights=(body,), head="probe", batch_norm="frozen", start_share=0.5)
+    whole = trained_files(workspace, settings, "mixed")
+    with monkeypatch.context() as during:
+        stop_before(during, 1)
+        with pytest.raises(KeyboardInterrupt):
+            trained_files(workspace, settings, "mixed-stopped")
+    assert trained_files(workspace, settings, "mixed-stopped") == whole
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

@@ -86,7 +86,7 @@ def test_the_average_is_off_where_its_window_is_one_step_or_less():
     assert make_average(network(), SCHEDULE, epoch_steps=10).decay == pytest.approx(0.9)
 
 
-SETTINGS = full(batch_size=12, epochs=2, label_smoothing=0.1, ema_share=0)
+SETTINGS = full(batch_size=12, epochs=2, label_smoothing=0.1, ema_share=0, start_share=0)
 
 
 def stepper(settings=SETTINGS, backbone="test_vit", precision=torch.float32, batch_size=12):
@@ -203,3 +203,18 @@ def test_the_running_average_is_what_predicts_and_not_the_last_network():
     averaged = one.trained.head.weight
     assert not torch.equal(averaged, passed[-1])
     assert (averaged - passed[-1]).abs().max() < (passed[0] - passed[-1]).abs().max()  # it lies among those passed
+
+
+def test_what_predicts_lies_between_the_weights_before_training_and_those_after():
+    one = stepper(dataclasses.replace(SETTINGS, start_share=0.25), backbone="test_resnet")
+    before = {name: value.clone() for name, value in one.network.state_dict().items()}
+    one.train_mode()
+    for number in range(2):
+        one.step(number, *batch())
+    after, mixed = one.network.state_dict(), one.trained.state_dict()
+    assert not torch.equal(before["fc.weight"], after["fc.weight"])
+    for name in after:
+        expected = 0.25 * before[name] + 0.75 * after[name] if after[name].is_floating_point() else after[name]
+        torch.testing.assert_close(mixed[name], expected)
+    assert not one.trained.training
+    assert one.network.training  # as it was: the next step goes on from the trained weights
