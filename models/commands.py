@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -105,7 +105,10 @@ class Training:
 
 @dataclass
 class FirstProbes:
-    """The probes that `all` makes before it trains, of what starts from weights. Iterated as `Training` is."""
+    """What `all` makes before it trains, of what starts from weights: probes, and their nearest neighbours.
+
+    Iterated as `Training` is.
+    """
 
     workspace: Workspace
     plans: Sequence[RunPlan]
@@ -113,6 +116,7 @@ class FirstProbes:
     engine: EngineSettings
     seed: int
     screen: Screen
+    with_knn: bool = True
     deadline: float | None = None
     is_cut: bool = False
 
@@ -121,24 +125,33 @@ class FirstProbes:
 
     @property
     def names(self) -> list[str]:
-        return [as_probe(plan).name for plan in self.chosen]
+        probes = [as_probe(plan).name for plan in self.chosen]
+        return [*probes, *(knn_name(one) for one in probes if self.with_knn)]
 
     def __iter__(self) -> Iterator[str | Complaint]:
         if not self.chosen:
             return
         refuse_runs(self.workspace, self.plans, seed=self.seed)
-        executor = executor_for(self.engine, _tracked(self.screen.track, self.engine, self.deadline))
-        events = executor.run(probe_tasks(self.workspace, self.chosen, self.predict, self.engine))
+        where = self.workspace, self.chosen, self.predict, self.engine
         try:
             with alone(self.workspace, "probe", say=self.screen.complain):
-                for one in _shown(events, LiveTable(self.screen)):
-                    yield from job_lines(one)
-                    if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
-                        why = f"{one.event.why}; training goes on without this probe"
-                        yield Complaint(why, one.event.hint, one.event.trace)
+                yield from self._do(probe_tasks(*where), what="probe")
+                if self.with_knn:
+                    n_folds = load_folds(self.workspace).n_folds
+                    named = {as_probe(plan).name: plan.settings.device for plan in self.chosen}
+                    whole = {one: named[one] for one in named if len(done_folds(self.workspace, one)) == n_folds}
+                    yield from self._do(knn_tasks(*where, device_of=whole), what="lookup")
         except TimeUpError:
             self.is_cut = True
             yield "the time is up"
+
+    def _do(self, tasks: Sequence[Task], *, what: str) -> Iterator[str | Complaint]:
+        executor = executor_for(self.engine, _tracked(self.screen.track, self.engine, self.deadline))
+        for one in _shown(executor.run(tasks), LiveTable(self.screen)):
+            yield from job_lines(one)
+            if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
+                why = f"{one.event.why}; training goes on without this {what}"
+                yield Complaint(why, one.event.hint, one.event.trace)
 
 
 def prepare(
@@ -264,12 +277,26 @@ def knn(
     with alone(workspace, "probe", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):
         if not engine.is_ray:  # whose machines may have what this one lacks
             refuse_lookups(workspace, names, plans, settings)
-        tasks = []
-        for of in names:
-            do = partial(knn_run, _anywhere(workspace, engine), of, plans, settings, device_name=device)
-            key = JobKey(knn_name(of), None)
-            tasks.append(Task(key, key.run, partial(do, cache=engine.cache), device=device))
-        yield from _lines(tasks, engine, screen)
+        yield from _lines(
+            knn_tasks(workspace, plans, settings, engine, device_of=dict.fromkeys(names, device)), engine, screen
+        )
+
+
+def knn_tasks(
+    workspace: Workspace,
+    plans: Sequence[RunPlan],
+    predict: PredictSettings,
+    engine: EngineSettings,
+    *,
+    device_of: Mapping[str, str],
+) -> list[Task]:
+    """A task for the lookup by the features of each run. device_of: by the run's name"""
+    tasks = []
+    for of, device in device_of.items():
+        do = partial(knn_run, _anywhere(workspace, engine), of, plans, predict, device_name=device, cache=engine.cache)
+        key = JobKey(knn_name(of), None)
+        tasks.append(Task(key, key.run, do, device=device))
+    return tasks
 
 
 def _lines(tasks: Sequence[Task], engine: EngineSettings, screen: Screen) -> Iterator[str]:

@@ -119,9 +119,9 @@ def kind_of(workspace: Workspace, run: str) -> Kind | None:
 
 
 def torn_probes(workspace: Workspace, *, n_folds: int) -> list[str]:
-    """The probes that lack a fold, because they failed on the way."""
-    probes = [name for name in runs(workspace) if kind_of(workspace, name) == PROBE]
-    return [name for name in probes if len(done_folds(workspace, name)) < n_folds]
+    """The probes and lookups that lack a fold, because they failed on the way."""
+    made = [name for name in runs(workspace) if kind_of(workspace, name) is not None]
+    return [name for name in made if len(done_folds(workspace, name)) < n_folds]
 
 
 def own_size(workspace: Workspace, run: str) -> int | None:

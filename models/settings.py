@@ -100,6 +100,7 @@ class FirstSettings:
     probe: Annotated[
         bool, _says("before training, probe each backbone that has weights: a first CSV, and members of the blend")
     ] = True
+    knn: Annotated[bool, _says("after the probes, their nearest neighbours: one more member for each")] = True
 
 
 @Parameter(name="*", group="predict")

@@ -182,7 +182,9 @@ def whole_way(
             workspace, plans, every.predict, every.follow, every.engine, seed, screen, deadline=deadline
         )
         if every.first.probe:
-            probes = FirstProbes(workspace, plans, every.predict, every.engine, seed, screen, deadline)
+            probes = FirstProbes(
+                workspace, plans, every.predict, every.engine, seed, screen, with_knn=every.first.knn, deadline=deadline
+            )
             yield from probes
             training.is_cut = probes.is_cut
             if probes.chosen and not probes.is_cut:

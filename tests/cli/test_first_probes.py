@@ -35,8 +35,9 @@ def test_the_whole_way_probes_first_and_submits_the_probes_before_it_trains(weig
     assert code == 0
     said = [
         "test_resnet-probe: test_resnet.r160_in1k, frozen",
+        "test_resnet-probe-knn fold 0: OOF top-3 error ",
         "work/submissions/probe.csv: 6 rows, valid\nexpected top-3 error 0.",
-        "that is a first submission, of test_resnet-probe alone; training comes next\n",
+        "that is a first submission, of test_resnet-probe, test_resnet-probe-knn alone; training comes next\n",
         "head from its probe",
         "work/submissions/blend.csv: 6 rows, valid",
     ]
@@ -44,9 +45,9 @@ def test_the_whole_way_probes_first_and_submits_the_probes_before_it_trains(weig
     assert places == sorted(places)
     early = json.loads(Path("work/submissions/probe.json").read_text())
     assert early["is_early"] is True
-    assert list(early["weights"]) == ["test_resnet-probe"]
+    assert list(early["weights"]) == ["test_resnet-probe", "test_resnet-probe-knn"]
     whole = json.loads(Path("work/submissions/blend.json").read_text())
-    assert sorted(whole["weights"]) == ["test_resnet", "test_resnet-probe"]
+    assert sorted(whole["weights"]) == ["test_resnet", "test_resnet-probe", "test_resnet-probe-knn"]
     assert "is_early" not in whole
     code, out, _ = typed("check", "work/submissions/probe.csv")
     assert (code, out) == (0, "work/submissions/probe.csv: 6 rows, valid\n")
@@ -56,7 +57,7 @@ def test_the_whole_way_probes_first_and_submits_the_probes_before_it_trains(weig
     before = fingerprint(Path("work/models")), fingerprint(Path("work/submissions"))["probe.csv"]
     code, out, _ = typed("all", data, *pretrained(weights), "--head", "probe")
     assert code == 0
-    assert out.count("was done before") == 4
+    assert out.count("was done before") == 6
     assert "probe.csv" not in out
     assert (fingerprint(Path("work/models")), fingerprint(Path("work/submissions"))["probe.csv"]) == before
     code, out, _ = typed("status")
