@@ -236,8 +236,7 @@ def demo(*, top: Place) -> Shown:
 
 def planned_runs(top: Place, train: TrainSettings) -> list[str]:
     """The runs that the user asks for by name; where nobody asked, those that are there."""
-    is_asked_for = KIT.toml.runs or KIT.origin("backbone") != "default"
-    there = [] if is_asked_for else submissions.runs_there(top.workspace)
+    there = [] if KIT.toml.runs or KIT.origin("backbone") != "default" else submissions.runs_there(top.workspace)
     return there or [plan.name for plan in plans(train)]
 
 
@@ -248,5 +247,4 @@ def plans(train: TrainSettings, *, names: Sequence[str] = ()) -> list[RunPlan]:
 main = KIT.main
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name may not fit the terminal
-    KIT.exit(main())
+    KIT.run_and_exit()

@@ -156,9 +156,11 @@ class CommandLine:
         """The flags of the last command as they were typed, without these and those of the work folder."""
         return [text for name, text in self.typed.items() if name not in ("work", "config", *left_out)]
 
-    def exit(self, code: int) -> NoReturn:
-        """End the process; after a signal at once: torch's threads may be inside a call, and abort at a normal end."""
-        if code > 128:
+    def run_and_exit(self) -> NoReturn:
+        """Run what was typed, and end the process."""
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name may not fit the terminal
+        code = self.main()
+        if code > 128:  # at once: torch's threads may be inside a call, and abort at a normal end
             with suppress(OSError):  # a closed pipe
                 sys.stdout.flush()
                 sys.stderr.flush()

@@ -50,14 +50,12 @@ def data_section(work: WorkFolder, settings: ReportSettings) -> dict[str, Any]:
 
 
 def _chart(sizes: pd.Series) -> Chart:
-    low, _, middle, _, high = quartiles(sizes)
     return bars(
         "class-sizes",
         "Images of each class",
-        f"{len(sizes):,} classes by usable training images: {low:,} to {high:,}, the median one {middle:,}",
         rows=[(label, float(size)) for label, size in sizes.items()],
         y_title="usable training images",
-        is_log=high >= UNEVEN * max(low, 1),
+        is_log=bool(sizes.max() >= UNEVEN * max(sizes.min(), 1)),
     )
 
 

@@ -31,7 +31,7 @@ from submissions.report.mistakes import mistakes_section
 from submissions.report.scores import scores_section
 from submissions.report.test_set import test_set_section
 from submissions.report.training import training_section
-from submissions.report.workfolder import Image, WorkFolder, best_oof, open_workfolder, run_ranks
+from submissions.report.workfolder import Image, WorkFolder, best_oof, run_ranks
 from submissions.settings import ReportSettings
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -62,7 +62,7 @@ def make_report(
 
     Raises UserError where not even `prepare` is done; whatever else is missing or damaged is named on the page.
     """
-    work = open_workfolder(workspace)
+    work = WorkFolder(workspace)
     report = gather_report(work, settings, planned, same_place=same_place)
     bare = render(report, Thumbnails(work, side=settings.thumbnail_pixels, most_bytes=0))
     room = max(0, MOST_BYTES - len(bare.encode()))

@@ -117,12 +117,10 @@ def _twins(work: WorkFolder, blended: Blended) -> Row | None:
 
 
 def _chart(shares: Sequence[Row], apart: Sequence[int]) -> Chart:
-    most, known = shares[apart[0]], [one["train"] for one in shares if one["train"] > 0]
+    known = [one["train"] for one in shares if one["train"] > 0]
     return points(
         "shares",
         "Share of each class: estimated in test, counted in training",
-        f"Shares of {len(shares):,} classes; {most['label']} differs most, {most['train']:.2%} in training and"
-        f" {most['test']:.2%} in test",
         rows=[(one["label"], 100 * one["train"], 100 * one["test"]) for one in shares],
         x_title="% of training images",
         y_title="% of test images, estimated",
