@@ -26,40 +26,32 @@ Row = dict[str, Any]
 def blend_section(work: WorkFolder, oof: Oof | None) -> dict[str, Any]:
     """All about the blend and about the views of the runs; parts are empty where there is no blend, or one member."""
     blend, views = work.blend, _views(work)
-    has_members = oof is not None and oof.is_blend and 2 <= len(oof.members) <= MOST_MEMBERS
     calibration = calibration_of(oof) if oof is not None else None
-    charts = [*(_charts(blend, _members(blend)) if blend else []), *_view_charts(views)]
+    charts = [*(_charts(blend) if blend else []), *_view_charts(views)]
+    correlations = None
+    if oof is not None and oof.is_blend and 2 <= len(oof.members) <= MOST_MEMBERS:
+        correlations = {"labels": oof.members, "matrix": correlation(oof.missed.astype(np.float64)).tolist()}
     return {
-        "kept": _kept(blend) if blend else None,
-        "candidates": _candidates(blend) if blend else [],
-        "members": _members(blend) if blend else [],
-        "next_gains": [{**asdict(one), "per_hour": one.per_hour} for one in next_gains(work.workspace)]
-        if blend
-        else [],
+        **(_of_blend(work, blend) if blend else {"kept": None, "candidates": [], "next_gains": []}),
         "views": views,
-        "correlation": _correlation(oof) if oof is not None and has_members else None,
+        "correlation": correlations,
         "calibration": calibration,
         "charts": [*charts, calibration_chart(calibration)] if calibration is not None else charts,
     }
 
 
-def _kept(blend: Blend) -> Row:
-    """The candidate that is kept, its loss on images that its weights were fitted to, and on others."""
+def _of_blend(work: WorkFolder, blend: Blend) -> Row:
+    """The candidates; the one that is kept, with its loss on images that its weights were fitted to, and on others."""
     metric = Metric(cast(MetricName, blend.metric), blend.k).title
-    return {"metric": metric} | {name: getattr(blend, name) for name in ("candidate", "why", "in_sample", "crossfit")}
+    kept = {name: getattr(blend, name) for name in ("candidate", "why", "in_sample", "crossfit")}
+    return {
+        "kept": {"metric": metric, **kept},
+        "candidates": [{**one, "is_kept": one["candidate"] == blend.candidate} for one in blend.scores],
+        "next_gains": [{**asdict(one), "per_hour": one.per_hour} for one in next_gains(work.workspace)],
+    }
 
 
-def _candidates(blend: Blend) -> list[Row]:
-    return [{**one, "is_kept": one["candidate"] == blend.candidate} for one in blend.scores]
-
-
-def _members(blend: Blend) -> list[Row]:
-    """By weight; adds: the cross-fitted loss without the member less the one with it, None where it is not known."""
-    made = [{**one, "adds": None if one["without"] is None else one["without"] - blend.crossfit} for one in blend.worth]
-    return sorted(made, key=lambda one: (-one["weight"], one["name"]))
-
-
-def _charts(blend: Blend, members: Sequence[Row]) -> Iterator[Chart]:
+def _charts(blend: Blend) -> Iterator[Chart]:
     """The candidates, the weights, and what each member adds, where there is more than one."""
     if len(blend.scores) > 1:
         yield ranges(
@@ -70,7 +62,7 @@ def _charts(blend: Blend, members: Sequence[Row]) -> Iterator[Chart]:
             x_title="loss, 95% interval of the cross-fitted one",
             strong=[one["candidate"] for one in blend.scores].index(blend.candidate),
         )
-    members = members[:MOST_MEMBERS]
+    members = sorted(blend.worth, key=lambda one: (-one["weight"], one["name"]))[:MOST_MEMBERS]
     if len(members) > 1:
         yield ranges(
             "weights",
@@ -79,7 +71,7 @@ def _charts(blend: Blend, members: Sequence[Row]) -> Iterator[Chart]:
             x_title="share of the blend; bar: range of the fits without one fold",
             has_zero=True,
         )
-    known = [(one["name"], one["adds"]) for one in members if one["adds"] is not None]
+    known = [(one["name"], one["without"] - blend.crossfit) for one in members if one["without"] is not None]
     if len(known) > 1:
         yield ranges(
             "members",
@@ -97,11 +89,6 @@ def _view_charts(runs: Sequence[Row]) -> Iterator[Chart]:
     if rows:
         title = "top-3 error without it less the error with it"
         yield ranges("views", "What each view adds", rows=rows, x_title=title, has_zero=True)
-
-
-def _correlation(oof: Oof) -> Row:
-    """How alike the members err: the correlations of their top-3 errors."""
-    return {"labels": oof.members, "matrix": correlation(oof.missed.astype(np.float64)).tolist()}
 
 
 def _views(work: WorkFolder) -> list[Row]:

@@ -204,7 +204,12 @@ def write_relabel_csv(work: WorkFolder, suspects: Sequence[Mapping[str, Any]]) -
     except (UserError, KeyError, TypeError):  # no report is there that wrote one
         written = ""
     decided = _decided(work)
-    table = pd.DataFrame([*decided, *map(_row, suspects)], columns=list(COLUMNS)).astype(str)
+    found = [
+        (one["image"]["image_id"], one["label"], label, f"{one['true_prob']:.4f}", f"{prob:.4f}", "")
+        for one in suspects
+        for label, prob in one["top"][:1]
+    ]
+    table = pd.DataFrame([*decided, *found], columns=list(COLUMNS)).astype(str)
     data = csv_bytes(table.drop_duplicates("image_id"))
     is_unedited = not path.is_file() or digest(path.read_bytes()) in (written, digest(data))
     if not is_unedited and not _is_applied(path, work, decided):
@@ -223,11 +228,6 @@ def _is_applied(path: Path, work: WorkFolder, decided: Sequence[tuple[str, ...]]
     now = dict(zip(train["image_id"], train["label"], strict=True))
     now |= {image_id: label for image_id, label, *_ in decided}
     return all(now.get(image_id) == label for image_id, label in edited.items())
-
-
-def _row(suspect: Mapping[str, Any]) -> tuple[str, ...]:
-    suggested, prob = suspect["top"][0]
-    return suspect["image"]["image_id"], suspect["label"], suggested, f"{suspect['true_prob']:.4f}", f"{prob:.4f}", ""
 
 
 def _decided(work: WorkFolder) -> list[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ def _likeness(work: WorkFolder, likeness: Likeness, oof: Oof | None) -> Row:
         rows = [place.get(name, -1) for name in likeness.train_id.tolist()]
         rated = likeness.weighted_rate(oof.rank[rows] >= 3) if min(rows) >= 0 else None
     if rated is not None:
-        error = {name: getattr(rated, name) for name in ("plain", "weighted", "low", "high", "effective", "is_known")}
+        error = {**asdict(rated), "is_known": rated.is_known}
     shown = {
         "test": (likeness.test_id, likeness.test_odds),
         "train": (likeness.train_id, likeness.train_odds),

@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from folds.base.errors import UserError
 from folds.base.workspace import read_json
-from models.runs import done_folds, read_log_line
+from models.runs import begun_settings, done_folds, read_log_line
 from models.watch.events import EpochRow
 from submissions.report.plots import Chart, lines
 from submissions.report.workfolder import WorkFolder
@@ -32,7 +31,7 @@ def _run(work: WorkFolder, name: str, number: int) -> dict[str, Any]:
     done = done_folds(work.workspace, name)
     folders = {int(path.name[4:]): path for path in root.glob("fold[0-9]*") if path.name[4:].isdecimal()}
     logs = {fold: _log(folders[fold] / LOG) for fold in sorted(folders) if (folders[fold] / LOG).is_file()}
-    stored = _settings(root)
+    stored = work.attempt(lambda: next(begun_settings(work.workspace, name), {})) or {}
     rows = [_fold(fold, done.get(fold), logs.get(fold, [])) for fold in sorted(folders)]
     drawn = {fold: log for fold, log in logs.items() if log} if number < MOST_RUNS else {}
     sweep = [_sweep(root, number)] if number < MOST_RUNS and (root / "lr-find.json").is_file() else []
@@ -56,16 +55,6 @@ def _log(path: Path) -> list[EpochRow]:
         except (ValueError, TypeError):
             break
     return rows
-
-
-def _settings(root: Path) -> dict[str, Any]:
-    for path in sorted(root.glob("fold*/settings.json")):
-        try:
-            stored = read_json(path, hint="")
-        except UserError:
-            continue
-        return stored if isinstance(stored, dict) else {}
-    return {}
 
 
 def _about(stored: Mapping[str, Any]) -> str:
