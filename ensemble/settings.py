@@ -43,6 +43,7 @@ class BlendSettings:
     partial: Annotated[bool, Parameter(help="blend runs that lack folds, by the folds that all of them have")] = False
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
 class AddSettings:
     oof: Annotated[str | None, Parameter(help="out-of-fold predictions: .csv, .npz or .npy")] = None
@@ -57,6 +58,7 @@ class AddSettings:
     ] = False
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
 class TableSettings:
     name: Annotated[str, Parameter(help="what the member is to be called")] = "table"
@@ -74,6 +76,7 @@ class TableSettings:
     l2: Annotated[float, at_least(0, help="penalty on the values of leaves: at 0, rare classes diverge")] = 10.0
 
 
+@Parameter(name="*", group="files")
 @dataclass(frozen=True)
 class FileSettings:
     labels: Annotated[

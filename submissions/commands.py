@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,52 +71,47 @@ def score(workspace: Workspace, file: Path, labels: Path) -> Iterator[str]:
         yield f"expected: {expected_words(expected)}"
 
 
-def pack(workspace: Workspace, settings: PackSettings, plans: Sequence[RunPlan], *, device: str, screen: Screen) -> str:
+def pack(
+    workspace: Workspace, settings: PackSettings, plans: Sequence[RunPlan], *, device: str, screen: Screen
+) -> Iterator[str]:
     """Write the blend with its networks as one file."""
     from submissions.offline.make_pack import make_pack
 
     made = make_pack(workspace, settings, plans, device=device, track=screen.track)
-    whole, runs = made.pack.smaller[0], made.pack.runs
-    networks = sum(len(run.parts) for run in runs.values())
-    bodies = [body for run in runs.values() for body in run.bodies]
-    licences = sorted({f"{body.backbone['tag']} ({body.licence})" for body in bodies})
-    members = "1 member" if len(whole.members) == 1 else f"{len(whole.members)} members"
+    members, runs = len(made.pack.smaller[0].members), made.pack.runs.values()
+    networks = sum(len(run.parts) for run in runs)
+    licences = sorted({f"{body.backbone['tag']} ({body.licence})" for run in runs for body in run.bodies})
     form = "float16" if made.pack.is_half else "float32"
-    sentences = [f"{made.path}: {made.bytes / 1e6:,.1f} MB, {networks} networks of {members}, in {form}"]
+    what = f"{networks} networks of {members} member{'s' * (members != 1)}, in {form}"
+    yield f"{made.path}: {made.bytes / 1e6:,.1f} MB, {what}"
     if made.part is None:
-        sentences.append(f"expected top-3 error {made.pack.expected_top3_error:.4f}, as of the blend")
+        yield f"expected top-3 error {made.pack.expected_top3_error:.4f}, as of the blend"
     else:
-        sentences.append(
+        yield (
             f"it fits into {settings.limit_mb:g} MB without the other members, and has an out-of-fold top-3 error of"
             f" {made.part.oof_top3_error:.4f}; the expected error of the blend does not hold for it"
         )
     if made.refused_half:
-        sentences.append(f"float16 would change the out-of-fold error of {first_few(made.refused_half)}: not taken")
-    sentences.append(f"starting weights and their licences: {', '.join(licences)}")
-    sentences.append(
-        f"`python run.py infer {shlex.quote(str(made.path))} PICTURES --out FILE` predicts with it, anywhere"
-    )
-    return "\n".join(sentences)
+        yield f"float16 would change the out-of-fold error of {first_few(made.refused_half)}: not taken"
+    yield f"starting weights and their licences: {', '.join(licences)}"
+    yield f"`python run.py infer {shlex.quote(str(made.path))} PICTURES --out FILE` predicts with it, anywhere"
 
 
-def infer(file: Path, pictures: Path, settings: InferSettings, *, screen: Screen) -> str:
+def infer(file: Path, pictures: Path, settings: InferSettings, *, screen: Screen) -> Iterator[str]:
     """Predict a folder of pictures with a pack."""
     from submissions.offline.infer import describe
     from submissions.offline.infer import infer as predict
 
     made = predict(file, pictures, settings, say=screen.complain, track=screen.track)
-    sentences = [f"{made.path}: {made.rows:,} rows, valid, in {duration(made.seconds)}"]
-    for ids, why in (
-        (made.guessed, "unreadable pictures"),
-        (made.unseen, "pictures that the time did not suffice for"),
-    ):
+    yield f"{made.path}: {made.rows:,} rows, valid, in {duration(made.seconds)}"
+    missed = {"unreadable pictures": made.guessed, "pictures that the time did not suffice for": made.unseen}
+    for what, ids in missed.items():
         if ids:
-            sentences.append(f"{len(ids):,} {why} got the most frequent classes: {first_few(ids)}")
+            yield f"{len(ids):,} {what} got the most frequent classes: {first_few(ids)}"
     if made.unseen:
-        sentences.append("the same command goes on with them")
+        yield "the same command goes on with them"
     if made.part is not made.whole:
-        sentences.append(f"predicted by {describe(made.part, made.whole)}")
-    return "\n".join(sentences)
+        yield f"predicted by {describe(made.part, made.whole)}"
 
 
 def status(workspace: Workspace, planned: Sequence[str]) -> Iterator[RenderableType | Next]:
@@ -133,9 +129,9 @@ def status(workspace: Workspace, planned: Sequence[str]) -> Iterator[RenderableT
     yield Next(command)
 
 
-def status_for_scripts(workspace: Workspace, planned: Sequence[str], following: Callable[[str], str]) -> str:
-    """The same as one JSON object."""
-    return json.dumps(status_json(workspace, planned, following=following), indent=2) + "\n"
+def status_for_scripts(workspace: Workspace, planned: Sequence[str], *, same_place: str) -> str:
+    """The same as one JSON object. same_place: the flags by which the next command finds this work folder."""
+    return json.dumps(status_json(workspace, planned, same_place=same_place), indent=2) + "\n"
 
 
 def runs_there(workspace: Workspace) -> list[str]:
@@ -145,19 +141,16 @@ def runs_there(workspace: Workspace) -> list[str]:
 
 
 def report(
-    workspace: Workspace,
-    settings: ReportSettings,
-    planned: Sequence[str],
-    *,
-    screen: Screen,
-    same_place: str,
-) -> list[RenderableType | Next]:
+    workspace: Workspace, settings: ReportSettings, planned: Sequence[str], *, screen: Screen, same_place: str
+) -> Iterator[str | Next]:
     """Write the page. same_place: the flags by which the page's commands find this work folder."""
     from submissions.report.make import make_report, report_summary
 
+    relative = Workspace(Path(os.path.relpath(workspace.root)))  # a page is passed on: no absolute path may stand in it
     with alone(workspace, "report", say=screen.complain, is_to_write=workspace.manifest.is_file()):
-        made = make_report(workspace, settings, list(planned), same_place=same_place)
-    return [report_summary(made), Next(made.next_command)]
+        made = make_report(relative, settings, planned, same_place=same_place)
+    yield report_summary(made)
+    yield Next(made.next_command)
 
 
 def whole_way(
@@ -209,13 +202,14 @@ def whole_way(
     yield Next(f"all {shlex.quote(str(data))}" if training.is_cut else "report")
 
 
-def demo(folder: Path, *, seed: int, config: Path) -> Iterator[tuple[list[str], list[str]]]:
+def demo(folder: Path, *, seed: int) -> Iterator[tuple[list[str], list[str]]]:
     """The words of each command of the demo, and what is to be shown before it."""
     from folds.demo import make_demo
 
     data, kept_aside = make_demo(folder, seed=seed)
     work, csv = folder / "work", folder / "work" / "submissions" / "blend.csv"
-    options = ["--config", str(config), "--work", str(work), "--seed", str(seed)]
+    config = os.path.relpath(Path(__file__).parents[1] / "examples" / "demo.toml")
+    options = ["--config", config, "--work", str(work), "--seed", str(seed)]
     yield ["all", str(data), *options], [f"a small competition of handwritten digits lies in {data}"]
     yield ["score", str(csv), "--labels", str(kept_aside), "--work", str(work)], []
 

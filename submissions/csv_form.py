@@ -85,14 +85,13 @@ def sample_layout(sample: CsvTable, labels: Sequence[str], *, image_id: Sequence
 def _used_separator(cells: Sequence[str], labels: Sequence[str]) -> str | None:
     """What separates the labels in the sample's cells: the separator that leaves known labels in most of them."""
     known = set(labels)
-    counts = {
-        separator: sum(
-            separator in cell and all(part.strip() in known for part in cell.split(separator)) for cell in cells[:1000]
-        )
-        for separator in LABEL_SEPARATORS
-    }
-    best = max(LABEL_SEPARATORS, key=lambda separator: counts[separator])
-    return best if counts[best] else None
+
+    def fitting(separator: str) -> int:
+        split = [cell.split(separator) for cell in cells[:1000] if separator in cell]
+        return sum(known.issuperset(part.strip() for part in parts) for parts in split)
+
+    best = max(LABEL_SEPARATORS, key=fitting)
+    return best if fitting(best) else None
 
 
 def _free_separator(labels: Sequence[str]) -> str:

@@ -44,6 +44,7 @@ class ReportSettings:
     )
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
 class PackSettings:
     """The flags of `pack`."""
@@ -61,6 +62,7 @@ class PackSettings:
     ] = None
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
 class InferSettings:
     """The flags of `infer`."""
@@ -78,6 +80,7 @@ class InferSettings:
     device: Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="where to predict")] = "auto"
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
 class Every:
     """All settings: what `all` and `settings` take, and what kit.toml may say."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -55,8 +55,8 @@ def newest_csv(workspace: Workspace) -> Path | None:
     return max(paths, key=lambda path: (not is_early(path), path.stat().st_mtime), default=None)
 
 
-def status_json(workspace: Workspace, planned: Sequence[str], *, following: Callable[[str], str]) -> dict[str, Any]:
-    """`status` for scripts: the keys stay, and what is not there is null. following: makes the whole next command.
+def status_json(workspace: Workspace, planned: Sequence[str], *, same_place: str) -> dict[str, Any]:
+    """`status` for scripts: the keys stay, and what is not there is null. same_place: flags of the next command.
 
     A fold is `done` with its figures, `held` by a process, or `lacking`; the refit on all images has no number.
     """
@@ -71,7 +71,7 @@ def status_json(workspace: Workspace, planned: Sequence[str], *, following: Call
         "runs": [_run_json(workspace, name, n_folds or 0, held, is_planned=name in planned) for name in names],
         "missing": [] if missing == NOTHING else missing,
         "held": [{"what": what, "machine": one.machine, "process": one.pid} for what, one in held.items()],
-        "next": following(command),
+        "next": f"python run.py {command}{same_place}",
     }
 
 

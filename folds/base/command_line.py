@@ -9,13 +9,13 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias, TypeVar, get_type_hints
 
 from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
@@ -29,7 +29,7 @@ from folds.settings import at_least
 if TYPE_CHECKING:
     from folds.base.terminal import Screen
 
-FLAT = Parameter(name="*")  # the fields of a settings class are flags of their own
+Shown: TypeAlias = Iterable[Any]  # what a command shows, as it comes: renderables of rich, a Complaint, the Next
 KIT_TOML = Path("kit.toml")
 GO_ON = "the same command goes on where it was stopped"
 Config = Annotated[Path, Parameter(group="everywhere", help="settings file, read if it exists")]
@@ -74,14 +74,21 @@ class CommandLine:
     every  a class with one field per section, each a settings class; the section `top` holds the keys outside tables
     """
 
-    def __init__(self, every: type) -> None:
+    def __init__(self, every: type, *, help: str) -> None:
+        self.app = App(
+            name="run.py",
+            help=help,
+            config=self,
+            result_action="return_value",
+            version_flags=(),
+            suppress_keyboard_interrupt=False,
+        )
         self.every = every
         self.sections: dict[str, type] = {one.name: type(one.default) for one in fields(every)}
         self.toml = KitToml(KIT_TOML)
-        self.flags: set[str] = set()
+        self.typed: dict[str, str] = {}  # each flag of the last command as it was typed, by the setting's name
         self.same_place = ""  # the flags that lead another command to the same work folder and settings
         self.relative_place = ""  # the same, with no absolute path in it
-        self.typed: dict[str, str] = {}  # each flag of the last command as it was typed, by the setting's name
 
     @cached_property
     def screen(self) -> Screen:
@@ -89,11 +96,26 @@ class CommandLine:
 
         return Screen()
 
-    def main(self, app: App, words: Sequence[str] | None) -> int:
+    def command(self, place: int, *, name: str | None = None) -> Callable[[Callable[..., Shown]], Callable[..., Shown]]:
+        """Register a function as a command, at a place of the list that `--help` shows.
+
+        A settings class among its keywords needs no default in the signature: it is that of its fields.
+        """
+
+        def register(function: Callable[..., Shown]) -> Callable[..., Shown]:
+            for one, hint in get_type_hints(function).items():
+                if isinstance(hint, type) and is_dataclass(hint):
+                    with suppress(TypeError):  # one of its fields has no default
+                        function.__kwdefaults__ = {**(function.__kwdefaults__ or {}), one: hint()}
+            return self.app.command(function, name=name, sort_key=place)
+
+        return register
+
+    def main(self, words: Sequence[str] | None = None) -> int:
         """Run a command. Returns the exit code: 0 done, 2 a mistake that the user can mend, 130 Ctrl-C, 143 SIGTERM."""
         try:
             with stoppable(_last_words):
-                then = self.run(app, words)
+                then = self.run(words)
         except UserError as err:
             self._refuse(err.message, err.hint)
             return 2
@@ -101,52 +123,44 @@ class CommandLine:
             self.screen.close()
             self._refuse("; ".join([stop.sentence, *getattr(stop, "__notes__", ())]), GO_ON)
             return stop.exit_code
-        if isinstance(then, str):
-            self.screen.show(f"next: {self.following(then)}")
+        if then is not None:
+            self.screen.show(f"next: python run.py {then}{self.same_place}")
         return 0
 
-    def run(self, app: App, words: Sequence[str] | None) -> Any:
-        """What the command returns. Raises UserError where its words are not understood."""
+    def run(self, words: Sequence[str] | None) -> str | None:
+        """Run a command and print what it shows. Returns the next command; UserError where the words make no sense."""
         try:
-            return app(words, exit_on_error=False, print_error=False)
+            shown = self.app(words, exit_on_error=False, print_error=False)
         except CycloptsError as err:
             message, _, near = str(err).partition(" Did you mean ")
             message = re.sub(r"^Unused Tokens: \[(.*)\]", r"\1 is neither a flag nor the value of one", message)
             message = message.rstrip(".").replace(". Must", ": it must").replace(". Choose", ": choose")
             hint = f"did you mean {near.split('?')[0]}?" if near else "`python run.py --help`"
             raise UserError(message, hint=hint) from err
-
-    def show(self, parts: Iterable[Any], then: str | None = None) -> str | None:
-        """Print results as they come, and complaints to stderr. Returns the next command: `then`, or that of a part."""
-        iterator = iter(parts)
-        try:
-            for part in iterator:
-                if isinstance(part, Complaint):
-                    sys.stderr.write(part.trace or "")
-                    self._refuse(part.message, part.hint)
-                elif isinstance(part, Next):
-                    then = part.command
-                else:
-                    self.screen.show(self.placed(part) if isinstance(part, str) else part)
-        finally:
-            getattr(iterator, "close", lambda: None)()
+        then = None
+        for part in shown or ():  # `--help` shows nothing here
+            if isinstance(part, Complaint):
+                sys.stderr.write(part.trace or "")
+                self._refuse(part.message, part.hint)
+            elif isinstance(part, Next):
+                then = part.command
+            else:
+                self.screen.show(self.placed(part) if isinstance(part, str) else part)
         return then
 
-    def following(self, command: str) -> str:
-        """The command as it is typed next, with what it needs to find the same work folder and settings again."""
-        return f"python run.py {command}{self.same_place}"
-
     def placed(self, text: str) -> str:
-        """A text whose commands find the same work folder and settings, as `following` does."""
+        """A text whose commands find the same work folder and settings."""
         return TYPED.sub(lambda found: f"`{found[1]}{self.same_place}{found[2]}`", text)
 
     def typed_but(self, *left_out: str) -> list[str]:
         """The flags of the last command as they were typed, without these and those of the work folder."""
         return [text for name, text in self.typed.items() if name not in ("work", "config", *left_out)]
 
-    def exit(self, code: int) -> NoReturn:
-        """End the process; after a signal at once: torch's threads may be inside a call, and abort at a normal end."""
-        if code > 128:
+    def run_and_exit(self) -> NoReturn:
+        """Run what was typed, and end the process."""
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a name may not fit the terminal
+        code = self.main()
+        if code > 128:  # at once: torch's threads may be inside a call, and abort at a normal end
             with suppress(OSError):  # a closed pipe
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -160,64 +174,62 @@ class CommandLine:
             self.screen.complain(f"hint: {visible(self.placed(hint))}")
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-        given = {argument.field_info.name: argument for argument in arguments if argument.tokens}
-        self.flags = set(given)
-        self.typed = {name: _typed(argument) for name, argument in given.items()}
-        places = {name: given[name].tokens[-1].value for name in ("work", "config") if name in given}
-        self.same_place = "".join(f" {self.typed[name]}" for name in places)
-        self.relative_place = "".join(
-            f" --{name} {shlex.quote(os.path.relpath(place))}" for name, place in places.items()
+        known = {argument.field_info.name: argument for argument in arguments}
+        self.typed = {name: _typed(argument) for name, argument in known.items() if argument.tokens}
+        places = {name: known[name].tokens[-1].value for name in ("work", "config") if name in self.typed}
+        self.same_place, self.relative_place = (
+            "".join(f" --{name} {shlex.quote(form(place))}" for name, place in places.items())
+            for form in (str, os.path.relpath)
         )
-        path = Path(given["config"].tokens[-1].value) if "config" in given else KIT_TOML
-        self.toml = read_kit_toml(path, sections=self.sections, required="config" in given)
+        path = Path(places.get("config", KIT_TOML))
+        self.toml = read_kit_toml(path, sections=self.sections, required="config" in places)
         if self.toml.flat:  # a wrong value is refused, whatever the command
             self.in_file()
         for name in self.toml.runs:
             self._of_run(name)
-        known = {argument.field_info.name for argument in arguments}
         values = {name: value for name, value in self.toml.flat.items() if name in known}
         # An app without commands: cyclopts passes over keys that are called like a command, and `views` is one.
         Dict(values, source=str(path), use_commands_as_keys=False)(App(), commands, arguments)
 
     def origin(self, name: str) -> str:
         """Where the value of a setting came from in the last command: a flag, the file, or its default."""
-        return "flag" if name in self.flags else str(self.toml.path) if name in self.toml.flat else "default"
+        return "flag" if name in self.typed else str(self.toml.path) if name in self.toml.flat else "default"
 
     def to_toml(self, every: Any, *, elsewhere: Mapping[str, str], remarks: Iterable[str]) -> str:
         """All settings as commented TOML, each with where it came from; see `config_file.to_toml`."""
-        values = [(name, getattr(every, name)) for name in self.sections]
-        origin = {one.name: self.origin(one.name) for _, settings in values for one in fields(settings)}
-        return to_toml(values, origin=origin, runs=self.toml.runs, elsewhere=elsewhere, remarks=remarks)
+        values = {name: getattr(every, name) for name in self.sections}
+        return to_toml(values, origin=self.origin, runs=self.toml.runs, elsewhere=elsewhere, remarks=remarks)
 
     def in_file(self) -> Any:
         """All settings as the file has them, the flags left aside."""
-        return self._parse(self.toml.flat, self.every, source=str(self.toml.path))
+        return _parse(self.toml.flat, self.every, source=str(self.toml.path))
 
     def run_settings(self, train: S) -> dict[str, S]:
         """The settings of each `[run.NAME]`: default, [train], its own table, then the flags.
 
         train  the `train` settings of the last command; a backbone among its flags puts the tables aside
         """
-        if "backbone" in self.flags:
+        if "backbone" in self.typed:
             return {}
-        flags = {one.name: getattr(train, one.name) for one in fields(train) if one.name in self.flags}  # type: ignore[arg-type]
+        flags = {one.name: getattr(train, one.name) for one in fields(train) if one.name in self.typed}  # type: ignore[arg-type]
         return {name: replace(self._of_run(name), **flags) for name in self.toml.runs}
 
     def _of_run(self, name: str) -> Any:
         """The `train` settings of `[run.NAME]` without the flags."""
-        values = {**self.toml.sections.get("train", {}), **self.toml.runs[name]}
-        return self._parse(values, self.sections["train"], source=f"[run.{name}] of {self.toml.path}")
+        values = {**self.toml.sections["train"], **self.toml.runs[name]}
+        return _parse(values, self.sections["train"], source=f"[run.{name}] of {self.toml.path}")
 
-    def _parse(self, values: dict[str, Any], settings: type, *, source: str) -> Any:
-        """The settings, with these values in place of their defaults; cyclopts refuses what is out of range."""
-        parser = App(config=Dict(values, source=source, use_commands_as_keys=False), result_action="return_value")
 
-        def collect(*, found: Any = settings()) -> Any:  # noqa: B008
-            return found
+def _parse(values: dict[str, Any], settings: type, *, source: str) -> Any:
+    """The settings, with these values in place of their defaults; cyclopts refuses what is out of range."""
+    parser = App(config=Dict(values, source=source, use_commands_as_keys=False), result_action="return_value")
 
-        collect.__annotations__["found"] = Annotated[settings, FLAT]
-        parser.default(collect)
-        return parser([], exit_on_error=False, print_error=False)
+    def collect(*, found: Any = settings()) -> Any:  # noqa: B008
+        return found
+
+    collect.__annotations__["found"] = settings
+    parser.default(collect)
+    return parser([], exit_on_error=False, print_error=False)
 
 
 def _typed(argument: Argument) -> str:

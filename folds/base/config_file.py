@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import tomllib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cyclopts import Parameter
@@ -18,24 +18,23 @@ from cyclopts import Parameter
 from folds.base.errors import UserError, visible
 
 TOP = "top"  # the settings that stand outside all tables
+RUN = "run"  # [run.NAME]: settings of one run that differ from [train]
 LARGE = 1 << 63  # TOML's own limit of whole numbers
 SHOWN = 100  # characters of a wrong value in a message
-RUN = "run"  # [run.NAME]: settings of one run that differ from [train]
 
 
 @dataclass(frozen=True)
 class KitToml:
-    """What a settings file says: `top` keys, `sections` by name, and the tables of `runs` by name."""
+    """What a settings file says: `sections` by name, of which `top` stands outside all tables, and `runs` by name."""
 
     path: Path
-    top: dict[str, Any] = field(default_factory=dict)
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def flat(self) -> dict[str, Any]:
         """All keys but those of runs, by name: names are unique over the sections, and a test says so."""
-        return {**self.top, **{key: value for section in self.sections.values() for key, value in section.items()}}
+        return {key: value for section in self.sections.values() for key, value in section.items()}
 
 
 def read_kit_toml(path: Path, *, sections: Mapping[str, type], required: bool) -> KitToml:
@@ -43,6 +42,9 @@ def read_kit_toml(path: Path, *, sections: Mapping[str, type], required: bool) -
 
     sections  the settings class of each section; keys of `top` stand outside all tables, [run.NAME] is as [train]
     Raises UserError for a syntax error, an unknown section or key (with the nearest known one), or a wrong type.
+
+    Not `cyclopts.config.Toml`: it takes 2.5 and "3" for whole numbers, passes over an unknown section, and refuses a
+    byte-order mark.
     """
     try:
         stored = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -54,101 +56,70 @@ def read_kit_toml(path: Path, *, sections: Mapping[str, type], required: bool) -
         raise UserError(f"{path} is not TOML: {err}", hint="`python run.py settings` prints a file that is") from err
     except (OSError, RecursionError) as err:
         raise UserError(f"{path} cannot be read: {err}", hint="`--config FILE`") from err
-    top = _hints(sections[TOP])
-    names = [name for name in sections if name != TOP]
-    _refuse_unknown(path, stored, known=[*top, *names, RUN], where="")
-    plain = {key: value for key, value in stored.items() if key in top}
-    _check_types(path, plain, sections[TOP], where="")
-    tables = {name: _section(path, stored.get(name, {}), sections[name], where=name) for name in names}
-    runs = _as_table(path, stored.get(RUN, {}), where=RUN)
+    tables = {name: stored.pop(name, {}) for name in [*sections, RUN] if name != TOP}
+    runs = tables.pop(RUN)
+    if not isinstance(runs, dict):
+        raise UserError(f"{path}: `{RUN}` is a table, not a value", hint=f"write `[{RUN}.NAME]` on a line of its own")
+    _check(path, stored, sections[TOP], also=[*tables, RUN])
+    for name, table in tables.items():
+        _check(path, table, sections[name], where=name)
     for name, table in runs.items():
-        _section(path, table, sections["train"], where=f"{RUN}.{name}")
-    return KitToml(path, plain, tables, runs)
+        _check(path, table, sections["train"], where=f"{RUN}.{name}")
+    return KitToml(path, {TOP: stored, **tables}, runs)
 
 
-def to_toml(
-    values: Iterable[tuple[str, Any]],
-    *,
-    origin: Mapping[str, str],
-    runs: Mapping[str, Mapping[str, Any]],
-    elsewhere: Mapping[str, str] = MappingProxyType({}),
-    remarks: Iterable[str] = (),
-) -> str:
-    """Settings as TOML: help as a comment, then the value and where it came from; what is not given is commented out.
+def _check(path: Path, table: Any, settings: type, *, where: str = "", also: Iterable[str] = ()) -> None:
+    """Refuse what is no table, a key that is neither a setting nor in `also`, and a value of a wrong type.
 
-    values  pairs of section name and settings object
-    origin     by key: "default", "kit.toml", "flag"
-    runs       the `[run.NAME]` tables, which are repeated as they came
-    elsewhere  by key: where a value comes from that is not given
-    remarks    lines for the end, as comments
+    cyclopts checks limits and choices; but it reads text, where 2.5 passes for an int and "3" for a number.
     """
-    blocks = []
-    for section, settings in values:
-        lines = [f"[{section}]"] if section != TOP else []
-        for one in fields(settings):
-            value = getattr(settings, one.name)
-            setting = f"# {one.name} =" if value is None else f"{one.name} = {toml_value(value)}"
-            source = elsewhere.get(one.name, origin[one.name]) if value is None else origin[one.name]
-            lines.append(f"# {_help(type(settings), one.name)}\n{setting}  # from {visible(source)}")
-        blocks.append("\n".join(lines))
-    for name, table in runs.items():
-        keys = [f"{key} = {toml_value(value)}" for key, value in table.items()]
-        blocks.append("\n".join([f"[{RUN}.{_toml_string(name)}]", *keys]))
-    if comments := [f"# {visible(remark)}" for remark in remarks]:
-        blocks.append("\n".join(comments))
-    return "\n\n".join(blocks) + "\n"
-
-
-def _section(path: Path, table: Any, settings: type, *, where: str) -> dict[str, Any]:
-    table = _as_table(path, table, where=where)
-    _refuse_unknown(path, table, known=list(_hints(settings)), where=f"[{where}] ")
-    _check_types(path, table, settings, where=f"[{where}] ")
-    return table
-
-
-def _as_table(path: Path, value: Any, *, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or (where == RUN and not all(isinstance(table, dict) for table in value.values())):
-        example = f"[{where}.NAME]" if where == RUN else f"[{where}]"
-        raise UserError(f"{path}: `{where}` is a table, not a value", hint=f"write `{example}` on a line of its own")
-    return value
-
-
-def _refuse_unknown(path: Path, table: Mapping[str, Any], *, known: list[str], where: str) -> None:
+    if not isinstance(table, dict):
+        raise UserError(f"{path}: `{where}` is a table, not a value", hint=f"write `[{where}]` on a line of its own")
+    types_of, place = _types_of(settings), f"{path}: [{where}] " if where else f"{path}: "
     for key in table:
-        if key not in known:
+        if key not in types_of:
+            known = [*types_of, *also]
             near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
             raise UserError(
-                f"{path}: {where}there is no setting `{key[:SHOWN]}`",
+                f"{place}there is no setting `{key[:SHOWN]}`",
                 hint=f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}",
             )
-
-
-def _check_types(path: Path, table: Mapping[str, Any], settings: type, *, where: str) -> None:
-    """cyclopts checks limits and choices; but it reads text, where 2.5 passes for an int and "3" for a number."""
     for key, value in table.items():
-        annotation = _hints(settings)[key]
-        if not _fits(value, annotation):
-            raise UserError(
-                f"{path}: {where}{key} = {_shown(value)} is not {_type_name(annotation)}",
-                hint=f"`python run.py settings` shows `{key}`",
-            )
+        words, fits = _kind(types_of[key])
+        if not fits(value):
+            hint = f"`python run.py settings` shows `{key}`"
+            raise UserError(f"{place}{key} = {_shown(value)} is not {words}", hint=hint)
 
 
-def _fits(value: Any, annotation: Any) -> bool:
-    if annotation is float:
-        return (type(value) is float and math.isfinite(value)) or _fits(value, int)
-    if annotation is int:
-        return type(value) is int and abs(value) < LARGE
-    if annotation is bool:
-        return type(value) is bool
-    if annotation in (str, Path):
-        return isinstance(value, str) and "\0" not in value
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and abs(value) < LARGE
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+KINDS: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
+    int: ("a whole number", _is_whole),
+    float: ("a number", lambda value: _is_whole(value) or (type(value) is float and math.isfinite(value))),
+    bool: ("true or false", lambda value: type(value) is bool),
+    str: ("a text", _is_text),
+    Path: ("a path in quotes", _is_text),
+}
+
+
+def _kind(annotation: Any) -> tuple[str, Callable[[Any], bool]]:
+    """What a setting of this type is, in words, and whether a value of TOML is one."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is tuple:
-        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
+        return "a list of texts", lambda value: isinstance(value, list) and all(map(_is_text, value))
     if origin is Literal:
-        return value in inner
-    return any(_fits(value, one) for one in inner if one is not type(None))  # X | None
+        words = f"one of {', '.join(map(str, inner))}" if len(inner) > 1 else f"`{inner[0]}`"
+        return words, lambda value: value in inner
+    if origin in (Union, types.UnionType):
+        kinds = [_kind(one) for one in inner if one is not type(None)]
+        return " or ".join(words for words, _ in kinds), lambda value: any(fits(value) for _, fits in kinds)
+    return KINDS[annotation]
 
 
 def _shown(value: Any) -> str:
@@ -160,42 +131,47 @@ def _shown(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
-def _type_name(annotation: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path in quotes"}
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is tuple:
-        return "a list of texts"
-    if origin is Literal:
-        return f"one of {', '.join(map(str, inner))}" if len(inner) > 1 else f"`{inner[0]}`"
-    if origin in (Union, types.UnionType):
-        return " or ".join(_type_name(one) for one in inner if one is not type(None))
-    return names[annotation]
-
-
 @cache
-def _hints(settings: type, *, include_extras: bool = False) -> dict[str, Any]:
-    """The type of each field, plain or with its Annotated."""
-    return get_type_hints(settings, include_extras=include_extras)
+def _types_of(settings: type) -> dict[str, Any]:
+    return get_type_hints(settings)
 
 
-def _help(settings: type, name: str) -> str:
-    annotation = _hints(settings, include_extras=True)[name]
-    parameters = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-    return next((one.help for one in parameters if isinstance(one, Parameter) and one.help), name)
+def to_toml(
+    values: Mapping[str, Any],
+    *,
+    origin: Callable[[str], str],
+    runs: Mapping[str, Mapping[str, Any]],
+    elsewhere: Mapping[str, str],
+    remarks: Iterable[str],
+) -> str:
+    """Settings as TOML: help as a comment, then the value and where it came from; what is not given is commented out.
+
+    values     the settings object of each section
+    origin     of a key: "default", "kit.toml", "flag"
+    runs       the `[run.NAME]` tables, which are repeated as they came
+    elsewhere  by key: where a value comes from that is not given
+    remarks    lines for the end, as comments
+    """
+    blocks = []
+    for section, settings in values.items():
+        lines = [f"[{section}]"] if section != TOP else []
+        hints = get_type_hints(type(settings), include_extras=True)
+        for one in fields(settings):
+            value, source = getattr(settings, one.name), origin(one.name)
+            setting = f"{one.name} = {toml_value(value)}"
+            if value is None:
+                setting, source = f"# {one.name} =", elsewhere.get(one.name, source)
+            parameters = get_args(hints[one.name])[1:] if get_origin(hints[one.name]) is Annotated else ()
+            words = next((each.help for each in parameters if isinstance(each, Parameter) and each.help), one.name)
+            lines.append(f"# {words}\n{setting}  # from {visible(source)}")
+        blocks.append("\n".join(lines))
+    for name, table in runs.items():
+        keys = [f"{key} = {toml_value(value)}" for key, value in table.items()]
+        blocks.append("\n".join([f"[{RUN}.{toml_value(name)}]", *keys]))
+    blocks.append("\n".join(f"# {visible(remark)}" for remark in remarks))
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def toml_value(value: Any) -> str:
-    """A value as TOML has it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(toml_value, value))}]"
-    if isinstance(value, str | Path):
-        return _toml_string(str(value))
-    return repr(value)
-
-
-def _toml_string(text: str) -> str:
-    """A basic string; TOML wants control characters escaped."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in escaped) + '"'
+    """A value as TOML has it, which is as JSON has it but for the character DEL."""
+    return json.dumps(value, default=str, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -27,7 +27,6 @@ from folds.split.classes import natural_key
 from models.predict.predictions import average_views
 from submissions.check import faults_of
 from submissions.csv_form import Layout, sample_layout
-from submissions.offline.make_pack import layout_of
 from submissions.offline.pack_file import OpenPack, Pack, Smaller
 from submissions.settings import InferSettings
 
@@ -71,12 +70,14 @@ def infer(
     began = time.monotonic()
     opened, out = OpenPack(pack), settings.out
     items, layout = _items(opened.pack, pictures, settings)
-    _refuse_inside(out, pictures)
+    if pictures.resolve() in out.resolve().parents:
+        why = f"{out} lies in the folder of the pictures, which is never written to"
+        raise UserError(why, hint="take another `--out`")
     state = out.with_name(f"{out.name}.parts")
     with alone(Workspace(state), "infer", say=say):
         work = _Work(opened, pictures, items, settings, state, say=say)
         finished = work.run(began, track)
-        data, guessed, unseen = _csv(opened.pack, layout, work, items, finished)
+        data, guessed, unseen = work.csv(layout, finished)
         fault = next(faults_of(data, layout), None)
         if fault is not None:
             raise UserError(f"the submission would not be valid, and was not written: {fault}")
@@ -92,7 +93,8 @@ def _items(pack: Pack, pictures: Path, settings: InferSettings) -> tuple[list[It
     files = list_files(pictures).files
     if settings.sample is None:
         items = items_to_predict(files, "", None, sample="")
-        layout = layout_of(pack, sorted((item.image_id for item in items), key=natural_key))
+        ids = sorted((item.image_id for item in items), key=natural_key)
+        layout = Layout(pack.header, tuple(ids), pack.classes, pack.separator, pack.label_separator)
     else:
         try:
             table = read_csv(settings.sample.read_bytes(), name=settings.sample.name)
@@ -103,13 +105,6 @@ def _items(pack: Pack, pictures: Path, settings: InferSettings) -> tuple[list[It
         items = items_to_predict(files, "", ids, sample=table.name, way_out=way_out)
         layout = sample_layout(table, pack.classes, image_id=ids)
     return sorted(items, key=lambda item: item.image_id), layout
-
-
-def _refuse_inside(out: Path, pictures: Path) -> None:
-    if pictures.resolve() in out.resolve().parents:
-        raise UserError(
-            f"{out} lies in the folder of the pictures, which is never written to", hint="take another `--out`"
-        )
 
 
 class _Work:
@@ -224,6 +219,19 @@ class _Work:
         write_bytes(self.path(at), buffer.getvalue())
         store.pixels.path.unlink()
 
+    def csv(self, layout: Layout, finished: set[int]) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
+        """The CSV, the ids that were guessed, and those that there was no time for."""
+        prior = top_classes(np.array([self.opened.pack.images_per_class], np.float64), k=layout.n_labels)[0]
+        found: dict[str, np.ndarray] = {}
+        for at in sorted(finished):
+            with np.load(self.path(at), allow_pickle=False) as block:
+                for row, best in zip(block["rows"].tolist(), block["best"], strict=True):
+                    found[self.items[self.blocks[at].start + row].image_id] = best
+        seen = {item.image_id for at in finished for item in self.items[self.blocks[at]]}
+        guessed = tuple(name for name in layout.image_id if name in seen and name not in found)
+        unseen = tuple(name for name in layout.image_id if name not in seen)
+        return layout.text(found, otherwise=prior).encode(), guessed, unseen
+
 
 def affordable(seconds: Sequence[float], *, left: float) -> int:
     """The first of ever cheaper ways that the time suffices for; the cheapest where it suffices for none."""
@@ -269,19 +277,3 @@ def ensemble_scores(
     for name in names:
         totals[name] /= np.float32(counts[name])
     return pack.recipe(names).scores(totals[name] for name in names)
-
-
-def _csv(
-    pack: Pack, layout: Layout, work: _Work, items: Sequence[Item], finished: set[int]
-) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
-    """The CSV, the ids that were guessed, and those that there was no time for."""
-    prior = top_classes(np.array([pack.images_per_class], np.float64), k=layout.n_labels)[0]
-    found: dict[str, np.ndarray] = {}
-    for at in sorted(finished):
-        with np.load(work.path(at), allow_pickle=False) as block:
-            for row, best in zip(block["rows"].tolist(), block["best"], strict=True):
-                found[items[work.blocks[at].start + row].image_id] = best
-    seen = {item.image_id for at in finished for item in items[work.blocks[at]]}
-    guessed = tuple(name for name in layout.image_id if name in seen and name not in found)
-    unseen = tuple(name for name in layout.image_id if name not in seen)
-    return layout.text(found, otherwise=prior).encode(), guessed, unseen

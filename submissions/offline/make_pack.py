@@ -22,7 +22,7 @@ from folds.pixels.jpeg import JpegPixels
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
 from models.runs import KNN, kind_of
-from submissions.csv_form import Layout, read_layout
+from submissions.csv_form import read_layout
 from submissions.offline.pack_file import OpenPack, Pack, PackedMember, Smaller, save_pack
 from submissions.offline.smaller import fewer_members, smaller_ensembles, whole_ensemble
 from submissions.settings import PackSettings
@@ -84,7 +84,8 @@ def make_pack(
             kept = [m for m, name in enumerate(members.names) if name in part.members]
             recipe = replace(recipe, weights=pack.recipe(part.members).weights)
             members, left_out = read_members(members.rows, [members.members[m] for m in kept]), part
-            runs = {name: run for name, run in runs.items() if name in _runs_of(members)}
+            used = {run.name for member in members.members for run in member.runs}
+            runs = {name: run for name, run in runs.items() if name in used}
             pack = _describe(workspace, blend, members, recipe, runs, store)
     onnx = _onnx_files(pack, files, track=track) if settings.onnx else []
     size = _save(path, pack, files, is_half=is_half, more=onnx)
@@ -129,10 +130,6 @@ def _describe(
         folds_digest=folds.digest,
         files={},
     )
-
-
-def _runs_of(members: Members) -> set[str]:
-    return {run.name for member in members.members for run in member.runs}
 
 
 def _pack_runs(
@@ -245,8 +242,3 @@ def _within(members: Members, recipe: Recipe, sizes: Mapping[str, int], *, limit
         f"the smallest member takes {min(own.values()) / 1e6:.1f} MB, and the limit is {limit / 1e6:.1f} MB",
         hint="`python run.py pack --half`, or a larger `--limit-mb`",
     )
-
-
-def layout_of(pack: Pack, image_id: Sequence[str]) -> Layout:
-    """The CSV as the competition wants it, for these ids."""
-    return Layout(pack.header, tuple(image_id), pack.classes, pack.separator, pack.label_separator)

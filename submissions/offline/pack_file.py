@@ -78,12 +78,10 @@ class Pack:
     def recipe(self, members: Iterable[str]) -> Recipe:
         """The weights of some members, in the order of their names; what the others had is shared out among them."""
         names = sorted(members)
-        weights, whole = np.array([self.members[name].weight for name in names]), self._whole_weight()
-        scale = 1.0 if len(names) == len(self.members) else whole / weights.sum()
-        return Recipe(self.pool, weights * scale, None if self.bias is None else np.array(self.bias))
-
-    def _whole_weight(self) -> float:
-        return sum(member.weight for member in self.members.values())
+        weights = np.array([self.members[name].weight for name in names])
+        if len(names) < len(self.members):
+            weights *= sum(member.weight for member in self.members.values()) / weights.sum()
+        return Recipe(self.pool, weights, None if self.bias is None else np.array(self.bias))
 
 
 def save_pack(path: Path, pack: Pack, files: Iterable[tuple[str, Callable[[], bytes]]]) -> int:

@@ -26,7 +26,10 @@ def smaller_ensembles(members: Members, recipe: Recipe, cost: Cost) -> list[Smal
     found = [whole_ensemble(members, recipe)]
     while True:
         kept = found[-1].members
-        fewer = [_without_view(kept, view) for view in dict.fromkeys(view for of in kept.values() for view in of)]
+        fewer = [
+            {name: tuple(view for view in of if view != gone) or of for name, of in kept.items()}  # the last view stays
+            for gone in dict.fromkeys(view for of in kept.values() for view in of)
+        ]
         fewer = [one for one in fewer if one != kept]
         if not fewer:
             return found + list(fewer_members(members, recipe, cost, found[-1]))
@@ -45,11 +48,6 @@ def fewer_members(members: Members, recipe: Recipe, cost: Cost, part: Smaller) -
         fewer = [{name: of for name, of in part.members.items() if name != gone} for gone in part.members]
         part = _cheapest(members, recipe, cost, part, fewer)
         yield part
-
-
-def _without_view(kept: Kept, gone: str) -> Kept:
-    """A member whose only view it is keeps it."""
-    return {name: tuple(view for view in of if view != gone) or of for name, of in kept.items()}
 
 
 def _cheapest(members: Members, recipe: Recipe, cost: Cost, before: Smaller, fewer: Sequence[Kept]) -> Smaller:

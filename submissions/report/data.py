@@ -50,14 +50,12 @@ def data_section(work: WorkFolder, settings: ReportSettings) -> dict[str, Any]:
 
 
 def _chart(sizes: pd.Series) -> Chart:
-    low, _, middle, _, high = quartiles(sizes)
     return bars(
         "class-sizes",
         "Images of each class",
-        f"{len(sizes):,} classes by usable training images: {low:,} to {high:,}, the median one {middle:,}",
         rows=[(label, float(size)) for label, size in sizes.items()],
         y_title="usable training images",
-        is_log=high >= UNEVEN * max(low, 1),
+        is_log=bool(sizes.max() >= UNEVEN * max(sizes.min(), 1)),
     )
 
 
@@ -86,22 +84,15 @@ def _left_out(work: WorkFolder, rows: np.ndarray) -> Iterator[dict[str, Any]]:
 def _copies(work: WorkFolder) -> Iterator[dict[str, Any]]:
     """Each kind of copies that there is, with its first sets side by side. total: all of its sets."""
     manifest = work.manifest
-    sets, path_of = _copy_sets(manifest), manifest["path"].tolist()
+    rows_with_copies = manifest.index.to_series()[manifest["group"].duplicated(keep=False)]
+    sets = [rows.tolist() for _, rows in rows_with_copies.groupby(manifest["group"])]
+    path_of = manifest["path"].tolist()
     for count in copy_counts(manifest):
         if count.total:
             paths = set(count.paths)
             mine = [rows for rows in sets if any(path_of[row] in paths for row in rows)]
             shown = [_copy_set(work, rows) for rows in mine[:MOST_SETS]]
             yield {"title": count.what, "images": count.total, "total": len(mine), "sets": shown}
-
-
-def _copy_sets(manifest: pd.DataFrame) -> list[list[int]]:
-    """The rows of each group of two or more."""
-    group = manifest["group"].to_numpy()
-    order = np.argsort(group, kind="stable")
-    edges = np.flatnonzero(np.diff(group[order], prepend=-1))
-    parts = np.split(order, edges[1:]) if len(edges) else []
-    return [rows.tolist() for rows in parts if len(rows) > 1]
 
 
 def _copy_set(work: WorkFolder, rows: list[int]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from submissions.report.mistakes import mistakes_section
 from submissions.report.scores import scores_section
 from submissions.report.test_set import test_set_section
 from submissions.report.training import training_section
-from submissions.report.workfolder import Image, WorkFolder, best_oof, open_workfolder, run_ranks
+from submissions.report.workfolder import Image, WorkFolder, best_oof, run_ranks
 from submissions.settings import ReportSettings
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -62,7 +62,7 @@ def make_report(
 
     Raises UserError where not even `prepare` is done; whatever else is missing or damaged is named on the page.
     """
-    work = open_workfolder(workspace)
+    work = WorkFolder(workspace)
     report = gather_report(work, settings, planned, same_place=same_place)
     bare = render(report, Thumbnails(work, side=settings.thumbnail_pixels, most_bytes=0))
     room = max(0, MOST_BYTES - len(bare.encode()))
@@ -204,7 +204,12 @@ def write_relabel_csv(work: WorkFolder, suspects: Sequence[Mapping[str, Any]]) -
     except (UserError, KeyError, TypeError):  # no report is there that wrote one
         written = ""
     decided = _decided(work)
-    table = pd.DataFrame([*decided, *map(_row, suspects)], columns=list(COLUMNS)).astype(str)
+    found = [
+        (one["image"]["image_id"], one["label"], label, f"{one['true_prob']:.4f}", f"{prob:.4f}", "")
+        for one in suspects
+        for label, prob in one["top"][:1]
+    ]
+    table = pd.DataFrame([*decided, *found], columns=list(COLUMNS)).astype(str)
     data = csv_bytes(table.drop_duplicates("image_id"))
     is_unedited = not path.is_file() or digest(path.read_bytes()) in (written, digest(data))
     if not is_unedited and not _is_applied(path, work, decided):
@@ -223,11 +228,6 @@ def _is_applied(path: Path, work: WorkFolder, decided: Sequence[tuple[str, ...]]
     now = dict(zip(train["image_id"], train["label"], strict=True))
     now |= {image_id: label for image_id, label, *_ in decided}
     return all(now.get(image_id) == label for image_id, label in edited.items())
-
-
-def _row(suspect: Mapping[str, Any]) -> tuple[str, ...]:
-    suggested, prob = suspect["top"][0]
-    return suspect["image"]["image_id"], suspect["label"], suggested, f"{suspect['true_prob']:.4f}", f"{prob:.4f}", ""
 
 
 def _decided(work: WorkFolder) -> list[tuple[str, ...]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from submissions.report.data import UNEVEN
 from submissions.report.plots import Chart, points
 from submissions.report.workfolder import Image, Oof, WorkFolder
 from submissions.settings import ReportSettings
@@ -90,16 +91,14 @@ def _class_errors(oof: Oof) -> list[dict[str, Any]]:
 
 def _chart(classes: list[dict[str, Any]]) -> Chart:
     order = sorted(range(len(classes)), key=lambda i: -classes[i]["top3_error"])
-    worst, sizes = classes[order[0]], [one["images"] for one in classes]
+    sizes = [one["images"] for one in classes]
     return points(
         "class-errors",
         "Top-3 error of each class",
-        f"Top-3 error over the number of images, {len(classes):,} classes; the highest is {worst['label']} with"
-        f" {worst['top3_error']:.4f}",
         rows=[(one["label"], one["images"], one["top3_error"]) for one in classes],
         x_title="training images of the class",
         y_title="top-3 error",
-        is_log=max(sizes) >= 8 * min(sizes),
+        is_log=max(sizes) >= UNEVEN * min(sizes),
         named=[i for i in order[:NAMED] if classes[i]["top3_error"] > 0],
     )
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from folds.base.errors import first_few
+
 Chart = dict[str, Any]  # kind, key (unique on the page), title, alt (what is seen, in words), svg, and the numbers
-Numbers = Sequence[float]
 Rows = Sequence[tuple[Any, ...]]  # a label, then numbers
 
 WIDTH, SMALL = 440, 300  # units of the SVG; a page shows them as 300 to 530 pixels
@@ -24,41 +25,37 @@ LETTER = 6.3  # units: the mean width of a letter of 11.5 units; a Chinese one t
 MOST_LETTERS = 28  # of a label at the left
 
 
-def bars(key: str, title: str, alt: str, *, rows: Rows, y_title: str, is_log: bool = False) -> Chart:
-    """A standing bar for each (label, value); above 300 an outline."""
+def bars(key: str, title: str, *, rows: Rows, y_title: str, is_log: bool = False) -> Chart:
+    """A standing bar for each (label, value); above 300 an outline. Names stand below where they have room."""
     labels, (values,) = _columns(rows, 1)
-    n, shown = len(labels), len(labels) <= MOST_NAMES
-    is_long = sum(map(width_of, labels)) > WIDTH * 0.8
-    below = (max(map(width_of, map(short, labels))) + 12 if is_long else 22) if shown else 34
+    n, bottom = len(labels), 200
     low = max(0.5, min([one for one in values if one > 0], default=1) / 2) if is_log else 0.0
-    y = Axis(low, max(*values, low * 2, 1e-9) * 1.04, 200, 24, is_log)
+    y = Axis(low, max(*values, low * 2, 1e-9) * 1.04, bottom, 24, is_log)
     left = left_of(y)
     wide = (WIDTH - left) / max(n, 1)
     tops = [y.at(max(value, low)) for value in values]
+    parts = y_grid(y, left, WIDTH, y_title)
     if n <= MOST_BARS:
-        made = [
+        parts += [
             f'<rect id="{escape(key)}-{i}" x="{left + (i + 0.1) * wide:.1f}" y="{top:.2f}" width="{wide * 0.8:.1f}" '
-            f'height="{200 - top:.2f}" rx="1.5" class="one"><title>{escape(label)}: {value:,.0f}</title></rect>'
+            f'height="{bottom - top:.2f}" rx="1.5" class="one"><title>{escape(label)}: {value:,.0f}</title></rect>'
             for i, (label, value, top) in enumerate(zip(labels, values, tops, strict=True))
         ]
     else:
         steps = "".join(f"V{top:.1f}H{left + (i + 1) * wide:.1f}" for i, top in enumerate(tops))
-        made = [f'<path class="one" d="M{left:.1f} 200{steps}V200Z"/>']
-    for i, label in enumerate(labels if shown else ()):
-        x = left + (i + 0.5) * wide
-        turned = f' transform="rotate(-90 {x + 4:.1f} 207)"' if is_long else ""
-        place = f'x="{x + 4:.1f}" y="207" class="end"' if is_long else f'x="{x:.1f}" y="216" class="mid"'
-        made.append(f"<text {place}{turned}>{escape(short(label))}</text>")
-    if not shown:
-        made.append(f'<text x="{(left + WIDTH) / 2:.0f}" y="218" class="mid soft">{n:,} classes, rarest first</text>')
+        parts.append(path(f"M{left:.1f} {bottom}{steps}V{bottom}Z", "one"))
+    if n <= MOST_NAMES and all(width_of(label) < wide for label in labels):
+        parts += [text(left + (i + 0.5) * wide, bottom + 16, label, "mid") for i, label in enumerate(labels)]
+    else:
+        parts.append(text((left + WIDTH) / 2, bottom + 18, f"{n:,} classes, rarest first", "mid soft"))
+    alt = f"{title}: {n:,} classes, {min(values, default=0):,.0f} to {max(values, default=0):,.0f} {y_title}"
     numbers = {"labels": labels, "values": values, "y_title": y_title, "is_log": is_log}
-    return _chart("bars", key, title, alt, WIDTH, 200 + below, [*y_grid(y, left, WIDTH, y_title), *made], **numbers)
+    return _chart("bars", key, title, alt, (WIDTH, bottom + 24), parts, **numbers)
 
 
 def lines(
     key: str,
     title: str,
-    alt: str,
     *,
     series: Sequence[dict[str, Any]],
     x_title: str,
@@ -79,11 +76,11 @@ def lines(
     names = dict.fromkeys((line["name"], line["role"]) for line in series)
     parts = [*y_grid(y, x.start, width, y_title), *x_labels(x, bottom, x_title, is_whole=x_title == "epoch")]
     if has_diagonal:
-        parts.append(f'<path class="rule" d="M{x.at(0):.1f} {y.at(0):.1f}L{x.at(1):.1f} {y.at(1):.1f}"/>')
+        parts.append(path(f"M{x.at(0):.1f} {y.at(0):.1f}L{x.at(1):.1f} {y.at(1):.1f}", "rule"))
     if mark:
-        parts.append(f'<path class="rule" d="M{x.at(mark[1]):.1f} 24V{bottom}"/>')
-        side = ("end", -4) if x.at(mark[1]) > width * 0.6 else ("", 4)
-        parts.append(f'<text x="{x.at(mark[1]) + side[1]:.1f}" y="34" class="{side[0]} soft">{escape(mark[0])}</text>')
+        at = x.at(mark[1])
+        parts.append(path(f"M{at:.1f} 24V{bottom}", "rule"))
+        parts.append(text(at - 4, 34, mark[0], "end soft") if at > width * 0.6 else text(at + 4, 34, mark[0], "soft"))
     for i, line in enumerate(series):
         points = [f"{x.at(a):.2f},{y.at(b):.2f}" for a, b in zip(line["x"], line["y"], strict=True)]
         faint = " faint" if len(series) > len(names) else ""
@@ -93,17 +90,18 @@ def lines(
     right = float(width)
     for name, role in reversed(names if len(names) > 1 else {}):  # the legend, from the right, each after its line
         start = right - width_of(name)
-        parts.append(f'<text x="{start:.1f}" y="11">{escape(name)}</text>')
+        parts.append(text(start, 11, name))
         parts.append(f'<g class="line {role}"><polyline points="{start - 23:.1f},7 {start - 5:.1f},7"/></g>')
         right = start - 36
+    ends = [f"{line['name']} {line['y'][-1]:.3g}" for line in series]
+    alt = f"{title}; at the end: {first_few(ends, most=5)}"
     words = {"x_title": x_title, "y_title": y_title, "is_log_x": is_log_x, "has_diagonal": has_diagonal}
-    return _chart("lines", key, title, alt, width, bottom + 38, parts, series=list(series), **words)
+    return _chart("lines", key, title, alt, (width, bottom + 38), parts, series=list(series), **words)
 
 
 def points(
     key: str,
     title: str,
-    alt: str,
     *,
     rows: Rows,
     x_title: str,
@@ -114,19 +112,15 @@ def points(
 ) -> Chart:
     """A point for each (label, x, y), those at `named` with words. is_log: x, and with a diagonal y too."""
     labels, (x, y) = _columns(rows, 2)
-    bottom = 300 if has_diagonal else 220
-    shown_x, shown_y = (off_zero(x) if is_log else x), (off_zero(y) if is_log and has_diagonal else y)
-    if has_diagonal:
-        both = [*shown_x, *shown_y]
-        span_x = span_y = span_of(both, True, room=0.06) if is_log else (0.0, max(*both, 1e-9) * 1.06)
-    else:
-        span_x, span_y = span_of(shown_x, is_log, room=0.06), (0.0, max(*y, 1e-9) * 1.08)
-    up = Axis(*span_y, bottom, 24, is_log and has_diagonal)
+    bottom, is_log_y = (300, is_log) if has_diagonal else (220, False)
+    shown_x, shown_y = (off_zero(x) if is_log else x), (off_zero(y) if is_log_y else y)
+    span_x = span_of([*shown_x, *shown_y] if has_diagonal else shown_x, is_log, room=0.06)
+    up = Axis(*(span_x if has_diagonal else (0.0, max(*y, 1e-9) * 1.08)), bottom, 24, is_log_y)
     right = Axis(*span_x, left_of(up), WIDTH - 10, is_log)
     places = [(right.at(a), up.at(b)) for a, b in zip(shown_x, shown_y, strict=True)]
     parts = [*y_grid(up, right.start, WIDTH, y_title), *x_labels(right, bottom, x_title)]
     if has_diagonal:
-        parts.append(f'<path class="rule" d="M{right.start:.1f} {bottom}L{right.stop:.1f} 24"/>')
+        parts.append(path(f"M{right.start:.1f} {bottom}L{right.stop:.1f} 24", "rule"))
     dots = [
         f'<circle cx="{a:.2f}" cy="{b:.2f}" r="3.2"><title>{escape(label)}</title></circle>'
         for label, (a, b) in zip(labels, places, strict=True)
@@ -134,88 +128,79 @@ def points(
     parts.append(f'<g id="{escape(key)}-points" class="dots">{"".join(dots)}</g>')
     taken: list[tuple[float, float]] = []
     for i in named:  # a name that would fall on an earlier one is left out
-        a, b = places[i]
-        if all(abs(a - c) > 8 + width_of(labels[i]) or abs(b - d) > 11 for c, d in taken):
+        (a, b), width = places[i], width_of(labels[i]) + 8
+        if all(abs(a - c) > width or abs(b - d) > 11 for c, d in taken):
             taken.append((a, b))
-            side = ("end", -6) if a + width_of(labels[i]) + 8 > WIDTH else ("", 6)
-            parts.append(f'<text x="{a + side[1]:.1f}" y="{b - 4:.1f}" class="{side[0]}">{escape(labels[i])}</text>')
+            is_at_the_edge = a + width > WIDTH
+            parts.append(text(a - 6, b - 4, labels[i], "end") if is_at_the_edge else text(a + 6, b - 4, labels[i]))
+    extremes = [f"{labels[i]} with {y[i]:.4g} at {x[i]:.4g}" for i in named]
+    alt = f"{title}, {len(labels):,} classes: {y_title} over {x_title}{'; ' if extremes else ''}{first_few(extremes)}"
     numbers = {"labels": labels, "x": x, "y": y, "x_title": x_title, "y_title": y_title}
     flags = {"is_log": is_log, "has_diagonal": has_diagonal, "named": list(named)}
-    return _chart("points", key, title, alt, WIDTH, bottom + 38, parts, **numbers, **flags)
+    return _chart("points", key, title, alt, (WIDTH, bottom + 38), parts, **numbers, **flags)
 
 
 def ranges(
     key: str,
     title: str,
-    alt: str,
     *,
     rows: Rows,
     x_title: str,
     strong: int | None = None,
-    hollow: Numbers = (),
+    hollow: Sequence[float] = (),
     has_zero: bool = False,
+    most: float = math.inf,
 ) -> Chart:
-    """Each (label, value, low, high): a dot on its interval. strong: the row that stands out; hollow: second values."""
+    """Each (label, value, low, high): a dot on its interval. strong: the row that stands out; hollow: second values.
+
+    most  where the axis ends at the latest; of a value beyond, which would squash the others, the number is written
+    """
     labels, (values, low, high) = _columns(rows, 3)
     left = max(map(width_of, map(short, labels))) + 14
     bottom = 14 + 24 * len(labels)
-    span = span_of([*values, *low, *high, *hollow, *([0.0] if has_zero else [])], False, room=0.03)
-    x = Axis(*span, left, WIDTH - 12)
-    parts = [f'<path class="grid" d="M{x.at(tick):.1f} 8V{bottom}"/>' for tick, _ in x.ticks()]
+    drawn = [one for one in [*values, *low, *high, *hollow, *([0.0] if has_zero else [])] if one <= most]
+    x = Axis(*span_of(drawn, False, room=0.03), left, WIDTH - 12)
+    parts = [path(f"M{x.at(tick):.1f} 8V{bottom}", "grid") for tick, _ in x.ticks()]
     parts += x_labels(x, bottom, x_title)
     if has_zero:
-        parts.append(f'<path class="zero" d="M{x.at(0):.1f} 8V{bottom}"/>')
+        parts.append(path(f"M{x.at(0):.1f} 8V{bottom}", "zero"))
     for i, label in enumerate(labels):
-        y = 24 + 24 * i
-        tone = "one" if strong in (None, i) else "soft"
-        weight = " strong" if strong == i else ""
-        words = f"{label}: {values[i]:.4f}, {low[i]:.4f} to {high[i]:.4f}"
-        parts.append(f'<text x="{left - 10:.1f}" y="{y + 4}" class="end{weight}">{escape(short(label))}</text>')
-        parts.append(f'<path class="reach {tone}" d="M{x.at(low[i]):.1f} {y}H{x.at(high[i]):.1f}"/>')
+        y, tone = 24 + 24 * i, "one" if strong in (None, i) else "soft"
+        parts.append(text(left - 10, y + 4, short(label), "end strong" if strong == i else "end"))
+        if low[i] <= x.high:
+            parts.append(path(f"M{x.at(low[i]):.1f} {y}H{x.at(min(high[i], x.high)):.1f}", f"reach {tone}"))
         if hollow:
             parts.append(f'<circle class="hollow {tone}" cx="{x.at(hollow[i]):.2f}" cy="{y}" r="3.6"/>')
+        if values[i] > x.high:
+            parts.append(text(WIDTH - 12, y + 4, f"{values[i]:.4f} \u2192", "end soft"))
+            continue
+        words = f"{label}: {values[i]:.4f}, {low[i]:.4f} to {high[i]:.4f}"
         dot = f'id="{escape(key)}-{i}" class="{tone}" cx="{x.at(values[i]):.2f}" cy="{y}" r="4"'
         parts.append(f"<circle {dot}><title>{escape(words)}</title></circle>")
-    numbers = {"labels": labels, "values": values, "low": low, "high": high, "x_title": x_title}
+    alt = f"{title}: {first_few([f'{label} {value:.4f}' for label, value, *_ in rows], most=5)}"
+    numbers = {"labels": labels, "values": values, "low": low, "high": high, "x_title": x_title, "end": x.high}
     flags = {"strong": strong, "hollow": list(hollow) or None, "has_zero": has_zero}
-    return _chart("ranges", key, title, alt, WIDTH, bottom + 38, parts, **numbers, **flags)
-
-
-def heat(key: str, title: str, alt: str, *, labels: Sequence[str], matrix: Sequence[Numbers]) -> Chart:
-    """A square of numbers in [-1, 1]; rows have names and numbers, columns the numbers alone."""
-    names = [f"{short(label)}  {i + 1}" for i, label in enumerate(labels)]
-    left = max(map(width_of, names)) + 12
-    side = min(44.0, (WIDTH - left) / len(labels))
-    parts = []
-    for i, row in enumerate(matrix):
-        y = 20 + i * side
-        parts.append(f'<text x="{left - 8:.1f}" y="{y + side / 2 + 4:.1f}" class="end">{escape(names[i])}</text>')
-        parts.append(f'<text x="{left + (i + 0.5) * side:.1f}" y="13" class="mid soft">{i + 1}</text>')
-        for j, value in enumerate(row):
-            x, tone = left + j * side, "self" if i == j else "one" if value >= 0 else "soft"
-            words = f"{labels[i]} and {labels[j]}: {value:.2f}"
-            box = f'x="{x:.1f}" y="{y:.1f}" width="{side - 1.5:.1f}" height="{side - 1.5:.1f}" rx="2"'
-            parts.append(
-                f'<rect id="{escape(key)}-{i}-{j}" class="cell {tone}" {box} '
-                f'fill-opacity="{min(abs(value), 1) * 0.8:.3f}"><title>{escape(words)}</title></rect>'
-            )
-            if side > 32 and i != j:
-                place = f'x="{x + side / 2 - 0.75:.1f}" y="{y + side / 2 + 3.5:.1f}"'
-                parts.append(f'<text {place} class="mid">{value:.2f}</text>'.replace("-0.00", "0.00"))
-    numbers = {"labels": list(labels), "matrix": [list(row) for row in matrix]}
-    return _chart("heat", key, title, alt, WIDTH, 24 + side * len(labels), parts, **numbers)
+    return _chart("ranges", key, title, alt, (WIDTH, bottom + 38), parts, **numbers, **flags)
 
 
 def _chart(
-    kind: str, key: str, title: str, alt: str, width: float, height: float, parts: Iterable[str], **numbers: Any
+    kind: str, key: str, title: str, alt: str, size: tuple[float, float], parts: Iterable[str], **numbers: Any
 ) -> Chart:
-    view = f'role="img" aria-label="{escape(alt)}" viewBox="0 0 {width:g} {height:.0f}"'
+    view = f'role="img" aria-label="{escape(alt)}" viewBox="0 0 {size[0]:g} {size[1]:.0f}"'
     svg = f'<svg data-chart="{escape(key)}" {view}>' + "\n".join(parts) + "</svg>"
     return {"kind": kind, "key": key, "title": title, "alt": alt, "svg": svg, **numbers}
 
 
 def _columns(rows: Rows, n: int) -> tuple[list[str], list[list[float]]]:
     return [str(row[0]) for row in rows], [[row[i] for row in rows] for i in range(1, n + 1)]
+
+
+def text(x: float, y: float, words: str, tone: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{tone}">{escape(words)}</text>'
+
+
+def path(steps: str, tone: str) -> str:
+    return f'<path class="{tone}" d="{steps}"/>'
 
 
 @dataclass(frozen=True)
@@ -253,20 +238,20 @@ class Axis:
 
 def y_grid(y: Axis, left: float, right: float, title: str) -> list[str]:
     """Lines across with their values, and the axis's words above."""
-    made = [f'<text x="0" y="11" class="soft">{escape(title)}</text>'] if title else []
-    for value, text in y.ticks():
-        made.append(f'<path class="grid" d="M{left:.1f} {y.at(value):.1f}H{right}"/>')
-        made.append(f'<text x="{left - 7:.1f}" y="{y.at(value) + 4:.1f}" class="end soft">{text}</text>')
+    made = [text(0, 11, title, "soft")] if title else []
+    for value, words in y.ticks():
+        made.append(path(f"M{left:.1f} {y.at(value):.1f}H{right}", "grid"))
+        made.append(text(left - 7, y.at(value) + 4, words, "end soft"))
     return made
 
 
 def x_labels(x: Axis, bottom: float, title: str, *, is_whole: bool = False) -> list[str]:
     """Values below a lying axis, as many as have room, and its words. is_whole: whole numbers only."""
-    ticks = [(value, text) for value, text in x.ticks() if not is_whole or value == round(value)]
-    while len(ticks) > 1 and sum(width_of(text) + 10 for _, text in ticks) > x.stop - x.start:
+    ticks = [(value, words) for value, words in x.ticks() if not is_whole or value == round(value)]
+    while len(ticks) > 1 and sum(width_of(words) + 10 for _, words in ticks) > x.stop - x.start:
         ticks = ticks[::2]
-    places = [(x.at(value), 15, text) for value, text in ticks] + [((x.start + x.stop) / 2, 33, escape(title))]
-    return [f'<text x="{at:.1f}" y="{bottom + down}" class="mid soft">{text}</text>' for at, down, text in places]
+    made = [text(x.at(value), bottom + 15, words, "mid soft") for value, words in ticks]
+    return [*made, text((x.start + x.stop) / 2, bottom + 33, title, "mid soft")]
 
 
 def span_of(values: Sequence[float], is_log: bool, *, room: float = 0.0) -> tuple[float, float]:
@@ -290,9 +275,8 @@ def left_of(y: Axis) -> float:
 
 
 def short(label: str) -> str:
-    return (
-        label if len(label) <= MOST_LETTERS else f"{label[: MOST_LETTERS // 2]}\u2026{label[1 - MOST_LETTERS // 2 :]}"
-    )
+    half = MOST_LETTERS // 2
+    return label if len(label) <= MOST_LETTERS else f"{label[:half]}\u2026{label[1 - half :]}"
 
 
 def width_of(text: str) -> float:

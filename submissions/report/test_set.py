@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ def _likeness(work: WorkFolder, likeness: Likeness, oof: Oof | None) -> Row:
         rows = [place.get(name, -1) for name in likeness.train_id.tolist()]
         rated = likeness.weighted_rate(oof.rank[rows] >= 3) if min(rows) >= 0 else None
     if rated is not None:
-        error = {name: getattr(rated, name) for name in ("plain", "weighted", "low", "high", "effective", "is_known")}
+        error = {**asdict(rated), "is_known": rated.is_known}
     shown = {
         "test": (likeness.test_id, likeness.test_odds),
         "train": (likeness.train_id, likeness.train_odds),
@@ -117,12 +118,10 @@ def _twins(work: WorkFolder, blended: Blended) -> Row | None:
 
 
 def _chart(shares: Sequence[Row], apart: Sequence[int]) -> Chart:
-    most, known = shares[apart[0]], [one["train"] for one in shares if one["train"] > 0]
+    known = [one["train"] for one in shares if one["train"] > 0]
     return points(
         "shares",
         "Share of each class: estimated in test, counted in training",
-        f"Shares of {len(shares):,} classes; {most['label']} differs most, {most['train']:.2%} in training and"
-        f" {most['test']:.2%} in test",
         rows=[(one["label"], 100 * one["train"], 100 * one["test"]) for one in shares],
         x_title="% of training images",
         y_title="% of test images, estimated",

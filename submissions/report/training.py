@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from folds.base.errors import UserError
 from folds.base.workspace import read_json
-from models.runs import done_folds, read_log_line
+from models.runs import begun_settings, done_folds, read_log_line
 from models.watch.events import EpochRow
 from submissions.report.plots import Chart, lines
 from submissions.report.workfolder import WorkFolder
@@ -32,7 +31,7 @@ def _run(work: WorkFolder, name: str, number: int) -> dict[str, Any]:
     done = done_folds(work.workspace, name)
     folders = {int(path.name[4:]): path for path in root.glob("fold[0-9]*") if path.name[4:].isdecimal()}
     logs = {fold: _log(folders[fold] / LOG) for fold in sorted(folders) if (folders[fold] / LOG).is_file()}
-    stored = _settings(root)
+    stored = work.attempt(lambda: next(begun_settings(work.workspace, name), {})) or {}
     rows = [_fold(fold, done.get(fold), logs.get(fold, [])) for fold in sorted(folders)]
     drawn = {fold: log for fold, log in logs.items() if log} if number < MOST_RUNS else {}
     sweep = [_sweep(root, number)] if number < MOST_RUNS and (root / "lr-find.json").is_file() else []
@@ -43,7 +42,7 @@ def _run(work: WorkFolder, name: str, number: int) -> dict[str, Any]:
         "about": _about(stored),
         "folds": rows,
         "advice": list(_advice(rows)),
-        "charts": [*(_curves(drawn, name, number) if drawn else []), *sweep],
+        "charts": [*_curves(drawn, number), *sweep],
     }
 
 
@@ -56,16 +55,6 @@ def _log(path: Path) -> list[EpochRow]:
         except (ValueError, TypeError):
             break
     return rows
-
-
-def _settings(root: Path) -> dict[str, Any]:
-    for path in sorted(root.glob("fold*/settings.json")):
-        try:
-            stored = read_json(path, hint="")
-        except UserError:
-            continue
-        return stored if isinstance(stored, dict) else {}
-    return {}
 
 
 def _about(stored: Mapping[str, Any]) -> str:
@@ -103,33 +92,20 @@ def _advice(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             yield {"folds": folds, "verdict": verdict, "sentence": sentence}
 
 
-def _curves(logs: Logs, name: str, number: int) -> list[Chart]:
+def _curves(logs: Logs, number: int) -> Iterator[Chart]:
     """Loss, errors and learning rate over epochs, a thin line for each fold."""
-    folds = f"{len(logs)} fold" + "s" * (len(logs) > 1)
-    last = [log[-1] for log in logs.values()]
-    valid, top3 = (
-        sum(values) / len(last) for values in zip(*((r.valid_loss, r.valid_top3_error) for r in last), strict=True)
-    )
     loss = _series(logs, "training", "train", lambda row: row.train_loss)
     loss += _series(logs, "valid", "valid", lambda row: row.valid_loss)
     errors = _series(logs, "top-1", "train", lambda row: row.valid_top1_error)
     errors += _series(logs, "top-3", "valid", lambda row: row.valid_top3_error)
-    first = dict(list(logs.items())[:1])
-    drawn = (
-        ("loss", "Loss, nats", f"Losses of {name}, {folds}; valid {valid:.4f} at the end", loss),
-        ("errors", "Valid error", f"Errors of {name}, {folds}; top-3 {top3:.4f} at the end", errors),
-        (
-            "rate",
-            "Learning rate",
-            f"Learning rate of {name}, {min(row.lr for row in last):.1e} at the end",
-            _series(first, "rate", "valid", lambda row: row.lr),
-        ),
-    )
-    return [
-        lines(f"{key}-{number}", title, alt, series=series, x_title="epoch", is_small=True)
-        for key, title, alt, series in drawn
-        if series
-    ]
+    rate = _series(dict(list(logs.items())[:1]), "rate", "valid", lambda row: row.lr)
+    for key, title, series in (
+        ("loss", "Loss, nats", loss),
+        ("errors", "Valid error", errors),
+        ("rate", "Learning rate", rate),
+    ):
+        if series:
+            yield lines(f"{key}-{number}", title, series=series, x_title="epoch", is_small=True)
 
 
 def _series(logs: Logs, name: str, role: str, figure: Callable[[EpochRow], float]) -> list[dict[str, Any]]:
@@ -149,7 +125,6 @@ def _sweep(root: Path, number: int) -> Chart:
     return lines(
         f"sweep-{number}",
         "Learning-rate finder",
-        f"Training loss over rising learning rates; {suggested:.1e} is suggested",
         series=[{"name": "loss", "role": "valid", "x": list(found["rates"]), "y": list(found["losses"])}],
         x_title="learning rate",
         y_title="training loss, nats",

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import pandas as pd
 
 from ensemble.blend.apply import open_members
-from ensemble.blend.blend_json import Blend, load_blend
+from ensemble.blend.blend_json import load_blend
 from ensemble.blend.recipe import Recipe
 from ensemble.members.members import Members, load_members
 from ensemble.members.open_run import list_runs
@@ -22,32 +20,50 @@ from folds.base.interval import rate_interval
 from folds.base.metrics import top_classes, true_rank
 from folds.base.workspace import Workspace
 from folds.manifest.manifest import UNREADABLE, USABLE, read_manifest, usable_rows
-from folds.pixels.store import PixelStore, open_store
-from folds.split.assign import SPLIT_HINT, Folds, load_folds
+from folds.pixels.store import open_store
+from folds.split.assign import SPLIT_HINT, load_folds
 from models.runs import runs
 
 T = TypeVar("T")
 Image = Mapping[str, str]  # image_id, split, label, path (below DATA)
 
 
-@dataclass(frozen=True)
 class WorkFolder:
-    """A work folder, opened. runs: begun, done or added, by name.
+    """A work folder, opened. Raises UserError where not even a manifest is there.
 
+    runs      begun, done or added, by name
     problems  a sentence for each thing that cannot be used; the sections add theirs
     """
 
-    workspace: Workspace
-    manifest: pd.DataFrame
-    folds: Folds | None
-    store: PixelStore | None
-    blend: Blend | None
-    runs: tuple[str, ...]
-    problems: list[str]
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace, self.manifest = workspace, read_manifest(workspace)
+        self.problems: list[str] = []
+        self.folds = self.attempt(lambda: load_folds(workspace)) if workspace.folds_json.exists() else None
+        self.attempt(self._refuse_older_folds)
+        self.store = self.attempt(lambda: open_store(workspace))
+        self.blend = self.attempt(lambda: load_blend(workspace.blend)) if workspace.blend.exists() else None
+        self.runs = sorted({*runs(workspace), *list_runs(workspace)})
 
     def attempt(self, make: Callable[[], T]) -> T | None:
         """What `make` returns, or None where it raises UserError, which is added to the problems."""
-        return _attempt(make, self.problems)
+        try:
+            return make()
+        except UserError as err:
+            sentence = f"{err.message}; {err.hint}" if err.hint else err.message
+            if sentence not in self.problems:
+                self.problems.append(sentence)
+            return None
+
+    def _refuse_older_folds(self) -> None:
+        """Raise UserError where the folds, and with them all runs, have other images or labels than the manifest."""
+        if self.folds is None:
+            return
+        now = usable_rows(self.manifest, split="train")
+        known = set(zip(self.folds.image_id.tolist(), self.folds.label.tolist(), strict=True))
+        changed = {image_id for image_id, _ in known ^ set(zip(now["image_id"], now["label"], strict=True))}
+        if changed:
+            what = f"{len(changed):,} images were added, removed or relabelled since: {first_few(sorted(changed))}"
+            raise UserError(f"folds and runs are older than the manifest; {what}", hint=SPLIT_HINT)
 
     def image(self, image_id: str, *, split: str = "train") -> Image:
         row = self.row_of.get((split, image_id))
@@ -78,50 +94,6 @@ class WorkFolder:
             return dict(zip(self.folds.classes, counts.tolist(), strict=True))
         train = self.manifest[(self.manifest["split"] == "train") & (self.manifest["status"] == USABLE)]
         return {str(label): int(count) for label, count in train["label"].value_counts().items()}
-
-
-def open_workfolder(workspace: Workspace) -> WorkFolder:
-    """Open what is there. Raises UserError where not even a manifest is."""
-    manifest = read_manifest(workspace)
-    problems: list[str] = []
-    folds = _if_there(workspace.folds_json, lambda: load_folds(workspace), problems)
-    problems += _older_folds(manifest, folds)
-    return WorkFolder(
-        workspace=workspace,
-        manifest=manifest,
-        folds=folds,
-        store=_attempt(lambda: open_store(workspace), problems),
-        blend=_if_there(workspace.blend, lambda: load_blend(workspace.blend), problems),
-        runs=tuple(sorted({*runs(workspace), *list_runs(workspace)})),
-        problems=problems,
-    )
-
-
-def _older_folds(manifest: pd.DataFrame, folds: Folds | None) -> list[str]:
-    """A sentence where the folds, and with them all runs, have other images or labels than the manifest has by now."""
-    if folds is None:
-        return []
-    now = usable_rows(manifest, split="train")
-    known = set(zip(folds.image_id.tolist(), folds.label.tolist(), strict=True))
-    changed = {image_id for image_id, _ in known ^ set(zip(now["image_id"], now["label"], strict=True))}
-    if not changed:
-        return []
-    what = f"{len(changed):,} images were added, removed or relabelled since: {first_few(sorted(changed))}"
-    return [f"folds and runs are older than the manifest; {what}; {SPLIT_HINT}"]
-
-
-def _if_there(path: Path, make: Callable[[], T], problems: list[str]) -> T | None:
-    return _attempt(make, problems) if path.exists() else None
-
-
-def _attempt(make: Callable[[], T], problems: list[str]) -> T | None:
-    try:
-        return make()
-    except UserError as err:
-        sentence = f"{err.message}; {err.hint}" if err.hint else err.message
-        if sentence not in problems:
-            problems.append(sentence)
-        return None
 
 
 @dataclass(frozen=True)

@@ -74,13 +74,6 @@ def test_predict_gives_the_same_probabilities_again_and_other_views_on_request(f
     assert ((folder / "oof.npz").read_bytes(), (folder / "done.json").read_bytes()) == before
 
 
-def test_a_single_run_can_be_submitted(finished, typed):
-    _, work, _ = finished
-    code, out, _ = typed("submit", "--run", "test_resnet", "--work", work)
-    assert code == 0
-    assert "test_resnet.csv: 6 rows, valid" in out
-
-
 def test_predictions_of_another_tool_are_added_and_blended(finished, typed, tmp_path):
     _, work, _ = finished
     ids = {"oof": [], "test": [f"{i:03d}" for i in range(6)]}
@@ -154,21 +147,6 @@ def test_a_spoilt_csv_is_refused_by_check(finished, typed, tmp_path):
     assert code == 2
     assert err.startswith("error: spoilt.csv is not valid: ")
     assert "005" in err
-
-
-def test_score_counts_first_and_third_places(finished, typed, tmp_path):
-    _, work, _ = finished
-    rows = [line.split(",") for line in (work / "submissions" / "blend.csv").read_text().splitlines()[1:]]
-    labels = [f"{name},{guesses.split(' ')[2]}" for name, guesses in rows[:3]]  # hits, but only as third guess
-    Path("labels.csv").write_text("\n".join(["id,label", *labels]) + "\n")
-    code, out, _ = typed("score", work / "submissions" / "blend.csv", "--labels", "labels.csv", "--work", work)
-    assert code == 0
-    assert "on the true labels of 3 images: top-1 error 1.0000, top-3 error 0.0000" in out
-
-
-def test_an_id_with_a_leading_zero_stays_text(finished):
-    _, work, _ = finished
-    assert "\n000," in (work / "submissions" / "blend.csv").read_text()
 
 
 def test_lr_find_says_the_rate_and_how_to_train_with_it(finished, typed, tmp_path):

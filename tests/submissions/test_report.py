@@ -21,7 +21,7 @@ from folds.split.assign import load_folds
 from models.predict.predictions import load_predictions
 from submissions.report.make import MOST_BYTES, make_report
 from submissions.report.mistakes import suspected_labels
-from submissions.report.plots import bars, heat, lines, points, ranges
+from submissions.report.plots import bars, lines, points, ranges
 from submissions.report.workfolder import Ranks
 from submissions.settings import ReportSettings
 from tests.competition import fingerprint
@@ -185,15 +185,15 @@ def test_confident_learning_copes_with_a_class_without_images():
 
 
 def test_the_same_chart_is_the_same_text_with_its_words_and_the_colours_of_the_page():
-    chart = bars("sizes", "Sizes", "two bars", rows=[("a", 10.0), ("b & c", 40.0)], y_title="images")
-    assert chart == bars("sizes", "Sizes", "two bars", rows=[("a", 10.0), ("b & c", 40.0)], y_title="images")
-    assert 'aria-label="two bars"' in chart["svg"]
+    chart = bars("sizes", "Sizes", rows=[("a", 10.0), ("b & c", 40.0)], y_title="images")
+    assert chart == bars("sizes", "Sizes", rows=[("a", 10.0), ("b & c", 40.0)], y_title="images")
+    assert 'aria-label="Sizes: 2 classes, 10 to 40 images"' in chart["svg"]
     assert "b &amp; c: 40" in chart["svg"]
     assert "#" not in chart["svg"]
 
 
 def test_odd_names_of_classes_are_drawn_as_they_are():
-    svg = bars("odd", "t", "a", rows=[("$a$", 1), ("<b>", 2), ("猫", 3), ("_c", 4)], y_title="images")["svg"]
+    svg = bars("odd", "t", rows=[("$a$", 1), ("<b>", 2), ("猫", 3), ("_c", 4)], y_title="images")["svg"]
     assert all(name in svg for name in (">$a$<", "&lt;b&gt;", "猫", ">_c<"))
 
 
@@ -204,14 +204,14 @@ ONE = {"name": "loss", "role": "valid", "x": [1.0], "y": [0.5]}
 @pytest.mark.parametrize(
     "chart",
     [
-        lambda: lines("l", "t", "a", series=[ONE], x_title="epoch"),
-        lambda: lines("l", "t", "a", series=[{**ONE, "y": [0.0]}], x_title="rate", is_log_x=True, mark=("m", 1.0)),
-        lambda: points("p", "t", "a", rows=[("x", 1, 0), ("y", 50, 0)], **XY, is_log=True, has_diagonal=True),
-        lambda: points("p", "t", "a", rows=[("x", 3, 0), ("y", 3, 0)], **XY, named=[0, 1]),
-        lambda: ranges("r", "t", "a", rows=[("x", 0, 0, 0), ("y", 0, 0, 0)], x_title="x"),
-        lambda: bars("b", "t", "a", rows=[("x", 0), ("y", 900)], y_title="y", is_log=True),
-        lambda: bars("b", "t", "a", rows=[], y_title="y"),
-        lambda: heat("h", "t", "a", labels=("x", "y"), matrix=((1, 0), (0, 1))),
+        lambda: lines("l", "t", series=[ONE], x_title="epoch"),
+        lambda: lines("l", "t", series=[{**ONE, "y": [0.0]}], x_title="rate", is_log_x=True, mark=("m", 1.0)),
+        lambda: points("p", "t", rows=[("x", 1, 0), ("y", 50, 0)], **XY, is_log=True, has_diagonal=True),
+        lambda: points("p", "t", rows=[("x", 3, 0), ("y", 3, 0)], **XY, named=[0, 1]),
+        lambda: ranges("r", "t", rows=[("x", 0, 0, 0), ("y", 0, 0, 0)], x_title="x"),
+        lambda: bars("b", "t", rows=[("x", 0), ("y", 900)], y_title="y", is_log=True),
+        lambda: bars("b", "t", rows=[], y_title="y"),
+        lambda: ranges("r", "t", rows=[("x", 0, 0, 0), ("y", 1, 1, 1)], x_title="x", most=0),
     ],
 )
 def test_charts_of_one_point_of_zeros_and_of_nothing_are_drawn(chart):
@@ -221,9 +221,18 @@ def test_charts_of_one_point_of_zeros_and_of_nothing_are_drawn(chart):
     assert "inf" not in svg
 
 
+def test_one_bad_run_beside_good_ones_squashed_them_on_the_chart():
+    rows = [("a", 0.010, 0.008, 0.013), ("b", 0.014, 0.012, 0.017), ("table", 0.54, 0.53, 0.55)]
+    chart = ranges("r", "t", rows=rows, x_title="x", most=0.06)
+    assert 0.017 < chart["end"] < 0.06
+    assert ">0.5400 \N{RIGHTWARDS ARROW}<" in chart["svg"]
+    assert "table 0.5400" in chart["alt"]
+    assert ranges("r", "t", rows=rows, x_title="x")["end"] > 0.54
+
+
 def test_many_classes_make_an_outline_and_not_thousands_of_bars():
     rows = [(str(i), float(i % 50 + 1)) for i in range(3000)]
-    assert len(bars("many", "t", "a", rows=rows, y_title="images")["svg"]) < 100_000
+    assert len(bars("many", "t", rows=rows, y_title="images")["svg"]) < 100_000
 
 
 def test_the_command_says_where_the_page_is_and_no_absolute_path_stands_in_it(work, monkeypatch, capsys):

@@ -133,13 +133,6 @@ def test_status_names_a_lineage_that_is_cut_off(blended_copy):
     assert (lineage.name in sentence, command) == (True, "submit")
 
 
-def test_the_same_blend_writes_the_same_bytes(blended_copy):
-    work = blended_copy
-    first = write_submission(work, SubmitSettings(csv_name="one"))
-    second = write_submission(work, SubmitSettings(csv_name="two"))
-    assert first.path.read_bytes() == second.path.read_bytes()
-
-
 def test_a_submit_that_fails_leaves_the_last_valid_csv_as_it_was(blended_copy, monkeypatch):
     """It was overwritten, and then deleted."""
     work = blended_copy
