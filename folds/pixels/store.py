@@ -20,7 +20,7 @@ from folds.pixels.jpeg import JpegPixels
 from folds.pixels.raw import CHANNELS, RawPixels
 from folds.settings import StoreForm
 
-VERSION = 2  # of the store's layout and of the decoding rules: a store of another version is made anew
+VERSION = 3  # of the store's layout and of the decoding rules: a store of another version is made anew
 FILTER = "bicubic"  # Pillow's antialiased resampling from the decoded picture to the square
 ENDINGS: dict[StoreForm, str] = {"raw": "u8", "jpeg": "jpegs"}
 Pixels: TypeAlias = RawPixels | JpegPixels
@@ -133,8 +133,8 @@ def write_head(
 def damaged_rows(workspace: Workspace) -> np.ndarray:
     """The image ids whose pixels are not those that were written. (m,) str; reads the whole store.
 
-    The second half of a digest in the manifest is the CRC-32 of the image's row; JPEGs have one of their own.
+    A digest in the manifest is the CRC-32 of the image's row; JPEGs have one of their own.
     """
     store = open_store(workspace)
     digests = read_manifest(workspace)["digest"].tolist()
-    return store.image_id[store.pixels.damaged([int(text[8:], 16) if text else None for text in digests])]
+    return store.image_id[store.pixels.damaged([int(text, 16) if text else None for text in digests])]
