@@ -4,38 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import combinations, pairwise
 from math import comb
 
 import numpy as np
 from PIL import Image
 
-HASH_SIDE, HASH_BITS = 32, 8  # least pixels a side, and low frequencies a side: 8 x 8 = 64 bits
+HASH_SIDE, HASH_BITS = 32, 8  # pixels a side, and low frequencies a side: 8 x 8 = 64 bits
 THUMBNAIL = 32  # pixels a side
 WORD = 64  # bits of a hash
 PAIR = 0.5  # cost of a look at one pair of hashes, in costs of sorting one hash
 BLOCK = 1 << 22  # pairs looked at in one go: 100 MB
 
+_frequency = np.arange(HASH_BITS)[:, None] * (2 * np.arange(HASH_SIDE)[None] + 1)
+_COSINES = np.cos(np.pi * _frequency / (2 * HASH_SIDE))  # (8, 32): the lowest frequencies of the DCT, type 2
 _MIRRORED = np.where(np.arange(HASH_BITS) % 2, -1.0, 1.0)  # a mirror turns the sign of the odd ones
 
 
 def perceptual_hashes(picture: Image.Image) -> tuple[int, int]:
     """64 bits that survive saving and scaling, of an RGB picture and of its mirror image.
 
-    picture  square. A bit is set where one of the 8 x 8 lowest DCT frequencies of the grey picture, shrunk by a whole
-    factor to 32 pixels or a few more, is above their median: as `imagehash.phash`.
+    picture  square. A bit is set where one of the 8 x 8 lowest DCT frequencies of the 32 x 32 grey picture is above
+    their median, as in `imagehash.phash`.
     """
-    grey = picture.convert("L").reduce(max(1, picture.width // HASH_SIDE))
-    cosines = _cosines(grey.width)
-    low = cosines @ np.asarray(grey, dtype=np.float64) @ cosines.T  # (8, 8)
+    # A symmetric filter, for the mirror: whole factors alone lost a fifth of the mirrored copies at 112 and 299 pixels.
+    small = picture.convert("L").resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    low = _COSINES @ np.asarray(small, dtype=np.float64) @ _COSINES.T  # (8, 8)
     return _bits(low), _bits(low * _MIRRORED)
-
-
-@cache
-def _cosines(side: int) -> np.ndarray:
-    """(8, side): the lowest frequencies of the DCT, type 2."""
-    return np.cos(np.pi / (2 * side) * np.outer(np.arange(HASH_BITS), 2 * np.arange(side) + 1))
 
 
 def _bits(low: np.ndarray) -> int:

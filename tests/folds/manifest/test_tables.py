@@ -1,9 +1,8 @@
 import numpy as np
 from rich.console import Console
 
-from folds.commands import split_tables
+from folds.commands import headline, prepare_tables, split_tables
 from folds.manifest.summary import class_sizes, copy_counts, quartiles, reasons, status_counts
-from folds.manifest.tables import headline, prepare_tables
 from folds.pixels.formats import FORMATS
 from folds.settings import SplitSettings
 from folds.split.assign import split
