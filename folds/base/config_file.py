@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cyclopts import Parameter
@@ -25,17 +24,16 @@ RUN = "run"  # [run.NAME]: settings of one run that differ from [train]
 
 @dataclass(frozen=True)
 class KitToml:
-    """What a settings file says: `top` keys, `sections` by name, and the tables of `runs` by name."""
+    """What a settings file says: its `sections` by name, `top` among them, and the tables of `runs` by name."""
 
     path: Path
-    top: dict[str, Any] = field(default_factory=dict)
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def flat(self) -> dict[str, Any]:
         """All keys but those of runs, by name: names are unique over the sections, and a test says so."""
-        return {**self.top, **{key: value for section in self.sections.values() for key, value in section.items()}}
+        return {key: value for section in self.sections.values() for key, value in section.items()}
 
 
 def read_kit_toml(path: Path, *, sections: Mapping[str, type], required: bool) -> KitToml:
@@ -54,16 +52,16 @@ def read_kit_toml(path: Path, *, sections: Mapping[str, type], required: bool) -
         raise UserError(f"{path} is not TOML: {err}", hint="`python run.py settings` prints a file that is") from err
     except (OSError, RecursionError) as err:
         raise UserError(f"{path} cannot be read: {err}", hint="`--config FILE`") from err
-    top = _hints(sections[TOP])
-    names = [name for name in sections if name != TOP]
+    top, names = _hints(sections[TOP]), [name for name in sections if name != TOP]
     _refuse_unknown(path, stored, known=[*top, *names, RUN], where="")
-    plain = {key: value for key, value in stored.items() if key in top}
-    _check_types(path, plain, sections[TOP], where="")
-    tables = {name: _section(path, stored.get(name, {}), sections[name], where=name) for name in names}
+    tables = {TOP: {key: value for key, value in stored.items() if key in top}}
+    tables |= {name: _as_table(path, stored.get(name, {}), where=name) for name in names}
     runs = _as_table(path, stored.get(RUN, {}), where=RUN)
+    for name, table in tables.items():
+        _check(path, table, sections[name], where="" if name == TOP else f"[{name}] ")
     for name, table in runs.items():
-        _section(path, table, sections["train"], where=f"{RUN}.{name}")
-    return KitToml(path, plain, tables, runs)
+        _check(path, table, sections["train"], where=f"[{RUN}.{name}] ")
+    return KitToml(path, tables, runs)
 
 
 def to_toml(
@@ -71,12 +69,12 @@ def to_toml(
     *,
     origin: Mapping[str, str],
     runs: Mapping[str, Mapping[str, Any]],
-    elsewhere: Mapping[str, str] = MappingProxyType({}),
-    remarks: Iterable[str] = (),
+    elsewhere: Mapping[str, str],
+    remarks: Iterable[str],
 ) -> str:
     """Settings as TOML: help as a comment, then the value and where it came from; what is not given is commented out.
 
-    values  pairs of section name and settings object
+    values     pairs of section name and settings object
     origin     by key: "default", "kit.toml", "flag"
     runs       the `[run.NAME]` tables, which are repeated as they came
     elsewhere  by key: where a value comes from that is not given
@@ -99,13 +97,6 @@ def to_toml(
     return "\n\n".join(blocks) + "\n"
 
 
-def _section(path: Path, table: Any, settings: type, *, where: str) -> dict[str, Any]:
-    table = _as_table(path, table, where=where)
-    _refuse_unknown(path, table, known=list(_hints(settings)), where=f"[{where}] ")
-    _check_types(path, table, settings, where=f"[{where}] ")
-    return table
-
-
 def _as_table(path: Path, value: Any, *, where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or (where == RUN and not all(isinstance(table, dict) for table in value.values())):
         example = f"[{where}.NAME]" if where == RUN else f"[{where}]"
@@ -123,8 +114,12 @@ def _refuse_unknown(path: Path, table: Mapping[str, Any], *, known: list[str], w
             )
 
 
-def _check_types(path: Path, table: Mapping[str, Any], settings: type, *, where: str) -> None:
-    """cyclopts checks limits and choices; but it reads text, where 2.5 passes for an int and "3" for a number."""
+def _check(path: Path, table: Mapping[str, Any], settings: type, *, where: str) -> None:
+    """Refuse unknown keys and wrong types.
+
+    cyclopts checks limits and choices; but it reads text, where 2.5 passes for an int and "3" for a number.
+    """
+    _refuse_unknown(path, table, known=list(_hints(settings)), where=where)
     for key, value in table.items():
         annotation = _hints(settings)[key]
         if not _fits(value, annotation):
