@@ -43,7 +43,7 @@ def test_the_hash_is_imagehashs_of_the_shrunken_picture(picture):
 
 @pytest.mark.parametrize("size", [40, 112, 288, 299])
 def test_a_mirror_image_has_the_mirrored_hash_and_thumbnail_at_any_size_of_the_store(picture, size):
-    """At 112 pixels hash and thumbnail were shifted: of the mirrored copies of Caltech-101 less than a third was found."""
+    """At 112 pixels both were shifted: of the mirrored copies of Caltech-101 less than a third was found."""
     for seed in range(20):
         square = picture(seed, width=300, height=200).resize((size, size), Image.Resampling.BICUBIC)
         mirrored = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
