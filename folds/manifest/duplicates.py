@@ -27,30 +27,32 @@ Candidates = Sequence[tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Copies:
-    """Numbers per image, equal for copies: the position of the first of them. Two (n,) int64.
+    """Numbers per image, equal for copies: the position of the first of them. Three (n,) int64.
 
+    exact     images with the same pixels
     upright   exact and near copies
     mirrored  these and mirror images: they must share a fold too, but may rightly stand under two labels (a left and
               a right arrow)
     """
 
+    exact: np.ndarray
     upright: np.ndarray
     mirrored: np.ndarray
 
 
 def find_copies(
-    digests: np.ndarray, hashes: np.ndarray, mirror_hashes: np.ndarray, thumbnails: Thumbnails, *, near_bits: int
+    exact: np.ndarray, hashes: np.ndarray, mirror_hashes: np.ndarray, thumbnails: Thumbnails, *, near_bits: int
 ) -> Copies:
     """Which of n images are copies of each other; copies of copies count as copies.
 
-    digests     (n,) str, of the decoded pixels: equal ones are copies whatever else
+    exact       (n,) of any type, equal for images with the same pixels
     hashes      (n,) uint64, perceptual, of the picture; mirror_hashes of its mirror image
     thumbnails  gives (m, 32, 32, 3) uint8 for (m,) positions; asked once
     near_bits   pairs whose hashes differ in at most so many bits are compared by thumbnail
     """
-    _, first, exact = np.unique(digests, return_index=True, return_inverse=True)
+    _, first, number = np.unique(exact, return_index=True, return_inverse=True)
     leaders = np.sort(first)  # one image stands for all that have its pixels
-    leader_of = np.searchsorted(leaders, first[exact])  # (n,) position among the leaders
+    leader_of = np.searchsorted(leaders, first[number])  # (n,) position among the leaders
     h, m = hashes[leaders], mirror_hashes[leaders]
     near = list(_candidates(h, h, near_bits=near_bits))
     mirrored = list(_candidates(m, h, near_bits=near_bits))
@@ -60,7 +62,7 @@ def find_copies(
     upright = compared.first_of_group(len(leaders))
     compared.join(mirrored, is_mirrored=True)
     both = compared.first_of_group(len(leaders))
-    return Copies(leaders[upright][leader_of], leaders[both][leader_of])
+    return Copies(*(leaders[first_of][leader_of] for first_of in (np.arange(len(leaders)), upright, both)))
 
 
 def _candidates(

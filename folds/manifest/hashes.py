@@ -25,13 +25,11 @@ def perceptual_hashes(picture: Image.Image) -> tuple[int, int]:
     """64 bits that survive saving and scaling, of an RGB picture and of its mirror image.
 
     picture  square. A bit is set where one of the 8 x 8 lowest DCT frequencies of the 32 x 32 grey picture is above
-    their median: what `imagehash.phash` gives for the picture shrunk by a whole factor, in a fifth of its time.
+    their median, as in `imagehash.phash`.
     """
-    small = picture.reduce(max(1, picture.width // HASH_SIDE)).convert("L")
-    if small.width != HASH_SIDE:
-        small = small.resize((HASH_SIDE, HASH_SIDE), Image.Resampling.LANCZOS)
-    grey = np.asarray(small, dtype=np.float64)
-    low = _COSINES @ grey @ _COSINES.T  # (8, 8)
+    # Symmetric: shrinking by whole factors alone lost a fifth of the mirrored copies at 112 and 299 pixels.
+    small = picture.convert("L").resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    low = _COSINES @ np.asarray(small, dtype=np.float64) @ _COSINES.T  # (8, 8)
     return _bits(low), _bits(low * _MIRRORED)
 
 
@@ -43,7 +41,9 @@ def _bits(low: np.ndarray) -> int:
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
     """(32, 32, 3) uint8: the means of the areas of an (S, S, 3) uint8 picture."""
-    return np.asarray(Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+    # Where the sides are no multiple of 32, BOX shifts the picture, and so parts it from its mirror image.
+    symmetric = Image.Resampling.HAMMING if len(pixels) % THUMBNAIL else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), symmetric))
 
 
 def difference(one: np.ndarray, others: np.ndarray) -> np.ndarray:

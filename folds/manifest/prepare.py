@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,9 @@ from folds.pixels.store import (
 )
 from folds.settings import PrepareSettings, StoreForm
 
-FACT_NAMES = tuple(field.name for field in fields(Facts))
-FACT_COLUMNS = ("path", "bytes", "mtime_ns", *FACT_NAMES)  # of `files.csv`
+FACT_NAMES = [field.name for field in fields(Facts)]
 FACT_NUMBERS = {**dict.fromkeys(("bytes", "mtime_ns", "width", "height"), "int64"), "decoded": "float64"}
+DEPENDED_ON = ("store_size", "store", "keep_truncated", "keep_two_labels", "near_bits")  # settings
 KNOWN_SHARE = 0.5  # of the files that the work folder was made from must still be there, else it is other data
 
 
@@ -86,7 +86,7 @@ def prepare(
     """
     start = time.perf_counter()
     _refuse_inside(workspace, data)
-    if not (workspace.prepare_json).exists():
+    if not workspace.prepare_json.exists():
         start_early(write_row)  # there will be something to decode: its processes import while files are listed
     dataset = find_dataset(data, settings)
     _refuse_inside(workspace, *dataset.targets)
@@ -107,13 +107,16 @@ def _bring_up_to_date(
         notes.append("labels are those of DATA again, since `--relabel` was not given this time")
     size = settings.store_size or max(needed_size, before.get("store_size", 0))
     form: StoreForm = settings.store or before.get("store", "raw")
-    state = _state(dataset, settings, size=size, form=form, relabelled=len(changes))
+    settings = replace(settings, store_size=size, store=form)
+    state = _state(dataset, settings, relabelled=len(changes))
     unchanged = before == {**state, "manifest": before.get("manifest")} and _is_whole(workspace, before)
     if unchanged:
         manifest, decoded = read_manifest(workspace), 0
     else:
         is_same_store = all(before.get(key) == state[key] for key in ("version", "store_size", "store"))
-        manifest, decoded = _make(workspace, dataset, settings, size, form, has_old=is_same_store, track=track)
+        manifest, decoded = _make(
+            workspace, dataset, settings, size=size, form=form, has_old=is_same_store, track=track
+        )
         write_json(workspace.prepare_json, {**state, "manifest": digest(read_manifest_bytes(workspace))})
     seconds = time.perf_counter() - start
     notes += decoder_notes(manifest)
@@ -124,34 +127,36 @@ def _make(
     workspace: Workspace,
     dataset: Dataset,
     settings: PrepareSettings,
+    *,
     size: int,
     form: StoreForm,
-    *,
     has_old: bool,
     track: Track,
 ) -> tuple[pd.DataFrame, int]:
     """Make everything, and write it in an order that leaves no store with another manifest where it is killed."""
-    known, files = Known(_read_facts(workspace), None), [item.file for item in dataset.items]
-    _refuse_other_data(workspace, dataset, known.facts)
-    with suppress(UserError):  # a store that is absent or damaged: everything that decodes is decoded again
-        known = Known(known.facts, open_store(workspace).pixels) if has_old else Known({}, None)
-    path = store_path(workspace, size, form)
+    files, facts = [item.file for item in dataset.items], _read_facts(workspace)
+    _refuse_other_data(workspace, dataset, facts)
+    known = Known({}, None)
+    if has_old:
+        with suppress(UserError):  # a store that is absent or damaged: all files are decoded again
+            known = Known(facts, open_store(workspace).pixels)
     all_known = known.all_of(files)
     if known.pixels is not None and all_known is not None:  # other labels or settings: no pixel is touched
         manifest = make_manifest(dataset.items, all_known, known.pixels, settings)
         _refuse_unusable(manifest)
         _write_manifest(workspace, dataset, manifest)
         return manifest, 0
+    path = store_path(workspace, size, form)
     with replacing(path) as temporary:
         pixels = FORMS[form].create(temporary, n=len(files), size=size)
         workers = settings.workers or os.cpu_count() or 1
-        facts, decoded = fill(pixels, files, root=dataset.root, known=known, workers=workers, track=track)
-        manifest = make_manifest(dataset.items, facts, pixels, settings)
+        made, decoded = fill(pixels, files, root=dataset.root, known=known, workers=workers, track=track)
+        manifest = make_manifest(dataset.items, made, pixels, settings)
         _refuse_unusable(manifest)
         more = pixels.finish()
         for head in workspace.folds.glob("pixels-*.json"):
             head.unlink()  # from here to `write_head` there is no store
-    _write_facts(workspace, files, facts)
+    _write_facts(workspace, files, made)
     _write_manifest(workspace, dataset, manifest)
     write_head(workspace, manifest, size=size, form=form, more=more)
     remove_other_stores(workspace, path)
@@ -160,30 +165,25 @@ def _make(
 
 def _write_facts(workspace: Workspace, files: Sequence[File], facts: Sequence[Facts]) -> None:
     """Write `files.csv`: what decoding found out about each file, in the order of the manifest."""
-    rows = [
-        (*file.key, *(to_cell(value) if name == "reasons" else value for name, value in vars(fact).items()))
-        for file, fact in zip(files, facts, strict=True)
-    ]
-    write_bytes(workspace.folds / "files.csv", csv_bytes(pd.DataFrame(rows, columns=list(FACT_COLUMNS))))
+    rows = [(*file.key, *vars(fact).values()) for file, fact in zip(files, facts, strict=True)]
+    table = pd.DataFrame(rows, columns=["path", "bytes", "mtime_ns", *FACT_NAMES])
+    table["reasons"] = table["reasons"].map(to_cell)
+    write_bytes(workspace.folds / "files.csv", csv_bytes(table))
 
 
 def _read_facts(workspace: Workspace) -> dict[Key, tuple[int, Facts]]:
     """The row and the facts by file; empty where there are none, or where they were written by another version."""
     try:
         table = parse_table((workspace.folds / "files.csv").read_bytes(), FACT_NUMBERS)
-        if tuple(table.columns) != FACT_COLUMNS:
-            return {}
         table["reasons"] = table["reasons"].map(from_cell)
-    except (OSError, ValueError, TypeError):  # absent, or not to be read: all files are decoded again
+        keys = zip(table["path"], table["bytes"].tolist(), table["mtime_ns"].tolist(), strict=True)
+        facts = [Facts(*values) for values in zip(*(table[name].tolist() for name in FACT_NAMES), strict=True)]
+    except (OSError, ValueError, TypeError, KeyError):  # absent, or not to be read: all files are decoded again
         return {}
-    keys = zip(*(table[name].tolist() for name in FACT_COLUMNS[:3]), strict=True)
-    facts = (Facts(*values) for values in zip(*(table[name].tolist() for name in FACT_NAMES), strict=True))
     return {key: (row, fact) for row, (key, fact) in enumerate(zip(keys, facts, strict=True))}
 
 
-def _state(
-    dataset: Dataset, settings: PrepareSettings, *, size: int, form: StoreForm, relabelled: int
-) -> dict[str, Any]:
+def _state(dataset: Dataset, settings: PrepareSettings, *, relabelled: int) -> dict[str, Any]:
     """What the work folder depends on: as long as it is equal, there is nothing to do."""
     listing = [
         (i.image_id, i.split, i.label, i.is_left_out, i.reasons, i.file.key, i.file.fault) for i in dataset.items
@@ -192,11 +192,7 @@ def _state(
     sample, labels = (digest((dataset.root / path).read_bytes() if path else b"") for path in csvs)
     return {
         "version": VERSION,
-        "store_size": size,
-        "store": form,
-        "keep_truncated": settings.keep_truncated,
-        "keep_two_labels": settings.keep_two_labels,
-        "near_bits": settings.near_bits,
+        **{name: getattr(settings, name) for name in DEPENDED_ON},
         "files": len(dataset.items),
         "listing": digest(json.dumps(listing).encode()),
         "sample": sample,

@@ -53,26 +53,29 @@ def _status(item: Item, fact: Facts, settings: PrepareSettings) -> str:
 
 
 def _copies(table: pd.DataFrame, facts: Sequence[Facts], pixels: Pixels, *, near_bits: int) -> Copies:
-    """The copies among the usable rows; every other row is its own."""
+    """The copies among the usable rows; every other row is its own.
+
+    Two pictures count as the same pixels where size, perceptual hash and CRC-32 of the square are equal. Chance makes
+    two CRC-32 equal in one of 2^32 pairs, and only pairs of one hash are held against each other.
+    """
     rows = np.flatnonzero(table["status"] == USABLE)
+    used = table.loc[rows, ["width", "height", "digest"]].assign(phash=[facts[row].phash for row in rows.tolist()])
     found = find_copies(
-        table["digest"].to_numpy(dtype=str)[rows],
+        used.groupby(list(used.columns)).ngroup().to_numpy(),
         np.array([int(facts[row].phash, 16) for row in rows.tolist()], dtype=np.uint64),
         np.array([int(facts[row].mirror_phash, 16) for row in rows.tolist()], dtype=np.uint64),
         lambda positions: np.stack([thumbnail(pixels[int(row)]) for row in rows[positions]]),
         near_bits=near_bits,
     )
-    upright, mirrored = np.arange(len(table)), np.arange(len(table))
-    upright[rows], mirrored[rows] = rows[found.upright], rows[found.mirrored]
-    return Copies(upright, mirrored)
+    first = np.tile(np.arange(len(table)), (3, 1))
+    first[:, rows] = rows[np.stack([found.exact, found.upright, found.mirrored])]
+    return Copies(*first)
 
 
 def _add_copies(table: pd.DataFrame, reasons: list[list[Reason]], copies: Copies, *, keep_two_labels: bool) -> None:
     """Add to `reasons` what each copy is a copy of, and leave pictures with two labels out. Changes both."""
-    image_id, split, label, digest, status = (
-        table[name].tolist() for name in ("image_id", "split", "label", "digest", "status")
-    )
-    upright = copies.upright.tolist()
+    image_id, split, label, status = (table[name].tolist() for name in ("image_id", "split", "label", "status"))
+    exact, upright = copies.exact.tolist(), copies.upright.tolist()
     order = np.argsort(copies.mirrored, kind="stable")
     edges = np.flatnonzero(np.diff(copies.mirrored[order], prepend=-1))
     groups = (order[start:stop].tolist() for start, stop in pairwise([*edges.tolist(), len(order)]) if stop - start > 1)
@@ -84,9 +87,7 @@ def _add_copies(table: pd.DataFrame, reasons: list[list[Reason]], copies: Copies
                 status[row] = status[row] if keep_two_labels else LEFT_OUT
             for where in ("train", "test"):
                 others = [other for other in rows if other != row and split[other] == where]
-                ranked = [
-                    (0 if digest[o] == digest[row] else 1 if upright[o] == upright[row] else 2, o) for o in others
-                ]
+                ranked = [(0 if exact[o] == exact[row] else 1 if upright[o] == upright[row] else 2, o) for o in others]
                 if ranked:
                     kind, other = min(ranked)
                     reasons[row].append(Reason(COPY[KINDS[kind], where], image_id[other]))

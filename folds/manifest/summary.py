@@ -83,18 +83,18 @@ def copy_counts(manifest: pd.DataFrame) -> list[CopyCount]:
     is_twice = table["path"].isin(set(table.loc[table["code"] == TWO_LABELS, "path"]))
     is_train = table["split"] == "train"
     in_train, in_test = (table["code"].isin([COPY[kind, where] for kind in KINDS]) for where in ("train", "test"))
-    return [
-        _copy_count("copies inside a class", table[is_train & in_train & ~is_twice]),
-        _copy_count("the same picture under two labels", table[is_train & in_train & is_twice]),
-        _copy_count("training images that are also test images", table[is_train & in_test]),
-        _copy_count("test images that are also training images", table[~is_train & in_train]),
-        _copy_count("copies inside the test images", table[~is_train & in_test]),
-    ]
-
-
-def _copy_count(what: str, rows: pd.DataFrame) -> CopyCount:
-    exact, near, mirrored = (int(rows["code"].isin([COPY[k, "train"], COPY[k, "test"]]).sum()) for k in KINDS)
-    return CopyCount(what, exact, near, mirrored, tuple(rows["path"]))
+    found = {
+        "copies inside a class": table[is_train & in_train & ~is_twice],
+        "the same picture under two labels": table[is_train & in_train & is_twice],
+        "training images that are also test images": table[is_train & in_test],
+        "test images that are also training images": table[~is_train & in_train],
+        "copies inside the test images": table[~is_train & in_test],
+    }
+    counts = []
+    for what, rows in found.items():
+        exact, near, mirrored = (int(rows["code"].isin([COPY[k, "train"], COPY[k, "test"]]).sum()) for k in KINDS)
+        counts.append(CopyCount(what, exact, near, mirrored, tuple(rows["path"])))
+    return counts
 
 
 def class_sizes(manifest: pd.DataFrame) -> pd.Series:
@@ -104,7 +104,6 @@ def class_sizes(manifest: pd.DataFrame) -> pd.Series:
     return counts.loc[sorted(counts.index, key=lambda label: (counts[label], natural_key(label)))]
 
 
-def quartiles(sizes: pd.Series) -> tuple[int, int, int, int, int]:
+def quartiles(sizes: pd.Series) -> tuple[int, ...]:
     """Minimum, lower quartile, median, upper quartile, maximum."""
-    low, first, middle, third, high = np.quantile(sizes.to_numpy(), [0, 0.25, 0.5, 0.75, 1], method="nearest").tolist()
-    return low, first, middle, third, high
+    return tuple(np.quantile(sizes.to_numpy(), [0, 0.25, 0.5, 0.75, 1], method="nearest").tolist())

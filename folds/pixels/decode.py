@@ -25,7 +25,6 @@ REDUCING_GAP = 3.0  # Pillow shrinks by whole factors first, down to 3 times the
 THIN = 10  # from this ratio of the sides on, or below this many pixels a side, a picture is named as extreme
 SHRINKABLE = frozenset({"L", "RGB", "RGBA", "LA", "CMYK", "YCbCr"})  # modes that `reduce` can average
 JPEG_FILL = (127, 128)  # what libjpeg leaves where no data came: no light difference from grey; 127 if inverted (CMYK)
-STRIP_BYTES = 1 << 24
 ANIMATED = frozenset({"GIF", "WEBP", "PNG", "AVIF"})
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,7 +44,7 @@ class Facts:
 
     format, mode   of the file by its content, Pillow's names; empty where nothing was recognised
     width, height  pixels, upright, before any shrinking; 0 where nothing was recognised
-    digest         CRC-32 of the upright RGB pixels and CRC-32 of the square, 8 hexadecimal digits each
+    digest         CRC-32 of the square's pixels, 8 hexadecimal digits
     phash          perceptual hash, 16 hexadecimal digits; mirror_phash: of the mirror image
     decoded        share of the rows that decoded, in [0, 1]; 0 means unreadable
     """
@@ -108,7 +107,7 @@ def _decode(stream: IO[bytes], path: Path, *, size: int) -> tuple[Facts, np.ndar
         mode=mode,
         width=width,
         height=height,
-        digest=f"{_checksum(rgb):08x}{zlib.crc32(pixels):08x}",
+        digest=f"{zlib.crc32(pixels):08x}",
         phash=f"{phash:016x}",
         mirror_phash=f"{mirror_phash:016x}",
         decoded=decoded,
@@ -252,17 +251,3 @@ def _upright(rgb: Image.Image, picture: Image.Image) -> tuple[Image.Image, int, 
     if turn is None:
         return rgb, 1, None
     return rgb.transpose(turn), orientation, Reason("turned", f"EXIF {orientation}")
-
-
-def _checksum(rgb: Image.Image) -> int:
-    """CRC-32 of all pixels, taken in strips: a copy of a large picture would double its memory.
-
-    Chance makes two of a million pictures equal in this and in the sum of their squares once in 10^7 data sets; a
-    cryptographic digest would take 5% of the time of the whole decoding.
-    """
-    total = 0
-    rows = max(1, STRIP_BYTES // (3 * rgb.width))
-    for top in range(0, rgb.height, rows):
-        strip = rgb if rows >= rgb.height else rgb.crop((0, top, rgb.width, min(top + rows, rgb.height)))
-        total = zlib.crc32(strip.tobytes(), total)
-    return total

@@ -29,7 +29,7 @@ PASSING = frozenset({CRASHED, TOO_SLOW, UNREAD, NO_DECODER})  # faults that anot
 
 @dataclass(frozen=True)
 class Known:
-    """Facts of files that were decoded before, with their rows in `pixels`; None where that store is not usable."""
+    """Facts of files that were decoded before, with their rows in `pixels`; no facts, no pixels."""
 
     facts: Mapping[Key, tuple[int, Facts]]
     pixels: Pixels | None
@@ -41,15 +41,13 @@ class Known:
         _, facts = self.facts.get(file.key, (0, None))
         if facts is None or any(reason.code in PASSING for reason in facts.reasons):
             return None
-        return facts if facts.decoded == 0 or self.pixels is not None else None
+        return facts
 
     def all_of(self, files: Sequence[File]) -> list[Facts] | None:
         """The facts of all files, if the old store has these files in this order and none is to be decoded."""
         found = [fact for fact in map(self.of, files) if fact is not None]
-        if self.pixels is None or not len(self.pixels) == len(files) == len(found):
-            return None
-        rows = enumerate(zip(files, found, strict=True))
-        return found if all(self.facts.get(file.key) == (row, fact) for row, (file, fact) in rows) else None
+        rows = [self.facts.get(file.key, (None,))[0] for file in files]
+        return found if len(found) == len(files) and rows == list(range(len(self.facts))) else None
 
 
 def fill(

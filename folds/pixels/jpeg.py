@@ -66,11 +66,6 @@ class JpegPixels:
     def shape(self) -> tuple[int, int, int, int]:
         return len(self.index), self.size, self.size, CHANNELS
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all JPEGs."""
-        return int(self.index["bytes"].sum(dtype=np.int64))
-
     def __len__(self) -> int:
         return len(self.index)
 

@@ -80,8 +80,9 @@ def _context(function: Callable[[Any], Any]) -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__])  # imported once, before the processes are forked off
     # The server looks for modules in the current folder first, and a work folder has one that is called `folds`.
+    # Each process has a core of its own, which BLAS is not to leave for a product of small matrices.
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    own = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    own = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
     try:

@@ -59,9 +59,6 @@ class RawPixels:
         picture: np.ndarray = self.array[row]
         return picture
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self.array, dtype=dtype, copy=copy)
-
     def read(self, rows: np.ndarray, out: np.ndarray) -> None:
         """Copy these rows, (m,) int, into `out`, (m, S, S, 3) uint8."""
         np.take(self.array, rows, axis=0, out=out, mode="clip")  # the default mode goes through a copy

@@ -17,11 +17,10 @@ from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, digest, read_json, write_json
 from folds.manifest.manifest import PREPARE_HINT, USABLE, read_manifest
 from folds.pixels.jpeg import JpegPixels
-from folds.pixels.raw import CHANNELS, RawPixels
+from folds.pixels.raw import RawPixels
 from folds.settings import StoreForm
 
-VERSION = 2  # of the store's layout and of the decoding rules: a store of another version is made anew
-FILTER = "bicubic"  # Pillow's antialiased resampling from the decoded picture to the square
+VERSION = 3  # of the store's layout and of the decoding rules: a store of another version is made anew
 ENDINGS: dict[StoreForm, str] = {"raw": "u8", "jpeg": "jpegs"}
 Pixels: TypeAlias = RawPixels | JpegPixels
 FORMS: dict[StoreForm, type[RawPixels] | type[JpegPixels]] = {"raw": RawPixels, "jpeg": JpegPixels}
@@ -124,17 +123,15 @@ def write_head(
     workspace: Workspace, manifest: pd.DataFrame, *, size: int, form: StoreForm, more: dict[str, Any]
 ) -> None:
     """Describe the store, after its other files are written: a store without this one is not used."""
-    n = len(manifest)
-    head: dict[str, Any] = {"version": VERSION, "form": form, "n": n, "size": size, "shape": [n, size, size, CHANNELS]}
-    head |= {"filter": FILTER, "rows": rows_digest(manifest), **more}
+    head = {"version": VERSION, "form": form, "n": len(manifest), "size": size, "rows": rows_digest(manifest), **more}
     write_json(workspace.folds / f"pixels-{size}.json", head)
 
 
 def damaged_rows(workspace: Workspace) -> np.ndarray:
     """The image ids whose pixels are not those that were written. (m,) str; reads the whole store.
 
-    The second half of a digest in the manifest is the CRC-32 of the image's row; JPEGs have one of their own.
+    A digest in the manifest is the CRC-32 of the image's row; JPEGs have one of their own.
     """
     store = open_store(workspace)
     digests = read_manifest(workspace)["digest"].tolist()
-    return store.image_id[store.pixels.damaged([int(text[8:], 16) if text else None for text in digests])]
+    return store.image_id[store.pixels.damaged([int(text, 16) if text else None for text in digests])]

@@ -10,7 +10,9 @@ from folds.base.errors import UserError
 from folds.base.workspace import Workspace, read_json, this_host, write_json
 from folds.find.reasons import from_cell, reason_text
 from folds.manifest import manifest
+from folds.manifest.prepare import prepare
 from folds.pixels.store import damaged_rows, open_store
+from folds.settings import PrepareSettings
 
 
 def tree(folder):
@@ -24,6 +26,10 @@ def tree(folder):
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def contents(workspace):
+    return {path.name: path.read_bytes() for path in workspace.folds.iterdir()}
 
 
 def reasons(result):
@@ -160,22 +166,20 @@ def test_a_second_prepare_does_nothing(data, run_prepare, workspace):
     assert tree(workspace.root) == before
 
 
+@pytest.mark.parametrize("store", ["raw", "jpeg"])
 def test_after_a_change_of_few_files_those_are_decoded_and_the_rest_is_as_from_scratch(
-    data, run_prepare, workspace, picture
+    data, run_prepare, workspace, picture, store
 ):
-    run_prepare(data)
+    run_prepare(data, store=store)
     (data / "TrainVal" / "cat" / "cat_1.png").unlink()
     picture(70).save(data / "TrainVal" / "cat" / "cat_2.png")
     picture(71).save(data / "TrainVal" / "dog" / "aaa.png")
     result = run_prepare(data)
     assert (result.unchanged, result.decoded) == (False, 2)
-    changed = tree(workspace.folds)
+    changed = contents(workspace)
     shutil.rmtree(workspace.root)
-    run_prepare(data)
-    scratch = tree(workspace.folds)
-    assert {name: content for name, (content, *_) in changed.items()} == {
-        name: content for name, (content, *_) in scratch.items()
-    }
+    run_prepare(data, store=store, workers=3)
+    assert contents(workspace) == changed
 
 
 def test_a_file_that_cannot_be_read_may_change_its_name(data, run_prepare, workspace):
@@ -201,10 +205,10 @@ def test_a_fault_that_may_pass_is_looked_at_again(data, run_prepare, workspace, 
 def test_the_number_of_processes_makes_no_difference(data, run_prepare, workspace, picture):
     make_dirty(data, picture)
     run_prepare(data, workers=1)
-    one = {name: content for name, (content, *_) in tree(workspace.folds).items()}
+    one = contents(workspace)
     shutil.rmtree(workspace.root)
     run_prepare(data, workers=3)
-    assert {name: content for name, (content, *_) in tree(workspace.folds).items()} == one
+    assert contents(workspace) == one
 
 
 def test_another_store_size_replaces_the_store(data, run_prepare, workspace):
@@ -258,10 +262,7 @@ def test_a_work_folder_made_from_other_data_is_refused(data, run_prepare, worksp
     assert caught.value.hint == "choose another folder with `--work DIR`"
 
 
-def test_a_work_folder_inside_the_data_is_refused(data, monkeypatch):
-    from folds.manifest.prepare import prepare
-    from folds.settings import PrepareSettings
-
+def test_a_work_folder_inside_the_data_is_refused(data):
     with pytest.raises(UserError) as caught:
         prepare(Workspace(data / "work"), data, PrepareSettings())
     assert str(caught.value) == f"the work folder {data / 'work'} lies inside {data}, where nothing is written"
@@ -341,9 +342,6 @@ def test_rows_are_found_by_id_and_split(data, run_prepare, workspace):
 
 
 def test_progress_counts_the_images_that_are_decoded(data, workspace):
-    from folds.manifest.prepare import prepare
-    from folds.settings import PrepareSettings
-
     seen = []
 
     def track(items, *, what, total, unit="images", each=1):

@@ -1,9 +1,8 @@
 import numpy as np
 from rich.console import Console
 
-from folds.commands import split_tables
+from folds.commands import headline, prepare_tables, split_tables
 from folds.manifest.summary import class_sizes, copy_counts, quartiles, reasons, status_counts
-from folds.manifest.tables import headline, prepare_tables
 from folds.pixels.formats import FORMATS
 from folds.settings import SplitSettings
 from folds.split.assign import split
@@ -29,46 +28,26 @@ def make_mixed(data, picture):
     (data / "TrainVal" / "mouse" / "m.png").write_bytes(b"")
 
 
-def test_files_are_counted_by_status_and_reason(data, run_prepare, picture):
+def test_files_copies_and_classes_are_counted_and_shown(data, run_prepare, picture):
     make_mixed(data, picture)
-    table = run_prepare(data).manifest
+    result = run_prepare(data)
+    table = result.manifest
     assert status_counts(table) == {"usable": (11, 3), "left out": (2, 0), "unreadable": (4, 0)}
     assert [(r.kind, r.status, r.train, r.test) for r in reasons(table)] == [
         ("zero-byte", "unreadable", 4, 0),
         ("two labels", "left out", 2, 0),
     ]
-
-
-def test_copies_are_counted_where_they_lie(data, run_prepare, picture):
-    make_mixed(data, picture)
-    counts = {
-        count.what: (count.exact, count.near, count.mirrored) for count in copy_counts(run_prepare(data).manifest)
-    }
-    assert counts == {
+    assert {count.what: (count.exact, count.near, count.mirrored) for count in copy_counts(table)} == {
         "copies inside a class": (2, 0, 0),
         "the same picture under two labels": (2, 0, 0),
         "training images that are also test images": (1, 0, 0),
         "test images that are also training images": (1, 0, 0),
         "copies inside the test images": (0, 0, 0),
     }
-
-
-def test_class_sizes_count_usable_images_and_keep_classes_that_lost_all(data, run_prepare, picture):
-    make_mixed(data, picture)
-    sizes = class_sizes(run_prepare(data).manifest)
-    assert sizes.to_dict() == {"mouse": 0, "dog": 5, "cat": 6}
-    assert quartiles(class_sizes(run_prepare(data).manifest).loc[["dog", "cat", "dog", "cat", "dog"]]) == (
-        5,
-        5,
-        5,
-        6,
-        6,
-    )
-
-
-def test_the_tables_name_what_a_competitor_wants_to_know(data, run_prepare, picture):
-    make_mixed(data, picture)
-    text = text_of(prepare_tables(run_prepare(data)))
+    sizes = class_sizes(table)
+    assert sizes.to_dict() == {"mouse": 0, "dog": 5, "cat": 6}  # a class that lost all is there
+    assert quartiles(sizes.loc[["dog", "cat", "dog", "cat", "dog"]]) == (5, 5, 5, 6, 6)
+    text = text_of(prepare_tables(result))
     for words in (
         "20 files: 20 decoded",
         "zero-byte",

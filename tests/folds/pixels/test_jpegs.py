@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 
 import numpy as np
 import pytest
@@ -12,10 +11,6 @@ from folds.pixels.fill import RowTask, write_row
 from folds.pixels.jpeg import encode, slot_bytes
 from folds.pixels.store import damaged_rows, open_store
 from tests.folds.manifest.test_prepare import make_dirty
-
-
-def contents(workspace):
-    return {path.name: path.read_bytes() for path in workspace.folds.iterdir()}
 
 
 @pytest.fixture
@@ -47,19 +42,6 @@ def test_the_form_that_is_there_stays_unless_another_one_is_asked_for(data, run_
     assert run_prepare(data).unchanged
     made = run_prepare(data, store="raw")
     assert (made.store, made.decoded, jpegs.exists()) == ("raw", 10, False)
-
-
-def test_after_a_change_few_files_are_decoded_and_the_rest_is_as_from_scratch(
-    data, run_prepare, workspace, picture, jpegs
-):
-    (data / "TrainVal" / "cat" / "cat_1.png").unlink()
-    picture(70).save(data / "TrainVal" / "cat" / "cat_2.png")
-    picture(71).save(data / "TrainVal" / "dog" / "aaa.png")
-    assert run_prepare(data).decoded == 2
-    changed = contents(workspace)
-    shutil.rmtree(workspace.root)
-    run_prepare(data, store="jpeg", workers=3)
-    assert contents(workspace) == changed
 
 
 def test_a_flipped_byte_of_a_jpeg_is_found_by_its_sum(workspace, jpegs):
