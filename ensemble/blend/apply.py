@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from ensemble.blend.blend_json import HINT, Blend
-from ensemble.blend.recipe import Recipe
 from ensemble.members.members import Member, Members, read_members
 from ensemble.members.oof_file import CHUNK_ROWS, open_predictions, refuse_changed
 from ensemble.members.open_run import Run, open_run
 from ensemble.members.training_rows import Rows, rows_of
+from ensemble.weights.recipe import Recipe
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds

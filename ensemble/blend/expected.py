@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ensemble.blend.recipe import Recipe
 from ensemble.members.members import Member, Members
 from ensemble.members.oof_file import StoredPredictions, open_predictions
 from ensemble.members.open_run import Run
 from ensemble.weights.metric import LEAST_PROB, Metric
+from ensemble.weights.recipe import Recipe
 from folds.base.errors import UserError
 from folds.base.interval import (
     WITHIN_95,

@@ -15,12 +15,11 @@ from ensemble.blend.candidates import Fits, fit_data
 from ensemble.blend.cross_fit import best_or_equal, crossfit_outcomes, nested_choice
 from ensemble.blend.make_blend import make_blend
 from ensemble.blend.member_value import rarest_loss
-from ensemble.blend.recipe import Recipe, blend_scores
 from ensemble.blend.tables import blend_sentences, blend_summary, member_table
 from ensemble.members.members import load_members
 from ensemble.settings import BlendSettings
 from ensemble.weights.metric import Metric
-from ensemble.weights.reduction import FLOOR
+from ensemble.weights.recipe import FLOOR, Recipe, blend_scores
 from folds.base.errors import UserError
 from folds.base.interval import paired_difference, wilson_interval
 from folds.base.metrics import top_classes, topk_error
