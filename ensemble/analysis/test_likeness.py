@@ -203,13 +203,10 @@ def principal_parts(features: np.ndarray) -> np.ndarray:
 def crossfit_odds(parts: np.ndarray, is_test: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """Log-odds of being a test image, were both sets equally large, by logistic regression without the image's fold."""
     from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
-    odds = np.empty(len(fold))
-    for held in range(N_FOLDS):
-        model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=500, tol=1e-3)
-        model.fit(parts[fold != held], is_test[fold != held])
-        odds[fold == held] = model.decision_function(parts[fold == held])
-    return odds
+    model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=500, tol=1e-3)
+    return cross_val_predict(model, parts, is_test, cv=PredefinedSplit(fold), method="decision_function")
 
 
 def fit_noise(parts: np.ndarray, is_test: np.ndarray, fold: np.ndarray) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.members.oof_file import StoredPredictions, open_predictions, refuse_changed
+from ensemble.members.oof_file import CHUNK_ROWS, StoredPredictions, open_predictions, refuse_changed
 from ensemble.members.training_rows import Rows
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, read_json
-from models.predict.predictions import average_views
+from models.predict.predictions import ROW_SUM_TOLERANCE, average_views
 from models.runs import KNN, PROBE, done_folds, done_refit
 
 
@@ -63,6 +63,39 @@ class Run:
             if block.start < stop and start < block.stop
         ]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def test_ids(self) -> np.ndarray:
+        """The ids of its test predictions, sorted. (T,) str"""
+        return np.sort(open_predictions(self.tests[0], hint=self.remake_hint).image_id)
+
+    def test_probs(self, path: Path, image_id: np.ndarray, *, some: bool) -> Iterator[tuple[slice, np.ndarray]]:
+        """The probabilities in one of its `tests` in the order of the ids, piece by piece: (rows, (n, C) float32).
+
+        some  the ids are a few of those predicted: only their rows are read, and the file's digest is not taken
+        Raises UserError where the file was changed, is unfit, or predicts other images.
+        """
+        hint, place = self.remake_hint, path.relative_to(self.root).as_posix()
+        stored = open_predictions(path, hint=hint)
+        if not some:
+            refuse_changed(path, self.digests.get(place), what=f"{self.name}: {place}", hint=hint)
+        if not set(self.views) <= set(stored.views):
+            raise UserError(f"{self.name}: {place} lacks views of its test images", hint=hint)
+        order = np.argsort(stored.image_id, kind="stable")
+        is_known = len(order) >= len(image_id) if some else len(order) == len(image_id)
+        if is_known:
+            rows = np.searchsorted(stored.image_id, image_id, sorter=order)
+            rows = order.take(rows, mode="clip")
+        if not is_known or not np.array_equal(stored.image_id[rows], image_id):
+            odd = np.setdiff1d(image_id, stored.image_id) if some else np.setxor1d(image_id, stored.image_id)
+            fault = "has no prediction for" if some else "predicts other test images than the other files do:"
+            raise UserError(f"{self.name}: {place} {fault} {first_few(list(odd))}", hint=hint)
+        in_order = np.array_equal(rows, np.arange(len(order)))
+        for start in range(0, len(rows), CHUNK_ROWS):
+            stop = min(start + CHUNK_ROWS, len(rows))
+            probs = self.averaged(stored.rows(start, stop) if in_order else stored.scattered_rows(rows[start:stop]))
+            if not (np.abs(probs.sum(axis=1) - 1) <= ROW_SUM_TOLERANCE).all():
+                raise UserError(f"{self.name}: {place} holds NaN, or rows that do not sum to 1", hint=hint)
+            yield slice(start, stop), probs
 
     @property
     def remake_hint(self) -> str:
