@@ -46,12 +46,6 @@ def test_the_score_is_that_of_a_blend_by_hand(tmp_path):
     )
 
 
-def test_map3_counts_the_rank_of_the_true_class():
-    scores = np.array([[0.5, 0.3, 0.2, 0.0]] * 4)
-    losses = Metric("map", 3).outcomes(scores, np.array([0, 1, 2, 3]))
-    assert losses == pytest.approx([1 - 1, 1 - 1 / 2, 1 - 1 / 3, 1 - 0])
-
-
 @pytest.mark.parametrize("metric", ["accuracy", "map", "log-loss"])
 def test_every_metric_makes_a_blend(tmp_path, metric):
     work, folds = small_work(tmp_path)
