@@ -14,7 +14,8 @@ from rich.text import Text
 from ensemble.blend.apply import member_test_probs, open_blend
 from ensemble.blend.blend_json import Blend, load_blend
 from ensemble.members.members import Member
-from ensemble.members.open_run import Run, list_runs, open_run
+from ensemble.members.open_run import list_runs, open_run
+from ensemble.members.run import Run
 from ensemble.members.training_rows import Rows, rows_of
 from folds.base.errors import UserError, first_few, visible
 from folds.base.metrics import top_classes

@@ -13,7 +13,8 @@ from ensemble.analysis.test_likeness import Likeness, measure_likeness
 from ensemble.blend.apply import Applied, Blended, member_test_probs, open_blend
 from ensemble.blend.blend_json import Blend
 from ensemble.members.members import Member
-from ensemble.members.open_run import Run, open_run
+from ensemble.members.open_run import open_run
+from ensemble.members.run import Run
 from ensemble.members.training_rows import rows_of
 from ensemble.weights.recipe import Recipe
 from folds.base.errors import UserError

@@ -9,7 +9,8 @@ import numpy as np
 
 from ensemble.blend.blend_json import HINT, Blend
 from ensemble.members.members import Member, Members, read_members
-from ensemble.members.open_run import Run, open_run
+from ensemble.members.open_run import open_run
+from ensemble.members.run import Run
 from ensemble.members.training_rows import Rows, rows_of
 from ensemble.weights.recipe import Recipe
 from folds.base.errors import UserError, first_few

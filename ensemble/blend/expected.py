@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ensemble.members.members import Member, Members
-from ensemble.members.open_run import Run
+from ensemble.members.run import Run
 from ensemble.weights.metric import LEAST_PROB, Metric
 from ensemble.weights.recipe import Recipe
 from folds.base.errors import UserError
