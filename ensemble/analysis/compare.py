@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +17,7 @@ from ensemble.members.training_rows import rows_of
 from folds.base.errors import UserError, visible
 from folds.base.interval import Difference, paired_difference
 from folds.base.metrics import top_classes, true_rank
+from folds.base.terminal import figures
 from folds.base.workspace import Workspace, write_bytes
 from folds.split.assign import load_folds
 
@@ -111,12 +111,8 @@ def comparison_summary(made: Comparison) -> Group:
 def loss_table(made: Comparison) -> Table:
     """One row per loss: of both runs, and the first one's minus the second one's with its 95% interval."""
     a, b = made.names
-    table = Table(
-        title=f"{a} and {b} on the same {made.images:,} out-of-fold images", title_justify="left", box=SIMPLE_HEAD
-    )
-    table.add_column("")
-    for heading in (a, b, "difference", "95% interval"):
-        table.add_column(heading, justify="right")
+    title = f"{a} and {b} on the same {made.images:,} out-of-fold images"
+    table = figures(title, texts=("",), numbers=(a, b, "difference", "95% interval"))
     for one in made.measures:
         difference = one.difference
         interval = f"{difference.low:+.4f} to {difference.high:+.4f}"
@@ -138,11 +134,8 @@ def count_sentence(made: Comparison) -> str:
 def change_table(made: Comparison) -> Table:
     """The first few images that the second run has and the first has not, and the other way round."""
     a, b = made.names
-    table = Table(
-        title="the largest changes, by the probability of the true class", title_justify="left", box=SIMPLE_HEAD
-    )
-    for heading in ("image", "label", f"guesses of {a}", f"guesses of {b}"):
-        table.add_column(heading, overflow="fold")
+    title = "the largest changes, by the probability of the true class"
+    table = figures(title, texts=("image", "label", f"guesses of {a}", f"guesses of {b}"))
     shown = pd.concat([made.changes[made.changes["better"] == better].head(SHOWN) for better in (b, a)])
     for one in shown.to_dict("records"):
         cells = [

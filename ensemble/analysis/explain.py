@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from ensemble.blend.apply import member_test_probs, open_blend
 from ensemble.blend.blend_json import Blend, load_blend
 from ensemble.members.members import Member
-from ensemble.members.open_run import Run, list_runs, open_run
+from ensemble.members.open_run import list_runs, open_run
+from ensemble.members.run import Run
 from ensemble.members.training_rows import Rows, rows_of
 from folds.base.errors import UserError, first_few, visible
 from folds.base.metrics import top_classes
+from folds.base.terminal import figures
 from folds.base.workspace import Workspace
 from folds.find.reasons import reason_text
 from folds.manifest.manifest import USABLE, read_manifest
@@ -182,12 +182,8 @@ def nearest(text: str, ids: Sequence[str]) -> list[str]:
 
 def explained_summary(said: Explained, no_map: str) -> Group:
     """A row per member and the blend. no_map: why runs have no map, where some have none."""
-    table = Table(title=said.headline, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("member")
-    for place in range(1, K + 1):
-        table.add_column(f"guess {place}")
-    if said.label is not None:
-        table.add_column("truth", justify="right")
+    guesses = [f"guess {place}" for place in range(1, K + 1)]
+    table = figures(said.headline, texts=("member", *guesses), numbers=("truth",) if said.label is not None else ())
     for one in said.guesses:
         cells = [Text(visible(text)) for text in one.texts]
         cells += [Text("")] * (K - len(cells))

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from ensemble.blend.blend_json import Blend, load_blend
 from folds.base.errors import UserError
+from folds.base.terminal import figures
 from folds.base.workspace import Workspace, read_json
 from folds.split.assign import load_folds
 
@@ -97,10 +97,8 @@ def _hours(workspace: Workspace, run: str) -> float:
 
 def gain_table(gains: Sequence[NextGain]) -> Table:
     """One row for each, with what it gives in an hour."""
-    table = Table(title="where the next gain is, estimated", box=SIMPLE_HEAD)
-    table.add_column("", overflow="fold")
-    for heading in ("hours", "top-3 error", "an hour"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    title, numbers = "where the next gain is, estimated", ("hours", "top-3 error", "an hour")
+    table = figures(title, texts=("",), numbers=numbers)
     for one in gains:
         per_hour = "-" if one.per_hour is None else f"{0 - one.per_hour:+.4f}"
         what = one.what if one.gain > 0 else f"{one.what}: the blend is as good without"

@@ -8,9 +8,12 @@ Obuchowski 1997 does.
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ import pandas as pd
 
 from folds.base.errors import UserError
 from folds.base.interval import wilson_interval
-from folds.base.workspace import Workspace, digest, read_json
+from folds.base.workspace import Workspace, digest, read_json, write_bytes
 from folds.manifest.manifest import read_manifest, read_manifest_bytes, usable_rows
 
 MOST_IMAGES = 10_000  # of each set, drawn at random: the AUC is then known to 0.01, and the fits take seconds
@@ -98,15 +101,39 @@ class WeightedRate:
 def measure_likeness(workspace: Workspace, *, seed: int = 0) -> Likeness | None:
     """Compare the images by the widest features that are kept of both sets; None where there are none, or few images.
 
+    What was measured of the same features lies in `work/ensemble/likeness.npz`: `blend`, `submit` and `report` ask.
     Raises UserError where there is no manifest.
     """
-    from threadpoolctl import threadpool_limits
-
     manifest = read_manifest(workspace)
     train, test = (usable_rows(manifest, split=split) for split in ("train", "test"))
     found = max(_kept_features(workspace, train, test), key=lambda pair: pair.rank, default=None)
     if found is None or min(len(train), len(test)) < LEAST_IMAGES:
         return None
+    constants = (seed, MOST_IMAGES, DIRECTIONS, STRENGTH, N_FOLDS, version("scikit-learn"))
+    made_of = digest(repr([found.digests, digest(read_manifest_bytes(workspace)), constants]).encode())
+    stored = workspace.ensemble / "likeness.npz"
+    likeness = _stored(stored, made_of)
+    if likeness is None and (likeness := _measured(found, train, test, seed=seed)) is not None:
+        buffer = io.BytesIO()
+        np.savez(buffer, made_of=made_of, **{field.name: getattr(likeness, field.name) for field in fields(Likeness)})
+        write_bytes(stored, buffer.getvalue())
+    return likeness
+
+
+def _stored(path: Path, made_of: str) -> Likeness | None:
+    """What was measured of the same; None where nothing was, or the file is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            values = [arrays[field.name] for field in fields(Likeness)]
+            is_same = str(arrays["made_of"]) == made_of
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return Likeness(*(value if value.ndim else value.item() for value in values)) if is_same else None
+
+
+def _measured(found: _Pair, train: pd.DataFrame, test: pd.DataFrame, *, seed: int) -> Likeness | None:
+    from threadpoolctl import threadpool_limits
+
     rng = np.random.default_rng([seed, 43])
     rows = [_some(len(table), rng) for table in (train, test)]
     features = [
@@ -133,6 +160,7 @@ class _Pair:
     view: str
     width: int
     paths: tuple[Path, Path]
+    digests: tuple[str, str]
 
     @property
     def rank(self) -> tuple[int, bool, str]:
@@ -157,8 +185,9 @@ def _kept_features(workspace: Workspace, train: pd.DataFrame, test: pd.DataFrame
     for asked, one in kept:
         pair = [kept.get((asked, own)) for own in images]
         if one == images[0] and all(part is not None and _is_whole(*part) for part in pair):
-            (path, head), (other, _) = (part for part in pair if part is not None)
-            yield _Pair(head["facts"]["tag"], head["facts"]["view"], head["shape"][1], (path, other))
+            (path, head), (other, other_head) = (part for part in pair if part is not None)
+            digests = head["digest"], other_head["digest"]
+            yield _Pair(head["facts"]["tag"], head["facts"]["view"], head["shape"][1], (path, other), digests)
 
 
 def _is_whole(path: Path, head: dict[str, Any]) -> bool:
@@ -203,13 +232,10 @@ def principal_parts(features: np.ndarray) -> np.ndarray:
 def crossfit_odds(parts: np.ndarray, is_test: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """Log-odds of being a test image, were both sets equally large, by logistic regression without the image's fold."""
     from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
-    odds = np.empty(len(fold))
-    for held in range(N_FOLDS):
-        model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=500, tol=1e-3)
-        model.fit(parts[fold != held], is_test[fold != held])
-        odds[fold == held] = model.decision_function(parts[fold == held])
-    return odds
+    model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=500, tol=1e-3)
+    return cross_val_predict(model, parts, is_test, cv=PredefinedSplit(fold), method="decision_function")
 
 
 def fit_noise(parts: np.ndarray, is_test: np.ndarray, fold: np.ndarray) -> float:

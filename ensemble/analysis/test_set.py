@@ -12,10 +12,11 @@ from ensemble.analysis.class_mix import ClassMix, Predicted, estimate_class_mix
 from ensemble.analysis.test_likeness import Likeness, measure_likeness
 from ensemble.blend.apply import Applied, Blended, member_test_probs, open_blend
 from ensemble.blend.blend_json import Blend
-from ensemble.blend.recipe import Recipe
 from ensemble.members.members import Member
-from ensemble.members.open_run import Run, open_run
+from ensemble.members.open_run import open_run
+from ensemble.members.run import Run
 from ensemble.members.training_rows import rows_of
+from ensemble.weights.recipe import Recipe
 from folds.base.errors import UserError
 from folds.base.metrics import top_classes
 from folds.base.workspace import Workspace

@@ -12,9 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
 
 from ensemble.members.members import load_members
 from ensemble.members.open_run import list_runs
@@ -24,6 +22,7 @@ from ensemble.weights.reduction import Reduction, build_reduction
 from folds.base.errors import UserError
 from folds.base.interval import Difference, paired_difference
 from folds.base.progress import Track, silently
+from folds.base.terminal import figures
 from folds.base.workspace import Workspace
 from models.input.views import known_views, split_view
 from models.runs import PROBE, kind_of, own_size
@@ -204,12 +203,12 @@ def propose(sets: Sets, path: Sequence[Step], rows: np.ndarray) -> tuple[Step, S
 def view_summary(report: ViewReport) -> Group:
     """The figures of a run's views, for a rich console."""
     title = f"{report.name}: views, top-3 error on {report.images:,} out-of-fold images"
-    alone = _table(title, "view", "alone", "adds to the others", "95% interval", "forward passes")
+    alone = figures(title, texts=("view",), numbers=("alone", "adds to the others", "95% interval", "forward passes"))
     for one in report.worth:
         cells = _gain_cells(one.adds)
         alone.add_row(one.view, f"{one.alone:.4f}", *cells, _sum(report, (one.view,)))
     title = f"{report.name}: one view after the other, the proposed ones down to *"
-    path = _table(title, "", "view", "error", "gain", "95% interval", "forward passes")
+    path = figures(title, texts=("", "view"), numbers=("error", "gain", "95% interval", "forward passes"))
     for step in report.path:
         mark, view = "*" if step is report.proposed else "", ("+ " if step.gain else "") + step.views[-1]
         cells = _gain_cells(step.gain)
@@ -279,11 +278,3 @@ def _sum(report: ViewReport, views: Views) -> str:
 
 def _gain_cells(gain: Difference | None) -> tuple[str, str]:
     return ("-", "-") if gain is None else (f"{gain.mean:+.4f}", f"{gain.low:+.4f} to {gain.high:+.4f}")
-
-
-def _table(title: str, first: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column(first)
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "view" else "right")
-    return table

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ensemble.blend.blend_json import HINT, Blend
-from ensemble.blend.recipe import Recipe
 from ensemble.members.members import Member, Members, read_members
-from ensemble.members.oof_file import CHUNK_ROWS, open_predictions, refuse_changed
-from ensemble.members.open_run import Run, open_run
+from ensemble.members.open_run import open_run
+from ensemble.members.run import Run
 from ensemble.members.training_rows import Rows, rows_of
+from ensemble.weights.recipe import Recipe
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
-from models.predict.predictions import ROW_SUM_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def apply_blend(workspace: Workspace, blend: Blend) -> Blended:
     Raises UserError where a member is gone or not as it was when the blend was made.
     """
     made = open_blend(workspace, blend, tests_only=True)
-    image_id = _test_ids(made.members[0].runs[0])
+    image_id = made.members[0].runs[0].test_ids()
     scores = made.recipe.scores(member_test_probs(member.runs, image_id) for member in made.members)
     return Blended(image_id, scores, blend.classes)
 
@@ -55,7 +53,7 @@ def apply_run(workspace: Workspace, name: str) -> Blended:
     """One run's probabilities of all test images that it predicted."""
     rows = rows_of(load_folds(workspace))
     run = open_run(workspace, name, rows=rows, tests_only=True)
-    image_id = _test_ids(run)
+    image_id = run.test_ids()
     return Blended(image_id, member_test_probs([run], image_id).astype(np.float64), rows.classes)
 
 
@@ -94,39 +92,12 @@ def member_test_probs(runs: Sequence[Run], image_id: np.ndarray, *, some: bool =
     total: np.ndarray | None = None
     for run in runs:
         for path in run.tests:
-            for piece, probs in _checked_probs(run, path, image_id, some=some):
+            for piece, probs in run.test_probs(path, image_id, some=some):
                 total = np.zeros((len(image_id), probs.shape[1]), np.float32) if total is None else total
                 total[piece] += probs
     assert total is not None, "a member has no test predictions"
     total /= np.float32(sum(len(run.tests) for run in runs))
     return total
-
-
-def _checked_probs(run: Run, path: Path, image_id: np.ndarray, *, some: bool) -> Iterator[tuple[slice, np.ndarray]]:
-    """One file's probabilities in the order of the ids, piece by piece: (rows, (n, C) float32)."""
-    hint, place = run.remake_hint, path.relative_to(run.root).as_posix()
-    stored = open_predictions(path, hint=hint)
-    if not some:
-        refuse_changed(path, run.digests.get(place), what=f"{run.name}: {place}", hint=hint)
-    order = np.argsort(stored.image_id, kind="stable")
-    if some:
-        order = order[np.isin(stored.image_id[order], image_id)]
-    if not np.array_equal(stored.image_id[order], image_id):
-        odd = first_few(list(np.setxor1d(stored.image_id[order], image_id)))
-        fault = "has no prediction for" if some else "predicts other test images than the other files do:"
-        raise UserError(f"{run.name}: {place} {fault} {odd}", hint=hint)
-    in_order = np.array_equal(order, np.arange(len(stored.image_id)))
-    for start in range(0, len(order), CHUNK_ROWS):
-        stop = min(start + CHUNK_ROWS, len(order))
-        probs = run.averaged(stored.rows(start, stop) if in_order else stored.scattered_rows(order[start:stop]))
-        if not (np.abs(probs.sum(axis=1) - 1) <= ROW_SUM_TOLERANCE).all():
-            raise UserError(f"{run.name}: {place} holds NaN, or rows that do not sum to 1", hint=hint)
-        yield slice(start, stop), probs
-
-
-def _test_ids(run: Run) -> np.ndarray:
-    """The ids of a run's test predictions, sorted."""
-    return np.sort(open_predictions(run.tests[0], hint=run.remake_hint).image_id)
 
 
 def _same_rows(workspace: Workspace, blend: Blend) -> Rows:

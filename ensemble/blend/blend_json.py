@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.blend.expected import ExpectedScore
-from ensemble.blend.recipe import Recipe
-from ensemble.weights.reduction import FLOOR, Pool
+from ensemble.weights.recipe import FLOOR, Pool, Recipe
 from folds.base.errors import UserError
 from folds.base.workspace import read_json, write_json
 

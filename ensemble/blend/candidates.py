@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from ensemble.blend.recipe import Recipe
 from ensemble.members.members import Members
-from ensemble.weights.log_pool import LogPool, LogPoolFits, fit_log_pools
+from ensemble.weights.log_pool import LogPoolFits, fit_log_pools
 from ensemble.weights.metric import Metric
-from ensemble.weights.reduction import Pool, build_reduction
+from ensemble.weights.recipe import Pool, Recipe
+from ensemble.weights.reduction import build_reduction
 from ensemble.weights.search import Search
 from ensemble.weights.simple import FitData, LogLoss, Objective
 from folds.base.progress import Track
@@ -22,11 +22,10 @@ PIECE_ROWS = 512  # (M, n, C) float32 at M = 15 is 3 MB: in the cache
 
 @dataclass(frozen=True)
 class FitInput:
-    """What a candidate is fitted on: all images, and all but one fold."""
+    """What a candidate is fitted on. parts: the data of all images, then those without one fold each."""
 
     members: Members
-    whole: FitData
-    without: tuple[FitData, ...]  # one per fold
+    parts: tuple[FitData, ...]
     search: Search
     track: Track
 
@@ -46,11 +45,11 @@ class Fits:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to make a recipe. `about` is what a table says of it."""
+    """A way to make a recipe for each part of what it is fitted on. `about` is what a table says of it."""
 
     name: str
     about: str
-    fit: Callable[[FitInput], Fits]
+    fit: Callable[[FitInput], list[Recipe]]
 
 
 def fit_data(members: Members, metric: Metric) -> FitData:
@@ -63,30 +62,19 @@ def fit_data(members: Members, metric: Metric) -> FitData:
     return FitData(objective, log_loss, members.rows.group)
 
 
-def _each(pool: Pool, weights: Callable[[FitData], np.ndarray]) -> Callable[[FitInput], Fits]:
-    """Fit on everything and, in the same way, without each fold."""
-
-    def fits(given: FitInput) -> Fits:
-        whole, *without = [Recipe(pool, weights(data)) for data in (given.whole, *given.without)]
-        return Fits(whole, tuple(without))
-
-    return fits
+def _each(pool: Pool, weights: Callable[[FitData], np.ndarray]) -> Callable[[FitInput], list[Recipe]]:
+    """The same way of finding weights for every part."""
+    return lambda given: [Recipe(pool, weights(data)) for data in given.parts]
 
 
 def _equal(data: FitData) -> np.ndarray:
     return np.full(data.n_members, 1 / data.n_members)
 
 
-def _log_pool(pools: Sequence[LogPool]) -> Fits:
-    whole, *without = [Recipe("log", pool.weights, pool.bias) for pool in pools]
-    return Fits(whole, tuple(without))
-
-
-def _search(given: FitInput) -> Fits:
-    parts = (given.whole, *given.without)
-    tracked = given.track(enumerate(parts), what="searching weights", total=len(parts), unit="searches")
-    whole, *without = [Recipe("mean", given.search.weights(data, number)) for number, data in tracked]
-    return Fits(whole, tuple(without))
+def _search(given: FitInput) -> list[Recipe]:
+    total = len(given.parts)
+    tracked = given.track(enumerate(given.parts), what="searching weights", total=total, unit="searches")
+    return [Recipe("mean", given.search.weights(data, number)) for number, data in tracked]
 
 
 # The order is the order of trust: of equally good candidates the first is kept, and equal weights where they are near.
@@ -95,8 +83,8 @@ CANDIDATES = (
     Candidate("geometric", "mean of log-probabilities, equal weights", _each("log", _equal)),
     Candidate("single", "the best member alone", _each("mean", lambda data: data.best_of(np.eye(data.n_members)))),
     Candidate("convex", "mean of probabilities, weights of least log loss", _each("mean", lambda data: data.convex)),
-    Candidate("log", "weighted log-probabilities of least log loss", lambda given: _log_pool(given.log_pools.plain)),
-    Candidate("log-bias", "the same with a bias per class", lambda given: _log_pool(given.log_pools.biased)),
+    Candidate("log", "weighted log-probabilities of least log loss", lambda given: given.log_pools.plain),
+    Candidate("log-bias", "the same with a bias per class", lambda given: given.log_pools.biased),
     Candidate("greedy", "mean of members taken greedily, with replacement", _each("mean", lambda data: data.greedy)),
     Candidate("search", "mean of probabilities, weights by Optuna on the metric", _search),
 )

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ensemble.blend.candidates import Candidate, Fits
-from ensemble.blend.recipe import Recipe, blend_scores
 from ensemble.members.members import Members
 from ensemble.weights.metric import Metric
+from ensemble.weights.recipe import Recipe, blend_scores
 from ensemble.weights.reduction import Reduction
 from ensemble.weights.simple import Objective
 from folds.base.interval import paired_difference

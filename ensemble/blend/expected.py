@@ -7,16 +7,15 @@ of all a test image: `averaging_gain`. docs/expected.md has the formulas, their 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ensemble.blend.recipe import Recipe
 from ensemble.members.members import Member, Members
-from ensemble.members.oof_file import StoredPredictions, open_predictions
-from ensemble.members.open_run import Run
+from ensemble.members.run import Run
 from ensemble.weights.metric import LEAST_PROB, Metric
+from ensemble.weights.recipe import Recipe
 from folds.base.errors import UserError
 from folds.base.interval import (
     WITHIN_95,
@@ -172,9 +171,7 @@ def expected_sentences(metric: Metric, expected: ExpectedScore) -> list[str]:
 def find_scored_images(workspace: Workspace, members: Members, *, share: float) -> ScoredImages:
     """The test images of the manifest; without one those that the members predict, each a group of its own."""
     if not workspace.manifest.is_file():
-        first = members.members[0].runs[0]
-        ids = open_predictions(first.tests[0], hint=first.remake_hint).image_id
-        return ScoredImages(np.arange(len(ids)), 0, share)
+        return ScoredImages(np.arange(len(members.members[0].runs[0].test_ids())), 0, share)
     wanted, usable = set(test_ids(workspace)), usable_rows(read_manifest(workspace), split="test")
     group = usable["group"].to_numpy()[usable["image_id"].isin(wanted).to_numpy()]
     return ScoredImages(group, len(wanted) - len(group), share)
@@ -197,11 +194,11 @@ def averaging_gain(metric: Metric, members: Members, recipe: Recipe, *, oof: flo
         return Gain(0.0, few, most, "no member has a network per fold (probes and added members count as one)")
     in_use = replace(recipe, weights=recipe.weights[recipe.weights > 0])
     try:
-        scores = _fold_scores(in_use, members, [member for member, _ in used])
+        if not len(ids := runs[0].test_ids()):
+            return Gain(0.0, few, most, "there are no test images")
+        scores = _fold_scores(in_use, members, [member for member, _ in used], ids)
     except UserError as err:
         return Gain(0.0, few, most, err.message)
-    if not scores.size:
-        return Gain(0.0, few, most, "there are no test images")
     one, every, spread = _losses_under(metric, np.stack([recipe.probs(own) for own in scores]), scores, oof=oof)
     share = min(1 - every / one, MOST_GAIN) if one > 0 else 0.0
     if share < LEAST_GAIN:
@@ -214,16 +211,13 @@ def _has_networks(run: Run) -> bool:
     return run.root.parent.name == "models" and run.settings.get("kind") not in (PROBE, KNN)
 
 
-def _fold_scores(recipe: Recipe, members: Members, used: Sequence[Member]) -> np.ndarray:
+def _fold_scores(recipe: Recipe, members: Members, used: Sequence[Member], ids: np.ndarray) -> np.ndarray:
     """The blend's scores of some test images: of each fold's networks, and of all of them. (folds + 1, n, C)"""
-    first = used[0].runs[0]
-    ids = np.sort(open_predictions(first.tests[0], hint=first.remake_hint).image_id)
     n_classes = len(members.rows.classes)
     ids = ids[:: max(-(-len(ids) * n_classes // MOST_CELLS), 1)]
-    n_folds = members.rows.n_folds
     folds = [f"fold{number}" for number in members.rows.folds]
     stacked = recipe.scores(_network_probs(member, folds, ids) for member in used)
-    return stacked.reshape(n_folds + 1, len(ids), n_classes)
+    return stacked.reshape(len(folds) + 1, len(ids), n_classes)
 
 
 def _network_probs(member: Member, folds: Sequence[str], image_id: np.ndarray) -> np.ndarray:
@@ -231,30 +225,15 @@ def _network_probs(member: Member, folds: Sequence[str], image_id: np.ndarray) -
     of_fold: list[list[np.ndarray]] = [[] for _ in folds]
     every: list[np.ndarray] = []
     for run in member.runs:
-        probs = dict(_test_probs(run, image_id))
+        probs = {
+            path.parent.name: np.concatenate([piece for _, piece in run.test_probs(path, image_id, some=True)])
+            for path in run.tests
+        }
         every += probs.values()
         mean = np.mean(list(probs.values()), axis=0)
         for own, fold in zip(of_fold, folds, strict=True):
             own.append(probs[fold] if _has_networks(run) else mean)
     return np.concatenate([np.mean(own, axis=0) for own in (*of_fold, every)])
-
-
-def _test_probs(run: Run, image_id: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Each network's folder and its probabilities of some test images. (n, C) float32"""
-    last: tuple[StoredPredictions, np.ndarray] | None = None
-    for path in run.tests:
-        stored = open_predictions(path, hint=run.remake_hint)
-        if last is not None and np.array_equal(stored.image_id, last[0].image_id):
-            place = last[1]  # to sort the ids again would cost more than to read the rows
-        else:
-            order = np.argsort(stored.image_id, kind="stable")
-            place = order[np.minimum(np.searchsorted(stored.image_id, image_id, sorter=order), len(order) - 1)]
-        if not np.array_equal(stored.image_id[place], image_id):
-            raise UserError(f"{run.name}: {path.parent.name} predicts other test images", hint=run.remake_hint)
-        if not set(run.views) <= set(stored.views):
-            raise UserError(f"{run.name}: {path.parent.name} lacks views of its test images", hint=run.remake_hint)
-        last = stored, place
-        yield path.parent.name, run.averaged(stored.scattered_rows(place))
 
 
 def _losses_under(metric: Metric, probs: np.ndarray, scores: np.ndarray, *, oof: float) -> tuple[float, float, float]:

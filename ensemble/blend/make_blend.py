@@ -111,10 +111,14 @@ def _fit_all(
     n_folds, study = members.rows.n_folds, workspace.ensemble / "study.log"
     without = tuple(data.subset(members.rows.fold != fold) for fold in range(n_folds)) if n_folds > 1 else (data,)
     search = Search(members.names, settings.trials, settings.sampler, settings.half_samples, seed, study)
-    given = FitInput(members, data, without, search, track)
+    given = FitInput(members, (data, *without), search, track)
     candidates = CANDIDATES if len(members) > 1 and n_folds > 1 else CANDIDATES[:1]
     tracked = track(candidates, what="fitting candidates", total=len(candidates), unit="candidates")
-    return {candidate: candidate.fit(given) for candidate in tracked}
+    fits = {}
+    for candidate in tracked:
+        whole, *others = candidate.fit(given)
+        fits[candidate] = Fits(whole, tuple(others))
+    return fits
 
 
 def _refuse_unknown_candidate(name: str | None) -> None:

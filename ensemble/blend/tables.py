@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -10,6 +9,7 @@ from rich.text import Text
 from ensemble.blend.expected import expected_sentences
 from ensemble.blend.make_blend import BlendResult
 from folds.base.errors import first_few
+from folds.base.terminal import figures
 
 MOST_WARNINGS = 5
 
@@ -23,7 +23,8 @@ def candidate_table(result: BlendResult) -> Table:
     """One row per candidate: its loss in-sample, and on images that its weights have not seen."""
     title = f"candidates, {result.metric.title} on {result.blend.images:,} out-of-fold images"
     numbers = ("in-sample", "cross-fitted", "95% interval", "optimism", "behind the best")
-    table = _table(title, ("", "candidate"), numbers, "what it is")
+    table = figures(title, texts=("", "candidate"), numbers=numbers)
+    table.add_column("what it is")
     for score in result.scores:
         table.add_row(
             "*" if score is result.kept else "",
@@ -44,7 +45,8 @@ def member_table(result: BlendResult) -> Table:
     correlation  of its errors with those of the other members, the mean
     """
     numbers = ("alone", "rarest quarter", "log loss", "weight", "over folds", "without it", "correlation")
-    table = _table(f"members of the kept blend, {result.kept.candidate.name}", ("member",), numbers)
+    title = f"members of the kept blend, {result.kept.candidate.name}"
+    table = figures(title, texts=("member",), numbers=numbers)
     for one in result.values:
         table.add_row(
             one.name,
@@ -56,17 +58,6 @@ def member_table(result: BlendResult) -> Table:
             "-" if one.without is None else f"{one.without - result.kept.crossfit:+.4f}",
             "-" if one.error_correlation is None else f"{one.error_correlation:.2f}",
         )
-    return table
-
-
-def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...], last: str | None = None) -> Table:
-    table = Table(title=title, box=SIMPLE_HEAD)
-    for heading in texts:
-        table.add_column(heading, overflow="fold")  # names that begin alike must stay apart
-    for heading in numbers:
-        table.add_column(heading, justify="right", no_wrap=True)
-    if last:
-        table.add_column(last)
     return table
 
 

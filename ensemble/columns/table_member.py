@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table as Grid
 from rich.text import Text
 
 from ensemble.columns.boosting import fit_table_model
@@ -25,7 +23,7 @@ from ensemble.settings import TableSettings
 from folds.base.errors import UserError
 from folds.base.metrics import topk_error
 from folds.base.progress import Track, silently
-from folds.base.terminal import duration
+from folds.base.terminal import duration, figures
 from folds.base.workspace import Workspace, digest, read_json
 from folds.split.assign import Folds, load_folds
 from models.predict.predictions import load_predictions, save_predictions
@@ -84,11 +82,8 @@ def add_table(
 
 def table_summary(result: TableResult) -> Group:
     """One row per column, then the scores and what is to be said."""
-    grid = Grid(box=SIMPLE_HEAD, pad_edge=False)
-    grid.add_column("column", overflow="fold")
-    grid.add_column("taken for", overflow="fold")
-    for heading in ("values", "missing, train", "test", "train/test AUC"):
-        grid.add_column(heading, justify="right")
+    numbers = ("values", "missing, train", "test", "train/test AUC")
+    grid = figures(None, texts=("column", "taken for"), numbers=numbers)
     for column in result.table.columns:
         auc = result.table.aucs.get(column.name)
         missing = ("", "") if column.is_left_out else (f"{count:,}" for count in column.missing)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ensemble.members.oof_file import CHUNK_ROWS, in_threads
-from ensemble.members.open_run import Run, list_runs, open_run
+from ensemble.members.open_run import list_runs, open_run
+from ensemble.members.run import Run
 from ensemble.members.training_rows import Rows, rows_of
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently

@@ -3,80 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ensemble.members.oof_file import StoredPredictions, open_predictions, refuse_changed
+from ensemble.members.run import Block, Run, is_added, remake_hint
 from ensemble.members.training_rows import Rows
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, read_json
-from models.predict.predictions import average_views
-from models.runs import KNN, PROBE, done_folds, done_refit
-
-
-@dataclass(frozen=True)
-class Block:
-    """The out-of-fold rows of one fold: where they start among all rows, and in which order the file has them."""
-
-    start: int
-    stored: StoredPredictions
-    order: np.ndarray | None  # row i of the fold is row order[i] of the file; None: the same order
-
-    @property
-    def stop(self) -> int:
-        return self.start + len(self.stored.image_id)
-
-    def log_probs(self, start: int, stop: int) -> np.ndarray:
-        """Rows start to stop, counted from the first row of all. (n, V, C) float32."""
-        start, stop = start - self.start, stop - self.start
-        if self.order is None:
-            return self.stored.rows(start, stop)
-        return self.stored.scattered_rows(self.order[start:stop])
-
-
-@dataclass(frozen=True)
-class Run:
-    """One trained run (or one member of columns or of another tool), opened and checked, its values still on disk."""
-
-    name: str
-    root: Path
-    blocks: tuple[Block, ...]  # none where the run was opened for the test images alone
-    tests: tuple[Path, ...]
-    views: tuple[str, ...]  # those in use
-    use_views: tuple[int, ...]  # their places in the file
-    columns: np.ndarray | None  # class c stands in column columns[c] of the file; None: in column c
-    seed: int | None
-    settings: Mapping[str, Any] = field(repr=False)  # without seed and name: equal settings make siblings
-    digests: Mapping[str, str] = field(repr=False)  # of every file, by its path below the run
-    warnings: tuple[str, ...] = ()
-    is_of_columns: bool = False  # and of no pixels
-
-    def probs(self, start: int, stop: int) -> np.ndarray:
-        """Probabilities of rows start to stop, the views averaged. (n, C) float32."""
-        pieces = [
-            self.averaged(block.log_probs(max(start, block.start), min(stop, block.stop)))
-            for block in self.blocks
-            if block.start < stop and start < block.stop
-        ]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-    @property
-    def remake_hint(self) -> str:
-        """The command that makes its predictions again."""
-        return _remake_hint(self.root)
-
-    def with_views(self, views: tuple[str, ...]) -> Run:
-        """The same run with some of its views in use."""
-        return replace(self, views=views, use_views=tuple(self.use_views[self.views.index(view)] for view in views))
-
-    def averaged(self, log_probs: np.ndarray) -> np.ndarray:
-        """The views in use, averaged as probabilities, columns in target order. (n, V, C) -> (n, C) float32."""
-        probs = average_views(log_probs, self.use_views)
-        return probs if self.columns is None else np.ascontiguousarray(probs[:, self.columns])
+from models.runs import done_folds, done_refit
 
 
 def list_runs(workspace: Workspace) -> tuple[str, ...]:
@@ -101,7 +39,7 @@ def open_run(
     """
     added = (workspace.members / name / "done.json").is_file()
     root = (workspace.members if added else workspace.models) / name
-    opened = _Opened(name, root, rows, _remake_hint(root))
+    opened = _Opened(name, root, rows, remake_hint(root))
     done = {root: read_json(root / "done.json", hint=opened.hint)} if added else opened.done_folds(workspace)
     digests = opened.digests(done, checked="" if tests_only else "oof.npz")
     folders = [root / f"fold{k}" for k in rows.folds] if added else list(done)
@@ -195,7 +133,7 @@ class _Opened:
             (stored.classes != first.classes, "has its classes in another order than fold 0", self.hint),
         ):
             if is_wrong:
-                raise UserError(f"{self.name}: {what} {fault}", hint=self.hint if _is_added(self.root) else way_out)
+                raise UserError(f"{self.name}: {what} {fault}", hint=self.hint if is_added(self.root) else way_out)
         return stored
 
     def refit_digests(
@@ -225,7 +163,7 @@ class _Opened:
             raise UserError(
                 f"{self.name} has no view {first_few(lacking)}; it has {', '.join(there)}",
                 hint=f"no network made it: leave out `--member-views`, or {self.name} with `--members`"
-                if _is_added(self.root)
+                if is_added(self.root)
                 else f"`python run.py predict --run {self.name} --views {more}`",
             )
         return tuple(there.index(view) for view in (views or there))
@@ -245,27 +183,6 @@ class _Opened:
             if len(names):
                 raise UserError(f"{what} {fault} {first_few(list(names))}", hint=self.hint)
         return Block(place.start, stored, first[np.searchsorted(ids, expected)])
-
-
-def _is_added(root: Path) -> bool:
-    """Whether another tool or columns made these predictions: no network here can predict them again."""
-    return root.parent.name == "members"
-
-
-def _remake_hint(root: Path) -> str:
-    """What makes a run's predictions again: its networks, one more pass, another lookup, or an added member's files."""
-    if _is_added(root):
-        with suppress(UserError):  # its record may be what is damaged
-            if "columns" in read_json(root / "done.json", hint=""):
-                return f"`python run.py table CSV --name {root.name}`, or remove {root}"
-        return f"`python run.py add {root.name} --oof FILE --test FILE`, or remove {root}"
-    paths = sorted(root.glob("fold*/settings.json"))
-    kinds = {read_json(path, hint=f"remove {path.parent} and train it again").get("kind") for path in paths}
-    if PROBE in kinds:
-        return f"remove {root}, then `python run.py probe` with its backbone"
-    if KNN in kinds:
-        return f"remove {root}, then `python run.py knn --run {root.name.removesuffix(f'-{KNN}')}`"
-    return f"`python run.py predict --run {root.name}`"
 
 
 def _settings_without_seed(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ensemble.members.members import Members
 from ensemble.members.oof_file import in_threads
-from ensemble.weights.reduction import FLOOR
+from ensemble.weights.recipe import FLOOR, Recipe
 
 WEIGHT_SHRINKAGE = 1e-3  # times half the squared distance to equal weights, in nats: decides between copies only
 BIAS_SD = 0.5  # a class's bias is believed to be this far from 0: exp(0.5) is a factor of 1.6
@@ -27,18 +27,11 @@ SMALL_STEP = 1e-3  # nats: a step that gains less is taken without looking again
 MOST_STEPS = 60
 
 
-class LogPool(NamedTuple):
-    """Weights (M,) >= 0, and a bias (C,) of mean 0 or none."""
-
-    weights: np.ndarray
-    bias: np.ndarray | None
-
-
 class LogPoolFits(NamedTuple):
-    """Without and with a bias per class: the fit on all images, then those without one fold each."""
+    """Without and with a bias per class, of mean 0: the fit on all images, then those without one fold each."""
 
-    plain: list[LogPool]
-    biased: list[LogPool]
+    plain: list[Recipe]
+    biased: list[Recipe]
 
 
 class Local(NamedTuple):
@@ -75,7 +68,7 @@ def fit_log_pools(members: Members) -> LogPoolFits:
         loss = _Loss(pieces, folds, n_members, lower)
         point = loss.minimise(point)
         points = [point, *(loss.without(fold) for fold in folds)]
-        fits.append([_log_pool(one, n_members) for one in points])
+        fits.append([_recipe(one, n_members) for one in points])
     return LogPoolFits(*fits)
 
 
@@ -182,8 +175,8 @@ def _piece_sums(probs: np.ndarray, target: np.ndarray, point: np.ndarray) -> Loc
     return Local(value, gradient, np.block([[hessian, cross], [cross.T, own]]))
 
 
-def _log_pool(point: np.ndarray, n_members: int) -> LogPool:
+def _recipe(point: np.ndarray, n_members: int) -> Recipe:
     weights, bias = point[:n_members], point[n_members:]
     if weights.sum() <= 0:  # every member is worse than knowing nothing but the classes' frequencies
         weights = np.full(n_members, 1e-9)
-    return LogPool(weights, bias - bias.mean() if len(bias) else None)
+    return Recipe("log", weights, bias - bias.mean() if len(bias) else None)

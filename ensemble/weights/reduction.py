@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
-from typing import Literal
 
 import numpy as np
 
-Pool = Literal["mean", "log"]
-FLOOR = 1e-6  # log pool: log(p + FLOOR), since a member's exact zero must not veto a class; 1e-4 to 1e-8 do the same
+from ensemble.weights.recipe import Pool, pool_scores
+
 BATCH_CONTESTS = 1 << 18  # contests x weight vectors compared at a time: 1 MB of float32
 PRUNING_WORK = 3e8  # comparisons, about 0.2 s; images with many contests come last: weak, diverse members have many
 
@@ -124,12 +123,6 @@ class Reduction:
         trues = weights.T * pool_scores(self.true[:, self.owner[contest]], self.pool)
         rivals, trues = reduce(np.add, rivals), reduce(np.add, trues)  # `sum` would add in another order
         return (rivals > trues) | ((rivals == trues) & self.lower[contest])
-
-
-def pool_scores(probs: np.ndarray, pool: Pool) -> np.ndarray:
-    """What weights are multiplied with, in float64: probabilities, or their logarithms."""
-    probs = probs.astype(np.float64)
-    return probs if pool == "mean" else np.log(probs + FLOOR)
 
 
 def build_reduction(pieces: Iterable[tuple[slice, np.ndarray]], target: np.ndarray, *, steps: np.ndarray) -> Reduction:

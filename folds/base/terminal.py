@@ -7,14 +7,15 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
-from rich.table import Column
+from rich.table import Column, Table
 from rich.text import Text
 
 from folds.base.progress import T
@@ -186,6 +187,16 @@ def duration(seconds: float) -> str:
     """Seconds as m:ss, or h:mm:ss from an hour on."""
     minutes, left = divmod(int(seconds + 0.5), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{left:02d}" if minutes >= 60 else f"{minutes}:{left:02d}"
+
+
+def figures(title: str | None, *, texts: Sequence[str], numbers: Sequence[str] = ()) -> Table:
+    """A table without rows: columns of text, which are folded and never cut, then columns of figures."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for heading in texts:
+        table.add_column(heading, overflow="fold")  # names that begin alike must stay apart
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def can_be_live() -> bool:

@@ -12,8 +12,8 @@ import numpy as np
 
 from ensemble.blend.apply import open_members
 from ensemble.blend.blend_json import Blend, load_blend
-from ensemble.blend.recipe import Recipe
 from ensemble.members.members import Members, read_members
+from ensemble.weights.recipe import Recipe
 from folds.base.errors import UserError, first_few
 from folds.base.metrics import topk_error
 from folds.base.progress import Track, silently

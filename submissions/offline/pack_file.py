@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ensemble.blend.recipe import Recipe
-from ensemble.weights.reduction import Pool
+from ensemble.weights.recipe import Pool, Recipe
 from folds.base.errors import UserError
 from folds.base.workspace import digest, replacing
 from folds.settings import StoreForm

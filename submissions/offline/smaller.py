@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from ensemble.blend.recipe import Recipe
 from ensemble.members.members import Members, read_members
 from ensemble.weights.metric import Metric
+from ensemble.weights.recipe import Recipe
 from submissions.offline.pack_file import Smaller
 
 Kept = Mapping[str, tuple[str, ...]]  # the views that are left of each member that is left, by name

@@ -11,10 +11,10 @@ import numpy as np
 
 from ensemble.blend.apply import open_members
 from ensemble.blend.blend_json import load_blend
-from ensemble.blend.recipe import Recipe
 from ensemble.members.members import Members, load_members
 from ensemble.members.open_run import list_runs
 from ensemble.members.training_rows import Rows
+from ensemble.weights.recipe import Recipe
 from folds.base.errors import UserError, first_few
 from folds.base.interval import rate_interval
 from folds.base.metrics import top_classes, true_rank

@@ -185,6 +185,20 @@ def test_features_of_both_sets_are_found_and_the_widest_are_compared(work):
     assert found.test_odds.mean() > found.train_odds.mean() + 0.5
 
 
+def test_the_likeness_of_the_same_features_is_measured_once(work):
+    keep_both(work)
+    first, stored = measure_likeness(work), work.ensemble / "likeness.npz"
+    with np.load(stored) as arrays:
+        np.savez(stored, **{**arrays, "auc": 0.75})
+    again = measure_likeness(work)
+    assert (again.auc, again.low, again.features) == (0.75, first.low, "net")
+    assert np.array_equal(again.test_id, first.test_id)
+    stored.write_bytes(stored.read_bytes()[:-40])
+    assert measure_likeness(work).auc == first.auc
+    keep_both(work, moved=3.0)
+    assert measure_likeness(work).is_far
+
+
 def test_features_of_another_manifest_or_of_one_set_or_damaged_ones_are_not_compared(work):
     keep_both(work, manifest="older")
     assert measure_likeness(work) is None

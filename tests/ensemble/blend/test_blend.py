@@ -15,12 +15,11 @@ from ensemble.blend.candidates import Fits, fit_data
 from ensemble.blend.cross_fit import best_or_equal, crossfit_outcomes, nested_choice
 from ensemble.blend.make_blend import make_blend
 from ensemble.blend.member_value import rarest_loss
-from ensemble.blend.recipe import Recipe, blend_scores
 from ensemble.blend.tables import blend_sentences, blend_summary, member_table
 from ensemble.members.members import load_members
 from ensemble.settings import BlendSettings
 from ensemble.weights.metric import Metric
-from ensemble.weights.reduction import FLOOR
+from ensemble.weights.recipe import FLOOR, Recipe, blend_scores
 from folds.base.errors import UserError
 from folds.base.interval import paired_difference, wilson_interval
 from folds.base.metrics import top_classes, topk_error
@@ -45,12 +44,6 @@ def test_the_score_is_that_of_a_blend_by_hand(tmp_path):
         result.blend.why
         == f"you asked for it; the best cross-fitted is {min(result.scores, key=lambda s: s.crossfit).candidate.name}"
     )
-
-
-def test_map3_counts_the_rank_of_the_true_class():
-    scores = np.array([[0.5, 0.3, 0.2, 0.0]] * 4)
-    losses = Metric("map", 3).outcomes(scores, np.array([0, 1, 2, 3]))
-    assert losses == pytest.approx([1 - 1, 1 - 1 / 2, 1 - 1 / 3, 1 - 0])
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "map", "log-loss"])

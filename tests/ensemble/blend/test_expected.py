@@ -11,10 +11,10 @@ from scipy.stats import beta, betabinom, binom
 
 from ensemble.blend.expected import Gain, ScoredImages, averaging_gain, expected_score, expected_sentences
 from ensemble.blend.make_blend import make_blend
-from ensemble.blend.recipe import Recipe
 from ensemble.members.members import load_members
 from ensemble.settings import BlendSettings
 from ensemble.weights.metric import Metric
+from ensemble.weights.recipe import Recipe
 from folds.base.interval import predictive_interval, rate_points
 from folds.base.metrics import topk_error
 from folds.base.workspace import Workspace, read_json, write_json

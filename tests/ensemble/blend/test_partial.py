@@ -27,14 +27,6 @@ def without(work, **folds):
             (work.fold(run, fold) / "done.json").unlink()
 
 
-def test_a_gap_is_refused_with_a_hint_that_names_partial(tmp_path):
-    work, _ = small_work(tmp_path)
-    without(work, m01=(2,))
-    with pytest.raises(UserError, match=r"^m01 lacks fold 2 of 3$") as caught:
-        load_members(work)
-    assert "`python run.py blend --partial`" in caught.value.hint
-
-
 def test_rows_are_those_of_the_folds_that_every_member_has(tmp_path):
     work, folds = small_work(tmp_path)
     without(work, m01=(1,))

@@ -71,13 +71,6 @@ def test_explain_weighed_siblings_by_run_and_submit_by_network_so_that_one_image
         assert explain_image(work, ids[row]).blend.probs == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_refit_changes_no_out_of_fold_prediction(tmp_path):
-    work, folds = small_work(tmp_path, members=1)
-    before = load_members(work).members[0].probs(0, 600)
-    write_refit(work, folds, "m00", small_test(7))
-    np.testing.assert_array_equal(load_members(work).members[0].probs(0, 600), before)
-
-
 @pytest.mark.parametrize("is_there_before", [True, False])
 def test_a_refit_that_came_or_went_after_the_blend_is_noticed(tmp_path, is_there_before):
     work, folds = small_work(tmp_path, members=2)

@@ -10,7 +10,7 @@ import pytest
 from ensemble.blend.make_blend import make_blend
 from ensemble.columns.boosting import fit_table_model, held_part
 from ensemble.columns.column_kinds import Column
-from ensemble.columns.suspects import is_far, label_error, measure_test_auc
+from ensemble.columns.table import is_far, label_error, measure_test_auc
 from ensemble.columns.table_member import add_table, score_sentence
 from ensemble.members.members import disagreeing_members, load_members
 from ensemble.members.open_run import open_run

@@ -13,8 +13,9 @@ from ensemble.members.members import load_members
 from ensemble.weights.line_search import best_on_line, descend
 from ensemble.weights.log_pool import BIAS_SD, WEIGHT_SHRINKAGE, fit_log_pools
 from ensemble.weights.metric import Metric
-from ensemble.weights.reduction import FLOOR, build_reduction
-from ensemble.weights.search import Search, half_of_groups, softmax, start_weights, to_logits
+from ensemble.weights.recipe import FLOOR
+from ensemble.weights.reduction import build_reduction
+from ensemble.weights.search import Search, half_of_groups, softmax, start_weights
 from ensemble.weights.simple import FitData, LogLoss, greedy_weights, log_loss_weights
 from tests.ensemble.small import small_oof, small_work, write_small
 
@@ -152,11 +153,6 @@ def test_the_study_file_opens_in_optuna_and_replaces_whatever_was_there(tmp_path
     assert (len(loaded.trials), set(loaded.best_params)) == (64, set(names))
     losses = case.data.objective.losses(softmax(np.array([list(loaded.best_params.values())])))
     assert loaded.best_value == losses[0]
-
-
-def test_logits_give_their_weights_back():
-    weights = np.array([0.5, 0.3, 0.15, 0.05])
-    assert softmax(to_logits(weights)[None])[0] == pytest.approx(weights)
 
 
 def test_half_a_sample_cuts_no_group():

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ensemble.blend.recipe import Recipe
 from ensemble.weights.metric import Metric
-from ensemble.weights.reduction import Reduction, build_reduction, pool_scores
+from ensemble.weights.recipe import Recipe, pool_scores
+from ensemble.weights.reduction import Reduction, build_reduction
 
 
 def random_case(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

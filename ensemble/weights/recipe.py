@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from ensemble.weights.reduction import Pool, pool_scores
-
+Pool = Literal["mean", "log"]
+FLOOR = 1e-6  # log pool: log(p + FLOOR), since a member's exact zero must not veto a class; 1e-4 to 1e-8 do the same
 PIECE_ROWS = 512  # x 103 classes x float64 = 0.4 MB: a piece's scores stay in the cache while all recipes use them
 
 
@@ -53,6 +54,12 @@ def blend_scores(recipes: Sequence[Recipe], members: Iterable[np.ndarray]) -> li
     return [
         total if recipe.bias is None else total + recipe.bias for recipe, total in zip(recipes, totals, strict=True)
     ]
+
+
+def pool_scores(probs: np.ndarray, pool: Pool) -> np.ndarray:
+    """What weights are multiplied with, in float64: probabilities, or their logarithms."""
+    probs = probs.astype(np.float64)
+    return probs if pool == "mean" else np.log(probs + FLOOR)
 
 
 def _add(recipes: Sequence[Recipe], weights: np.ndarray, probs: np.ndarray, totals: Sequence[np.ndarray]) -> None:

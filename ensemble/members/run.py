@@ -1,0 +1,132 @@
+"""A run that is opened: its probabilities of training and of test images, read piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ensemble.members.oof_file import CHUNK_ROWS, StoredPredictions, open_predictions, refuse_changed
+from folds.base.errors import UserError, first_few
+from folds.base.workspace import read_json
+from models.predict.predictions import ROW_SUM_TOLERANCE, average_views
+from models.runs import KNN, PROBE
+
+
+@dataclass(frozen=True)
+class Block:
+    """The out-of-fold rows of one fold: where they start among all rows, and in which order the file has them."""
+
+    start: int
+    stored: StoredPredictions
+    order: np.ndarray | None  # row i of the fold is row order[i] of the file; None: the same order
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.stored.image_id)
+
+    def log_probs(self, start: int, stop: int) -> np.ndarray:
+        """Rows start to stop, counted from the first row of all. (n, V, C) float32."""
+        start, stop = start - self.start, stop - self.start
+        if self.order is None:
+            return self.stored.rows(start, stop)
+        return self.stored.scattered_rows(self.order[start:stop])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained run (or one member of columns or of another tool), opened and checked, its values still on disk."""
+
+    name: str
+    root: Path
+    blocks: tuple[Block, ...]  # none where the run was opened for the test images alone
+    tests: tuple[Path, ...]
+    views: tuple[str, ...]  # those in use
+    use_views: tuple[int, ...]  # their places in the file
+    columns: np.ndarray | None  # class c stands in column columns[c] of the file; None: in column c
+    seed: int | None
+    settings: Mapping[str, Any] = field(repr=False)  # without seed and name: equal settings make siblings
+    digests: Mapping[str, str] = field(repr=False)  # of every file, by its path below the run
+    warnings: tuple[str, ...] = ()
+    is_of_columns: bool = False  # and of no pixels
+
+    def probs(self, start: int, stop: int) -> np.ndarray:
+        """Probabilities of rows start to stop, the views averaged. (n, C) float32."""
+        pieces = [
+            self.averaged(block.log_probs(max(start, block.start), min(stop, block.stop)))
+            for block in self.blocks
+            if block.start < stop and start < block.stop
+        ]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def test_ids(self) -> np.ndarray:
+        """The ids of its test predictions, sorted. (T,) str"""
+        return np.sort(open_predictions(self.tests[0], hint=self.remake_hint).image_id)
+
+    def test_probs(self, path: Path, image_id: np.ndarray, *, some: bool) -> Iterator[tuple[slice, np.ndarray]]:
+        """The probabilities in one of its `tests` in the order of the ids, piece by piece: (rows, (n, C) float32).
+
+        some  the ids are a few of those predicted: only their rows are read, and the file's digest is not taken
+        Raises UserError where the file was changed, is unfit, or predicts other images.
+        """
+        hint, place = self.remake_hint, path.relative_to(self.root).as_posix()
+        stored = open_predictions(path, hint=hint)
+        if not some:
+            refuse_changed(path, self.digests.get(place), what=f"{self.name}: {place}", hint=hint)
+        if not set(self.views) <= set(stored.views):
+            raise UserError(f"{self.name}: {place} lacks views of its test images", hint=hint)
+        order = np.argsort(stored.image_id, kind="stable")
+        is_known = len(order) >= len(image_id) if some else len(order) == len(image_id)
+        if is_known:
+            rows = np.searchsorted(stored.image_id, image_id, sorter=order)
+            rows = order.take(rows, mode="clip")
+        if not is_known or not np.array_equal(stored.image_id[rows], image_id):
+            odd = np.setdiff1d(image_id, stored.image_id) if some else np.setxor1d(image_id, stored.image_id)
+            fault = "has no prediction for" if some else "predicts other test images than the other files do:"
+            raise UserError(f"{self.name}: {place} {fault} {first_few(list(odd))}", hint=hint)
+        in_order = np.array_equal(rows, np.arange(len(order)))
+        for start in range(0, len(rows), CHUNK_ROWS):
+            stop = min(start + CHUNK_ROWS, len(rows))
+            probs = self.averaged(stored.rows(start, stop) if in_order else stored.scattered_rows(rows[start:stop]))
+            if not (np.abs(probs.sum(axis=1) - 1) <= ROW_SUM_TOLERANCE).all():
+                raise UserError(f"{self.name}: {place} holds NaN, or rows that do not sum to 1", hint=hint)
+            yield slice(start, stop), probs
+
+    @property
+    def remake_hint(self) -> str:
+        """The command that makes its predictions again."""
+        return remake_hint(self.root)
+
+    def with_views(self, views: tuple[str, ...]) -> Run:
+        """The same run with some of its views in use."""
+        return replace(self, views=views, use_views=tuple(self.use_views[self.views.index(view)] for view in views))
+
+    def averaged(self, log_probs: np.ndarray) -> np.ndarray:
+        """The views in use, averaged as probabilities, columns in target order. (n, V, C) -> (n, C) float32."""
+        probs = average_views(log_probs, self.use_views)
+        return probs if self.columns is None else np.ascontiguousarray(probs[:, self.columns])
+
+
+def is_added(root: Path) -> bool:
+    """Whether another tool or columns made these predictions: no network here can predict them again."""
+    return root.parent.name == "members"
+
+
+def remake_hint(root: Path) -> str:
+    """What makes a run's predictions again: its networks, one more pass, another lookup, or an added member's files."""
+    if is_added(root):
+        with suppress(UserError):  # its record may be what is damaged
+            if "columns" in read_json(root / "done.json", hint=""):
+                return f"`python run.py table CSV --name {root.name}`, or remove {root}"
+        return f"`python run.py add {root.name} --oof FILE --test FILE`, or remove {root}"
+    paths = sorted(root.glob("fold*/settings.json"))
+    kinds = {read_json(path, hint=f"remove {path.parent} and train it again").get("kind") for path in paths}
+    if PROBE in kinds:
+        return f"remove {root}, then `python run.py probe` with its backbone"
+    if KNN in kinds:
+        return f"remove {root}, then `python run.py knn --run {root.name.removesuffix(f'-{KNN}')}`"
+    return f"`python run.py predict --run {root.name}`"
