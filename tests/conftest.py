@@ -19,6 +19,7 @@ atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 FIRST = ("cli/test_readme.py", "faults", "submissions")  # what takes longest is begun first
 SHARED = ("faults", "submissions")  # folders whose tests share fixtures of a session that take seconds
+FORKING = "cli/test_screen.py"  # shares a fixture with faults
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -37,7 +38,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class ByFixtures(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            folder = nodeid.split("/")[1]
+            folder = "faults" if FORKING in nodeid else nodeid.split("/")[1]
             return folder if folder in SHARED else super()._split_scope(nodeid)
 
     return ByFixtures(config, log) if config.getvalue("dist") == "loadfile" else None
@@ -46,3 +47,13 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
     items.sort(key=lambda item: not item.path.relative_to(here).as_posix().startswith(FIRST))
+
+
+@pytest.fixture(scope="session")
+def nursery():
+    """A process that has the imports behind it, and forks one for every command."""
+    from tests.faults.nursery import Nursery
+
+    made = Nursery()
+    yield made
+    made.close()

@@ -7,11 +7,9 @@ import re
 import select
 import signal
 import struct
-import subprocess
 import sys
 import termios
 import time
-from pathlib import Path
 
 import pytest
 
@@ -19,29 +17,23 @@ import run
 from folds.base.terminal import can_be_live
 from tests.competition import TRAIN, make_competition
 
-ROOT = Path(run.__file__).parent
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 
 
 class Terminal:
     """A command under a pseudo-terminal, and all that it wrote there."""
 
-    def __init__(self, *words, folder, columns=100, lines=30, **environ):
-        """words: of a shell, in which RUN is `python run.py`"""
-        self.master, slave = pty.openpty()
+    def __init__(self, nursery, *words, folder, out=None, columns=100, lines=30, **environ):
+        """out: a file that stdout is instead"""
+        self.nursery, (self.master, slave) = nursery, pty.openpty()
         self.resize(columns, lines)
-        env = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
-        self.process = subprocess.Popen(
-            ["sh", "-c", " ".join(words).replace("RUN", f"exec {sys.executable} {ROOT / 'run.py'}")],
-            cwd=folder,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env={**env, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **environ},
-            start_new_session=True,
-        )
+        environ = {**dict.fromkeys(("COLUMNS", "LINES", "NO_COLOR")), "TERM": "xterm-256color", **environ}
+        place = os.ttyname(slave)
+        self.pid = nursery.start(list(words), folder=folder, out=out or place, terminal=place, environ=environ)
+        self.read_until(r"\S")  # it has opened the terminal
         os.close(slave)
-        self.text = ""
+
+    text = ""
 
     def resize(self, columns, lines):
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
@@ -66,7 +58,7 @@ class Terminal:
     def end(self):
         self.read_until(None)
         os.close(self.master)
-        return self.process.wait(timeout=60)
+        return self.nursery.wait(self.pid)
 
     @property
     def plain(self):
@@ -103,8 +95,8 @@ def lasting(text):
     return rows
 
 
-def test_a_training_leaves_its_lines_and_no_live_part_and_gives_the_cursor_back(folder):
-    terminal = Terminal("RUN train", *TRAIN, "--run wide --epochs 3", folder=folder)
+def test_a_training_leaves_its_lines_and_no_live_part_and_gives_the_cursor_back(folder, nursery):
+    terminal = Terminal(nursery, "train", *TRAIN, "--run", "wide", "--epochs", "3", folder=folder)
     terminal.read_until("2 jobs: 1 running, 1 waiting")
     assert terminal.end() == 0
     rows = lasting(terminal.text)
@@ -119,10 +111,11 @@ def test_a_training_leaves_its_lines_and_no_live_part_and_gives_the_cursor_back(
     assert terminal.text.rindex(SHOW) > terminal.text.rindex(HIDE)
 
 
-def test_ctrl_c_takes_the_live_part_away_and_gives_the_cursor_back_without_colour_too(folder):
-    terminal = Terminal("RUN train", *TRAIN, "--run stopped --epochs 500", folder=folder, NO_COLOR="1")
+def test_ctrl_c_takes_the_live_part_away_and_gives_the_cursor_back_without_colour_too(folder, nursery):
+    words = ["train", *TRAIN, "--run", "stopped", "--epochs", "500"]
+    terminal = Terminal(nursery, *words, folder=folder, NO_COLOR="1")
     terminal.read_until("epoch 3/500")
-    os.killpg(terminal.process.pid, signal.SIGINT)
+    os.killpg(terminal.pid, signal.SIGINT)
     assert terminal.end() == 130, terminal.text[-3000:]
     rows = [line for line in lasting(terminal.text) if line.strip()]
     assert rows[-2].startswith("error: stopped by Ctrl-C")
@@ -132,8 +125,9 @@ def test_ctrl_c_takes_the_live_part_away_and_gives_the_cursor_back_without_colou
     assert not re.search(r"\x1b\[([0-9;]*;)?3[0-7]m", terminal.text)
 
 
-def test_where_stdout_is_a_file_the_results_are_there_and_the_live_part_is_on_the_terminal(folder):
-    terminal = Terminal("RUN train", *TRAIN, "--run file --epochs 2 > out.txt", folder=folder)
+def test_where_stdout_is_a_file_the_results_are_there_and_the_live_part_is_on_the_terminal(folder, nursery):
+    words = ["train", *TRAIN, "--run", "file", "--epochs", "2"]
+    terminal = Terminal(nursery, *words, folder=folder, out=folder / "out.txt")
     assert terminal.end() == 0
     assert "2 jobs: " in terminal.plain
     assert [line for line in lasting(terminal.text) if line.strip()] == []

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.nursery import Nursery
 from tests.faults.whole import TRIED, make_world
 
 
@@ -17,13 +16,6 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.path.parent == Path(__file__).parent:
                 item.add_marker("faults")
-
-
-@pytest.fixture(scope="session")
-def nursery():
-    made = Nursery()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@
 A command may name a moment to die at: before the n-th audit event of a kind whose first argument ends in some name
 (`os.rename` is raised by `os.replace` too, with the temporary file first: there the second argument counts), before
 the n-th event of any kind, or after so many seconds; and another signal than SIGKILL; or a size that no file
-may exceed. No hook for it is in the kit.
+may exceed. No hook for it is in the kit. It may have a terminal and a session of its own, as from a shell.
 """
 
 from __future__ import annotations
@@ -43,9 +43,14 @@ class Nursery:
             text=True,
         )
 
-    def start(self, words: list[str], *, folder: Path, out: Path, die: dict[str, Any] | None = None) -> int:
-        """Start a command in a folder, its output in `out`; returns its process number."""
-        return self._ask({"do": "start", "words": words, "folder": str(folder), "out": str(out), "die": die})
+    def start(
+        self, words: list[str], *, folder: Path, out: Path | str, die: dict[str, Any] | None = None, **more
+    ) -> int:
+        """Start a command in a folder, its output in `out`; returns its process number.
+
+        more: `terminal`, a path of one that its stdin and stderr are; `environ`, variables to set and (None) to unset
+        """
+        return self._ask({"do": "start", "words": words, "folder": str(folder), "out": str(out), "die": die, **more})
 
     def wait(self, pid: int) -> int:
         """The exit code of a command, or minus the signal that killed it."""
@@ -82,8 +87,9 @@ def serve() -> None:
 
 
 def _import_all() -> None:
-    rooms = ("folds.split.assign", "folds.manifest.prepare", "models.jobs.plan", "models.predict.again")
-    for name in (*rooms, "ensemble.blend.make_blend", "optuna"):
+    """What any command imports on its way: a second in each of a hundred processes, unless it is here."""
+    rooms = [f"{room}.commands" for room in ("folds", "models", "ensemble", "submissions")]
+    for name in (*rooms, "models.jobs.plan", "ensemble.blend.make_blend", "optuna", "cmaes", "scipy.stats"):
         importlib.import_module(name)
     importlib.import_module("torch").set_num_threads(1)
 
@@ -93,9 +99,15 @@ def _live(asked: dict[str, Any]) -> int:
     import run
 
     out = os.open(asked["out"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for here, there in ((nothing, 0), (out, 1), (out, 2)):
+    given, errors = os.open(os.devnull, os.O_RDONLY), out
+    if "terminal" in asked:
+        os.setsid()
+        given = errors = os.open(asked["terminal"], os.O_RDWR)  # the first one of a session controls it
+    for here, there in ((given, 0), (out, 1), (errors, 2)):
         os.dup2(here, there)
+    for name, value in asked.get("environ", {}).items():
+        os.environ.pop(name, None)
+        os.environ.update({name: value} if value is not None else {})
     sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
     os.chdir(asked["folder"])
     _plan_death(asked["die"] or {})

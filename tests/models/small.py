@@ -48,6 +48,11 @@ def prepared(folder):
     return Workspace(folder / "work")
 
 
+def copied(workspace, folder):
+    """A copy of a work folder, to change."""
+    return Workspace(shutil.copytree(workspace.root, folder / "work"))
+
+
 @cache
 def _made_once():
     made = TemporaryDirectory(prefix="foldblend-prepared-")

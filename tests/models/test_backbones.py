@@ -1,6 +1,5 @@
 """Checks names, weights files and the refusals of backbones; small timm nets, no download."""
 
-import time
 from functools import partial
 
 import pytest
@@ -166,13 +165,11 @@ def test_an_input_too_small_for_the_network_is_refused():
     assert err.value.hint == "`--image-size 299`, the size of its weights"
 
 
-def test_without_network_and_cache_the_refusal_comes_in_seconds_and_names_three_ways_out(tmp_path, monkeypatch):
+def test_without_network_and_cache_the_refusal_names_three_ways_out(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
-    began = time.monotonic()
     with pytest.raises(UserError, match=r"resnet50\.a1_in1k are not on this machine and cannot be downloaded") as err:
         find_weights(resolve_backbone("resnet50"))
-    assert time.monotonic() - began < 30
     assert err.value.hint == (
         "go online once, give a local file with `--weights FILE`, or start from scratch with `--no-pretrained`"
     )

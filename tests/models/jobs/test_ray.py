@@ -212,10 +212,8 @@ def test_a_signal_to_a_driver_with_a_ray_of_its_own_leaves_no_process_behind(pla
     driver = start(["train", "--engine", "ray", "--epochs", "5000"], folder=place)
     wait_for(lambda: len(list(place.rglob("checkpoint.safetensors"))) >= 2)
     pids = list(workers(place).values())
-    began = time.monotonic()
     driver.send_signal(number)
     out, _ = driver.communicate(timeout=60)
-    assert time.monotonic() - began < 15
     wait_for(lambda: pids and not any(map(is_alive, pids)), seconds=15)
     if number == signal.SIGKILL:
         return  # two helpers of Ray's own end only after 80 seconds

@@ -13,7 +13,7 @@ from ensemble.analysis.test_likeness import _kept_features
 from ensemble.blend.blend_json import load_blend
 from folds.base.errors import UserError
 from folds.base.metrics import topk_error
-from folds.base.workspace import Workspace, read_json, write_json
+from folds.base.workspace import read_json, write_json
 from folds.manifest.manifest import read_manifest, usable_rows
 from folds.split.assign import load_folds
 from models.predict.again import predict_run
@@ -31,7 +31,7 @@ from submissions.offline.make_pack import make_pack
 from submissions.settings import PackSettings
 from tests.competition import fingerprint
 from tests.models.probe.test_heads import of_rows, small_folds, small_problem
-from tests.models.small import SETTINGS, VIEWS, prepared, save_body, train
+from tests.models.small import SETTINGS, VIEWS, copied, prepared, save_body, train
 
 CHOICE = Choice(count=7, temperature=0.1, share=0.25, prior=0.5)
 
@@ -140,8 +140,7 @@ def look_up(workspace, of, plans, views=VIEWS):
 
 @pytest.fixture
 def own(probed, tmp_path):
-    shutil.copytree(probed[0].root, tmp_path / "work")
-    return Workspace(tmp_path / "work"), probed[1]
+    return copied(probed[0], tmp_path), probed[1]
 
 
 @pytest.mark.parametrize("of", ["test_resnet-probe", "test_resnet+test_efficientnet-probe", "test_resnet"])

@@ -16,9 +16,9 @@ from models.predict.again import FILES, predict_run
 from models.predict.predictions import load_predictions
 from models.probe.features import FrozenBody
 from models.probe.heads import start_head
-from models.runs import done_folds, done_refit
+from models.runs import done_refit
 from models.settings import PredictSettings
-from models.watch.events import FoldStarted, MemoryShort, Verdict
+from models.watch.events import FoldStarted, MemoryShort
 from tests.models.small import SETTINGS, predict_anew, prepared, save_body, train, trainer
 
 EVERYTHING = dataclasses.replace(
@@ -58,14 +58,6 @@ def test_everything_at_once_trains_and_the_same_seed_gives_the_same_bytes(tmp_pa
         made.append([(own.fold("test_resnet", 0) / file).read_bytes() for file in FILES])
     assert made[0] == made[1]
     assert [row["image_size"] for row in log(own, "test_resnet")] == [16, 16, 32, 32]
-
-
-def test_a_fold_ends_with_a_verdict_that_stands_in_done_json(workspace):
-    settings = dataclasses.replace(SETTINGS, backbone=("test_efficientnet",))
-    verdict = next(event for event in train(workspace, settings, only_folds=[0]) if isinstance(event, Verdict))
-    stored = done_folds(workspace, "test_efficientnet")[0]["verdict"]
-    assert stored["advice"] == verdict.advice
-    assert stored["train_top3_error"] == verdict.train_top3_error
 
 
 def test_training_images_are_scored_with_the_network_that_is_kept_and_not_those_of_the_fold(workspace):

@@ -22,7 +22,7 @@ from models.runs import done_folds
 from models.settings import PredictSettings
 from models.watch.events import PredictStarted
 from tests.competition import fingerprint, make_competition
-from tests.models.small import SETTINGS, VIEWS, predict_anew, prepared, train, trainer
+from tests.models.small import SETTINGS, VIEWS, copied, predict_anew, prepared, train, trainer
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +61,18 @@ def test_the_log_holds_one_row_per_epoch(trained):
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
-    made = []
-    for name, seed in (("one", 5), ("two", 5), ("three", 6)):
-        workspace = prepared(tmp_path / name)
+    workspace = prepared(tmp_path)
+
+    def trained_bytes(run, seed):
         train(workspace, seed=seed, only_folds=[1])
-        folder = workspace.fold(f"test_resnet-seed{seed}", 1)  # the folds have seed 0
-        made.append([(folder / file).read_bytes() for file in ("network.safetensors", "oof.npz", "test.npz")])
-    assert made[0] == made[1]
-    assert all(one != other for one, other in zip(made[0], made[2], strict=True))
+        folder = workspace.fold(run, 1)
+        made = [(folder / file).read_bytes() for file in ("network.safetensors", "oof.npz", "test.npz")]
+        shutil.rmtree(workspace.models)
+        return made
+
+    one, again = (trained_bytes("test_resnet-seed5", 5) for _ in range(2))  # the folds have seed 0
+    assert one == again
+    assert not set(one) & set(trained_bytes("test_resnet-seed6", 6))
 
 
 def test_no_image_of_the_fold_is_ever_in_a_training_batch(trained, monkeypatch):
@@ -130,28 +134,33 @@ def test_what_is_stored_predicts_again_what_was_predicted_with_averaging_and_une
         np.testing.assert_allclose(load_predictions(path, hint="").log_probs, log_probs, atol=1e-4, err_msg=str(path))
 
 
-def test_views_that_are_there_stay_to_the_bit_and_the_others_are_predicted(tmp_path, trained):
-    workspace = Workspace(shutil.copytree(trained.root, tmp_path / "work"))
-    path = workspace.fold("test_resnet", 0) / "oof.npz"
+@pytest.fixture
+def own(tmp_path, trained):
+    """A copy of what was trained, to change."""
+    return copied(trained, tmp_path)
+
+
+def test_views_that_are_there_stay_to_the_bit_and_the_others_are_predicted(own):
+    path = own.fold("test_resnet", 0) / "oof.npz"
 
     def asked(*views):
-        events = predict_run(workspace, "test_resnet", PredictSettings(views=views), device_name="cpu")
+        events = predict_run(own, "test_resnet", PredictSettings(views=views), device_name="cpu")
         started = [one.event for one in events if isinstance(one.event, PredictStarted)]
         return [(event.networks, event.views, event.kept) for event in started]
 
-    predict_anew(workspace, "test_resnet")
+    predict_anew(own, "test_resnet")
     centre = load_predictions(path, hint="").log_probs[:, 0]
     assert asked("centre", "centre@48") == [(2, ("centre@48",), ("centre",))]
     made = load_predictions(path, hint="")
     assert made.views.tolist() == ["centre", "centre@48"]
     np.testing.assert_array_equal(made.log_probs[:, 0], centre)
-    folds, store = load_folds(workspace), open_store(workspace)
-    model = load_trained(workspace, "test_resnet", 0, folds, device=torch.device("cpu")).model
+    folds, store = load_folds(own), open_store(own)
+    model = load_trained(own, "test_resnet", 0, folds, device=torch.device("cpu")).model
     rows = store.rows(made.image_id, split="train")
     at_48 = dataclasses.replace(model, size=48).log_probs(store, rows, ["centre"])
     np.testing.assert_array_equal(made.log_probs[:, 1], at_48[:, 0])
     whole = path.read_bytes()
-    (workspace.fold("test_resnet", 1) / "test.npz").unlink()  # as after a kill between the folds
+    (own.fold("test_resnet", 1) / "test.npz").unlink()  # as after a kill between the folds
     assert asked("centre@48", "centre") == [(1, ("centre@48", "centre"), ())]
     assert asked("centre", "centre@48") == []
     assert path.read_bytes() == whole
@@ -159,23 +168,19 @@ def test_views_that_are_there_stay_to_the_bit_and_the_others_are_predicted(tmp_p
         asked("centre", "centre@32")
 
 
-def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
-    workspace = prepared(tmp_path)
-    train(workspace, only_folds=[0])
-    path = workspace.fold("test_resnet", 0) / "network.safetensors"
+def test_a_damaged_checkpoint_is_refused_by_name(own):
+    path = own.fold("test_resnet", 0) / "network.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(UserError, match=r"network\.safetensors is absent or not the file that was trained"):
-        list(predict_run(workspace, "test_resnet", VIEWS, device_name="cpu"))
+        list(predict_run(own, "test_resnet", VIEWS, device_name="cpu"))
 
 
-def test_a_run_of_other_folds_is_refused(tmp_path):
-    workspace = prepared(tmp_path)
-    train(workspace, only_folds=[0])
-    for path in (workspace.folds_csv, workspace.folds_json):
+def test_a_run_of_other_folds_is_refused(own):
+    for path in (own.folds_csv, own.folds_json):
         path.unlink()
-    split(workspace, SplitSettings(n_folds=2), seed=1)
+    split(own, SplitSettings(n_folds=2), seed=1)
     with pytest.raises(UserError, match=r"the run test_resnet was begun with other settings: .*folds_digest"):
-        train(workspace, seed=1)
+        train(own, seed=1)
 
 
 def test_everything_is_refused_before_the_first_step(tmp_path):

@@ -200,6 +200,7 @@ def test_a_fold_worse_than_its_frozen_probe_says_so_in_done_json_with_both_error
     verdict = next(one for one in train(workspace, slow, only_folds=[0]) if isinstance(one, Verdict))
     stored = done_folds(workspace, "test_resnet")[0]["verdict"]
     assert (verdict.kind, stored["kind"]) == ("no gain", "no gain")
+    assert (stored["advice"], stored["train_top3_error"]) == (verdict.advice, verdict.train_top3_error)
     assert stored["advice"].startswith("no better than its own frozen probe (top-3 error ")
     assert "`--batch-norm frozen --head probe`, or a smaller `--lr`" in stored["advice"]
     against = stored["against_probe"]

@@ -102,10 +102,20 @@ def test_a_job_waits_runs_and_is_done():
     assert known.jobs["a", 0].error == 0.125
 
 
-def test_a_job_that_another_process_holds_is_held_until_it_is_done_there():
-    known = told(table("a"), happened("a", 1, FoldHeld("a fold 1", "process 7")))
-    assert states(known) == ["waiting", "held"]
-    assert states(told(known, done("a", 1, trained=False))) == ["waiting", "done"]
+HELD = happened("a", 1, FoldHeld("a fold 1", "process 7"))
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        pytest.param([HELD], ["waiting", "held"], id="another process holds it"),
+        pytest.param([HELD, done("a", 1, trained=False)], ["waiting", "done"], id="it was done there"),
+        pytest.param([failed("a", 1, "a fold 1")], ["waiting", "failed"], id="it failed before it began"),
+        pytest.param([failed("a", None, "a")], ["waiting", "waiting"], id="the failed end of a run is no job"),
+    ],
+)
+def test_an_event_changes_the_job_that_it_names(events, expected):
+    assert states(told(table("a"), *events)) == expected
 
 
 def test_what_others_hold_now_replaces_what_they_held_before_and_never_a_job_that_runs_here():
@@ -114,16 +124,6 @@ def test_what_others_hold_now_replaces_what_they_held_before_and_never_a_job_tha
     assert states(known) == ["running", "held", "waiting", "waiting"]
     known.hold([("b", 0)])
     assert states(known) == ["running", "waiting", "held", "waiting"]
-
-
-def test_a_failure_belongs_to_the_job_that_it_names_even_if_it_never_began():
-    known = told(table("a"), failed("a", 1, "a fold 1"))
-    assert states(known) == ["waiting", "failed"]
-
-
-def test_the_failed_end_of_a_run_is_no_job():
-    known = told(table("a"), failed("a", None, "a"))
-    assert states(known) == ["waiting", "waiting"]
 
 
 def test_a_resumed_job_has_its_epochs_behind_it():
