@@ -163,3 +163,10 @@ def test_the_same_seed_gives_the_same_mix():
     one, other = (estimate_class_mix(*world(7, test_share=TAIL[::-1])[:3], seed=3) for _ in range(2))
     assert one.test.tobytes() == other.test.tobytes()
     assert (one.low.tobytes(), one.gain, one.before) == (other.low.tobytes(), other.gain, other.before)
+
+
+def test_without_a_shift_in_the_estimate_the_order_of_the_classes_stays():
+    oof, target, test, _ = world(5)
+    mix = estimate_class_mix(oof, target, test)
+    as_trained = mix.calibration.log_probs(test.probs)
+    assert (np.argsort(as_trained, axis=1) == np.argsort(test.probs, axis=1)).all()

@@ -341,3 +341,9 @@ def test_members_whose_names_begin_alike_can_be_told_apart_in_a_narrow_table(tmp
     console = Console(width=100, file=io.StringIO())
     console.print(member_table(replace(result, values=long)))
     assert "\u2026" not in console.file.getvalue()  # the sign of a name that was cut
+
+
+def test_map3_counts_the_rank_of_the_true_class():
+    scores = np.array([[0.5, 0.3, 0.2, 0.0]] * 4)
+    losses = Metric("map", 3).outcomes(scores, np.array([0, 1, 2, 3]))
+    assert losses == pytest.approx([1 - 1, 1 - 1 / 2, 1 - 1 / 3, 1 - 0])

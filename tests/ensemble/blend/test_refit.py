@@ -139,3 +139,10 @@ def test_a_fold_with_its_classes_in_another_order_than_the_others_is_refused(tmp
     done = read_json(path.parent / "done.json", hint="")
     write_json(path.parent / "done.json", {**done, "files": {**done["files"], "oof.npz": file_digest(path)}})
     assert refusal(load_members, work)[0] == "m00: fold 1 has its classes in another order than fold 0"
+
+
+def test_a_refit_changes_no_out_of_fold_prediction(tmp_path):
+    work, folds = small_work(tmp_path, members=1)
+    before = load_members(work).members[0].probs(0, 600)
+    write_refit(work, folds, "m00", small_test(7))
+    np.testing.assert_array_equal(load_members(work).members[0].probs(0, 600), before)
