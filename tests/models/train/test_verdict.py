@@ -158,6 +158,15 @@ def test_a_net_that_is_better_than_its_probe_is_judged_as_before_and_both_figure
     )
 
 
+def test_a_net_that_is_better_in_log_loss_alone_is_said_to_be_so():
+    behind = AgainstProbe("x-probe", ("centre",), 0.0907, 0.0858, 0.76, 0.84, is_better=True)
+    said = judge(rows(2.0, 1.01, 1.0), train_loss=0.5, train_top3_error=0.08, against_probe=behind)
+    assert event_lines(JobKey("x", 0), said)[-1] == (
+        "  (better than its own frozen probe in log loss, and in top 3 within chance of it: top-3 error 0.0907 against "
+        "0.0858, log loss 0.7600 against 0.8400)"
+    )
+
+
 @pytest.mark.parametrize(
     ("batch_norm", "head", "scale", "has_batch_norm", "takes_head", "says"),
     [
