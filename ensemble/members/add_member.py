@@ -55,14 +55,9 @@ def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddRes
     oof_probs, oof_sums = _as_probs(oof, folds, logits=settings.logits)
     test_probs, test_sums = _as_probs(test, folds, logits=settings.logits)
     warnings += [*oof_unused, *test_unused, *oof_sums, *test_sums]
-    oof_probs = oof_probs[oof_rows]
-    parts = {
-        f"fold{k}/oof.npz": (folds.image_id[folds.fold == k], oof_probs[folds.fold == k]) for k in range(folds.n_folds)
-    }
-    parts["test.npz"] = (test_id, test_probs[test_rows])
     folder = workspace.members / name
-    predictions = {file: as_predictions(*part, folds) for file, part in parts.items()}
-    store_member(folder, predictions, folds, {"trust_folds": settings.trust_folds}, warnings=warnings)
+    record = {"trust_folds": settings.trust_folds}
+    store_member(folder, folds, oof_probs[oof_rows], test_id, test_probs[test_rows], record, warnings=warnings)
     return AddResult(name, folder, len(folds.image_id), len(test_id), tuple(warnings))
 
 
@@ -158,12 +153,23 @@ def as_predictions(image_id: np.ndarray, probs: np.ndarray, folds: Folds) -> Pre
 
 
 def store_member(
-    folder: Path, parts: Mapping[str, Predictions], folds: Folds, record: Mapping[str, Any], *, warnings: Sequence[str]
+    folder: Path,
+    folds: Folds,
+    oof: np.ndarray,
+    test_id: np.ndarray,
+    test: np.ndarray,
+    record: Mapping[str, Any],
+    *,
+    warnings: Sequence[str],
 ) -> None:
     """Write the member's files, `done.json` last; what was there before is replaced once all of them are written.
 
-    parts  by their paths below the folder    record  what `done.json` says of how the member was made
+    oof (N, C), test (T, C): probabilities in target order, rows as in `folds.csv` and as in test_id (T,) str
+    record  what `done.json` says of how the member was made
     """
+    own = {f"fold{k}/oof.npz": folds.fold == k for k in range(folds.n_folds)}
+    parts = {file: as_predictions(folds.image_id[rows], oof[rows], folds) for file, rows in own.items()}
+    parts["test.npz"] = as_predictions(test_id, test, folds)
     new = folder / ".new"
     try:
         for file, part in parts.items():
