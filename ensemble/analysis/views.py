@@ -17,7 +17,7 @@ from rich.console import Group
 from ensemble.members.members import load_members
 from ensemble.members.open_run import list_runs
 from ensemble.members.training_rows import Rows
-from ensemble.weights.metric import Metric
+from ensemble.weights.metric import TOP3
 from ensemble.weights.reduction import Reduction, build_reduction
 from folds.base.errors import UserError
 from folds.base.interval import Difference, paired_difference
@@ -28,7 +28,6 @@ from models.input.views import known_views, split_view
 from models.runs import PROBE, kind_of, own_size
 
 Views = tuple[str, ...]
-TOP3 = Metric("top-k-error", 3)
 
 
 @dataclass(frozen=True)

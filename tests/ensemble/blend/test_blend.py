@@ -168,8 +168,8 @@ def test_a_stored_blend_holds_the_value_of_its_members_and_its_gain(tmp_path):
     result = make_blend(work, replace(QUICK, keep="equal"), seed=0)
     stored = load_blend(work.blend)
     alone = [topk_error(small_oof(folds, member), folds.target) for member in range(3)]
-    assert [one["alone"] for one in stored.worth] == pytest.approx(alone)
-    assert [one["without"] for one in stored.worth] == [one.without for one in result.values]
+    assert [one.alone for one in stored.worth] == pytest.approx(alone)
+    assert stored.worth == result.blend.worth
     assert stored.gain["over"] == f"m{int(np.argmin(alone)):02d}"
     assert stored.gain["mean"] == pytest.approx(stored.crossfit - min(alone))
     assert stored.gain["low"] < stored.gain["mean"] < stored.gain["high"]
@@ -337,9 +337,9 @@ def test_the_rarest_quarter_is_the_mean_over_its_classes():
 def test_members_whose_names_begin_alike_can_be_told_apart_in_a_narrow_table(tmp_path):
     work, _ = small_work(tmp_path)
     result = make_blend(work, QUICK, seed=0)
-    long = tuple(replace(one, name=f"tf_efficientnet_lite0-{one.name}") for one in result.values)
+    long = tuple(replace(one, name=f"tf_efficientnet_lite0-{one.name}") for one in result.blend.worth)
     console = Console(width=100, file=io.StringIO())
-    console.print(member_table(replace(result, values=long)))
+    console.print(member_table(replace(result, blend=replace(result.blend, worth=long))))
     assert "\u2026" not in console.file.getvalue()  # the sign of a name that was cut
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ensemble.analysis.explain import explain_image
-from ensemble.blend.apply import apply_blend, apply_run
+from ensemble.blend.apply import apply_blend
 from ensemble.blend.make_blend import make_blend
 from ensemble.members.members import load_members
 from ensemble.members.oof_file import file_digest
@@ -37,7 +37,7 @@ def test_a_refit_counts_as_one_more_network_beside_those_of_the_folds(tmp_path):
     work, folds = small_work(tmp_path, members=1)
     write_refit(work, folds, "m00", small_test(7))
     expected = (3 * np.exp(small_test(0)) + np.exp(small_test(7))) / 4
-    assert apply_run(work, "m00").scores == pytest.approx(expected, abs=1e-6)
+    assert apply_blend(work, "m00").scores == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_blend_made_with_a_refit_uses_it(tmp_path):
@@ -87,7 +87,7 @@ def test_a_refit_that_is_not_done_does_not_count(tmp_path):
     work, folds = small_work(tmp_path, members=1)
     write_refit(work, folds, "m00", small_test(7))
     (work.refit("m00") / "done.json").unlink()
-    assert apply_run(work, "m00").scores == pytest.approx(np.exp(small_test(0)), abs=1e-6)
+    assert apply_blend(work, "m00").scores == pytest.approx(np.exp(small_test(0)), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ensemble.blend.apply import apply_run
+from ensemble.blend.apply import apply_blend
 from ensemble.blend.make_blend import make_blend
 from ensemble.members.add_member import add_member
 from ensemble.members.members import load_members
@@ -60,7 +60,7 @@ def test_the_hint_for_a_damaged_added_member_is_no_prediction_of_a_network_that_
     data = bytearray((folder / place).read_bytes())
     data[len(data) // 2] ^= 1
     (folder / place).write_bytes(data)
-    message, hint = refusal(load_members, work) if "oof" in place else refusal(apply_run, work, "other")
+    message, hint = refusal(load_members, work) if "oof" in place else refusal(apply_blend, work, "other")
     assert place.rpartition("/")[2] in message
     assert hint == f"`python run.py add other --oof FILE --test FILE`, or remove {folder}"
 
