@@ -59,7 +59,8 @@ def make_column(name: str, train: pd.Series, test: pd.Series, label: np.ndarray)
     value of their own or one of the others, it is left out.
     """
     cells = pd.concat([train, test], ignore_index=True)
-    codes, values = pd.factorize(cells.mask(cells.str.lower().isin(MISSING)), sort=True)  # what is missing is -1
+    codes, texts = pd.factorize(cells.mask(cells.str.lower().isin(MISSING)), sort=True)  # what is missing is -1
+    values = texts.tolist()
     n = len(train)
     found: Kind | None
     if len(np.unique(codes[:n])) < 2:

@@ -124,7 +124,7 @@ def _by_path(table: CsvTable, rows: dict[str, pd.DataFrame], notes: list[str]) -
     first = cells[~cells.index.duplicated()]
     before = first.loc[cells.index]  # of each row the first one of its image
     for row, column in np.argwhere(cells.to_numpy() != before.to_numpy())[:1]:
-        one, other = before.iat[row, column], cells.iat[row, column]
+        one, other = (str(part.iat[row, column]) for part in (before, cells))
         raise UserError(f"{table.name} gives {image.iat[row]} two values of {cells.columns[column]}: {one} and {other}")
     return first
 

@@ -137,7 +137,8 @@ def label_error(column: Column, target: np.ndarray, fold: np.ndarray) -> float |
         pd.merge_asof(own, images[images["fold"] != held], on="value", direction="nearest")
         for held, own in images.groupby("fold")
     ]
-    return float(pd.concat(pairs).eval("target_x != target_y").mean())
+    said = pd.concat(pairs)
+    return float((said["target_x"] != said["target_y"]).mean())
 
 
 def is_leak(column: Column, target: np.ndarray, fold: np.ndarray) -> bool:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from ensemble.members.external import External, read_external
+from ensemble.members.external import External, read_external, refuse_repeated
 from ensemble.members.oof_file import file_digest
 from ensemble.settings import AddSettings
 from folds.base.errors import UserError, first_few
@@ -79,20 +80,16 @@ def _read(file: str, ids: str | None, settings: AddSettings, folds: Folds) -> Ex
     odd = sorted(set(made.classes) ^ set(folds.classes))
     if odd or len(made.classes) != len(folds.classes):
         raise UserError(f"{made.path.name} and the folds do not have the same classes: {first_few(odd)}")
-    names, count = np.unique(made.image_id, return_counts=True)
-    if (count > 1).any():
-        raise UserError(f"{made.path.name} has the id {first_few(list(names[count > 1]))} more than once")
-    if not len(names):
+    refuse_repeated(made.image_id, name=made.path.name)
+    if not len(made.image_id):
         raise UserError(f"{made.path.name} has no rows")
     return made
 
 
 def _joined(made: External, image_id: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """The row of each id, and a note where the file has more. Refuses gaps."""
-    order = np.argsort(made.image_id)
-    found = np.minimum(np.searchsorted(made.image_id[order], image_id), len(order) - 1)
-    rows = order[found]
-    gaps = image_id[made.image_id[rows] != image_id]
+    rows = pd.Index(made.image_id).get_indexer(image_id)  # -1: it has none
+    gaps = image_id[rows < 0]
     if len(gaps):
         raise UserError(
             f"{made.path.name} has no row for {len(gaps):,} of {len(image_id):,} images: {first_few(list(gaps))}",
