@@ -166,12 +166,15 @@ def _contents(members: Members, kept: Score) -> dict[str, Any]:
 
 def _score_record(score: Score) -> dict[str, Any]:
     low, high = score.interval
-    record: dict[str, Any] = {
+    return {
         "candidate": score.candidate.name,
         "in_sample": score.in_sample,
         "crossfit": score.crossfit,
+        "low": low,
+        "high": high,
+        "behind": score.behind,
+        "behind_error": score.behind_error,
     }
-    return {**record, "low": low, "high": high, "behind": score.behind, "behind_error": score.behind_error}
 
 
 def _expected(
@@ -182,7 +185,7 @@ def _expected(
 
     def score(one: Metric, outcomes: np.ndarray) -> ExpectedScore:
         gain = averaging_gain(one, members, kept.fits.whole, oof=float(outcomes.mean()))
-        return expected_score(one, outcomes, members, scored=scored, gain=gain)
+        return expected_score(one, outcomes, members.rows, scored=scored, gain=gain)
 
     expected = score(metric, nested.outcomes)
     top3 = expected if metric == TOP3 else score(TOP3, _nested_outcomes(members, TOP3, nested))
