@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from rich.console import RenderableType
@@ -33,7 +34,7 @@ def views(workspace: Workspace, run: Sequence[str], screen: Screen) -> Iterator[
 
 def add(workspace: Workspace, name: str, settings: AddSettings, *, screen: Screen) -> list[str]:
     """Take in the predictions of another tool."""
-    with alone(workspace, "ensemble", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):
+    with _alone(workspace, screen):
         added = add_member(workspace, name, settings)
     counts = f"{added.images:,} out-of-fold and {added.test_images:,} test images"
     return [
@@ -46,13 +47,13 @@ def table(
     workspace: Workspace, csvs: Sequence[Path], settings: TableSettings, *, seed: int, screen: Screen
 ) -> list[RenderableType]:
     """Make a member out of columns beside the images."""
-    with alone(workspace, "ensemble", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):
+    with _alone(workspace, screen):
         return [table_summary(add_table(workspace, csvs, settings, seed=seed, track=screen.track))]
 
 
 def blend(workspace: Workspace, settings: BlendSettings, *, seed: int, screen: Screen) -> list[RenderableType]:
     """Find the weights of the members."""
-    with alone(workspace, "ensemble", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):
+    with _alone(workspace, screen):
         made = make_blend(workspace, settings, seed=seed, track=screen.track)
     likeness = measure_likeness(workspace) if workspace.manifest.is_file() else None
     far = [f"warning: {likeness_sentence(likeness)}"] if likeness is not None and likeness.is_far else []
@@ -66,7 +67,7 @@ def explain(workspace: Workspace, image_id: str, *, run: str | None) -> list[Ren
     from models.predict.gradcam import first_maps  # torch, which the other commands need not wait for
 
     said = explain_image(workspace, image_id, run=run)
-    labels = {name: said.labels_of(name) for name in ([run] if run else said.runs_by_weight())}
+    labels = {name: said.labels_of(name) for name in ([run] if run else [one.name for one in said.by_weight()])}
     maps, why = first_maps(workspace, labels, image_id, fold=said.fold or 0)
     return [explained_summary(said, why), f"wrote {draw_explained(workspace, said, maps, why)}"]
 
@@ -74,3 +75,7 @@ def explain(workspace: Workspace, image_id: str, *, run: str | None) -> list[Ren
 def compare(workspace: Workspace, run_a: str, run_b: str) -> RenderableType:
     """Which of two runs is better out of fold."""
     return comparison_summary(compare_runs(workspace, run_a, run_b))
+
+
+def _alone(workspace: Workspace, screen: Screen) -> AbstractContextManager[None]:
+    return alone(workspace, "ensemble", say=screen.complain, is_to_write=workspace.folds_csv.is_file())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.analysis.test_set import Unlabelled, describe_test_set, submission_sentences
-from ensemble.blend.apply import Blended, apply_blend, apply_run
+from ensemble.blend.apply import Blended, apply_blend
 from ensemble.blend.blend_json import Blend, load_blend
 from ensemble.blend.expected import ExpectedScore, expected_words
 from ensemble.blend.make_blend import BlendResult, make_blend
@@ -53,7 +53,7 @@ def write_submission(
     Raises UserError where predictions are missing, or the file would not be valid.
     """
     made_from = None if run else load_blend(blend or workspace.blend)
-    blended = apply_blend(workspace, made_from) if made_from else apply_run(workspace, str(run))
+    blended = apply_blend(workspace, made_from or str(run))
     test_set = describe_test_set(workspace, blended, made_from or str(run))
     shares = None
     if settings.match_test:

@@ -76,14 +76,13 @@ def compare_runs(workspace: Workspace, first: str, second: str) -> Comparison:
         "top-1 error": ranks >= 1,
         "log loss": -np.log(np.maximum(members.true_probs, FLOOR)),
     }
-    measures = tuple(_measure(name, one, other, rows.group) for name, (one, other) in losses.items())
+    measures = tuple(
+        Measure(name, (float(one.mean()), float(other.mean())), paired_difference(one, other, rows.group))
+        for name, (one, other) in losses.items()
+    )
     changes, path = _changes(members, ranks, tops), workspace.report / f"compare-{first}-{second}.csv"
     write_bytes(path, changes.to_csv(index=False, lineterminator="\n").encode())
     return Comparison((first, second), len(rows), measures, changes, path)
-
-
-def _measure(name: str, one: np.ndarray, other: np.ndarray, group: np.ndarray) -> Measure:
-    return Measure(name, (float(one.mean()), float(other.mean())), paired_difference(one, other, group))
 
 
 def _changes(members: Members, ranks: np.ndarray, tops: np.ndarray) -> pd.DataFrame:

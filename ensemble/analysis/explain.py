@@ -61,19 +61,14 @@ class Explained:
     left_out: tuple[str, ...]  # why runs are left out that are not fit for it
     weights: Mapping[str, float]  # of each run's member in the blend
 
-    def runs_by_weight(self) -> list[str]:
-        """All runs that have a prediction, those that weigh most in the blend first."""
-        return sorted((one.name for one in self.members), key=lambda name: -self.weights.get(name, 0.0))
+    def by_weight(self) -> list[Guess]:
+        """The members' predictions, of those that weigh most in the blend first."""
+        return sorted(self.members, key=lambda one: -self.weights.get(one.name, 0.0))
 
     def labels_of(self, run: str) -> list[str]:
         """A run's first class, and the truth where that is something else and known."""
         first = next(one.labels[0] for one in self.members if one.name == run)
         return list(dict.fromkeys([first, *([self.label] if self.label is not None else [])]))
-
-    @property
-    def guesses(self) -> list[Guess]:
-        """All members', and the blend's as the last one."""
-        return [*self.members, *([self.blend] if self.blend else [])]
 
     @property
     def headline(self) -> str:
@@ -112,8 +107,7 @@ def explain_image(workspace: Workspace, image_id: str, *, run: str | None = None
     if blend is not None:
         try:
             made = open_blend(workspace, blend, tests_only=split == "test")
-            blended = made.recipe.probs(made.recipe.scores(probs(member) for member in made.members))[0]
-            guess = _guess(f"blend ({blend.candidate})", blended, folds.classes, target)
+            guess = _guess(f"blend ({blend.candidate})", made.probs(probs)[0], folds.classes, target)
         except UserError:
             pass  # a member of it is gone or has changed
     return Explained(
@@ -184,7 +178,7 @@ def explained_summary(said: Explained, no_map: str) -> Group:
     """A row per member and the blend. no_map: why runs have no map, where some have none."""
     guesses = [f"guess {place}" for place in range(1, K + 1)]
     table = figures(said.headline, texts=("member", *guesses), numbers=("truth",) if said.label is not None else ())
-    for one in said.guesses:
+    for one in (*said.members, *([said.blend] if said.blend else [])):
         cells = [Text(visible(text)) for text in one.texts]
         cells += [Text("")] * (K - len(cells))
         truth = [f"{one.true_prob:.2f}, place {one.rank}"] if one.rank is not None else []

@@ -27,8 +27,7 @@ def draw_explained(workspace: Workspace, said: Explained, maps: ClassMaps | None
     store = open_store(workspace)
     row = int(store.rows(np.array([said.image_id]), split=said.split)[0])
     image, ratio = np.array(store.pixels[row]), float(store.height[row] / store.width[row])  # a square, true h / w
-    guesses = sorted(said.members, key=lambda one: -said.weights.get(one.name, 0.0))[:MOST_ROWS]
-    guesses += [said.blend] if said.blend else []
+    guesses = [*said.by_weight()[:MOST_ROWS], *([said.blend] if said.blend else [])]
     high = 3.2 * min(ratio, 1.4) + 0.5  # inches of the images, by their title
     low = 0.34 * len(guesses) + 0.4
     figure = Figure(figsize=(10.5, high + low + 0.4), dpi=130, layout="constrained")

@@ -51,9 +51,9 @@ def next_gains(workspace: Workspace) -> list[NextGain]:
         return []
     hours = {name: sum(_hours(workspace, run) for run in runs) for name, runs in blend.runs.items()}
     known = [
-        NextGain(f"{one['name']}, which is there", hours[one["name"]], one["without"] - blend.crossfit)
+        NextGain(f"{one.name}, which is there", hours[one.name], one.without - blend.crossfit)
         for one in blend.worth
-        if one["without"] is not None
+        if one.without is not None
     ]
     ahead = [*_further_networks(blend, hours), *_further_member(blend, hours)]
     return [*ahead, *sorted(known, key=lambda one: (-(one.per_hour or one.gain), one.what))]
@@ -81,12 +81,14 @@ def _further_member(blend: Blend, hours: dict[str, float]) -> list[NextGain]:
     With M members, the loss without one of them less that of all is b / (M - 1) - b / M, and b / M - b / (M + 1) comes:
     (M - 1) / (M + 1) of it.
     """
-    members = [one for one in blend.worth if blend.weights[one["name"]] > 0 and one["without"] is not None]
+    members = [
+        (one.name, one.without) for one in blend.worth if blend.weights[one.name] > 0 and one.without is not None
+    ]
     n = len(members)
     if n < 2:
         return []
-    last = mean(one["without"] for one in members) - blend.crossfit
-    spent = mean(hours[one["name"]] for one in members)
+    last = mean(without for _, without in members) - blend.crossfit
+    spent = mean(hours[name] for name, _ in members)
     return [NextGain("a further member like these", spent, last * (n - 1) / (n + 1))]
 
 

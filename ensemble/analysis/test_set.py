@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,11 @@ from ensemble.analysis.test_likeness import Likeness, measure_likeness
 from ensemble.blend.apply import Applied, Blended, member_test_probs, open_blend
 from ensemble.blend.blend_json import Blend
 from ensemble.members.members import Member
-from ensemble.members.open_run import open_run
 from ensemble.members.run import Run
-from ensemble.members.training_rows import rows_of
-from ensemble.weights.recipe import Recipe
 from folds.base.errors import UserError
 from folds.base.metrics import top_classes
 from folds.base.workspace import Workspace
 from folds.manifest.manifest import read_manifest, usable_rows
-from folds.split.assign import load_folds
 
 NAMED = 3  # classes in a sentence
 MOST_TRAIN, MOST_TEST = 10_000, 20_000  # images, drawn at random: a class of 0.1% still has 10 and 20 of them
@@ -81,16 +78,8 @@ def class_mix_of(workspace: Workspace, made_from: Blend | str, image_id: np.ndar
 
     if not len(image_id):
         raise UserError("no test image is predicted", hint="`python run.py predict`")
-    rows = rows_of(
-        load_folds(workspace),
-        made_from.partial["folds"] if isinstance(made_from, Blend) and made_from.partial else None,
-    )
-    if isinstance(made_from, Blend):
-        made = open_blend(workspace, made_from, tests_only=False)
-    else:
-        run = open_run(workspace, made_from, rows=rows)
-        made = Applied(Recipe("mean", np.ones(1)), (Member(run.name, (run,)),))
-    rng = np.random.default_rng(0)
+    made = open_blend(workspace, made_from, tests_only=False)
+    rows, rng = made.rows, np.random.default_rng(0)
     train, test = (
         np.sort(rng.permutation(n)[:most]) for n, most in ((len(rows), MOST_TRAIN), (len(image_id), MOST_TEST))
     )
@@ -189,24 +178,22 @@ def _out_of_fold(made: Applied, rows: np.ndarray) -> np.ndarray:
             parts.append(run.averaged(block.stored.scattered_rows(own if block.order is None else block.order[own])))
         return np.concatenate(parts)
 
-    own = (np.mean([of_run(run) for run in member.runs], axis=0) for member in made.members)
-    return _finite(made.recipe.probs(made.recipe.scores(own)))
+    return _finite(made.probs(lambda member: np.mean([of_run(run) for run in member.runs], axis=0)))
 
 
 def _by_one_fold(made: Applied, image_id: np.ndarray) -> np.ndarray:
     """The blend's probabilities of test images, of each by the networks of one fold, dealt at random. (T, C) float32"""
     tests = {run.name: _fold_tests(run) for member in made.members for run in member.runs}
-    n_folds = max(map(len, tests.values()))
-    turn = np.random.default_rng(0).permutation(len(image_id)) % n_folds
-    parts = []
+    turn = np.random.default_rng(0).permutation(len(image_id)) % max(map(len, tests.values()))
+
+    def probs_of(member: Member, k: int) -> np.ndarray:
+        alone = [replace(run, tests=(tests[run.name][k % len(tests[run.name])],)) for run in member.runs]
+        return member_test_probs(alone, image_id[turn == k], some=True)
+
+    probs = np.empty((len(image_id), len(made.rows.classes)), np.float32)
     for k in range(turn.max() + 1):
-        alone = [
-            [replace(run, tests=(tests[run.name][k % len(tests[run.name])],)) for run in member.runs]
-            for member in made.members
-        ]
-        scores = made.recipe.scores(member_test_probs(runs, image_id[turn == k], some=True) for runs in alone)
-        parts.append(_finite(made.recipe.probs(scores)))
-    return np.concatenate(parts)[np.argsort(np.argsort(turn, kind="stable"), kind="stable")]
+        probs[turn == k] = _finite(made.probs(partial(probs_of, k=k)))
+    return probs
 
 
 def _finite(probs: np.ndarray) -> np.ndarray:

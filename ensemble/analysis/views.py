@@ -8,7 +8,7 @@ The proposed set is the smallest on a greedy path that lies within one standard 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +17,7 @@ from rich.console import Group
 from ensemble.members.members import load_members
 from ensemble.members.open_run import list_runs
 from ensemble.members.training_rows import Rows
-from ensemble.weights.metric import Metric
+from ensemble.weights.metric import TOP3
 from ensemble.weights.reduction import Reduction, build_reduction
 from folds.base.errors import UserError
 from folds.base.interval import Difference, paired_difference
@@ -28,7 +28,6 @@ from models.input.views import known_views, split_view
 from models.runs import PROBE, kind_of, own_size
 
 Views = tuple[str, ...]
-TOP3 = Metric("top-k-error", 3)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class ViewReport:
     runs: tuple[str, ...]
     probes: tuple[str, ...]  # those of the runs
     images: int
-    views: Views  # in the order of the files
+    views: Views
     passes: Mapping[str, float]
     worth: tuple[ViewValue, ...]
     path: tuple[Step, ...]
@@ -84,6 +83,7 @@ class ViewReport:
 class Sets:
     """The outcomes of sets of views: whether the mean of the set's probabilities misses, per image and over runs."""
 
+    views: Views  # in the order of the files
     runs: tuple[tuple[Views, Reduction], ...]  # of each run its views, in the order of the reduction, and that
     rows: Rows
 
@@ -117,31 +117,31 @@ def report_views(
     runs = tuple(dict.fromkeys(names or trained))  # views of added members were predicted elsewhere
     if not runs:
         raise UserError("there is no finished run", hint="`python run.py train`")
-    made: list[tuple[Sets, Views]] = []
+    made: list[Sets] = []
     reports: list[ViewReport] = []
     with threadpool_limits(1):
         for name in runs:
             made.append(_open_sets(workspace, name, track=track))
-            probes = (name,) if kind_of(workspace, name) == PROBE else ()
-            passes = _passes_of(made[-1][1], own_size(workspace, name))
-            reports.append(replace(make_report(name, *made[-1], passes=passes), probes=probes))
+            probes: tuple[str, ...] = (name,) if kind_of(workspace, name) == PROBE else ()
+            passes = _passes_of(made[-1].views, own_size(workspace, name))
+            reports.append(make_report(name, made[-1], runs=(name,), probes=probes, passes=passes))
             yield reports[-1]
-        shared = tuple(view for view in made[0][1] if all(view in views for _, views in made))
+        shared = tuple(view for view in made[0].views if all(view in sets.views for sets in made))
         if len(runs) > 1 and len(shared) > 1:
-            pooled = Sets(tuple(run for sets, _ in made for run in sets.runs), made[0][0].rows)
+            pooled = Sets(shared, tuple(run for sets in made for run in sets.runs), made[0].rows)
             passes = {view: float(np.mean([report.passes[view] for report in reports])) for view in shared}
-            pooled_report = make_report(f"mean of {len(runs)} runs", pooled, shared, passes=passes)
-            yield replace(pooled_report, runs=runs, probes=tuple(run for report in reports for run in report.probes))
+            probes = tuple(run for report in reports for run in report.probes)
+            yield make_report(f"mean of {len(runs)} runs", pooled, runs=runs, probes=probes, passes=passes)
 
 
-def _open_sets(workspace: Workspace, name: str, *, track: Track) -> tuple[Sets, Views]:
+def _open_sets(workspace: Workspace, name: str, *, track: Track) -> Sets:
     """A run's views, checked, and all that averaging them can change about its ranks."""
     members = load_members(workspace, [name], separate_views=True, track=track)
     steps = TOP3.steps(len(members.rows.classes))
     assert steps is not None
     made = build_reduction(members.chunks(), members.rows.target, steps=steps)
     names = tuple(member.runs[0].views[0] for member in members.members)
-    return Sets(((names, made),), members.rows), members.members[0].runs[0].blocks[0].stored.views
+    return Sets(members.members[0].runs[0].blocks[0].stored.views, ((names, made),), members.rows)
 
 
 def _passes_of(views: Views, own: int | None) -> dict[str, float]:
@@ -150,19 +150,19 @@ def _passes_of(views: Views, own: int | None) -> dict[str, float]:
     return {view: (size / own) ** 2 if size and own else 1.0 for view, size in sizes.items()}
 
 
-def make_report(name: str, sets: Sets, views: Views, *, passes: Mapping[str, float]) -> ViewReport:
-    """Everything about the views of one run."""
-    fold, n_folds = sets.rows.fold, sets.rows.n_folds
-    everyone = np.ones(len(fold), bool)
-    path = greedy_path(sets, views, everyone)
-    best, proposed = propose(sets, path, everyone)
-    without = [propose(sets, greedy_path(sets, views, fold != k), fold != k)[1] for k in range(n_folds)]
+def make_report(
+    name: str, sets: Sets, *, runs: tuple[str, ...], probes: tuple[str, ...], passes: Mapping[str, float]
+) -> ViewReport:
+    """Everything about the views of one run, or of several. The arguments are as in `ViewReport`."""
+    views, fold = sets.views, sets.rows.fold
+    path, best, proposed = propose(sets, np.ones(len(fold), bool))
+    without = [propose(sets, fold != k)[2] for k in range(sets.rows.n_folds)]
     crossfit = np.concatenate([sets.misses(step.views)[sets.rows.of_fold(k)] for k, step in enumerate(without)])
     others = {view: tuple(one for one in views if one != view) for view in views}
     return ViewReport(
         name=name,
-        runs=(name,),
-        probes=(),
+        runs=runs,
+        probes=probes,
         images=len(fold),
         views=views,
         passes=passes,
@@ -180,24 +180,23 @@ def make_report(name: str, sets: Sets, views: Views, *, passes: Mapping[str, flo
     )
 
 
-def greedy_path(sets: Sets, views: Views, rows: np.ndarray) -> tuple[Step, ...]:
-    """The best view first, then the one that helps most, until all are in; the earlier of equals. rows (N,) bool"""
+def propose(sets: Sets, rows: np.ndarray) -> tuple[tuple[Step, ...], Step, Step]:
+    """The greedy path, its step of least error, and its first one that is worse by less than one standard error.
+
+    The best view comes first, then the one that helps most, until all are in; the earlier of equals.
+    rows  (N,) bool: the images that count
+    """
     path: list[Step] = []
-    while len(path) < len(views):
+    while len(path) < len(sets.views):
         before = path[-1].views if path else ()
-        wider = [(*before, view) for view in views if view not in before]
+        wider = [(*before, view) for view in sets.views if view not in before]
         errors = [float(sets.misses(one)[rows].mean()) for one in wider]
         least = int(np.argmin(errors))  # the first of equals
         gain = sets.difference(before, wider[least], rows) if before else None
         path.append(Step(wider[least], errors[least], gain))
-    return tuple(path)
-
-
-def propose(sets: Sets, path: Sequence[Step], rows: np.ndarray) -> tuple[Step, Step]:
-    """The step of least error, and the first one that cannot be told apart from it by one standard error."""
     best = min(path, key=lambda step: step.error)
     proposed = next(step for step in path if not sets.difference(step.views, best.views, rows).is_above_error)
-    return best, proposed
+    return tuple(path), best, proposed
 
 
 def view_summary(report: ViewReport) -> Group:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,37 +36,40 @@ class Applied:
 
     recipe: Recipe
     members: tuple[Member, ...]
+    rows: Rows
+
+    def scores(self, probs_of: Callable[[Member], np.ndarray]) -> np.ndarray:
+        """The blended scores of n images. probs_of: a member's probabilities of them, (n, C). (n, C) float64"""
+        return self.recipe.scores(map(probs_of, self.members))
+
+    def probs(self, probs_of: Callable[[Member], np.ndarray]) -> np.ndarray:
+        """The same as probabilities. (n, C) float64, rows sum to 1"""
+        return self.recipe.probs(self.scores(probs_of))
 
 
-def apply_blend(workspace: Workspace, blend: Blend) -> Blended:
-    """The blend's scores of all test images that its members predicted.
+def apply_blend(workspace: Workspace, made_from: Blend | str) -> Blended:
+    """The scores of all test images that the members of a blend, or the run of that name, predicted.
 
     Raises UserError where a member is gone or not as it was when the blend was made.
     """
-    made = open_blend(workspace, blend, tests_only=True)
+    made = open_blend(workspace, made_from, tests_only=True)
     image_id = made.members[0].runs[0].test_ids()
-    scores = made.recipe.scores(member_test_probs(member.runs, image_id) for member in made.members)
-    return Blended(image_id, scores, blend.classes)
+    return Blended(image_id, made.scores(lambda member: member_test_probs(member.runs, image_id)), made.rows.classes)
 
 
-def apply_run(workspace: Workspace, name: str) -> Blended:
-    """One run's probabilities of all test images that it predicted."""
-    rows = rows_of(load_folds(workspace))
-    run = open_run(workspace, name, rows=rows, tests_only=True)
-    image_id = run.test_ids()
-    return Blended(image_id, member_test_probs([run], image_id).astype(np.float64), rows.classes)
-
-
-def open_blend(workspace: Workspace, blend: Blend, *, tests_only: bool) -> Applied:
-    """The blend with the members that it needs. Raises UserError as `apply_blend`.
+def open_blend(workspace: Workspace, made_from: Blend | str, *, tests_only: bool) -> Applied:
+    """A blend with the members that it needs, or the run of that name as a blend of one. Raises as `apply_blend`.
 
     tests_only  for the test images alone: no out-of-fold file is read
     """
-    recipe = blend.recipe()
-    used = [name for name in sorted(blend.weights) if blend.weights[name] > 0]
-    rows = _same_rows(workspace, blend)
-    members = tuple(_same_member(workspace, blend, name, rows, tests_only=tests_only) for name in used)
-    return Applied(Recipe(recipe.pool, recipe.weights[recipe.weights > 0], recipe.bias), members)
+    if isinstance(made_from, str):
+        rows = rows_of(load_folds(workspace))
+        run = open_run(workspace, made_from, rows=rows, tests_only=tests_only)
+        return Applied(Recipe("mean", np.ones(1)), (Member(run.name, (run,)),), rows)
+    recipe, rows = made_from.recipe(), _same_rows(workspace, made_from)
+    used = [name for name in sorted(made_from.weights) if made_from.weights[name] > 0]
+    members = tuple(_same_member(workspace, made_from, name, rows, tests_only=tests_only) for name in used)
+    return Applied(Recipe(recipe.pool, recipe.weights[recipe.weights > 0], recipe.bias), members, rows)
 
 
 def open_members(workspace: Workspace, blend: Blend) -> Members:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.blend.expected import ExpectedScore
+from ensemble.blend.member_value import MemberValue
 from ensemble.weights.recipe import FLOOR, Pool, Recipe
 from folds.base.errors import UserError
 from folds.base.workspace import read_json, write_json
@@ -45,7 +46,7 @@ class Blend:
     folds_digest: str
     files: Mapping[str, Mapping[str, str]]  # by run: the digests of its files
     partial: Mapping[str, Any] | None  # the folds in use and each run's networks, where folds were lacking
-    worth: tuple[Mapping[str, Any], ...]  # each member's `ensemble.blend.member_value.MemberValue`
+    worth: tuple[MemberValue, ...]
     expected: ExpectedScore  # of the test images, by the metric
     expected_top3: ExpectedScore  # the same as a top-3 error: what `submit` and the report show
     gain: Mapping[str, Any]  # {"over", "mean", "low", "high"}: cross-fitted loss less the best member's
@@ -71,7 +72,8 @@ def load_blend(path: Path) -> Blend:
     try:
         fields = {name: _frozen(stored[name]) for name in Blend.__dataclass_fields__}
         scores = {name: ExpectedScore(**fields[name]) for name in ("expected", "expected_top3")}
-        blend = Blend(**{**fields, **scores})
+        worth = tuple(MemberValue(**one) for one in fields["worth"])
+        blend = Blend(**{**fields, **scores, "worth": worth})
         weights = blend.recipe().weights
     except (KeyError, TypeError, ValueError) as err:
         raise UserError(f"{path} is damaged: {type(err).__name__} {err}", hint=HINT) from err

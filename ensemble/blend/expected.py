@@ -14,6 +14,7 @@ import numpy as np
 
 from ensemble.members.members import Member, Members
 from ensemble.members.run import Run
+from ensemble.members.training_rows import Rows
 from ensemble.weights.metric import LEAST_PROB, Metric
 from ensemble.weights.recipe import Recipe
 from folds.base.errors import UserError
@@ -95,12 +96,12 @@ class ExpectedScore:
 
 
 def expected_score(
-    metric: Metric, outcomes: np.ndarray, members: Members, *, scored: ScoredImages, gain: Gain
+    metric: Metric, outcomes: np.ndarray, rows: Rows, *, scored: ScoredImages, gain: Gain
 ) -> ExpectedScore:
     """The distribution of the loss on the test images. outcomes (N,): nested, each image's own loss."""
-    group, oof = members.rows.group, float(outcomes.mean())
+    group, oof = rows.group, float(outcomes.mean())
     copies = agreeing_images(scored.group) / len(scored.group) if len(scored.group) else 1.0
-    trials, guess = copies * len(scored), _guess_loss(metric, members.rows.target)
+    trials, guess = copies * len(scored), _guess_loss(metric, rows.target)
     gain_spread = GAIN_SPREAD[metric.name]
     guessed = scored.guessed / (len(scored.group) + scored.guessed) if guess is not None and len(scored) else 0.0
     mean = (1 - guessed) * oof * (1 - gain.share) + guessed * (guess or 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,16 @@ from ensemble.blend.blend_json import Blend, save_blend
 from ensemble.blend.candidates import CANDIDATES, Candidate, FitInput, Fits, fit_data
 from ensemble.blend.cross_fit import Nested, Score, best_or_equal, nested_choice, score_candidates
 from ensemble.blend.expected import ExpectedScore, averaging_gain, expected_score, find_scored_images
-from ensemble.blend.member_value import MemberValue, gain_over_best, member_values, rarest_loss
+from ensemble.blend.member_value import gain_over_best, member_values, rarest_loss
 from ensemble.members.members import Members, disagreeing_members, load_members
 from ensemble.settings import BlendSettings
-from ensemble.weights.metric import Metric
+from ensemble.weights.metric import TOP3, Metric
 from ensemble.weights.reduction import Reduction
 from ensemble.weights.search import Search
 from ensemble.weights.simple import FitData
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace
-
-TOP3 = Metric("top-k-error", 3)  # what a submission is scored by
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,6 @@ class BlendResult:
     scores: tuple[Score, ...]
     kept: Score
     nested: Nested
-    values: tuple[MemberValue, ...]
     rarest: float  # cross-fitted, the mean of the rarest quarter of the classes
     undecided: float | None  # the share of images that weights can change at all; None for log loss
     warnings: tuple[str, ...]
@@ -85,7 +82,7 @@ def make_blend(
             in_sample=kept.in_sample,
             scores=tuple(_score_record(score) for score in scores),
             seed=seed,
-            worth=tuple(map(asdict, values)),
+            worth=values,
             gain=gain_over_best(loaded, data.objective, kept, values),
             **_expected(workspace, loaded, metric, nested, kept, settings),
             **_contents(loaded, kept),
@@ -97,7 +94,6 @@ def make_blend(
         scores=tuple(scores),
         kept=kept,
         nested=nested,
-        values=tuple(values),
         rarest=rarest_loss(kept.outcomes, loaded.rows.target),
         undecided=data.objective.undecided if isinstance(data.objective, Reduction) else None,
         warnings=(*_warnings(loaded), *disagreeing_members(loaded)),
@@ -170,12 +166,15 @@ def _contents(members: Members, kept: Score) -> dict[str, Any]:
 
 def _score_record(score: Score) -> dict[str, Any]:
     low, high = score.interval
-    record: dict[str, Any] = {
+    return {
         "candidate": score.candidate.name,
         "in_sample": score.in_sample,
         "crossfit": score.crossfit,
+        "low": low,
+        "high": high,
+        "behind": score.behind,
+        "behind_error": score.behind_error,
     }
-    return {**record, "low": low, "high": high, "behind": score.behind, "behind_error": score.behind_error}
 
 
 def _expected(
@@ -186,7 +185,7 @@ def _expected(
 
     def score(one: Metric, outcomes: np.ndarray) -> ExpectedScore:
         gain = averaging_gain(one, members, kept.fits.whole, oof=float(outcomes.mean()))
-        return expected_score(one, outcomes, members, scored=scored, gain=gain)
+        return expected_score(one, outcomes, members.rows, scored=scored, gain=gain)
 
     expected = score(metric, nested.outcomes)
     top3 = expected if metric == TOP3 else score(TOP3, _nested_outcomes(members, TOP3, nested))

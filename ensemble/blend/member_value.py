@@ -30,13 +30,13 @@ class MemberValue:
     error_correlation: float | None  # of its outcomes with the other members', the mean; None for a single member
 
 
-def member_values(members: Members, metric: Metric, objective: Objective, kept: Score) -> list[MemberValue]:
+def member_values(members: Members, metric: Metric, objective: Objective, kept: Score) -> tuple[MemberValue, ...]:
     """Every member's figures, in the order of their names."""
     alone = np.stack([objective.outcomes(one) for one in np.eye(len(members))])  # (M, N)
     alike, is_single = correlation(alone), len(members) == 1
     weights = np.stack([recipe.weights / recipe.weights.sum() for recipe in (kept.fits.whole, *kept.fits.without)])
     without = _losses_without(members, metric, objective, kept)
-    return [
+    return tuple(
         MemberValue(
             name=name,
             alone=float(alone[m].mean()),
@@ -49,7 +49,7 @@ def member_values(members: Members, metric: Metric, objective: Objective, kept: 
             error_correlation=None if is_single else float(np.delete(alike[m], m).mean()),
         )
         for m, name in enumerate(members.names)
-    ]
+    )
 
 
 def rarest_loss(outcomes: np.ndarray, target: np.ndarray) -> float:

@@ -47,7 +47,7 @@ def member_table(result: BlendResult) -> Table:
     numbers = ("alone", "rarest quarter", "log loss", "weight", "over folds", "without it", "correlation")
     title = f"members of the kept blend, {result.kept.candidate.name}"
     table = figures(title, texts=("member",), numbers=numbers)
-    for one in result.values:
+    for one in result.blend.worth:
         table.add_row(
             one.name,
             f"{one.alone:.4f}",
@@ -82,7 +82,7 @@ def blend_sentences(result: BlendResult) -> list[str]:
         sentences.append(
             f"weights can change the outcome of {result.undecided:.1%} of the images; the others are decided"
         )
-    idle = [one.name for one in result.values if one.without is not None and one.without <= kept.crossfit]
+    idle = [one.name for one in result.blend.worth if one.without is not None and one.without <= kept.crossfit]
     if idle:
         sentences.append(f"without {first_few(idle, most=5)} (one at a time) the blend is as good")
     return sentences + [f"warning: {warning}" for warning in result.warnings[:MOST_WARNINGS]]

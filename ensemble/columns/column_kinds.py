@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,18 +16,13 @@ LEAST_ROWS = 50  # training images from which values that repeat too little are 
 CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d+)?)?")
 EXIF_DATE = re.compile(r"^(\d{4}):(\d\d):(\d\d)")
 TIME_ZONE = re.compile(r"(?<=[0-9])\s*(Z|UTC|[+-]\d\d:?\d\d)$")  # the light and the habits follow the clock on site
-DATE_FORMATS = {  # where all cells fit several, the first one
-    "ISO8601": "",
-    "%d.%m.%Y": "day.month.year",
-    "%d/%m/%Y": "day/month/year",
-    "%m/%d/%Y": "month/day/year",
-    "%d.%m.%Y %H:%M": "day.month.year",
-    "%d/%m/%Y %H:%M": "day/month/year",
-    "%m/%d/%Y %H:%M": "month/day/year",
-    "%d.%m.%Y %H:%M:%S": "day.month.year",
-    "%d/%m/%Y %H:%M:%S": "day/month/year",
-    "%m/%d/%Y %H:%M:%S": "month/day/year",
+DAY_FORMATS = {"%d.%m.%Y": "day.month.year", "%d/%m/%Y": "day/month/year", "%m/%d/%Y": "month/day/year"}
+DATE_FORMATS = {"ISO8601": ""} | {  # where all cells fit several, the first one
+    f"{day}{time}": order for time in ("", " %H:%M", " %H:%M:%S") for day, order in DAY_FORMATS.items()
 }
+
+
+Kind: TypeAlias = tuple[str, np.ndarray | None]  # in words, with the numbers (values, d); None: it is left out
 
 
 @dataclass(frozen=True)
@@ -63,41 +59,33 @@ def make_column(name: str, train: pd.Series, test: pd.Series, label: np.ndarray)
     value of their own or one of the others, it is left out.
     """
     cells = pd.concat([train, test], ignore_index=True)
-    cells = cells.where(~cells.str.lower().isin(MISSING), "")
-    codes, texts = pd.factorize(cells, sort=True)
-    values = [text for text in texts if text]
-    codes = codes - (len(texts) - len(values))  # '' sorts first: what is missing is -1
+    codes, texts = pd.factorize(cells.mask(cells.str.lower().isin(MISSING)), sort=True)  # what is missing is -1
+    values = texts.tolist()
     n = len(train)
-    in_train = codes[:n][codes[:n] >= 0]
-
-    def made(kind: str, parts: np.ndarray | None = None, *, is_category: bool = False) -> Column:
-        """parts (values, d)"""
-        known = np.empty((len(values) + 1, 0)) if parts is None else np.vstack([parts, np.full(parts.shape[1], np.nan)])
-        return Column(name, kind, len(values), known[codes[:n]], known[codes[n:]], is_category)
-
+    found: Kind | None
     if len(np.unique(codes[:n])) < 2:
-        return made("left out: one value in all training images")
-    if (train.to_numpy() == label).all():
-        return made("left out: it is the label")
-    numbers = _numbers(values)
-    if numbers is not None:
-        seen = numbers[in_train]
-        if len(in_train) >= LEAST_ROWS and _is_numbering(seen):
-            return made("left out: it numbers the images")
-        return made("number", numbers[:, None])
-    for read in (_clock, _dates):
-        if (found := read(values)) is not None:
-            return made(*found)
-    return _category(values, np.bincount(codes[codes >= 0], minlength=len(values)), made)
+        found = "left out: one value in all training images", None
+    elif (train.to_numpy() == label).all():
+        found = "left out: it is the label", None
+    else:
+        found = _number(values, codes[:n]) or _clock(values) or _dates(values)
+    kind, parts = found or _category(values, np.bincount(codes[codes >= 0], minlength=len(values)))
+    parts = np.empty((len(values), 0)) if parts is None else parts
+    known = np.vstack([parts, np.full(parts.shape[1], np.nan)])  # the last for the code -1
+    return Column(name, kind, len(values), known[codes[:n]], known[codes[n:]], is_category=found is None)
 
 
-def _numbers(values: Sequence[str]) -> np.ndarray | None:
-    """(values,) float64; None where one is no number. What is not finite is missing."""
+def _number(values: Sequence[str], codes: np.ndarray) -> Kind | None:
+    """What is not finite is missing. codes (N,): which value each training image has, -1 for none"""
     try:
         numbers = np.array([float(value) for value in values])
     except ValueError:
         return None
-    return np.where(np.isfinite(numbers), numbers, np.nan)
+    numbers = np.where(np.isfinite(numbers), numbers, np.nan)
+    seen = numbers[codes[codes >= 0]]
+    if len(seen) >= LEAST_ROWS and _is_numbering(seen):
+        return "left out: it numbers the images", None
+    return "number", numbers[:, None]
 
 
 def _is_numbering(seen: np.ndarray) -> bool:
@@ -107,7 +95,7 @@ def _is_numbering(seen: np.ndarray) -> bool:
     return bool(np.ptp(seen) < 2 * len(seen))
 
 
-def _clock(values: Sequence[str]) -> tuple[str, np.ndarray] | None:
+def _clock(values: Sequence[str]) -> Kind | None:
     """Times of the day as hours, (values, 1)."""
     if not all(CLOCK.fullmatch(value) for value in values):
         return None
@@ -115,7 +103,7 @@ def _clock(values: Sequence[str]) -> tuple[str, np.ndarray] | None:
     return "time: hour", np.array([sum(part / 60**i for i, part in enumerate(one)) for one in parts])[:, None]
 
 
-def _dates(values: Sequence[str]) -> tuple[str, np.ndarray] | None:
+def _dates(values: Sequence[str]) -> Kind | None:
     """Dates as day count, day of the year and, where there are times, hour. (values, 2 or 3)"""
     written = [TIME_ZONE.sub("", EXIF_DATE.sub(r"\1-\2-\3", value)) for value in values]
     for style, order in DATE_FORMATS.items():
@@ -126,27 +114,21 @@ def _dates(values: Sequence[str]) -> tuple[str, np.ndarray] | None:
         hour = dates.hour + dates.minute / 60 + dates.second / 3600
         day = (dates.normalize() - pd.Timestamp("1970-01-01")).days
         parts = {"day": day, "day of the year": dates.day_of_year, **({"hour": hour} if (hour > 0).any() else {})}
-        names = ", ".join(parts)
-        return f"date{f' ({order})' if order else ''}: {names}", np.column_stack(list(parts.values())).astype(
-            np.float64
-        )
+        kind = f"date{f' ({order})' if order else ''}: {', '.join(parts)}"
+        return kind, np.column_stack(list(parts.values())).astype(np.float64)
     return None
 
 
-def _category(values: Sequence[str], count: np.ndarray, made: Callable[..., Column]) -> Column:
+def _category(values: Sequence[str], count: np.ndarray) -> Kind:
     """Codes in the order of the values; count (values,): how many images have each."""
     kept = np.arange(len(values))
     if len(values) > MOST_CODES:
         kept = np.sort(np.argsort(-count, kind="stable")[: MOST_CODES - 1])
     repeated = int(count[kept][count[kept] > 1].sum())
     if count.sum() >= LEAST_ROWS and 2 * repeated < count.sum():
-        return made(f"left out: {len(values):,} values in {count.sum():,} images are too many, and no numbers")
+        return f"left out: {len(values):,} values in {count.sum():,} images are too many, and no numbers", None
     codes = np.full((len(values), 1), float(MOST_CODES - 1))
     codes[kept, 0] = np.arange(len(kept))
-    rest = len(values) - len(kept)
-    kind = (
-        f"category: the {len(kept)} most frequent values, the others as one"
-        if rest
-        else f"category of {len(values)} values"
-    )
-    return made(kind, codes, is_category=True)
+    if len(kept) < len(values):
+        return f"category: the {len(kept)} most frequent values, the others as one", codes
+    return f"category of {len(values)} values", codes

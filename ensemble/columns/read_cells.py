@@ -62,59 +62,26 @@ def csv_cells(paths: Sequence[Path], manifest: pd.DataFrame, ids: dict[str, np.n
     if len(paths) > len(SETS):
         raise UserError(f"one or two CSVs were wanted, and {len(paths)} came", hint=TABLE_HINT)
     tables = [_read(path) for path in paths]
-    images = {one: _Images.of(manifest[manifest["split"] == one]) for one in SETS}
-    sets: list[tuple[str, ...]] = [tuple(SETS)] if len(tables) == 1 else [(one,) for one in SETS]
-    found: dict[str, dict[str, dict[str, str]]] = {one: {} for one in SETS}
-    notes, id_columns = list[str](), set[str]()
-    for table, own in zip(tables, sets, strict=True):
-        what = f"a {SETS[own[0]]} image" if len(own) == 1 else "an image"
-        id_column = find_id_column(table, *(images[one].lookup for one in own), what=what)
-        id_columns.add(id_column)
-        strangers = []
-        for image, row in zip(table.column(id_column), table.rows, strict=True):
-            path, which = _find(table, image, {one: images[one] for one in own})
-            if path is None:
-                strangers.append(image)
-                continue
-            cells = dict(zip(table.header, row, strict=True))
-            before = found[which].setdefault(path, cells)
-            if differing := [name for name in cells if name != id_column and cells[name] != before[name]]:
-                one, other = before[differing[0]], cells[differing[0]]
-                raise UserError(f"{table.name} gives {image} two values of {differing[0]}: {one} and {other}")
-        if strangers:
-            notes.append(f"{len(strangers):,} rows of {table.name} name no image here: {first_few(strangers)}")
-    return _framed(tables, id_columns, manifest, found, ids, notes)
-
-
-def _framed(
-    tables: Sequence[CsvTable],
-    id_columns: set[str],
-    manifest: pd.DataFrame,
-    found: dict[str, dict[str, dict[str, str]]],
-    ids: dict[str, np.ndarray],
-    notes: list[str],
-) -> Cells:
-    """The cells of the images in use; found: of each set, the cells by path and name."""
-    names = [name for name in tables[0].header if name not in id_columns]
-    for table, other in zip(tables, reversed(tables), strict=True):
-        alone = [name for name in table.header if name not in id_columns and name not in other.header]
-        if alone:
-            notes.append(f"{first_few(alone)} stands in {table.name} alone, and is left out")
-    names = [name for name in names if all(name in table.header for table in tables)]
-    frames = []
-    for one, table in zip(SETS, (tables[0], tables[-1]), strict=True):
-        path_of = manifest[manifest["split"] == one].set_index("image_id")["path"]
-        rows = [found[one].get(path) for path in path_of.loc[ids[one]]]
-        gaps = [image for image, row in zip(ids[one].tolist(), rows, strict=True) if row is None]
-        if gaps and len(gaps) == len(rows):
-            raise UserError(f"{table.name} has no row for any of {len(rows):,} {SETS[one]} images", hint=TABLE_HINT)
+    rows = {one: manifest[manifest["split"] == one] for one in SETS}
+    sets = [list(rows)] if len(tables) == 1 else [[one] for one in rows]
+    notes: list[str] = []
+    found = [_by_path(table, {one: rows[one] for one in own}, notes) for table, own in zip(tables, sets, strict=True)]
+    train, test = found[0], found[-1]
+    for table, own, other in ((tables[0], train, test), (tables[-1], test, train)):
+        if len(only := own.columns.difference(other.columns, sort=False)):
+            notes.append(f"{first_few(list(only))} stands in {table.name} alone, and is left out")
+    shared, frames = train.columns.intersection(test.columns, sort=False), []
+    for (one, what), table, cells in zip(SETS.items(), (tables[0], tables[-1]), (train, test), strict=True):
+        path = rows[one].set_index("image_id")["path"].loc[ids[one]]
+        gaps = path.index[~path.isin(cells.index)].tolist()
+        if gaps and len(gaps) == len(path):
+            raise UserError(f"{table.name} has no row for any of {len(path):,} {what} images", hint=TABLE_HINT)
         if gaps:
             notes.append(
-                f"{table.name} has no row for {len(gaps):,} of {len(rows):,} {SETS[one]} images, and their values are"
+                f"{table.name} has no row for {len(gaps):,} of {len(path):,} {what} images, and their values are"
                 f" missing: {first_few(gaps)}"
             )
-        cells = [["" if row is None else row[name] for name in names] for row in rows]
-        frames.append(pd.DataFrame(cells, index=ids[one], columns=names, dtype=str))
+        frames.append(cells[shared].reindex(path, fill_value="").set_axis(ids[one]))
     return Cells(frames[0], frames[1], tuple(notes))
 
 
@@ -129,28 +96,40 @@ def _read(path: Path) -> CsvTable:
     return table
 
 
-@dataclass(frozen=True)
-class _Images:
-    """The images of a set: their paths by id, and by other names that an id may have."""
+def _by_path(table: CsvTable, rows: dict[str, pd.DataFrame], notes: list[str]) -> pd.DataFrame:
+    """The cells by the path of their image, without the ids; a note where rows name no image.
 
-    paths: dict[str, str]
-    lookup: Lookup
+    rows  the manifest's rows of each set that the table may name
+    """
+    paths = [dict(zip(own["image_id"], own["path"], strict=True)) for own in rows.values()]
+    lookups = [_lookup(own) for own in paths]
+    id_column = find_id_column(
+        table, *lookups, what="an image" if len(rows) > 1 else f"a {SETS[next(iter(rows))]} image"
+    )
 
-    @classmethod
-    def of(cls, rows: pd.DataFrame) -> _Images:
-        paths = dict(zip(rows["image_id"], rows["path"], strict=True))
-        folder = next((path.partition(image_id)[0].rstrip("/") for image_id, path in paths.items()), "")
-        return cls(paths, Lookup(map(File, rows["path"]), folder))
+    def path_of(image: str) -> str | None:
+        """By its very id, else by a name of it. Refuses what fits an image of each set."""
+        fit = [own[image] for own in paths if image in own]
+        fit = fit or [file.path for lookup in lookups if image and (file := lookup.find(image))]
+        if len(fit) > 1:
+            raise UserError(f"the id {image} of {table.name} fits {fit[0]} and {fit[1]}", hint=TABLE_HINT)
+        return fit[0] if fit else None
 
-    def find(self, image: str) -> str | None:
-        file = self.lookup.find(image)
-        return file.path if file else None
+    cells = pd.DataFrame(table.rows, columns=list(table.header), dtype=str)
+    image = cells.pop(id_column)
+    path = image.map(path_of)
+    if strangers := image[path.isna()].tolist():
+        notes.append(f"{len(strangers):,} rows of {table.name} name no image here: {first_few(strangers)}")
+    cells, image = cells[path.notna()].set_index(path.dropna()), image[path.notna()]
+    first = cells[~cells.index.duplicated()]
+    before = first.loc[cells.index]  # of each row the first one of its image
+    for row, column in np.argwhere(cells.to_numpy() != before.to_numpy())[:1]:
+        one, other = (str(part.iat[row, column]) for part in (before, cells))
+        raise UserError(f"{table.name} gives {image.iat[row]} two values of {cells.columns[column]}: {one} and {other}")
+    return first
 
 
-def _find(table: CsvTable, image: str, sets: dict[str, _Images]) -> tuple[str | None, str]:
-    """The path of an image and its set: by its very id, else by a name of it. Refuses what fits an image of each."""
-    fit = [(images.paths[image], one) for one, images in sets.items() if image in images.paths]
-    fit = fit or [(path, one) for one, images in sets.items() if image and (path := images.find(image))]
-    if len(fit) > 1:
-        raise UserError(f"the id {image} of {table.name} fits {fit[0][0]} and {fit[1][0]}", hint=TABLE_HINT)
-    return fit[0] if fit else (None, "")
+def _lookup(paths: dict[str, str]) -> Lookup:
+    """Finds the images of a set by other names that an id may have. paths: by id"""
+    folder = next((path.partition(image_id)[0].rstrip("/") for image_id, path in paths.items()), "")
+    return Lookup(map(File, paths.values()), folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TypeAlias
 
@@ -74,7 +75,10 @@ def read_table(
         raise UserError("there are no columns to learn from", hint=f"{TABLE_HINT}, or `--from-manifest`")
     manifest = read_manifest(workspace)
     tests = usable_rows(manifest, split="test").sort_values("image_id")
-    cells = _chosen(_cells(csvs, manifest, folds, tests, settings), settings)
+    ids = {"train": folds.image_id, "test": tests["image_id"].to_numpy(str)}
+    read = [csv_cells(csvs, manifest, ids)] if csvs else []
+    cells = reduce(Cells.beside, [*read, *([manifest_cells(manifest, ids)] if settings.from_manifest else [])])
+    cells = _chosen(cells, settings)
     columns = [make_column(name, cells.train[name], cells.test[name], folds.label) for name in cells.train.columns]
     used = [column for column in columns if not column.is_left_out]
     if not used:
@@ -95,17 +99,7 @@ def read_table(
             f"{first_few(known, most=5)} of the manifest say how the files were made: a leak that the private images"
             " may not share"
         )
-    return Table(tuple(columns), tests["image_id"].to_numpy(str), aucs, tuple(warnings), cells.notes)
-
-
-def _cells(
-    csvs: Sequence[Path], manifest: pd.DataFrame, folds: Folds, tests: pd.DataFrame, settings: TableSettings
-) -> Cells:
-    ids = {"train": folds.image_id, "test": tests["image_id"].to_numpy(str)}
-    if not csvs:
-        return manifest_cells(manifest, ids)
-    cells = csv_cells(csvs, manifest, ids)
-    return cells.beside(manifest_cells(manifest, ids)) if settings.from_manifest else cells
+    return Table(tuple(columns), ids["test"], aucs, tuple(warnings), cells.notes)
 
 
 def _chosen(cells: Cells, settings: TableSettings) -> Cells:
@@ -135,22 +129,16 @@ def label_error(column: Column, target: np.ndarray, fold: np.ndarray) -> float |
 
     target, fold (N,) int64. Images without a value are left out; None where that are most of them.
     """
-    known = ~np.isnan(column.train[:, 0])
-    if known.mean() < LEAST_KNOWN:
+    images = pd.DataFrame({"value": column.train[:, 0], "target": target, "fold": fold}).dropna()
+    if len(images) < LEAST_KNOWN * len(target) or images["fold"].nunique() < 2:
         return None
-    wrong = 0
-    for held in np.unique(fold[known]):
-        seen, own = known & (fold != held), known & (fold == held)
-        order = np.argsort(column.train[seen, 0], kind="stable")
-        if not len(order):
-            return None
-        values, labels = column.train[seen, 0][order], target[seen][order]
-        asked = column.train[own, 0]
-        right = np.minimum(np.searchsorted(values, asked), len(values) - 1)
-        left = np.maximum(right - 1, 0)
-        nearest = np.where(np.abs(values[left] - asked) < np.abs(values[right] - asked), left, right)
-        wrong += int((labels[nearest] != target[own]).sum())
-    return wrong / int(known.sum())
+    images = images.sort_values("value", kind="stable")
+    pairs = [
+        pd.merge_asof(own, images[images["fold"] != held], on="value", direction="nearest")
+        for held, own in images.groupby("fold")
+    ]
+    said = pd.concat(pairs)
+    return float((said["target_x"] != said["target_y"]).mean())
 
 
 def is_leak(column: Column, target: np.ndarray, fold: np.ndarray) -> bool:

@@ -21,7 +21,7 @@ from ensemble.members.add_member import as_predictions, refuse_taken, store_memb
 from ensemble.members.oof_file import file_digest
 from ensemble.settings import TableSettings
 from folds.base.errors import UserError
-from folds.base.metrics import topk_error
+from folds.base.metrics import log_loss, topk_error
 from folds.base.progress import Track, silently
 from folds.base.terminal import duration, figures
 from folds.base.workspace import Workspace, digest, read_json
@@ -66,16 +66,10 @@ def add_table(
     for fold in track(range(folds.n_folds), what=settings.name, total=len(oof), each=each):
         oof[folds.fold == fold], tested = _fold_probs(kept / f"fold{fold}", fold, table, folds, settings, seed=seed)
         test += tested / folds.n_folds  # networks are averaged as probabilities too
-    parts = {f"fold{k}/oof.npz": (folds.image_id[folds.fold == k], oof[folds.fold == k]) for k in range(folds.n_folds)}
-    parts["test.npz"] = table.test_id, test
     scores = _scores(oof, folds)
-    store_member(
-        folder,
-        {file: as_predictions(*part, folds) for file, part in parts.items()},
-        folds,
-        {"made_of": made_of, "columns": {one.name: one.kind for one in table.columns}, "scores": scores},
-        warnings=table.warnings,
-    )
+    kinds = {one.name: one.kind for one in table.columns}
+    record = {"made_of": made_of, "columns": kinds, "scores": scores}
+    store_member(folder, folds, oof, table.test_id, test, record, warnings=table.warnings)
     shutil.rmtree(kept.parent, ignore_errors=True)
     return TableResult(settings.name, folder, table, scores, len(oof), time.perf_counter() - start)
 
@@ -135,13 +129,13 @@ def _fold_probs(
 
 
 def _scores(oof: np.ndarray, folds: Folds) -> dict[str, float]:
-    rows = np.arange(len(oof))
-    share = np.bincount(folds.target) / len(oof)
+    target = folds.target
+    prior = np.tile(np.bincount(target) / len(target), (len(target), 1))
     return {
-        "top3_error": float(topk_error(oof, folds.target)),
-        "log_loss": -float(np.log(oof[rows, folds.target]).mean()),
-        "prior_top3_error": float(topk_error(np.tile(share, (len(oof), 1)), folds.target)),
-        "prior_log_loss": -float(np.log(share[folds.target]).mean()),
+        "top3_error": float(topk_error(oof, target)),
+        "log_loss": log_loss(oof, target),
+        "prior_top3_error": float(topk_error(prior, target)),
+        "prior_log_loss": log_loss(prior, target),
     }
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from ensemble.members.external import External, read_external
+from ensemble.members.external import External, read_external, refuse_repeated
 from ensemble.members.oof_file import file_digest
 from ensemble.settings import AddSettings
 from folds.base.errors import UserError, first_few
@@ -55,14 +56,9 @@ def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddRes
     oof_probs, oof_sums = _as_probs(oof, folds, logits=settings.logits)
     test_probs, test_sums = _as_probs(test, folds, logits=settings.logits)
     warnings += [*oof_unused, *test_unused, *oof_sums, *test_sums]
-    oof_probs = oof_probs[oof_rows]
-    parts = {
-        f"fold{k}/oof.npz": (folds.image_id[folds.fold == k], oof_probs[folds.fold == k]) for k in range(folds.n_folds)
-    }
-    parts["test.npz"] = (test_id, test_probs[test_rows])
     folder = workspace.members / name
-    predictions = {file: as_predictions(*part, folds) for file, part in parts.items()}
-    store_member(folder, predictions, folds, {"trust_folds": settings.trust_folds}, warnings=warnings)
+    record = {"trust_folds": settings.trust_folds}
+    store_member(folder, folds, oof_probs[oof_rows], test_id, test_probs[test_rows], record, warnings=warnings)
     return AddResult(name, folder, len(folds.image_id), len(test_id), tuple(warnings))
 
 
@@ -84,20 +80,16 @@ def _read(file: str, ids: str | None, settings: AddSettings, folds: Folds) -> Ex
     odd = sorted(set(made.classes) ^ set(folds.classes))
     if odd or len(made.classes) != len(folds.classes):
         raise UserError(f"{made.path.name} and the folds do not have the same classes: {first_few(odd)}")
-    names, count = np.unique(made.image_id, return_counts=True)
-    if (count > 1).any():
-        raise UserError(f"{made.path.name} has the id {first_few(list(names[count > 1]))} more than once")
-    if not len(names):
+    refuse_repeated(made.image_id, name=made.path.name)
+    if not len(made.image_id):
         raise UserError(f"{made.path.name} has no rows")
     return made
 
 
 def _joined(made: External, image_id: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """The row of each id, and a note where the file has more. Refuses gaps."""
-    order = np.argsort(made.image_id)
-    found = np.minimum(np.searchsorted(made.image_id[order], image_id), len(order) - 1)
-    rows = order[found]
-    gaps = image_id[made.image_id[rows] != image_id]
+    rows = pd.Index(made.image_id).get_indexer(image_id)  # -1: it has none
+    gaps = image_id[rows < 0]
     if len(gaps):
         raise UserError(
             f"{made.path.name} has no row for {len(gaps):,} of {len(image_id):,} images: {first_few(list(gaps))}",
@@ -158,12 +150,23 @@ def as_predictions(image_id: np.ndarray, probs: np.ndarray, folds: Folds) -> Pre
 
 
 def store_member(
-    folder: Path, parts: Mapping[str, Predictions], folds: Folds, record: Mapping[str, Any], *, warnings: Sequence[str]
+    folder: Path,
+    folds: Folds,
+    oof: np.ndarray,
+    test_id: np.ndarray,
+    test: np.ndarray,
+    record: Mapping[str, Any],
+    *,
+    warnings: Sequence[str],
 ) -> None:
     """Write the member's files, `done.json` last; what was there before is replaced once all of them are written.
 
-    parts  by their paths below the folder    record  what `done.json` says of how the member was made
+    oof (N, C), test (T, C): probabilities in target order, rows as in `folds.csv` and as in test_id (T,) str
+    record  what `done.json` says of how the member was made
     """
+    own = {f"fold{k}/oof.npz": folds.fold == k for k in range(folds.n_folds)}
+    parts = {file: as_predictions(folds.image_id[rows], oof[rows], folds) for file, rows in own.items()}
+    parts["test.npz"] = as_predictions(test_id, test, folds)
     new = folder / ".new"
     try:
         for file, part in parts.items():

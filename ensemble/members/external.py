@@ -65,6 +65,13 @@ def read_external(path: Path, *, ids: Path | None, class_names: Path | None, kno
     return External(path, image_id, tuple(classes.tolist()), values.astype(np.float64), fold)
 
 
+def refuse_repeated(ids: np.ndarray, *, name: str, hint: str | None = None) -> None:
+    """Refuse ids (n,) str of the file `name` of which one stands there twice."""
+    distinct, count = np.unique(ids, return_counts=True)
+    if (count > 1).any():
+        raise UserError(f"{name} has the id {first_few(list(distinct[count > 1]))} more than once", hint=hint)
+
+
 def read_lines(path: Path) -> np.ndarray:
     """The lines of a text file, without blanks around them and empty ones. (n,) str; refused without any."""
     try:

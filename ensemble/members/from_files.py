@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ensemble.members.add_member import add_member
+from ensemble.members.external import refuse_repeated
 from ensemble.members.oof_file import open_predictions
 from ensemble.settings import AddSettings, FileSettings
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv
@@ -74,19 +75,14 @@ def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) ->
     id_column = pick_column(table, ID_NAMES, what="id", flag="--labels", position=0)
     label_column = pick_column(table, LABEL_NAMES, what="label", flag="--labels", position=1)
     ids, labels = np.array(table.column(id_column)), np.array(table.column(label_column))
-    distinct, count = np.unique(ids, return_counts=True)
-    if (count > 1).any():
-        raise UserError(
-            f"{path.name} has the id {first_few(list(distinct[count > 1]))} more than once", hint=LABELS_HINT
-        )
+    refuse_repeated(ids, name=path.name, hint=LABELS_HINT)
     for cells, what in ((ids, "id"), (labels, "label")):
         if (cells == "").any():
             raise UserError(f"row {int(np.argmax(cells == '')) + 2} of {path.name} has no {what}", hint=LABELS_HINT)
     classes = class_order(labels.tolist())
     if len(classes) < 2:
         raise UserError(f"{path.name} has {len(classes)} classes, and a blend needs two", hint=LABELS_HINT)
-    place = {label: number for number, label in enumerate(classes)}
-    target = np.array([place[label] for label in labels.tolist()])
+    target = pd.Index(classes).get_indexer(pd.Index(labels))
     group = _groups(table)
     if "fold" in table.header:
         fold = np.unique(table.column("fold"), return_inverse=True)[1]

@@ -46,3 +46,6 @@ class Metric:
     def interval(self, outcomes: np.ndarray, group: np.ndarray) -> tuple[float, float]:
         """The 95% interval of the mean loss. group (N,) int: images with one number are copies."""
         return mean_interval(outcomes, group) if self.name == "log-loss" else rate_interval(outcomes, group)
+
+
+TOP3 = Metric("top-k-error", 3)  # what a submission is scored by

@@ -62,16 +62,16 @@ def _charts(blend: Blend) -> Iterator[Chart]:
             x_title="loss, 95% interval of the cross-fitted one",
             strong=[one["candidate"] for one in blend.scores].index(blend.candidate),
         )
-    members = sorted(blend.worth, key=lambda one: (-one["weight"], one["name"]))[:MOST_MEMBERS]
+    members = sorted(blend.worth, key=lambda one: (-one.weight, one.name))[:MOST_MEMBERS]
     if len(members) > 1:
         yield ranges(
             "weights",
             "Weights",
-            rows=[(one["name"], one["weight"], one["weight_low"], one["weight_high"]) for one in members],
+            rows=[(one.name, one.weight, one.weight_low, one.weight_high) for one in members],
             x_title="share of the blend; bar: range of the fits without one fold",
             has_zero=True,
         )
-    known = [(one["name"], one["without"] - blend.crossfit) for one in members if one["without"] is not None]
+    known = [(one.name, one.without - blend.crossfit) for one in members if one.without is not None]
     if len(known) > 1:
         yield ranges(
             "members",

@@ -11,7 +11,7 @@ import numpy as np
 from ensemble.analysis.class_mix import ClassMix
 from ensemble.analysis.test_likeness import Likeness, measure_likeness
 from ensemble.analysis.test_set import class_mix_of, copies_of_training_images
-from ensemble.blend.apply import Blended, apply_blend, apply_run
+from ensemble.blend.apply import Blended, apply_blend
 from folds.base.metrics import top_classes
 from folds.manifest.manifest import USABLE
 from submissions.report.data import UNEVEN
@@ -53,7 +53,7 @@ def test_set_section(work: WorkFolder, oof: Oof | None, settings: ReportSettings
 def _predicted(work: WorkFolder, oof: Oof) -> tuple[Blended | None, ClassMix | None]:
     """The test images as the blend, or the best run where there is none, sees them, and their class mix."""
     workspace, blend = work.workspace, work.blend if oof.is_blend else None
-    blended = work.attempt(lambda: apply_blend(workspace, blend) if blend else apply_run(workspace, oof.name))
+    blended = work.attempt(lambda: apply_blend(workspace, blend or oof.name))
     if blended is None:
         return None, None
     return blended, work.attempt(lambda: class_mix_of(workspace, blend or oof.name, blended.image_id))

@@ -152,7 +152,6 @@ def one_world(n: int, metric: MetricName, seed: int) -> dict[str, Any]:
 def make_networks(workspace: Workspace, world: World) -> np.ndarray:
     """A work folder whose members have unlike networks; their test probabilities. (M, K, T, C) float32"""
     folds, target = make_folds(workspace, world), world.targets(1)
-    test_id = np.array([f"{number:07d}" for number in range(world.n_test)])
     tests = []
     for member in range(MEMBERS):
         oof, test = (
@@ -162,7 +161,7 @@ def make_networks(workspace: Workspace, world: World) -> np.ndarray:
         for fold in range(world.n_folds):
             rng, rows = np.random.default_rng([world.seed, 6, member, fold]), folds.fold == fold
             own, tested = noisy(oof[rows], rng), noisy(test, rng)
-            write_fold(workspace, folds, f"m{member:02d}", fold, folds.image_id[rows], own, test_id, tested)
+            write_fold(workspace, folds, f"m{member:02d}", fold, folds.image_id[rows], own, world.test_id, tested)
             tests.append(np.exp(tested))
     return np.reshape(tests, (MEMBERS, world.n_folds, *tests[0].shape))
 

@@ -37,6 +37,11 @@ class World:
     shared: float = 0.9  # standard deviation of the noise that all members share
     own: float = 0.6  # and of each member's own, times a factor of 0.85 to 1.2
 
+    @property
+    def test_id(self) -> np.ndarray:
+        """The ids of the test images, (T,) str"""
+        return np.array([f"{number:07d}" for number in range(self.n_test)])
+
     def targets(self, part: int) -> np.ndarray:
         """True classes of the training (0) or test (1) images, with a long tail: frequency ~ rank^-0.7. (n,) int64"""
         share = np.arange(1, self.n_classes + 1) ** -0.7
@@ -79,10 +84,9 @@ def write_member(
     workspace: Workspace, world: World, folds: Folds, name: str, oof: np.ndarray, test: np.ndarray, *, seed: int = 0
 ) -> None:
     """Store a member as `train` would. oof (N, C), test (T, C): log-probabilities; T is the world's n_test."""
-    test_id = np.array([f"{number:07d}" for number in range(world.n_test)])
     for fold in range(folds.n_folds):
         rows = folds.fold == fold
-        write_fold(workspace, folds, name, fold, folds.image_id[rows], oof[rows], test_id, test, seed=seed)
+        write_fold(workspace, folds, name, fold, folds.image_id[rows], oof[rows], world.test_id, test, seed=seed)
 
 
 def write_fold(

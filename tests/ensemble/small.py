@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ensemble.settings import BlendSettings
 from folds.base.errors import UserError
 from folds.base.workspace import Workspace
 from folds.split.assign import Folds
 from tests.benchmarks.synthetic import World, make_folds, member_log_probs, write_member
 
 SMALL = World(n=600, n_test=40, n_classes=8, n_folds=3, margin=4.0)
+QUICK = BlendSettings(trials=32, half_samples=2)
 SURE = np.log(np.float32(0.93))  # of 8 classes: 0.93 for one, 0.01 for each of the others
 
 

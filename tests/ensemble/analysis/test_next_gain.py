@@ -28,7 +28,7 @@ def test_members_are_weighed_by_what_they_give_an_hour_and_a_further_one_by_the_
     blend = make_blend(workspace, QUICK, seed=0).blend
     for run, hours in (("m00", 1.0), ("m01", 2.0), ("m02", 0.5)):
         cost(workspace, run, hours)
-    worth = [{**one, "alone": 0.05, "without": 0.03 + 0.01 * i} for i, one in enumerate(blend.worth)]
+    worth = [replace(one, alone=0.05, without=0.03 + 0.01 * i) for i, one in enumerate(blend.worth)]
     expected = replace(blend.expected_top3, oof=0.03, gain=0.1, oof_networks=3, test_networks=9)
     save_blend(workspace.blend, replace(blend, worth=tuple(worth), crossfit=0.03, expected_top3=expected))
     found = {one.what: (round(one.hours, 6), round(one.gain, 6)) for one in next_gains(workspace)}

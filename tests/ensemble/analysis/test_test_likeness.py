@@ -18,7 +18,7 @@ from ensemble.analysis.test_likeness import (
 from folds.base.workspace import Workspace, digest, write_json
 from folds.manifest.manifest import read_manifest, read_manifest_bytes, write_manifest
 from folds.split.assign import load_folds
-from tests.ensemble.small import small_work
+from tests.ensemble.small import SMALL, small_work
 from tests.submissions.conftest import with_manifest
 
 
@@ -166,7 +166,7 @@ def keep(workspace: Workspace, features, *, tag="net", view="centre", manifest=N
 
 def keep_both(workspace, *, moved=0.0, width=12, **options):
     features, _ = sets(600, 40, moved=moved, width=width)
-    ids = {"train": load_folds(workspace).image_id.tolist(), "test": [f"{number:07d}" for number in range(40)]}
+    ids = {"train": load_folds(workspace).image_id.tolist(), "test": SMALL.test_id.tolist()}
     parts = zip((features[:600], features[600:]), ids.items(), strict=True)
     return [
         keep(workspace, own, images=digest("\n".join([*[split] * len(names), *names]).encode()), **options)

@@ -31,11 +31,10 @@ def seen(folds, seed, *, margin=1.2):
 
 def write_views(work, folds, name, oof, *, views=VIEWS):
     """Store a run of several views. oof (N, V, C) log-probabilities, rows as in folds.csv."""
-    test_id = np.array([f"{number:07d}" for number in range(5)])
     for fold in range(folds.n_folds):
         rows = folds.fold == fold
         own, given = (
-            (folds.image_id[rows], oof[rows], test_id, oof[:5]),
+            (folds.image_id[rows], oof[rows], SMALL.test_id[:5], oof[:5]),
             {"settings": {"image_size": 224}, "views": views},
         )
         write_fold(work, folds, name, fold, *own, **given)

@@ -17,7 +17,6 @@ from ensemble.blend.make_blend import make_blend
 from ensemble.blend.member_value import rarest_loss
 from ensemble.blend.tables import blend_sentences, blend_summary, member_table
 from ensemble.members.members import load_members
-from ensemble.settings import BlendSettings
 from ensemble.weights.metric import Metric
 from ensemble.weights.recipe import FLOOR, Recipe, blend_scores
 from folds.base.errors import UserError
@@ -25,9 +24,7 @@ from folds.base.interval import paired_difference, wilson_interval
 from folds.base.metrics import top_classes, topk_error
 from folds.base.workspace import read_json, write_json
 from tests.benchmarks.synthetic import World
-from tests.ensemble.small import SMALL, refusal, small_oof, small_test, small_work, write_small
-
-QUICK = BlendSettings(trials=32, half_samples=2)
+from tests.ensemble.small import QUICK, SMALL, refusal, small_oof, small_test, small_work, write_small
 
 
 def of(result, name):
@@ -160,7 +157,7 @@ def test_a_stored_blend_is_applied_as_by_hand(tmp_path, keep):
     by_hand = sum(stored.weights[f"m0{m}"] * tests[m] for m in range(3))
     by_hand = by_hand + (0 if stored.bias is None else np.array([stored.bias[label] for label in stored.classes]))
     assert blended.scores == pytest.approx(by_hand, abs=1e-5)
-    assert blended.image_id.tolist() == [f"{number:07d}" for number in range(SMALL.n_test)]
+    assert blended.image_id.tolist() == SMALL.test_id.tolist()
 
 
 def test_a_stored_blend_holds_the_value_of_its_members_and_its_gain(tmp_path):
@@ -168,8 +165,8 @@ def test_a_stored_blend_holds_the_value_of_its_members_and_its_gain(tmp_path):
     result = make_blend(work, replace(QUICK, keep="equal"), seed=0)
     stored = load_blend(work.blend)
     alone = [topk_error(small_oof(folds, member), folds.target) for member in range(3)]
-    assert [one["alone"] for one in stored.worth] == pytest.approx(alone)
-    assert [one["without"] for one in stored.worth] == [one.without for one in result.values]
+    assert [one.alone for one in stored.worth] == pytest.approx(alone)
+    assert stored.worth == result.blend.worth
     assert stored.gain["over"] == f"m{int(np.argmin(alone)):02d}"
     assert stored.gain["mean"] == pytest.approx(stored.crossfit - min(alone))
     assert stored.gain["low"] < stored.gain["mean"] < stored.gain["high"]
@@ -337,9 +334,9 @@ def test_the_rarest_quarter_is_the_mean_over_its_classes():
 def test_members_whose_names_begin_alike_can_be_told_apart_in_a_narrow_table(tmp_path):
     work, _ = small_work(tmp_path)
     result = make_blend(work, QUICK, seed=0)
-    long = tuple(replace(one, name=f"tf_efficientnet_lite0-{one.name}") for one in result.values)
+    long = tuple(replace(one, name=f"tf_efficientnet_lite0-{one.name}") for one in result.blend.worth)
     console = Console(width=100, file=io.StringIO())
-    console.print(member_table(replace(result, values=long)))
+    console.print(member_table(replace(result, blend=replace(result.blend, worth=long))))
     assert "\u2026" not in console.file.getvalue()  # the sign of a name that was cut
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ from scipy.stats import beta, betabinom, binom
 from ensemble.blend.expected import Gain, ScoredImages, averaging_gain, expected_score, expected_sentences
 from ensemble.blend.make_blend import make_blend
 from ensemble.members.members import load_members
+from ensemble.members.training_rows import Rows
 from ensemble.settings import BlendSettings
-from ensemble.weights.metric import Metric
+from ensemble.weights.metric import TOP3, Metric
 from ensemble.weights.recipe import Recipe
 from folds.base.interval import predictive_interval, rate_points
 from folds.base.metrics import topk_error
@@ -22,15 +22,13 @@ from tests.benchmarks.expected import make_networks, one_world
 from tests.benchmarks.synthetic import World, write_member
 from tests.ensemble.small import SMALL, small_oof, small_work, write_small
 
-TOP3 = Metric("top-k-error", 3)
 NO_GAIN = Gain(0.0, 1, 1, "the member is a probe")
 
 
-def members_of(outcomes: np.ndarray, group: np.ndarray | None = None) -> SimpleNamespace:
-    n = len(outcomes)
-    return SimpleNamespace(
-        rows=SimpleNamespace(group=np.arange(n) if group is None else group, target=np.arange(n) % 10)
-    )
+def rows(n: int) -> Rows:
+    """Images of ten classes, each in turn, without copies."""
+    one, classes = np.arange(n), tuple(map(str, range(10)))
+    return Rows(one.astype(str), one % 10, one * 0, one, classes, n_folds=1, digest="", folds=(0,))
 
 
 def errors(n: int, of: int) -> np.ndarray:
@@ -65,7 +63,7 @@ def test_one_error_of_712_images_is_the_beta_binomial_distribution():
 
 def test_without_test_images_the_interval_is_that_of_the_rate():
     outcomes = errors(7, 700)
-    one = expected_score(TOP3, outcomes, members_of(outcomes), scored=images(0), gain=NO_GAIN)
+    one = expected_score(TOP3, outcomes, rows(len(outcomes)), scored=images(0), gain=NO_GAIN)
     assert (one.low, one.high) == pytest.approx(beta(7.5, 693.5).ppf([0.025, 0.975]), rel=0.02)
     assert (one.mean, one.test_images, one.test_error) == (0.01, 0, 0.0)
     assert "(there is no test set)" in expected_sentences(TOP3, one)[0]
@@ -74,24 +72,22 @@ def test_without_test_images_the_interval_is_that_of_the_rate():
 def test_copies_among_the_test_images_count_once_and_a_private_share_is_fewer_images():
     outcomes = errors(30, 600)
     twice = ScoredImages(np.repeat(np.arange(200), 2), 0, 1.0)
-    of = [
-        expected_score(TOP3, outcomes, members_of(outcomes), scored=one, gain=NO_GAIN) for one in (images(200), twice)
-    ]
+    of = [expected_score(TOP3, outcomes, rows(len(outcomes)), scored=one, gain=NO_GAIN) for one in (images(200), twice)]
     assert (of[0].low, of[0].high) == (of[1].low, of[1].high)
     assert (of[0].test_images, of[1].test_images) == (200, 400)
-    half = expected_score(TOP3, outcomes, members_of(outcomes), scored=images(400, share=0.5), gain=NO_GAIN)
+    half = expected_score(TOP3, outcomes, rows(len(outcomes)), scored=images(400, share=0.5), gain=NO_GAIN)
     assert replace(half, test_images=0) == replace(of[0], test_images=0)
 
 
 def test_a_gain_of_no_error_at_all_is_said_too():
     outcomes = errors(0, 100)
-    one = expected_score(TOP3, outcomes, members_of(outcomes), scored=images(50), gain=Gain(0.2, 1, 5))
+    one = expected_score(TOP3, outcomes, rows(len(outcomes)), scored=images(50), gain=Gain(0.2, 1, 5))
     assert "-20% +-10% as 5 networks predict each test image" in expected_sentences(TOP3, one)[1]
 
 
 def test_unreadable_test_images_are_errors_as_often_as_the_frequent_classes_are_wrong():
     outcomes = errors(6, 600)  # ten classes, equally frequent: three of them are wrong 7 times of 10
-    one = expected_score(TOP3, outcomes, members_of(outcomes), scored=images(90, guessed=10), gain=NO_GAIN)
+    one = expected_score(TOP3, outcomes, rows(len(outcomes)), scored=images(90, guessed=10), gain=NO_GAIN)
     assert one.mean == pytest.approx(0.9 * 0.01 + 0.1 * 0.7)
     assert one.low < one.mean < one.high
 
@@ -101,7 +97,7 @@ def test_of_a_loss_without_limit_both_samples_widen_the_interval():
     held = []
     for _ in range(400):
         seen, fresh = rng.lognormal(-2, 1.5, 500), rng.lognormal(-2, 1.5, 300)
-        one = expected_score(Metric("log-loss"), seen, members_of(seen), scored=images(300), gain=NO_GAIN)
+        one = expected_score(Metric("log-loss"), seen, rows(500), scored=images(300), gain=NO_GAIN)
         held.append(one.low <= fresh.mean() <= one.high)
     assert 0.90 <= np.mean(held) <= 0.98
     assert one.test_error / one.oof_error == pytest.approx(np.sqrt(500 / 300))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ensemble.analysis.explain import explain_image
-from ensemble.blend.apply import apply_blend, apply_run
+from ensemble.blend.apply import apply_blend
 from ensemble.blend.make_blend import make_blend
 from ensemble.members.members import load_members
 from ensemble.members.oof_file import file_digest
@@ -24,9 +24,8 @@ QUICK = BlendSettings(trials=16, half_samples=1, keep="equal")
 def write_refit(work, folds, name, test, *, views=("centre",), settings=None, digest=None):
     """Store a refit as `train --fold all` would. test (T, C) log-probabilities, the same under every view."""
     folder = work.refit(name)
-    ids = np.array([f"{number:07d}" for number in range(SMALL.n_test)])
     values = np.stack([test] * len(views), axis=1)
-    made = Predictions(ids, np.array(folds.classes), np.array(views), values, digest or folds.digest)
+    made = Predictions(SMALL.test_id, np.array(folds.classes), np.array(views), values, digest or folds.digest)
     save_predictions(folder / "test.npz", made)
     stored = read_json(work.fold(name, 0) / "settings.json", hint="")
     write_json(folder / "settings.json", {**stored, "settings": settings or stored["settings"]})
@@ -37,7 +36,7 @@ def test_a_refit_counts_as_one_more_network_beside_those_of_the_folds(tmp_path):
     work, folds = small_work(tmp_path, members=1)
     write_refit(work, folds, "m00", small_test(7))
     expected = (3 * np.exp(small_test(0)) + np.exp(small_test(7))) / 4
-    assert apply_run(work, "m00").scores == pytest.approx(expected, abs=1e-6)
+    assert apply_blend(work, "m00").scores == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_blend_made_with_a_refit_uses_it(tmp_path):
@@ -51,12 +50,11 @@ def test_a_blend_made_with_a_refit_uses_it(tmp_path):
 
 def test_explain_weighed_siblings_by_run_and_submit_by_network_so_that_one_image_had_two_answers(tmp_path):
     work, folds = small_work(tmp_path, members=1)
-    ids = np.array([f"{number:07d}" for number in range(SMALL.n_test)])
     for seed in (1, 2):
         for fold in range(3):
             rows, name = folds.fold == fold, f"s{seed}"
             part = folds.image_id[rows], small_oof(folds, seed)[rows]
-            write_fold(work, folds, name, fold, *part, ids, small_test(seed), seed=seed, settings={"lr": 1})
+            write_fold(work, folds, name, fold, *part, SMALL.test_id, small_test(seed), seed=seed, settings={"lr": 1})
             stored = read_json(work.fold(name, fold) / "settings.json", hint="")
             write_json(work.fold(name, fold) / "settings.json", {**stored, "run": "s"})
     write_refit(work, folds, "s2", small_test(7))
@@ -68,7 +66,7 @@ def test_explain_weighed_siblings_by_run_and_submit_by_network_so_that_one_image
     assert applied.scores == pytest.approx((np.exp(small_test(0)) + siblings) / 2, abs=1e-6)
     for row in (0, 17, 39):
         expected = np.sort(applied.scores[row] / applied.scores[row].sum())[::-1][:3]
-        assert explain_image(work, ids[row]).blend.probs == pytest.approx(expected, rel=1e-12)
+        assert explain_image(work, SMALL.test_id[row]).blend.probs == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("is_there_before", [True, False])
@@ -87,7 +85,7 @@ def test_a_refit_that_is_not_done_does_not_count(tmp_path):
     work, folds = small_work(tmp_path, members=1)
     write_refit(work, folds, "m00", small_test(7))
     (work.refit("m00") / "done.json").unlink()
-    assert apply_run(work, "m00").scores == pytest.approx(np.exp(small_test(0)), abs=1e-6)
+    assert apply_blend(work, "m00").scores == pytest.approx(np.exp(small_test(0)), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ QUICK = TableSettings(rounds=5)
 def house(tmp_path):
     """A work folder with a manifest and one run, and columns: a place that tells half of the classes, and noise."""
     work, folds = small_work(tmp_path, members=1)
-    tests = [f"{number:07d}" for number in range(SMALL.n_test)]
+    tests = SMALL.test_id.tolist()
     ids = [*folds.image_id, *tests]
     n, rng = len(ids), np.random.default_rng(0)
     split = ["train"] * len(folds.image_id) + ["test"] * len(tests)

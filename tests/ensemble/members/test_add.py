@@ -9,17 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ensemble.blend.apply import apply_run
+from ensemble.blend.apply import apply_blend
 from ensemble.blend.make_blend import make_blend
 from ensemble.members.add_member import add_member
 from ensemble.members.members import load_members
-from ensemble.settings import AddSettings, BlendSettings
+from ensemble.settings import AddSettings
 from folds.base.errors import CannotWriteError, UserError
 from models.predict.predictions import save_predictions
 from tests.competition import fingerprint
-from tests.ensemble.small import refusal, small_oof, small_test, small_work
-
-QUICK = BlendSettings(trials=32, half_samples=2)
+from tests.ensemble.small import QUICK, SMALL, refusal, small_oof, small_test, small_work
 
 
 def table(ids, classes, probs, **more) -> pd.DataFrame:
@@ -31,9 +29,8 @@ def house(tmp_path):
     """A work folder with two runs, and the predictions of a third one as somebody else would have them."""
     work, folds = small_work(tmp_path, members=2)
     oof, test = np.exp(small_oof(folds, 2).astype(np.float64)), np.exp(small_test(2).astype(np.float64))
-    test_id = [f"{number:07d}" for number in range(40)]
     table(folds.image_id, folds.classes, oof, fold=folds.fold * 10).to_csv(tmp_path / "oof.csv", index=False)
-    table(test_id, folds.classes, test).to_csv(tmp_path / "test.csv", index=False)
+    table(SMALL.test_id, folds.classes, test).to_csv(tmp_path / "test.csv", index=False)
     settings = AddSettings(oof=str(tmp_path / "oof.csv"), test=str(tmp_path / "test.csv"))
     return work, folds, settings
 
@@ -60,7 +57,7 @@ def test_the_hint_for_a_damaged_added_member_is_no_prediction_of_a_network_that_
     data = bytearray((folder / place).read_bytes())
     data[len(data) // 2] ^= 1
     (folder / place).write_bytes(data)
-    message, hint = refusal(load_members, work) if "oof" in place else refusal(apply_run, work, "other")
+    message, hint = refusal(load_members, work) if "oof" in place else refusal(apply_blend, work, "other")
     assert place.rpartition("/")[2] in message
     assert hint == f"`python run.py add other --oof FILE --test FILE`, or remove {folder}"
 
@@ -129,12 +126,11 @@ def test_logits_are_said_to_be_logits(house):
 def test_npz_and_npy_need_their_ids_and_classes(house, tmp_path):
     work, folds, settings = house
     oof, test = np.exp(small_oof(folds, 2)), np.exp(small_test(2))
-    test_id = np.array([f"{number:07d}" for number in range(40)])
     np.savez(tmp_path / "o.npz", ids=folds.image_id, classes=np.array(folds.classes), probs=oof, fold=folds.fold)
     np.save(tmp_path / "t.npy", test)
     bare = replace(settings, oof=str(tmp_path / "o.npz"), test=str(tmp_path / "t.npy"))
     assert add_refusal(work, bare) == ("t.npy does not name its ids", "`--oof-ids and --test-ids FILE`, one a line")
-    (tmp_path / "ids.txt").write_text("\n".join(test_id) + "\n")
+    (tmp_path / "ids.txt").write_text("\n".join(SMALL.test_id) + "\n")
     (tmp_path / "classes.txt").write_text("\n".join(folds.classes) + "\n")
     named = replace(bare, test_ids=str(tmp_path / "ids.txt"), class_names=str(tmp_path / "classes.txt"))
     assert add_member(work, "other", named).images == 600

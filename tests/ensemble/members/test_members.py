@@ -13,14 +13,11 @@ from ensemble.blend.make_blend import make_blend
 from ensemble.members import members as members_module
 from ensemble.members.members import load_members
 from ensemble.members.oof_file import file_digest
-from ensemble.settings import BlendSettings
 from folds.base.errors import UserError
 from folds.base.workspace import read_json, write_json
 from models.predict.predictions import load_predictions
 from tests.benchmarks.synthetic import World, make_folds, write_fold
-from tests.ensemble.small import SMALL, refusal, small_oof, small_test, small_work, write_small
-
-QUICK = BlendSettings(trials=32, half_samples=2)
+from tests.ensemble.small import QUICK, SMALL, refusal, small_oof, small_test, small_work, write_small
 
 
 def rewrite(work, folds, name, *, oof_id=None, oof=None, classes=None, fold=0):
@@ -28,10 +25,9 @@ def rewrite(work, folds, name, *, oof_id=None, oof=None, classes=None, fold=0):
     rows = folds.fold == fold
     ids = folds.image_id[rows] if oof_id is None else oof_id
     values = small_oof(folds, 0)[rows] if oof is None else oof
-    test_id = np.array([f"{number:07d}" for number in range(SMALL.n_test)])
     test = small_test(0)[:, : values.shape[-1]]
     test = test - np.log(np.exp(test).sum(axis=1, keepdims=True))
-    write_fold(work, folds, name, fold, ids, values, test_id, test, classes=classes)
+    write_fold(work, folds, name, fold, ids, values, SMALL.test_id, test, classes=classes)
 
 
 def test_members_are_joined_by_id_and_read_piece_by_piece(tmp_path):
@@ -59,12 +55,11 @@ def test_rows_or_classes_in_another_order_make_the_same_member(tmp_path, moved):
     before = make_blend(work, QUICK, seed=0).blend
     rng = np.random.default_rng(0)
     order = rng.permutation(len(folds.classes)) if moved == "classes" else np.arange(len(folds.classes))
-    test_id = np.array([f"{number:07d}" for number in range(SMALL.n_test)])
     for fold in range(folds.n_folds):
         rows = np.flatnonzero(folds.fold == fold)
         rows = rng.permutation(rows) if moved == "rows" else rows
         write_fold(
-            work, folds, "m00", fold, folds.image_id[rows], small_oof(folds, 0)[rows][:, order], test_id,
+            work, folds, "m00", fold, folds.image_id[rows], small_oof(folds, 0)[rows][:, order], SMALL.test_id,
             small_test(0)[:, order], classes=tuple(folds.classes[c] for c in order),
         )  # fmt: skip
     after = make_blend(work, QUICK, seed=0).blend
