@@ -10,7 +10,7 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 from PIL import Image as Pillow
 
+from ensemble.blend.expected import expected_words
 from folds.base.errors import UserError
 from folds.base.terminal import duration
 from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
@@ -110,11 +111,15 @@ def gather_report(
 
 def _plain(value: Any, charts: dict[str, Any]) -> Any:
     """The value as JSON: NaN is null; a chart goes to `charts` without its picture, and its key stays."""
+    if is_dataclass(value):
+        return _plain(vars(value), charts)
     if isinstance(value, Mapping):
         if "svg" not in value:
             return {key: _plain(one, charts) for key, one in value.items()}
         charts[value["key"]] = {key: one for key, one in value.items() if key != "svg"}
         return value["key"]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist(), charts)
     if isinstance(value, tuple | list):
         return [_plain(one, charts) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -134,6 +139,7 @@ def render(report: Mapping[str, Any], thumbnails: Thumbnails) -> str:
     env.globals.update(report=report, thumbnails=thumbnails)
     env.filters.update(
         typed=shlex.quote,
+        expected=expected_words,
         svg=lambda chart: Markup(chart["svg"]),  # its words are escaped where it is drawn
         error=lambda value: "–" if value is None or value != value else f"{value:.4f}",
         signed=_signed,
