@@ -21,7 +21,7 @@ from folds.split.assign import load_folds
 from models.backbones import build_network, resolve_backbone
 from models.input.resample import network_input
 from models.input.views import view_boxes, view_size
-from models.predict.packed import packed_log_probs, view_costs
+from models.predict.packed import onnx_bytes, packed_log_probs, view_costs
 from models.runs import plan_runs
 from models.settings import TrainSettings
 from submissions.offline import infer as infer_module
@@ -234,25 +234,28 @@ def test_what_cannot_be_predicted_is_refused_in_one_sentence(packed, tmp_path):
 
 
 def test_each_network_as_onnx_says_what_torch_says(packed, tmp_path):
+    """A network with views of two sides, and a probe with views of one; an export takes seconds: one of each."""
     import onnxruntime
 
-    shutil.copytree(packed[1].root, tmp_path / "work")
-    work, plans = Workspace(tmp_path / "work"), packed[3]
-    for path in work.models.glob("*/fold1"):  # an export takes seconds: of each run one
-        shutil.rmtree(path)
-    assert run.main(["blend", "--keep", "equal", "--partial", "--work", str(work.root)]) == 0
+    _, whole, pack, plans = packed
+    shutil.copytree(whole.root, tmp_path / "work")
+    work, alone = Workspace(tmp_path / "work"), OpenPack(pack)
+    shutil.rmtree(work.fold("test_resnet", 1))
+    assert run.main(["blend", "--members", "test_resnet", "--partial", "--work", str(work.root)]) == 0
     opened = OpenPack(make_pack(work, PackSettings(onnx=True), plans, device="cpu").path)
-    store, runs = open_store(work), opened.pack.runs
+    assert [(name, *one.parts) for name, one in opened.pack.runs.items()] == [("test_resnet", "fold0")]
+    probe = replace(alone.pack.runs["test_resnet-probe"], views=("centre", "mirror"))
+    exported = [
+        (opened.pack.runs["test_resnet"], opened.read, opened.read("test_resnet/fold0.onnx")),
+        (probe, alone.read, onnx_bytes(probe, alone.read, "fold0", n_classes=4)),
+    ]
+    store = open_store(work)
     rows = np.flatnonzero(store.split == "test")[:5]
     backbone, pixels = resolve_backbone("test_resnet"), torch.from_numpy(np.stack([store.pixels[row] for row in rows]))
     sides = {"width": store.width[rows], "height": store.height[rows]}
-    assert [(name, *one.parts) for name, one in runs.items()] == [
-        ("test_resnet", "fold0"),
-        ("test_resnet-probe", "fold0"),
-    ]
-    for name, one in runs.items():
-        session = onnxruntime.InferenceSession(opened.read(f"{name}/fold0.onnx"))
-        wanted = packed_log_probs(one, opened.read, store, rows, n_classes=4, device_name="cpu")[0]
+    for one, read, data in exported:
+        session = onnxruntime.InferenceSession(data)
+        wanted = packed_log_probs(one, read, store, rows, n_classes=4, device_name="cpu", parts=["fold0"])[0]
         for v, view in enumerate(one.views):
             boxes = view_boxes(view, **sides, crop_share=backbone.crop_share)
             images = network_input(pixels, boxes, size=view_size(view, 32), backbone=backbone)
