@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,6 @@ def data_section(work: WorkFolder, settings: ReportSettings) -> dict[str, Any]:
     sheets = list(_sheets(work, sizes, settings))
     lost = np.flatnonzero(manifest["status"] != USABLE)
     without = sum(not sheet["pictures"] and sheet["images"] > 0 for sheet in sheets)
-    kinds = [
-        {"kind": one.kind, "fate": one.status, "train": one.train, "test": one.test, "first": one.paths[:2]}
-        for one in reasons(manifest)
-    ]
     return {
         "files": len(manifest),
         "counts": status_counts(manifest),
@@ -41,7 +38,7 @@ def data_section(work: WorkFolder, settings: ReportSettings) -> dict[str, Any]:
         "chart": _chart(sizes),
         "sheets": sheets,
         "sheets_without_pictures": without if settings.contact_pictures else 0,
-        "reasons": kinds,
+        "reasons": [replace(one, paths=one.paths[:2]) for one in reasons(manifest)],
         "left_out": list(_left_out(work, lost)),
         "left_out_total": len(lost),
         "relabelled": int(reason_rows(manifest)["code"].isin([RELABELLED, UNLABELLED]).sum()),
@@ -62,13 +59,13 @@ def _chart(sizes: pd.Series) -> Chart:
 def _sheets(work: WorkFolder, sizes: pd.Series, settings: ReportSettings) -> Iterator[dict[str, Any]]:
     """Images evenly spread over the ids of each class, the rarest classes first, until the page has enough."""
     each = min(settings.contact_pictures, max(1, CONTACT_PICTURES // max(len(sizes), 1)))
-    usable = np.flatnonzero((work.manifest["split"] == "train") & (work.manifest["status"] == USABLE))
-    rows_of = pd.Series(usable).groupby(work.manifest["label"].to_numpy()[usable]).apply(np.array).to_dict()
+    is_usable = (work.manifest["split"] == "train") & (work.manifest["status"] == USABLE)
+    rows_of = work.manifest[is_usable].groupby("label").groups
     for number, (label, count) in enumerate(sizes.items()):
-        rows = rows_of.get(label, np.empty(0, np.int64))
+        rows = rows_of.get(label, work.manifest.index[:0])
         room = each if number * each < CONTACT_PICTURES else 0
-        chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(room, len(rows))).astype(int))] if len(rows) else rows
-        pictures = [work.image_at(row) for row in chosen.tolist()]
+        chosen = np.unique(np.linspace(0, len(rows) - 1, min(room, len(rows))).astype(int))
+        pictures = [work.image_at(rows[place]) for place in chosen.tolist()]
         yield {"label": str(label), "images": int(count), "pictures": pictures}
 
 

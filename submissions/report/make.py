@@ -10,15 +10,17 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 from PIL import Image as Pillow
 
+from ensemble.blend.expected import expected_words
 from folds.base.errors import UserError
 from folds.base.terminal import duration
 from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
@@ -33,6 +35,9 @@ from submissions.report.test_set import test_set_section
 from submissions.report.training import training_section
 from submissions.report.workfolder import Image, WorkFolder, best_oof, run_ranks
 from submissions.settings import ReportSettings
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_BYTES = 15_000_000  # of the page: what a mail or a phone takes
@@ -110,11 +115,15 @@ def gather_report(
 
 def _plain(value: Any, charts: dict[str, Any]) -> Any:
     """The value as JSON: NaN is null; a chart goes to `charts` without its picture, and its key stays."""
+    if is_dataclass(value):
+        return _plain(vars(value), charts)
     if isinstance(value, Mapping):
         if "svg" not in value:
             return {key: _plain(one, charts) for key, one in value.items()}
         charts[value["key"]] = {key: one for key, one in value.items() if key != "svg"}
         return value["key"]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist(), charts)
     if isinstance(value, tuple | list):
         return [_plain(one, charts) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -122,6 +131,13 @@ def _plain(value: Any, charts: dict[str, Any]) -> Any:
 
 def render(report: Mapping[str, Any], thumbnails: Thumbnails) -> str:
     """The page as HTML, with as many pictures as `thumbnails` has room for."""
+    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    return _page().render(report=report, thumbnails=thumbnails, style=Markup(style))
+
+
+@cache
+def _page() -> Template:
+    """The template of the page, compiled once: a page is rendered without pictures, and then with them."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     env = Environment(
@@ -131,9 +147,9 @@ def render(report: Mapping[str, Any], thumbnails: Thumbnails) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    env.globals.update(report=report, thumbnails=thumbnails)
     env.filters.update(
         typed=shlex.quote,
+        expected=expected_words,
         svg=lambda chart: Markup(chart["svg"]),  # its words are escaped where it is drawn
         error=lambda value: "–" if value is None or value != value else f"{value:.4f}",
         signed=_signed,
@@ -143,8 +159,7 @@ def render(report: Mapping[str, Any], thumbnails: Thumbnails) -> str:
         ids=lambda text, most=28: text if len(text) <= most else f"…{text[1 - most :]}",  # an id's end tells most
         prose=_prose,
     )
-    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    return env.get_template("page.html").render(style=Markup(style))
+    return env.get_template("page.html")
 
 
 def _signed(value: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from submissions.report.data import UNEVEN
 from submissions.report.plots import Chart, points
@@ -24,14 +25,14 @@ def mistakes_section(work: WorkFolder, oof: Oof, settings: ReportSettings) -> di
     hardest = np.argsort(oof.true_prob, kind="stable")
     hardest = hardest[oof.rank[hardest] >= 1][: settings.hardest_images]
     suspects = suspected_labels(oof.probs, oof.rows.target)
-    worst = sorted((one for one in classes if one["missed"]), key=lambda one: (-one["top3_error"], -one["missed"]))
+    worst = classes[classes["missed"] > 0].sort_values(["top3_error", "missed"], ascending=False, kind="stable")
     return {
         "of": oof.name,
         "is_blend": oof.is_blend,
         "images": len(oof.rows),
         "top1_error": float((oof.rank >= 1).mean()),
         "chart": _chart(classes),
-        "worst": worst[:WORST],
+        "worst": worst[:WORST].to_dict("records"),
         "pairs": list(_pairs(work, oof, settings.confused_pairs)),
         "hardest": [_predicted(work, oof, row) for row in hardest.tolist()],
         "missed": int((oof.rank >= 3).sum()),
@@ -77,29 +78,25 @@ def _predicted(work: WorkFolder, oof: Oof, row: int) -> dict[str, Any]:
     }
 
 
-def _class_errors(oof: Oof) -> list[dict[str, Any]]:
-    target, n = oof.rows.target, len(oof.rows.classes)
-    images = np.bincount(target, minlength=n).tolist()
-    top1 = np.bincount(target, oof.rank >= 1, minlength=n).tolist()
-    top3 = np.bincount(target, oof.rank >= 3, minlength=n).tolist()
-    return [
-        {"label": label, "images": of, "top1_error": one / of, "top3_error": three / of, "missed": int(three)}
-        for label, of, one, three in zip(oof.rows.classes, images, top1, top3, strict=True)
-        if of
-    ]
+def _class_errors(oof: Oof) -> pd.DataFrame:
+    """A row for each class that has images: label, images, top1_error, top3_error, missed."""
+    missed = {"top1_error": oof.rank >= 1, "top3_error": oof.rank >= 3}
+    by_class = pd.DataFrame(missed).groupby(oof.rows.target)
+    labels = [oof.rows.classes[c] for c in np.unique(oof.rows.target)]
+    return by_class.mean().assign(label=labels, images=by_class.size(), missed=by_class["top3_error"].sum())
 
 
-def _chart(classes: list[dict[str, Any]]) -> Chart:
-    order = sorted(range(len(classes)), key=lambda i: -classes[i]["top3_error"])
-    sizes = [one["images"] for one in classes]
+def _chart(classes: pd.DataFrame) -> Chart:
+    errors = classes["top3_error"].to_numpy()
+    order = np.argsort(-errors, kind="stable")
     return points(
         "class-errors",
         "Top-3 error of each class",
-        rows=[(one["label"], one["images"], one["top3_error"]) for one in classes],
+        rows=classes[["label", "images", "top3_error"]].to_records(index=False).tolist(),
         x_title="training images of the class",
         y_title="top-3 error",
-        is_log=max(sizes) >= UNEVEN * min(sizes),
-        named=[i for i in order[:NAMED] if classes[i]["top3_error"] > 0],
+        is_log=bool(classes["images"].max() >= UNEVEN * classes["images"].min()),
+        named=[i for i in order[:NAMED].tolist() if errors[i] > 0],
     )
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from ensemble.analysis.class_mix import ClassMix
-from ensemble.analysis.test_likeness import Likeness, measure_likeness
+from ensemble.analysis.test_likeness import Likeness, WeightedRate, measure_likeness
 from ensemble.analysis.test_set import class_mix_of, copies_of_training_images
 from ensemble.blend.apply import Blended, apply_blend
 from folds.base.metrics import top_classes
 from folds.manifest.manifest import USABLE
 from submissions.report.data import UNEVEN
 from submissions.report.plots import Chart, points
-from submissions.report.workfolder import Oof, WorkFolder
+from submissions.report.workfolder import Image, Oof, WorkFolder
 from submissions.settings import ReportSettings
 
 NAMED = 8  # classes in the table and with their names in the chart: those whose shares differ most
@@ -27,26 +26,32 @@ Row = dict[str, Any]
 def test_set_section(work: WorkFolder, oof: Oof | None, settings: ReportSettings, *, copies: Sequence[Row]) -> Row:
     """What is known of the test images without their labels; copies: all that the data section found.
 
-    distance  half the sum of the shares' differences; 0: equal shares, 1: none in common
+    error  of out-of-fold images, plain and weighted to look like the test images; None where the sets are alike
     """
     test = work.manifest[work.manifest["split"] == "test"]
-    blended, mix = _predicted(work, oof) if oof is not None and len(test) else (None, None)
-    shares = _shares(work, blended, mix) if blended is not None else []
-    apart = sorted(range(len(shares)), key=lambda i: -abs(shares[i]["train"] - shares[i]["test"]))[:NAMED]
     likeness = work.attempt(lambda: measure_likeness(work.workspace))
-    return {
-        "of": oof.name if oof is not None and blended is not None else None,
+    is_far = likeness is not None and likeness.is_far
+    section = {
         "images": len(test),
         "unreadable": int((test["status"] != USABLE).sum()),
-        "shares": shares,
-        "largest_differences": [shares[i] for i in apart],
-        "distance": sum(abs(one["train"] - one["test"]) for one in shares) / 2 if shares else None,
-        "chart": _chart(shares, apart) if shares else None,
-        "mix": _mix(mix) if mix is not None else None,
-        "likeness": _likeness(work, likeness, oof) if likeness is not None else None,
-        "unsure": _unsure(work, blended, oof, settings) if blended is not None and oof is not None else [],
-        "twins": _twins(work, blended) if blended is not None else None,
+        "likeness": likeness,
+        "error": _error(likeness, oof) if likeness and is_far and oof else None,
+        "giving_away": _giving_away(work, likeness) if likeness and is_far else None,
         "copies": [one for one in copies if "test" in one["title"] and not one["title"].startswith("training")],
+    }
+    blended, mix = _predicted(work, oof) if oof is not None and len(test) else (None, None)
+    if oof is None or blended is None or mix is None:
+        return {**section, "mix": None, "unsure": [], "twins": None}
+    largest = mix.most_changed[:NAMED].tolist()
+    return {
+        **section,
+        "of": oof.name,
+        "mix": mix,
+        "distance": float(np.abs(mix.test - mix.train).sum()) / 2,  # 0: equal shares, 1: none in common
+        "largest_differences": [(c, blended.classes[c]) for c in largest],
+        "chart": _chart(mix, blended.classes, largest),
+        "unsure": _unsure(work, blended, oof, settings),
+        "twins": copies_of_training_images(work.workspace, blended),
     }
 
 
@@ -59,75 +64,33 @@ def _predicted(work: WorkFolder, oof: Oof) -> tuple[Blended | None, ClassMix | N
     return blended, work.attempt(lambda: class_mix_of(workspace, blend or oof.name, blended.image_id))
 
 
-def _shares(work: WorkFolder, blended: Blended, mix: ClassMix | None) -> list[Row]:
-    """Shares of the training images and, estimated, of the test images; without an estimate by their top class."""
-    counts = np.array([work.class_counts.get(label, 0) for label in blended.classes])
-    if mix is None:
-        first = top_classes(blended.scores, k=1)[:, 0]
-        found = {"test": np.bincount(first, minlength=len(blended.classes)) / max(len(first), 1)}
-    else:
-        found = {"test": mix.test, "low": mix.low, "high": mix.high}
-        found |= {"null_low": mix.null_low, "null_high": mix.null_high}
-    figures = {"train": counts / max(counts.sum(), 1), **found}
-    return [
-        {"label": label, **{name: float(values[c]) for name, values in figures.items()}}
-        for c, label in enumerate(blended.classes)
-    ]
+def _error(likeness: Likeness, oof: Oof) -> WeightedRate | None:
+    """None where an image that was compared is not predicted."""
+    place = {name: row for row, name in enumerate(oof.rows.image_id.tolist())}
+    rows = [place.get(name, -1) for name in likeness.train_id.tolist()]
+    return likeness.weighted_rate(oof.rank[rows] >= 3) if min(rows) >= 0 else None
 
 
-def _mix(mix: ClassMix) -> Row:
-    """Whether the mix is another one; gain, standard_error: simulated top-3 error when weighed by it, less before."""
-    gain = {} if mix.gain is None else {"gain": mix.gain.mean, "standard_error": mix.gain.standard_error}
-    sharpness = mix.calibration.sharpness
-    return {"is_shift": mix.is_shift, "pays": mix.pays, "before": mix.before, "temperature": 1 / sharpness, **gain}
-
-
-def _likeness(work: WorkFolder, likeness: Likeness, oof: Oof | None) -> Row:
-    """How far the sets are apart, the images that show it where they are, and the error of training images like them.
-
-    error  of out-of-fold images, plain and weighted to look like the test images; None where nothing is predicted
-    """
-    figures = {name: getattr(likeness, name) for name in ("auc", "low", "high", "features", "is_far")}
-    rated, error = None, None
-    if oof is not None and likeness.is_far:
-        place = {name: row for row, name in enumerate(oof.rows.image_id.tolist())}
-        rows = [place.get(name, -1) for name in likeness.train_id.tolist()]
-        rated = likeness.weighted_rate(oof.rank[rows] >= 3) if min(rows) >= 0 else None
-    if rated is not None:
-        error = {**asdict(rated), "is_known": rated.is_known}
-    shown = {
-        "test": (likeness.test_id, likeness.test_odds),
-        "train": (likeness.train_id, likeness.train_odds),
-    }
-    pictures = {
+def _giving_away(work: WorkFolder, likeness: Likeness) -> dict[str, list[Image]]:
+    """The images that show how the sets differ: of each those that are most surely of the test set."""
+    shown = {"test": (likeness.test_id, likeness.test_odds), "train": (likeness.train_id, likeness.train_odds)}
+    return {
         split: [work.image(name, split=split) for name in ids[np.argsort(-odds, kind="stable")][:GIVING_AWAY].tolist()]
         for split, (ids, odds) in shown.items()
     }
-    return {**figures, "error": error, "pictures": pictures if likeness.is_far else None}
 
 
-def _twins(work: WorkFolder, blended: Blended) -> Row | None:
-    """Copies of training images among the test images; expected: the top-3 error with them. None without copies."""
-    found = copies_of_training_images(work.workspace, blended)
-    if not found.image_id:
-        return None
-    without = work.blend.expected_top3.mean if work.blend is not None else None
-    expected = found.expected_error(without) if without is not None else None
-    figures = {"images": found.images, "copies": len(found.image_id), "missed": found.missed}
-    return {**figures, "without": without, "expected": expected}
-
-
-def _chart(shares: Sequence[Row], apart: Sequence[int]) -> Chart:
-    known = [one["train"] for one in shares if one["train"] > 0]
+def _chart(mix: ClassMix, classes: Sequence[str], named: Sequence[int]) -> Chart:
+    train, test = (100 * mix.train).tolist(), (100 * mix.test).tolist()
     return points(
         "shares",
         "Share of each class: estimated in test, counted in training",
-        rows=[(one["label"], 100 * one["train"], 100 * one["test"]) for one in shares],
+        rows=list(zip(classes, train, test, strict=True)),
         x_title="% of training images",
         y_title="% of test images, estimated",
-        is_log=max(known) >= UNEVEN * min(known),
+        is_log=max(train) >= UNEVEN * min(train),
         has_diagonal=True,
-        named=apart,
+        named=named,
     )
 
 

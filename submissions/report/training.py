@@ -65,30 +65,27 @@ def _about(stored: Mapping[str, Any]) -> str:
 
 
 def _fold(fold: int, done: Mapping[str, Any] | None, log: Sequence[EpochRow]) -> dict[str, Any]:
-    """A fold with its verdict and its losses on images that it trained on and that it did not."""
+    """A fold. verdict: that of `done.json`, `models.watch.events.Verdict` without what is None."""
     record = done or {}
-    verdict = record.get("verdict") or {}
     seconds = sum(row.seconds for row in log)
     images = sum(row.images_per_second * row.seconds for row in log)
-    figures = ("train_loss", "valid_loss", "train_top3_error", "valid_top3_error", "advice")
     return {
         "fold": fold,
         "is_done": done is not None,
         "epochs": len(log),
         "top3_error": record.get("oof_top3_error"),
-        "probe_top3_error": (verdict.get("against_probe") or {}).get("probe_top3_error"),
-        "verdict": verdict.get("kind"),
+        "verdict": record.get("verdict", {}),
         "seconds": record.get("seconds") if done else seconds or None,
         "images_per_second": images / seconds if seconds else None,
-        **{name: verdict.get(name) for name in figures},
     }
 
 
 def _advice(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """The verdicts' advice, each with all folds that it is given for."""
-    for verdict, sentence in dict.fromkeys((row["verdict"], row["advice"]) for row in rows):
+    said = [(row["verdict"].get("kind"), row["verdict"].get("advice")) for row in rows]
+    for verdict, sentence in dict.fromkeys(said):
         if verdict and sentence:
-            folds = [row["fold"] for row in rows if row["advice"] == sentence]
+            folds = [row["fold"] for row, (_, advice) in zip(rows, said, strict=True) if advice == sentence]
             yield {"folds": folds, "verdict": verdict, "sentence": sentence}
 
 

@@ -19,7 +19,7 @@ from folds.base.errors import UserError, first_few
 from folds.base.interval import rate_interval
 from folds.base.metrics import top_classes, true_rank
 from folds.base.workspace import Workspace
-from folds.manifest.manifest import UNREADABLE, USABLE, read_manifest, usable_rows
+from folds.manifest.manifest import UNREADABLE, read_manifest, usable_rows
 from folds.pixels.store import open_store
 from folds.split.assign import SPLIT_HINT, load_folds
 from models.runs import runs
@@ -85,15 +85,6 @@ class WorkFolder:
         """The row of the manifest by split and image_id."""
         keys = zip(self.manifest["split"], self.manifest["image_id"], strict=True)
         return {key: row for row, key in enumerate(keys)}
-
-    @cached_property
-    def class_counts(self) -> Mapping[str, int]:
-        """Usable training images by label, as the folds have them, or as the manifest has them before that."""
-        if self.folds is not None:
-            counts = np.bincount(self.folds.target, minlength=len(self.folds.classes))
-            return dict(zip(self.folds.classes, counts.tolist(), strict=True))
-        train = self.manifest[(self.manifest["split"] == "train") & (self.manifest["status"] == USABLE)]
-        return {str(label): int(count) for label, count in train["label"].value_counts().items()}
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def quickly(examples: int) -> settings:
     )
 
 
-@quickly(6)
+@quickly(4)
 @given(DOCUMENTS)
 def test_any_document_is_settings_or_one_sentence(tmp_path, document):
     count("settings files")
@@ -158,7 +158,7 @@ def test_any_of_many_documents_is_settings_or_one_sentence(tmp_path, document):
     hold_to_promise(tmp_path, written(document).encode())
 
 
-@quickly(10)
+@quickly(4)
 @given(st.binary(max_size=60), st.integers(0, len(WHOLE)), st.integers(0, len(WHOLE)))
 def test_any_bytes_are_settings_or_one_sentence(tmp_path, noise, start, stop):
     count("settings files", 2)

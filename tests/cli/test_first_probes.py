@@ -1,10 +1,12 @@
 """Types `all` with weights: the probes come first, and a first submission of them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+import run
 from tests.competition import QUICK, fingerprint, make_competition
 
 
@@ -27,6 +29,22 @@ def pretrained(weights):
     """The flags of a quick run that starts from weights."""
     flags = [flag for flag in QUICK if flag != "--no-pretrained"]
     return [*flags, "--weights", weights, "--trials", "16"]
+
+
+@pytest.fixture(scope="module")
+def early(weighty, tmp_path_factory):
+    """A folder in which `all` was killed between probes and training."""
+    folder = tmp_path_factory.mktemp("early")
+
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setattr("models.commands.Training.__iter__", die)
+        with pytest.raises(KeyboardInterrupt):
+            run.main(["all", *map(str, (weighty[0], *pretrained(weighty[1])))])
+    return folder
 
 
 def test_the_whole_way_probes_first_and_submits_the_probes_before_it_trains(weighty, typed):
@@ -64,7 +82,7 @@ def test_the_whole_way_probes_first_and_submits_the_probes_before_it_trains(weig
     assert "nothing is missing\nnext: python run.py check work/submissions/blend.csv" in out
 
 
-def test_without_a_probe_training_begins_at_once(weighty, typed):
+def test_without_a_probe_training_begins_at_once_and_other_settings_are_refused_before_a_probe(weighty, typed):
     data, weights = weighty
     Path("kit.toml").write_text("[first]\nprobe = false\n")
     code, out, _ = typed("all", data, *pretrained(weights))
@@ -73,6 +91,9 @@ def test_without_a_probe_training_begins_at_once(weighty, typed):
     assert not Path("work/submissions/probe.csv").exists()
     Path("kit.toml").unlink()
     assert typed("all", data, *pretrained(weights), "--no-probe")[0] == 0
+    code, _, err = typed("all", data, *pretrained(weights), "--label-smoothing", "0.1")
+    assert code == 2
+    assert err.startswith("error: the run test_resnet was begun with other settings: label_smoothing 0.0 -> 0.1")
     assert not Path("work/models/test_resnet-probe").exists()
 
 
@@ -89,18 +110,9 @@ def test_runs_that_share_backbone_weights_and_size_are_probed_once(weighty, type
     assert verdict["against_probe"]["probe"] == "a-probe"
 
 
-def test_a_kill_between_probes_and_training_leaves_a_csv_and_status_and_submit_know_what_it_is(
-    weighty, typed, monkeypatch
-):
+def test_a_kill_between_probes_and_training_leaves_a_csv_and_status_and_submit_know_what_it_is(weighty, early, typed):
     data, weights = weighty
-
-    def die(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("models.commands.Training.__iter__", die)
-        with pytest.raises(KeyboardInterrupt):
-            typed("all", data, *pretrained(weights))
+    shutil.copytree(early / "work", "work")
     before = fingerprint(Path("work/submissions"))
     _, out, _ = typed("status")
     assert "test_resnet lacks folds 0, 1" in out
@@ -123,12 +135,12 @@ def test_a_kill_between_probes_and_training_leaves_a_csv_and_status_and_submit_k
     assert {name: after[name] for name in before} == before
 
 
-def test_an_early_csv_that_is_there_is_not_made_again_but_named(weighty, typed, monkeypatch):
+def test_an_early_csv_that_is_there_is_not_made_again_but_named(weighty, early, typed, monkeypatch):
     data, weights = weighty
+    shutil.copytree(early / "work", "work")
     monkeypatch.setattr("models.commands.Training.__iter__", lambda training: iter(()))
     monkeypatch.setattr("submissions.commands.blend_members", lambda *args, **kwargs: [])
     monkeypatch.setattr("submissions.commands.submit", lambda *args, **kwargs: "")
-    assert typed("all", data, *pretrained(weights))[0] == 0
     before = fingerprint(Path("work/submissions")), fingerprint(Path("work/ensemble"))
     _, out, _ = typed("all", data, *pretrained(weights))
     assert "work/submissions/probe.csv: was made before, from the same predictions\nexpected top-3 error 0." in out
@@ -158,13 +170,4 @@ def test_the_probe_counts_as_time(weighty, typed):
     assert code == 2
     assert "the time is up" in out
     assert "error: the time was up before any fold was done" in err
-    assert not Path("work/models/test_resnet-probe").exists()
-
-
-def test_settings_that_training_would_refuse_are_refused_before_the_probe(weighty, typed):
-    data, weights = weighty
-    assert typed("all", data, *pretrained(weights), "--no-probe")[0] == 0
-    code, _, err = typed("all", data, *pretrained(weights), "--label-smoothing", "0.1")
-    assert code == 2
-    assert err.startswith("error: the run test_resnet was begun with other settings: label_smoothing 0.0 -> 0.1")
     assert not Path("work/models/test_resnet-probe").exists()

@@ -234,21 +234,28 @@ def test_what_cannot_be_predicted_is_refused_in_one_sentence(packed, tmp_path):
 
 
 def test_each_network_as_onnx_says_what_torch_says(packed, tmp_path):
+    """A network with views of two sides, and a probe with views of one; an export takes seconds: one of each."""
     import onnxruntime
 
-    _, work, pack, plans = packed
-    small = PackSettings(out=tmp_path / "onnx.zip", onnx=True, limit_mb=0.9 * pack.stat().st_size / 1e6)
-    opened, whole, store = OpenPack(make_pack(work, small, plans, device="cpu").path), OpenPack(pack), open_store(work)
-    (kept,) = opened.pack.runs
-    (other,) = whole.pack.runs.keys() - {kept}  # an export takes seconds: of the other run one
-    exported = [(kept, part, opened.read(f"{kept}/{part}.onnx")) for part in opened.pack.runs[kept].parts]
-    exported.append((other, "fold0", onnx_bytes(whole.pack.runs[other], whole.read, "fold0", n_classes=4)))
+    _, whole, pack, plans = packed
+    shutil.copytree(whole.root, tmp_path / "work")
+    work, alone = Workspace(tmp_path / "work"), OpenPack(pack)
+    shutil.rmtree(work.fold("test_resnet", 1))
+    assert run.main(["blend", "--members", "test_resnet", "--partial", "--work", str(work.root)]) == 0
+    opened = OpenPack(make_pack(work, PackSettings(onnx=True), plans, device="cpu").path)
+    assert [(name, *one.parts) for name, one in opened.pack.runs.items()] == [("test_resnet", "fold0")]
+    probe = replace(alone.pack.runs["test_resnet-probe"], views=("centre", "mirror"))
+    exported = [
+        (opened.pack.runs["test_resnet"], opened.read, opened.read("test_resnet/fold0.onnx")),
+        (probe, alone.read, onnx_bytes(probe, alone.read, "fold0", n_classes=4)),
+    ]
+    store = open_store(work)
     rows = np.flatnonzero(store.split == "test")[:5]
     backbone, pixels = resolve_backbone("test_resnet"), torch.from_numpy(np.stack([store.pixels[row] for row in rows]))
     sides = {"width": store.width[rows], "height": store.height[rows]}
-    for name, part, data in exported:
-        one, session = whole.pack.runs[name], onnxruntime.InferenceSession(data)
-        wanted = packed_log_probs(one, whole.read, store, rows, n_classes=4, device_name="cpu", parts=[part])[0]
+    for one, read, data in exported:
+        session = onnxruntime.InferenceSession(data)
+        wanted = packed_log_probs(one, read, store, rows, n_classes=4, device_name="cpu", parts=["fold0"])[0]
         for v, view in enumerate(one.views):
             boxes = view_boxes(view, **sides, crop_share=backbone.crop_share)
             images = network_input(pixels, boxes, size=view_size(view, 32), backbone=backbone)

@@ -1,6 +1,7 @@
 """Opens the report in a real browser: in two widths, light and dark, with scripts off too."""
 
 import base64
+import itertools
 import json
 import shutil
 
@@ -12,7 +13,7 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-u
 PIXEL = 0.5  # positions in the SVG are rounded to hundredths of its units
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser():
     """Debian's Chromium, without a window."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'")
@@ -34,85 +35,80 @@ def report(reported):
     return reported[1].path, reported[2]
 
 
-def open_page(browser, page, *, width=1280, scheme="light", scripts=True):
-    """Open the page as on a screen of that width; forget what the browser noted before."""
+@pytest.fixture(scope="module")
+def opened(browser, report):
+    """The browser with the page open, and what it asked for and complained of until then; tests change the form."""
+    show(browser)
+    browser.get(report[0].as_uri())
+    wait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(browser, 60)
+    wait.until(lambda one: one.execute_script("return document.readyState") == "complete")  # it may still be read
+    return browser
+
+
+def show(browser, *, width=1280, scheme="light", media=""):
+    """As on a screen of that width, or on paper."""
     screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    media = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
-    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not scripts})
-    for kind in ("browser", "performance"):
-        browser.get_log(kind)
-    browser.get(page.as_uri())
-    if scripts:  # on a busy machine `get` may return before all of the page is read
-        wait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(browser, 60)
-        wait.until(lambda one: one.execute_script("return document.readyState") == "complete")
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
 
 
 def picture(browser):
-    """The whole page as PNG, and its width in pixels."""
+    """The whole page as PNG."""
     size = browser.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
     clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
-    return base64.b64decode(shot["data"]), size["width"]
+    return base64.b64decode(shot["data"])
 
 
-def requests(browser):
-    """The addresses that were asked for since the page was opened."""
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    return [url for url in sent if not url.startswith("data:")]
+def test_the_page_opens_without_an_error_or_a_request_and_fits_the_screen(opened, report):
+    for width, scheme in itertools.product((390, 1280), ("light", "dark")):
+        show(opened, width=width, scheme=scheme)
+        assert opened.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]["width"] == width
+        wide = "return [...document.querySelectorAll('.table')].filter(one => one.scrollWidth > one.clientWidth).length"
+        assert opened.execute_script(wide) == 0
+    assert opened.get_log("browser") == []
+    messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+    asked = [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+    assert [url for url in asked if not url.startswith("data:")] == [report[0].as_uri()]
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_opens_without_an_error_or_a_request_and_fits_the_screen(browser, report, width, scheme):
-    page, _ = report
-    open_page(browser, page, width=width, scheme=scheme)
-    assert browser.get_log("browser") == []
-    assert requests(browser) == [page.as_uri()]
-    assert picture(browser)[1] == width  # nothing scrolls sideways
-    wide = "return [...document.querySelectorAll('.table')].filter(one => one.scrollWidth > one.clientWidth).length"
-    assert browser.execute_script(wide) == 0
-
-
-def test_the_page_looks_the_same_with_scripts_off(browser, report):
-    shots = []
-    for scripts in (True, False):
-        open_page(browser, report[0], scripts=scripts)
-        assert browser.get_log("browser") == []
-        shots.append(picture(browser)[0])
-    assert shots[0] == shots[1]
-
-
-def test_dark_is_dark_and_paper_is_white(browser, report):
+def test_dark_is_dark_and_paper_is_white(opened):
     colour = "return getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).map(Number)"
     seen = {}
     for scheme in ("light", "dark"):
-        open_page(browser, report[0], scheme=scheme)
-        seen[scheme] = browser.execute_script(colour)
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    ink = browser.execute_script("return getComputedStyle(document.body).color.match(/[0-9.]+/g).map(Number)")
+        show(opened, scheme=scheme)
+        seen[scheme] = opened.execute_script(colour)
+    show(opened, scheme="dark", media="print")
+    ink = opened.execute_script("return getComputedStyle(document.body).color.match(/[0-9.]+/g).map(Number)")
     assert min(seen["light"]) > 200 > 60 > max(seen["dark"])
     assert max(ink[:3]) < 60
 
 
-def test_every_picture_and_chart_has_words_and_every_id_is_there_once(browser, report):
-    open_page(browser, report[0])
+def test_every_picture_and_chart_has_words_and_every_id_is_there_once(opened):
     mute = "return [...document.querySelectorAll('img, svg')].filter(one => !(one.alt || one.ariaLabel)).length"
-    assert browser.execute_script(mute) == 0
-    ids = browser.execute_script("return [...document.querySelectorAll('[id]')].map(one => one.id)")
+    assert opened.execute_script(mute) == 0
+    ids = opened.execute_script("return [...document.querySelectorAll('[id]')].map(one => one.id)")
     assert [one for one in set(ids) if ids.count(one) > 1] == []
-    assert browser.execute_script("return document.querySelectorAll('img').length") > 20
+    assert opened.execute_script("return document.querySelectorAll('img').length") > 20
 
 
-def test_the_charts_are_those_of_the_json_and_show_its_numbers(browser, report):
-    page, said = report
-    open_page(browser, page)
-    shown = browser.execute_script("return [...document.querySelectorAll('svg[data-chart]')].map(s => s.dataset.chart)")
+def test_the_charts_are_those_of_the_json_and_show_its_numbers(opened, report):
+    said = report[1]
+    show(opened)
+    shown = opened.execute_script("return [...document.querySelectorAll('svg[data-chart]')].map(s => s.dataset.chart)")
     assert sorted(shown) == sorted(said["charts"])
     for chart in said["charts"].values():
-        CHECKS[chart["kind"]](browser, chart)
+        CHECKS[chart["kind"]](opened, chart)
+
+
+def test_the_page_looks_the_same_with_scripts_off(opened, report):
+    show(opened)
+    seen = picture(opened)
+    opened.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    opened.get(report[0].as_uri())
+    assert picture(opened) == seen
+    assert opened.get_log("browser") == []
 
 
 def check_bars(browser, chart):

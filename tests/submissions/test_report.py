@@ -22,7 +22,8 @@ from models.predict.predictions import load_predictions
 from submissions.report.make import MOST_BYTES, make_report
 from submissions.report.mistakes import suspected_labels
 from submissions.report.plots import bars, lines, points, ranges
-from submissions.report.workfolder import Ranks
+from submissions.report.scores import scores_section
+from submissions.report.workfolder import Ranks, WorkFolder
 from submissions.settings import ReportSettings
 from tests.competition import fingerprint
 
@@ -31,9 +32,9 @@ ONE_WORKER = ("--workers", "1")
 
 
 @pytest.fixture
-def work(whole, tmp_path):
-    """A copy of its work folder, to be damaged."""
-    shutil.copytree(whole, tmp_path / "work")
+def work(reported, tmp_path):
+    """A copy of a reported work folder, to be damaged."""
+    shutil.copytree(reported[0].root, tmp_path / "work")
     return Workspace(tmp_path / "work")
 
 
@@ -68,9 +69,9 @@ def test_the_report_says_what_blend_and_done_markers_say(reported):
 def test_the_blend_of_another_metric_was_shown_as_if_its_top3_error_were_exact(work):
     blend = load_blend(work.blend)
     save_blend(work.blend, dataclasses.replace(blend, metric="log-loss"))
-    entry = report(work)[2]["scores"]["entries"][0]
+    entry = scores_section(WorkFolder(work), {}, [])["entries"][0]
     group = load_folds(work).group
-    assert (entry["low"], entry["high"]) == pytest.approx(
+    assert (entry.low, entry.high) == pytest.approx(
         wilson_interval(blend.oof_top3_error, len(group) ** 2 / (np.unique(group, return_counts=True)[1] ** 2).sum())
     )
 
@@ -246,40 +247,34 @@ def test_the_command_says_where_the_page_is_and_no_absolute_path_stands_in_it(wo
     assert f"--work {work.root.name}</code>" in written[0] + written[1] + written[2]
 
 
-def test_relabel_csv_can_be_fed_back_and_keeps_what_was_decided(tmp_path, work, whole):
-    data = whole.parent / "data"
-    made, _, _ = report(work)
-    table = read_csv(made.relabel)
-    assert list(table.columns[:3]) == ["image_id", "label", "suggested"]
-    assert run.main(["prepare", str(data), "--work", str(work.root), *ONE_WORKER, "--relabel", str(made.relabel)]) == 0
-    edited = tmp_path / "edited.csv"
-    edited.write_text("image_id,label\n0/0-1.jpg,1\n2/2-3.jpg,\n")
-    assert run.main(["prepare", str(data), "--work", str(work.root), *ONE_WORKER, "--relabel", str(edited)]) == 0
-    (work.report / "relabel.csv").unlink()
-    made = report(work)[0]
-    rows = read_csv(made.relabel).set_index("image_id")
-    assert (
-        "folds and runs are older than the manifest; 2 images were added, removed or relabelled since: 0/0-1.jpg"
-        in made.problems[0]
-    )
-    assert tuple(rows.loc["0/0-1.jpg", ["label", "note"]]) == ("1", "relabelled: was 0")
-    assert tuple(rows.loc["2/2-3.jpg", ["label", "note"]]) == ("", "unlabelled: was 2")
-
-
-def test_an_edited_relabel_csv_is_left_as_it_is_until_it_is_fed_back(work, whole, capsys):
-    path = report(work)[0].relabel
-    path.write_text(path.read_text() + "0/0-1.jpg,1,,,,\n")
+def test_an_edited_relabel_csv_is_left_as_it_is_until_it_is_fed_back_and_then_repeats_what_was_decided(
+    work, whole, capsys
+):
+    path = work.report / "relabel.csv"
+    assert list(read_csv(path).columns[:3]) == ["image_id", "label", "suggested"]
+    edits = {"0/0-1.jpg": "1", "2/2-3.jpg": ""}  # the other rows have the labels that are there
+    table = read_csv(path)
+    rows = [f"{image_id},{label},,,,\n" for image_id, label in edits.items()]
+    path.write_bytes(csv_bytes(table[~table["image_id"].isin(edits)]) + "".join(rows).encode())
     edited = path.read_bytes()
     assert run.main(["report", "--work", str(work.root)]) == 0
     assert path.read_bytes() == edited
     assert "has edits and is left as it is" in capsys.readouterr().out
-    data = ["prepare", str(whole.parent / "data"), "--work", str(work.root), *ONE_WORKER]
-    assert run.main([*data, "--relabel", str(path)]) == 0
-    assert not report(work)[0].is_relabel_kept
-    assert read_csv(path).iloc[0].tolist() == ["0/0-1.jpg", "1", "", "", "", "relabelled: was 0"]
+    data = str(whole.parent / "data")
+    assert run.main(["prepare", data, "--work", str(work.root), *ONE_WORKER, "--relabel", str(path)]) == 0
+    made = report(work)[0]
+    assert not made.is_relabel_kept
+    assert (
+        "folds and runs are older than the manifest; 2 images were added, removed or relabelled since: 0/0-1.jpg"
+        in made.problems[0]
+    )
+    rows = read_csv(path)[["image_id", "label", "note"]].to_numpy().tolist()
+    assert rows[:2] == [["0/0-1.jpg", "1", "relabelled: was 0"], ["2/2-3.jpg", "", "unlabelled: was 2"]]
 
 
-def test_score_says_the_expected_error_and_a_lineage_that_is_a_list_costs_neither_score_nor_report(work, capsys):
+def test_score_says_the_expected_error_and_a_lineage_that_is_a_list_costs_neither_score_nor_report(
+    work, reported, capsys
+):
     """`score` ended in a traceback."""
     guess, truth = work.submissions / "blend.csv", work.root / "truth.csv"
     first = guess.read_text().splitlines()[1].split(",")[0]
@@ -288,12 +283,11 @@ def test_score_says_the_expected_error_and_a_lineage_that_is_a_list_costs_neithe
     assert run.main(words) == 0
     expected = expected_words(load_blend(work.blend).expected_top3)
     assert capsys.readouterr().out.endswith(f"\nexpected: {expected}\n")
-    assert f"top-3 error <b>{expected}</b> on " in report(work)[1]
+    assert f"top-3 error <b>{expected}</b> on " in reported[1].path.read_text()
     guess.with_suffix(".json").write_text("[]")
     assert run.main(words) == 0
     assert "expected" not in capsys.readouterr().out
-    _, _, said = report(work)
-    assert said["scores"]["submission"]["expected"] is None
+    assert scores_section(WorkFolder(work), {}, [])["submission"]["expected"] is None
 
 
 def test_status_quotes_a_path_with_a_space_so_that_the_next_command_can_be_typed(whole, tmp_path, capsys):

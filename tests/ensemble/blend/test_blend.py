@@ -256,11 +256,11 @@ def test_intervals_and_paired_errors_are_those_of_resampled_groups_without_resam
 
 
 def test_fresh_images_show_the_crossfitted_score_and_not_the_in_sample_one(tmp_path):
-    """Mean over four made-up competitions; 8,000 fresh images have a standard error of 0.004."""
+    """Mean over three made-up competitions; 6,000 fresh images have a standard error of 0.005."""
     optimism, off = [], []
-    for seed in range(4):
-        world = World(n=400, n_test=2000, n_classes=8, n_folds=5, seed=seed, margin=2.5)
-        work, _ = small_work(tmp_path / str(seed), members=6, world=world)
+    for seed in range(3):
+        world = World(n=200, n_test=2000, n_classes=8, n_folds=5, seed=seed, margin=2.5)
+        work, _ = small_work(tmp_path / str(seed), members=4, world=world)
         made = make_blend(work, replace(QUICK, keep="greedy"), seed=0)
         fresh = topk_error(apply_blend(work, made.blend).scores, world.targets(1))
         optimism.append(fresh - made.kept.in_sample)
