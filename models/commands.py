@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,8 +27,9 @@ from models.jobs.plan import find_rates, refuse_runs, train_runs
 from models.jobs.ray import executor_for
 from models.predict.again import predict_run, refuse_run
 from models.predict.larger import larger_views
-from models.probe.knn import knn_run, refuse_lookups
-from models.probe.probe import plans_to_probe, probe_runs, refuse_probes
+from models.probe.knn import refuse_lookups
+from models.probe.probe import plans_to_probe, refuse_probes
+from models.probe.tasks import anywhere, knn_tasks, probe_tasks
 from models.runs import PROBE, RunPlan, as_probe, done_folds, kind_of, knn_name, runs, sibling
 from models.settings import PredictSettings, TrackSettings
 from models.watch.curves import tracking
@@ -211,17 +212,6 @@ def _again(plan: RunPlan, flags: Sequence[str]) -> str:
     return " ".join(["probe", *which, *([f"--run {plan.name}"] if is_table or plan.is_named else []), *flags])
 
 
-def probe_tasks(
-    workspace: Workspace, plans: Sequence[RunPlan], predict: PredictSettings, engine: EngineSettings
-) -> list[Task]:
-    """A task for the probe of each plan."""
-    tasks = []
-    for plan in plans:
-        name, do = as_probe(plan).name, partial(probe_runs, _anywhere(workspace, engine), [plan], predict)
-        tasks.append(Task(JobKey(name, None), name, partial(do, cache=engine.cache), device=plan.settings.device))
-    return tasks
-
-
 def lr_find(
     workspace: Workspace, plans: Sequence[RunPlan], *, fold: int, seed: int, flags: Sequence[str], screen: Screen
 ) -> Iterator[str | Next]:
@@ -253,7 +243,7 @@ def predict(
         refuse_run(workspace, name, settings.views)
     tasks = []
     for name in names:
-        do = partial(predict_run, _anywhere(workspace, engine), name, settings, device_name=device, cache=engine.cache)
+        do = partial(predict_run, anywhere(workspace, engine), name, settings, device_name=device, cache=engine.cache)
         seconds = sum(done["seconds"] for done in done_folds(workspace, name).values())
         lock = workspace.lock(f"{name}.files") if (workspace.models / name).is_dir() else None
         tasks.append(Task(JobKey(name, None), name, do, lock, device, seconds))
@@ -282,23 +272,6 @@ def knn(
         )
 
 
-def knn_tasks(
-    workspace: Workspace,
-    plans: Sequence[RunPlan],
-    predict: PredictSettings,
-    engine: EngineSettings,
-    *,
-    device_of: Mapping[str, str],
-) -> list[Task]:
-    """A task for the lookup by the features of each run. device_of: by the run's name"""
-    tasks = []
-    for of, device in device_of.items():
-        do = partial(knn_run, _anywhere(workspace, engine), of, plans, predict, device_name=device, cache=engine.cache)
-        key = JobKey(knn_name(of), None)
-        tasks.append(Task(key, key.run, do, device=device))
-    return tasks
-
-
 def _lines(tasks: Sequence[Task], engine: EngineSettings, screen: Screen) -> Iterator[str]:
     """Do the tasks, and yield what is to be shown. Raises the first mistake."""
     for one in _shown(executor_for(engine, _tracked(screen.track, engine, None)).run(tasks), LiveTable(screen)):
@@ -314,11 +287,6 @@ def _shown(events: Generator[Happened, None, None], table: LiveTable) -> Iterato
         for one in events:
             table.take(one)
             yield one
-
-
-def _anywhere(workspace: Workspace, engine: EngineSettings) -> Workspace:
-    """The work folder as a process on Ray finds it, which has another current folder."""
-    return Workspace(workspace.root.absolute()) if engine.is_ray else workspace
 
 
 def _tracked(track: Track, engine: EngineSettings, deadline: float | None) -> Track:
