@@ -40,9 +40,18 @@ def opened(browser, report):
     """The browser with the page open, and what it asked for and complained of until then; tests change the form."""
     show(browser)
     browser.get(report[0].as_uri())
-    wait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(browser, 60)
-    wait.until(lambda one: one.execute_script("return document.readyState") == "complete")  # it may still be read
+    wait_until(browser, lambda one: one.execute_script("return document.readyState") == "complete")
     return browser
+
+
+def wait_until(browser, is_so):
+    """On a busy machine `get` may return before all of the page is read."""
+    pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(browser, 60).until(is_so)
+
+
+def size_of(browser):
+    """Of the whole page, in pixels."""
+    return browser.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
 
 
 def show(browser, *, width=1280, scheme="light", media=""):
@@ -55,7 +64,7 @@ def show(browser, *, width=1280, scheme="light", media=""):
 
 def picture(browser):
     """The whole page as PNG."""
-    size = browser.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
+    size = size_of(browser)
     clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
     return base64.b64decode(shot["data"])
@@ -64,7 +73,7 @@ def picture(browser):
 def test_the_page_opens_without_an_error_or_a_request_and_fits_the_screen(opened, report):
     for width, scheme in itertools.product((390, 1280), ("light", "dark")):
         show(opened, width=width, scheme=scheme)
-        assert opened.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]["width"] == width
+        assert size_of(opened)["width"] == width
         wide = "return [...document.querySelectorAll('.table')].filter(one => one.scrollWidth > one.clientWidth).length"
         assert opened.execute_script(wide) == 0
     assert opened.get_log("browser") == []
@@ -104,9 +113,10 @@ def test_the_charts_are_those_of_the_json_and_show_its_numbers(opened, report):
 
 def test_the_page_looks_the_same_with_scripts_off(opened, report):
     show(opened)
-    seen = picture(opened)
+    size, seen = size_of(opened), picture(opened)
     opened.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     opened.get(report[0].as_uri())
+    wait_until(opened, lambda one: size_of(one) == size)
     assert picture(opened) == seen
     assert opened.get_log("browser") == []
 
