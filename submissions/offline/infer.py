@@ -18,6 +18,7 @@ from folds.base.errors import UserError
 from folds.base.locks import alone
 from folds.base.metrics import top_classes
 from folds.base.progress import Track, silently
+from folds.base.terminal import duration
 from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
 from folds.find.dataset import Item, ids_of_sample, items_to_predict
 from folds.find.listing import list_files
@@ -187,8 +188,8 @@ class _Work:
         self.step = affordable([seconds(part) for part in steps], left=deadline - now)
         if self.step:
             self.say(
-                f"the whole ensemble would take {seconds(steps[0]) / 3600:.1f} hours; {describe(self.part, steps[0])}"
-                f" takes about {seconds(self.part) / 3600:.1f}"
+                f"the whole ensemble would take {duration(seconds(steps[0]))}; {describe(self.part, steps[0])} takes"
+                f" about {duration(seconds(self.part))}"
             )
             self.path(0).unlink()
 

@@ -17,11 +17,11 @@ from folds.base.progress import silently
 from folds.base.workspace import is_alive
 from folds.engine import EngineSettings
 from folds.split.assign import load_folds
-from models.commands import probe_tasks
 from models.jobs.plan import job_cost, plan_run, train_runs
 from models.jobs.ray import executor_for
 from models.jobs.ray_cluster import on_ray
 from models.probe.probe import probe_runs
+from models.probe.tasks import probe_tasks
 from models.runs import RunPlan, done_folds, plan_runs
 from models.watch.events import FoldDone, FoldFailed, JobEvent
 from tests.cluster import JOBS, cluster, make_place, run, start, wait_for, workers
