@@ -195,15 +195,23 @@ class _Session:
     def _stop(self, stop: BaseException) -> None:
         """Interrupt all tasks, and add what each says of that to the exception."""
         answers = [one.answer for one in self.open if one.answer is not None]
+        begun = {one.number for one in self.open if one.answer is not None and one.node}
         for answer in answers:
             self.ray.cancel(answer, recursive=False)  # what it is saying to the queue is a call of its own
         until = time.monotonic() + STOP_SECONDS
-        while answers and time.monotonic() < until:
-            answers = self.ray.wait(answers, num_returns=len(answers), timeout=LOOK_SECONDS)[1]
         with suppress(UserError):
-            for _, said in self._said():
-                for note in said.notes if isinstance(said, Ended) else ():
-                    stop.add_note(note)
+            while (answers or begun) and time.monotonic() < until:
+                if answers:
+                    answers = self.ray.wait(answers, num_returns=len(answers), timeout=LOOK_SECONDS)[1]
+                else:  # Ray says that they have ended before their last words are in the queue
+                    time.sleep(LOOK_SECONDS)
+                for number, said in self._said():
+                    if isinstance(said, Began):
+                        begun.add(number)
+                    elif isinstance(said, Ended):
+                        begun.discard(number)
+                        for note in said.notes:
+                            stop.add_note(note)
 
 
 def _slots(machines: Sequence[Mapping[str, Any]], one: _Open, *, avoid: Collection[str] = ()) -> int:
