@@ -83,7 +83,8 @@ class Training:
                 yield "; ".join(["the time is up", *getattr(stop, "__notes__", ())])
         yield from lines
         if not self.is_cut:
-            plans = [sibling(plan, seed=self.seed, folds_seed=load_folds(self.workspace).seed) for plan in self.plans]
+            folds_seed = load_folds(self.workspace).seed
+            plans = [sibling(plan, seed=self.seed, folds_seed=folds_seed) for plan in self.plans]
             yield from larger_views(
                 [plan for plan in plans if plan.name not in self.failed.values()],
                 self.predict.views,

@@ -12,7 +12,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,10 @@ class Likeness:
     auc: float
     low: float
     high: float
-    train_id: np.ndarray
-    train_odds: np.ndarray
-    test_id: np.ndarray
-    test_odds: np.ndarray
+    train_id: np.ndarray = field(repr=False)
+    train_odds: np.ndarray = field(repr=False)
+    test_id: np.ndarray = field(repr=False)
+    test_odds: np.ndarray = field(repr=False)
     features: str
 
     @property

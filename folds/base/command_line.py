@@ -35,7 +35,7 @@ GO_ON = "the same command goes on where it was stopped"
 Config = Annotated[Path, Parameter(group="everywhere", help="settings file, read if it exists")]
 S = TypeVar("S")
 # A command in a sentence, and its arguments; `settings` and `infer` know no work folder.
-TYPED = re.compile(r"`(python run\.py (?!settings|infer)[\w-]+)([^`]*)`")
+TYPED = re.compile(r"`(python run\.py (?!settings|infer)\w[\w-]*)([^`]*)`")
 
 
 @Parameter(name="*", group="everywhere")

@@ -177,7 +177,7 @@ def _train(
 
 def _judged(workspace: Workspace, trainer: FoldTrainer, folds: Folds, rows: Sequence[EpochRow]) -> Verdict:
     """The verdict on a fold whose `oof.npz` is written."""
-    job, network = trainer.job, trainer.trained
+    job, network = trainer.job, trainer.stepper.network
     train_loss, train_top3_error = trainer.score_training()
     weights = {"backbone": job.backbone.tag, "weights_digest": job.weights_digest}
     remedy = remedy_for(

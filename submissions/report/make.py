@@ -10,7 +10,7 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,9 +114,12 @@ def gather_report(
 
 
 def _plain(value: Any, charts: dict[str, Any]) -> Any:
-    """The value as JSON: NaN is null; a chart goes to `charts` without its picture, and its key stays."""
+    """The value as JSON: NaN is null; a chart goes to `charts` without its picture, and its key stays.
+
+    Of a dataclass there is what its repr shows: the ids of all images that were compared are not.
+    """
     if is_dataclass(value):
-        return _plain(vars(value), charts)
+        return _plain({one.name: getattr(value, one.name) for one in fields(value) if one.repr}, charts)
     if isinstance(value, Mapping):
         if "svg" not in value:
             return {key: _plain(one, charts) for key, one in value.items()}
