@@ -275,8 +275,8 @@ def left_of(y: Axis) -> float:
 
 
 def short(label: str) -> str:
-    half = MOST_LETTERS // 2
-    return label if len(label) <= MOST_LETTERS else f"{label[:half]}\u2026{label[1 - half :]}"
+    begin = MOST_LETTERS // 4  # the ends tell `tf_efficientnet_lite0-probe: centre` from `..._lite1-probe: mirror`
+    return label if len(label) <= MOST_LETTERS else f"{label[:begin]}\u2026{label[1 + begin - MOST_LETTERS :]}"
 
 
 def width_of(text: str) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import shutil
 from types import SimpleNamespace
@@ -200,6 +201,13 @@ def test_odd_names_of_classes_are_drawn_as_they_are():
 
 XY = {"x_title": "x", "y_title": "y"}
 ONE = {"name": "loss", "role": "valid", "x": [1.0], "y": [0.5]}
+
+
+def test_views_of_nets_whose_names_begin_alike_had_one_label_in_a_chart():
+    names = [f"tf_efficientnet_lite{net}-probe: {view}" for net in range(3) for view in ("centre", "mirror")]
+    svg = ranges("r", "t", rows=[(name, 0.1, 0.0, 0.2) for name in names], x_title="x")["svg"]
+    shown = re.findall(r">([^<>]*\u2026[^<>]*)</text>", svg)
+    assert len(set(shown)) == len(shown) == len(names)
 
 
 @pytest.mark.parametrize(
