@@ -30,7 +30,6 @@ from ensemble.blend.make_blend import BlendResult, make_blend
 from ensemble.members.members import Members, load_members
 from ensemble.settings import BlendSettings, MetricName
 from folds.base.workspace import Workspace, read_json, write_json
-from folds.settings import SplitSettings
 from folds.split.assign import load_folds, store_folds
 from tests.benchmarks.measure import finish, show
 from tests.benchmarks.synthetic import World, make_folds, member_log_probs, write_fold
@@ -231,7 +230,7 @@ def _store_half(
     names = ("image_id", "path", "label", "target", "fold", "group")
     table = pd.DataFrame({name: getattr(kept, name) for name in names})
     table = table[table["image_id"].isin(ids)].reset_index(drop=True)
-    folds = store_folds(workspace, table, settings=SplitSettings(n_folds=kept.n_folds), seed=0)
+    folds = store_folds(workspace, table, seed=0)
     assert folds.classes == kept.classes, "a class is in one half only"
     for name, own in zip(members.names, log_probs, strict=True):
         for fold in range(kept.n_folds):
