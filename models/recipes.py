@@ -17,7 +17,9 @@ from folds.base.errors import UserError
 from models.settings import TrainSettings
 
 # Settings whose None means: not given
-FROM_FAMILY = ("epochs", "lr", "head", "head_lr_scale", "layer_decay", "batch_norm", "drop_path", "start_share")
+FROM_FAMILY = (
+    "epochs", "lr", "head", "head_lr_scale", "layer_decay", "frozen_share", "batch_norm", "drop_path", "start_share",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Family:
     head_lr_scale: float = 1.0
     batch_norm: Literal["train", "frozen"] = "frozen"
     layer_decay: float = 1.0
+    frozen_share: float = 0.0
     drop_path: float = 0.0
     start_share: float = 0.5
 
@@ -101,6 +104,7 @@ class FullSettings(TrainSettings):
     head: Literal["random", "probe"] = field()
     head_lr_scale: float = field()
     layer_decay: float = field()
+    frozen_share: float = field()
     batch_norm: Literal["train", "frozen"] = field()
     drop_path: float = field()
     start_share: float = field()

@@ -55,6 +55,10 @@ class TrainSettings:
     layer_decay: Annotated[
         float | None, at_least(0.1, at_most=1, help=f"each earlier layer's rate over the next's, 1 is off; {BY_FAMILY}")
     ] = None
+    frozen_share: Annotated[
+        float | None,
+        at_least(0, below=1, help=f"share of the layers, from the input on, that do not train, 0 is off; {BY_FAMILY}"),
+    ] = None
     cycles: Annotated[int, at_least(1, at_most=100, help="cosine cycles, each from the peak rate (SGDR); 1 is off")] = 1
     cycle_mult: Annotated[float, at_least(1, at_most=10, help="the length of each cycle over the last one's")] = 1.0
     warmup_epochs: Annotated[float, at_least(0, help="epochs over which the rate rises to its peak")] = 1.0

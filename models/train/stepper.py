@@ -6,7 +6,8 @@ import copy
 import math
 
 import torch
-from timm.optim import param_groups_layer_decay
+from timm.models import group_parameters
+from timm.optim import auto_group_layers, param_groups_layer_decay
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ class Stepper:
         is_split = device.type == "cpu" and settings.batch_norm == "frozen"
         self.micro_batch = min(settings.micro_batch or (CPU_MICRO_BATCH if is_split else batch_size), batch_size)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        freeze_layers(self.network, settings.frozen_share)
         self.optimiser = make_optimiser(self.network, settings, lr=lr)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         self.schedule = make_schedule(self.optimiser, settings, epoch_steps=epoch_steps)
@@ -74,12 +76,12 @@ class Stepper:
         return network.eval()
 
     def train_mode(self) -> None:
-        """Training mode; the statistics of batch norm stay as they are where the settings say so."""
+        """Training mode; the statistics of batch norm stay as they are where the settings or frozen layers say so."""
         self.network.train()
-        if self.settings.batch_norm == "frozen":
-            for module in self.network.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+        for module in self.network.modules():
+            if isinstance(module, _BatchNorm):
+                trains = all(parameter.requires_grad for parameter in module.parameters())
+                module.train(trains and self.settings.batch_norm == "train")
 
     def step(self, number: int, images: Tensor, target: Tensor) -> Tensor:
         """One optimiser step at the schedule's rate; returns the loss (nats), still on the device.
@@ -130,6 +132,21 @@ class Stepper:
             self.scaler.scale(loss).backward()
             total += loss.detach()
         return total
+
+
+def freeze_layers(network: nn.Module, share: float) -> None:
+    """Keep the weights of this share of the layers, from the input on: no gradient is computed for them.
+
+    The layers are those of timm's map, as for `layer_decay`; the last of it, which has the head, always trains.
+    """
+    if hasattr(network, "group_matcher"):
+        layers = group_parameters(network, network.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
+    else:  # few networks of timm's have none, such as CAFormer
+        layers = auto_group_layers(network)
+    last = max(layers.values())
+    for name, parameter in network.named_parameters():
+        if layers[name] < share * last:
+            parameter.requires_grad_(False)
 
 
 def make_optimiser(network: nn.Module, settings: FullSettings, *, lr: float) -> torch.optim.Optimizer:

@@ -167,10 +167,10 @@ def test_the_first_row_that_fits_the_full_tag_is_the_family(tag, family):
 @pytest.mark.parametrize(
     ("tag", "has_weights", "values"),
     [
-        ("resnet50.a1_in1k", True, (3, 1e-4, "probe", 1.0, 1.0, "frozen", 0.0, 0.5)),
-        ("convnext_tiny.in12k_ft_in1k", True, (3, 1e-4, "probe", 1.0, 0.85, "frozen", 0.1, 0.5)),
-        ("vit_small_patch14_dinov2.lvd142m", True, (3, 5e-5, "probe", 1.0, 0.7, "frozen", 0.1, 0.5)),
-        ("vit_small_patch14_dinov2.lvd142m", False, (18, 1e-3, "random", 1.0, 1.0, "train", 0.0, 0.0)),
+        ("resnet50.a1_in1k", True, (3, 1e-4, "probe", 1.0, 1.0, 0.0, "frozen", 0.0, 0.5)),
+        ("convnext_tiny.in12k_ft_in1k", True, (3, 1e-4, "probe", 1.0, 0.85, 0.0, "frozen", 0.1, 0.5)),
+        ("vit_small_patch14_dinov2.lvd142m", True, (3, 5e-5, "probe", 1.0, 0.7, 0.0, "frozen", 0.1, 0.5)),
+        ("vit_small_patch14_dinov2.lvd142m", False, (18, 1e-3, "random", 1.0, 1.0, 0.0, "train", 0.0, 0.0)),
     ],
 )
 def test_a_family_gives_what_is_not_given(tag, has_weights, values):
@@ -184,7 +184,12 @@ def test_what_is_given_overrides_the_family_and_everything_else_is_as_it_was():
     full = filled(given, "vit_small_patch16_224.augreg_in21k")
     assert (full.lr, full.layer_decay, full.drop_path, full.batch_norm, full.epochs) == ("find", 0.5, 0.0, "train", 2)
     assert full.mixup == 0.2
-    assert dict(from_family(given, full)) == {"head": "probe", "head_lr_scale": 1.0, "start_share": 0.0}
+    assert dict(from_family(given, full)) == {
+        "head": "probe",
+        "head_lr_scale": 1.0,
+        "frozen_share": 0.0,
+        "start_share": 0.0,
+    }
 
 
 def test_a_random_head_on_weights_learns_ten_times_faster_unless_told_otherwise():
@@ -296,7 +301,7 @@ def test_the_remark_of_a_run_says_its_family_and_what_that_gives(begun, tmp_path
     plan = plan_runs(TrainSettings(backbone=("resnet50",), lr=0.01), {})[0]
     assert family_remark(begun, plan) == (
         'resnet50 (ImageNet CNN): epochs = 15, head = "probe", head_lr_scale = 1.0, layer_decay = 1.0, '
-        'batch_norm = "frozen", drop_path = 0.0, start_share = 0.5'
+        'frozen_share = 0.0, batch_norm = "frozen", drop_path = 0.0, start_share = 0.5'
     )
     nowhere = dataclasses.replace(begun, root=tmp_path)
     assert "epochs = by the number of images, once `split` has counted them" in family_remark(nowhere, plan)

@@ -55,9 +55,12 @@ def stop_before(monkeypatch, epoch):
     monkeypatch.setattr(FoldTrainer, "_train_epoch", stop)
 
 
-def test_a_fold_that_goes_on_mixes_in_the_same_weights_before_training(workspace, tmp_path, monkeypatch):
+def test_a_fold_that_goes_on_mixes_in_the_same_weights_before_training_and_freezes_the_same_layers(
+    workspace, tmp_path, monkeypatch
+):
     body = str(save_body(tmp_path / "body.safetensors"))
-    settings = dataclasses.replace(SETTINGS, weights=(body,), head="probe", batch_norm="frozen", start_share=0.5)
+    mixed = {"start_share": 0.5, "frozen_share": 0.5}
+    settings = dataclasses.replace(SETTINGS, weights=(body,), head="probe", batch_norm="frozen", **mixed)
     whole = trained_files(workspace, settings, "mixed")
     with monkeypatch.context() as during:
         stop_before(during, 1)

@@ -218,3 +218,29 @@ def test_what_predicts_lies_between_the_weights_before_training_and_those_after(
         torch.testing.assert_close(mixed[name], expected)
     assert not one.trained.training
     assert one.network.training  # as it was: the next step goes on from the trained weights
+
+
+@pytest.mark.parametrize(
+    ("backbone", "last_frozen"),
+    [("test_resnet", "layer3.0."), ("test_vit", "blocks.3."), ("caformer_s18", "stages.2.")],
+)
+def test_a_share_of_the_layers_from_the_input_on_keeps_weights_and_statistics(backbone, last_frozen):
+    one = stepper(
+        dataclasses.replace(SETTINGS, batch_norm="train", frozen_share=2 / 3, micro_batch=4), backbone=backbone
+    )
+    before = {name: value.clone() for name, value in one.network.state_dict().items()}
+    one.train_mode()
+    for number in range(2):
+        one.step(number, *batch())
+    kept = [name for name, value in one.network.state_dict().items() if torch.equal(value, before[name])]
+    assert kept == list(before)[: len(kept)]
+    assert kept[-1].startswith(last_frozen)
+
+
+def test_frozen_layers_take_no_gradient_and_the_head_trains_whatever_the_share():
+    one = stepper(dataclasses.replace(SETTINGS, frozen_share=0.99))
+    one.accumulate(*batch())
+    assert [name for name, each in one.network.named_parameters() if each.grad is not None] == [
+        "head.weight",
+        "head.bias",
+    ]
