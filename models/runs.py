@@ -118,6 +118,11 @@ def kind_of(workspace: Workspace, run: str) -> Kind | None:
     return cast("Kind | None", next((stored.get("kind") for stored in begun_settings(workspace, run)), None))
 
 
+def looked_up_by(workspace: Workspace, run: str) -> str:
+    """The run by whose features a run of neighbours looks images up."""
+    return str(next(iter(begun_settings(workspace, run)))["settings"]["of"])
+
+
 def torn_probes(workspace: Workspace, *, n_folds: int) -> list[str]:
     """The probes and lookups that lack a fold, because they failed on the way."""
     made = [name for name in runs(workspace) if kind_of(workspace, name) is not None]

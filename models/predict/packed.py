@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,14 +12,13 @@ import numpy as np
 import timm
 import torch
 from safetensors.torch import load, save
-from torch import Tensor, nn
-from torch.onnx import OnnxExporterError
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from folds.base.errors import UserError
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest
-from folds.pixels.store import PixelStore
+from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds
 from models.backbones import Backbone, build_network
 from models.device import choose_device, choose_precision, short_name
@@ -29,9 +26,11 @@ from models.input.views import view_size
 from models.predict.again import load_trained
 from models.predict.model import Model, log_probs_of
 from models.probe.bodies import probed_bodies
-from models.probe.features import LARGEST, STORED, FrozenBody
+from models.probe.features import LARGEST, STORED, FrozenBody, image_features
+from models.probe.heads import FeatureRows, head_views
 from models.probe.logistic import Head
-from models.runs import PROBE, RunPlan, done_folds, done_refit, kind_of
+from models.probe.neighbours import Choice, Memory
+from models.runs import KNN, PROBE, RunPlan, begun_settings, done_folds, done_refit, kind_of, looked_up_by
 from models.watch.events import JobKey
 
 State = dict[str, Tensor]
@@ -47,7 +46,9 @@ class PackedRun:
     precision  on a GPU; on_cpu: on a CPU, as it was when the run was made
     body       the tensors of a frozen backbone, which is asked once for all heads; None for trained networks
     beside     further frozen backbones, whose features stand behind those of the first: runs without parts
-    parts      by fold (or `all`): the file of its tensors, and what is added to its logits, (C,)
+    memory     of neighbours: the file of the training images' features, classes and folds, `images` and `features`
+    parts      by fold (or `all`): the file of its tensors, and what is added to its logits, (C,); of neighbours the
+               number of the fold and the fields of its `Choice`
     views      those that the blend uses
     """
 
@@ -60,6 +61,7 @@ class PackedRun:
     parts: Mapping[str, Mapping[str, Any]]
     licence: str
     beside: tuple[PackedRun, ...] = ()
+    memory: Mapping[str, Any] | None = None
 
     @property
     def bodies(self) -> tuple[PackedRun, ...]:
@@ -75,14 +77,17 @@ def pack_run(
     plans  the runs that the settings ask for: the weights of a probe's backbone are looked for among theirs
     Raises UserError where a file is not what was trained, or the weights of a probe are not at hand.
     """
-    made = _probe(workspace, run, plans) if kind_of(workspace, run) == PROBE else _networks(workspace, run, folds)
-    bodies, files = made
-    first, *beside = [PackedRun(**fields, views=tuple(views), licence=_licence(fields)) for fields in bodies]
+    kind = kind_of(workspace, run)
+    if kind == KNN:
+        bodies, files = _neighbours(workspace, run, folds, plans)
+    else:
+        bodies, files = _probe(workspace, run, plans) if kind == PROBE else _networks(workspace, run, folds)
+    first, *beside = [PackedRun(**body, views=tuple(views), licence=_licence(body)) for body in bodies]
     return replace(first, beside=tuple(beside)), iter(files.items())
 
 
-def _licence(fields: Mapping[str, Any]) -> str:
-    cfg = timm.get_pretrained_cfg(fields["backbone"]["tag"])
+def _licence(body: Mapping[str, Any]) -> str:
+    cfg = timm.get_pretrained_cfg(body["backbone"]["tag"])
     return (cfg.license if cfg else None) or "unknown"
 
 
@@ -98,7 +103,7 @@ def _networks(workspace: Workspace, run: str, folds: Folds) -> Made:
         files[file] = partial(_read_state, JobKey(run, fold).folder(workspace) / "network.safetensors")
         named[name] = {"file": file, "shift": one.model.shift.tolist()}
     settings, backbone = one.settings_json["settings"], one.model.backbone
-    fields = {
+    network = {
         "backbone": asdict(backbone),
         "sizes": (settings["image_size"] or backbone.size, one.model.size),
         "precision": settings["precision"],
@@ -106,7 +111,7 @@ def _networks(workspace: Workspace, run: str, folds: Folds) -> Made:
         "body": None,
         "parts": named,
     }
-    return [fields], files
+    return [network], files
 
 
 def _read_state(path: Path) -> State:
@@ -133,6 +138,33 @@ def _probe(workspace: Workspace, run: str, plans: Sequence[RunPlan]) -> Made:
     return bodies, files
 
 
+def _neighbours(workspace: Workspace, run: str, folds: Folds, plans: Sequence[RunPlan]) -> Made:
+    """The frozen backbones of a run of neighbours, and the memory of all folds: who is in one is known by its fold."""
+    of, done, store = looked_up_by(workspace, run), done_folds(workspace, run), open_store(workspace)
+    bodies, files = _probe(workspace, of, plans)
+    file, files = f"{run}/memory.safetensors", {body["body"]: files[body["body"]] for body in bodies}
+    frozen = probed_bodies(workspace, of, plans, device=choose_device("auto"), command="pack")
+    mirror = next(iter(begun_settings(workspace, of)))["settings"]["mirror"]
+    rows, views = store.rows(folds.image_id, split="train"), head_views(mirror=mirror)
+    seen = [list(image_features(workspace, store, rows, body, views=views).values()) for body in frozen]
+
+    def memory() -> State:
+        whole = {
+            f"features{i}": torch.from_numpy(np.stack([view.load() for view in views])) for i, views in enumerate(seen)
+        }
+        return {**whole, "target": torch.tensor(folds.target), "fold": torch.tensor(folds.fold)}
+
+    files[file] = memory
+    choices = {
+        f"fold{k}": {"fold": k, "choice": {f.name: one[f.name] for f in fields(Choice)}} for k, one in done.items()
+    }
+    width = sum(views[0].load().shape[1] for views in seen)
+    bodies[0] |= {"parts": choices, "memory": {"file": file, "images": len(rows), "features": width}}
+    for body in bodies[1:]:
+        body["parts"] = {}
+    return bodies, files
+
+
 def _frozen_state(body: FrozenBody) -> State:
     return body.model().network.state_dict()
 
@@ -143,83 +175,27 @@ def state_bytes(state: State, *, is_half: bool) -> bytes:
     return save({name: kept[name].cpu().contiguous() for name in sorted(kept)})
 
 
-def view_costs(run: PackedRun) -> dict[str, float]:
-    """Floating-point operations that one picture costs under each view, over all networks of the run."""
-    costs, passes = dict.fromkeys(run.views, 0.0), 1 if run.body else len(run.parts)
-    for body in run.bodies:
-        network, flops = build_network(_backbone(body), 2, size=body.sizes[0]).eval(), dict[int, float]()
-        for size in sorted({view_size(view, body.sizes[1]) for view in run.views}):
-            with FlopCounterMode(display=False) as counter, torch.inference_mode():
-                network(torch.zeros(1, 3, size, size))
-            flops[size] = float(counter.get_total_flops()) * passes
-        costs = {view: cost + flops[view_size(view, body.sizes[1])] for view, cost in costs.items()}
-    return costs
+def view_costs(run: PackedRun) -> dict[str, dict[str, float]]:
+    """Floating-point operations that one picture costs under each view, by what they are spent on.
 
-
-class _Whole(nn.Module):
-    """A part of a run as one function: normalised pictures in, log-probabilities out."""
-
-    def __init__(self, network: nn.Module, head: Head | None, shift: Tensor) -> None:
-        super().__init__()
-        self.network, self.has_head = network, head is not None
-        given = (head.weight, head.bias, shift) if head else (torch.zeros(0), torch.zeros(0), shift)
-        self.weight, self.bias, self.shift = (nn.Parameter(tensor, requires_grad=False) for tensor in given)
-
-    def forward(self, images: Tensor) -> Tensor:
-        if not self.has_head:
-            answer: Tensor = self.network(images)
-            return torch.log_softmax(answer + self.shift, dim=1)
-        seen = self.network.forward_head(self.network.forward_features(images), pre_logits=True)  # type: ignore[operator]
-        return torch.log_softmax(seen.flatten(1) @ self.weight.T + self.bias + self.shift, dim=1)
-
-
-def onnx_bytes(run: PackedRun, read: Callable[[str], bytes], part: str, *, n_classes: int) -> bytes:
-    """A part of a run as ONNX: `images` (B, 3, S, S) float32, normalised -> `log_probs` (B, C) float32.
-
-    S is any side where the run has views of several, else its own. Raises UserError where the packages that torch's
-    exporter needs are not installed, where it cannot leave the side open, or where the run is no one network.
+    What several runs share, as a probe and its neighbours share the backbone, has one name.
     """
-    if run.beside:
-        tags = ", ".join(body.backbone["tag"] for body in run.bodies)
-        raise UserError(
-            f"a probe of several backbones is no one network: {tags}", hint="leave out `--onnx`, or blend without it"
-        )
-    packages = ("onnx", "onnxscript")
-    if not all(importlib.util.find_spec(name) for name in packages):
-        raise UserError("`--onnx` needs the packages onnx and onnxscript", hint="`pip install -e '.[onnx]'`")
-    head, one = None, run.parts[part]
-    if run.body:
-        state = load(read(one["file"]))
-        head = Head(state["weight"].float(), state["bias"].float())
-    network = build_network(_backbone(run), 1 if run.body else n_classes, size=run.sizes[0])
-    network.load_state_dict(load(read(run.body or one["file"])))
-    whole = _Whole(network, head, torch.tensor(one["shift"] or [0.0] * n_classes, dtype=torch.float32)).eval()
-    images = torch.zeros(2, 3, run.sizes[1], run.sizes[1])
-    free: dict[int, Any] = {0: torch.export.Dim("batch")}
-    if any(view_size(view, run.sizes[1]) != run.sizes[1] for view in run.views):
-        free |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own parts
-        try:
-            program = torch.onnx.export(
-                whole,
-                (images,),
-                dynamo=True,
-                verbose=False,
-                input_names=["images"],
-                output_names=["log_probs"],
-                dynamic_shapes=(free,),
-            )
-        except OnnxExporterError as err:
-            if len(free) == 1:
-                raise
-            raise UserError(
-                f"torch cannot write {run.backbone['tag']} as ONNX for inputs of several sizes, which its views need",
-                hint="`python run.py blend --member-views centre,mirror`, then `python run.py pack --onnx`",
-            ) from err
-    assert program is not None, "torch exported nothing"
-    data: bytes = program.model_proto.SerializeToString(deterministic=True)
-    return data
+    costs: dict[str, dict[str, float]] = {view: {} for view in run.views}
+    for body in run.bodies:
+        network, flops = build_network(backbone_of(body), 2, size=body.sizes[0]).eval(), dict[int, float]()
+        for view in run.views:
+            size = view_size(view, body.sizes[1])
+            if size not in flops:
+                with FlopCounterMode(display=False) as counter, torch.inference_mode():
+                    network(torch.zeros(1, 3, size, size))
+                flops[size] = float(counter.get_total_flops())
+            passes = 1 if body.body else len(run.parts)
+            costs[view][f"{body.body or next(iter(run.parts.values()))['file']} {view}"] = flops[size] * passes
+    if run.memory:  # whitened, and multiplied with the images of the memory
+        width = run.memory["features"]
+        own = 2.0 * width * (width + run.memory["images"]) * len(run.parts)
+        costs = {view: {**cost, f"{run.memory['file']} {view}": own} for view, cost in costs.items()}
+    return costs
 
 
 def packed_log_probs(
@@ -234,15 +210,17 @@ def packed_log_probs(
     what: str = "predict",
     track: Track = silently,
     parts: Sequence[str] = (),
+    seen: dict[tuple[str, str], np.ndarray] | None = None,
 ) -> np.ndarray:
     """(parts, n, V, C) float32 log-probabilities of store rows (n,), under the views of the run in their order.
 
     read   the bytes of a file of the pack     parts  some of the run's; all if empty
+    seen   features of these rows by backbone and view, which runs that share a backbone hand on
     """
     device, chosen = choose_device(device_name), list(parts) or list(run.parts)
 
     def model(body: PackedRun, file: str, n: int, shift: Sequence[float] | None) -> Model:
-        backbone = _backbone(body)
+        backbone = backbone_of(body)
         precision = choose_precision(body.on_cpu if device.type == "cpu" else body.precision, device)
         network = build_network(backbone, n, size=body.sizes[0])
         network.load_state_dict(load(read(file)))  # float16 becomes float32
@@ -254,18 +232,37 @@ def packed_log_probs(
     if run.body is None:
         models = [model(run, run.parts[part]["file"], n_classes, run.parts[part]["shift"]) for part in chosen]
         return log_probs_of(models, store, rows, run.views, **common)
-    states = [load(read(run.parts[part]["file"])) for part in chosen]
-    heads = [Head(state["weight"].float(), state["bias"].float()).to(device) for state in states]
-    blocks = []
+    seen = {} if seen is None else seen
     for body in run.bodies:
         assert body.body is not None, "a frozen backbone without tensors"
-        pieces = model(body, body.body, 1, None).features(store, rows, run.views, **common)
-        # As the features that the heads were fitted to, (V, n, D of this backbone).
-        blocks.append(np.concatenate([one.clamp(-LARGEST, LARGEST).cpu().numpy().astype(STORED) for one in pieces], 1))
-    seen = torch.from_numpy(np.concatenate(blocks, axis=2).astype(np.float32)).to(device)  # (V, n, D)
-    found = torch.stack([torch.stack([head.log_probs(view) for view in seen], dim=1) for head in heads])
-    return found.cpu().numpy()
+        lacking = [view for view in run.views if (body.body, view) not in seen]
+        if lacking:
+            pieces = model(body, body.body, 1, None).features(store, rows, lacking, **common)
+            # As the features that the heads were fitted to, (V, n, D of this backbone).
+            made = np.concatenate([one.clamp(-LARGEST, LARGEST).cpu().numpy().astype(STORED) for one in pieces], 1)
+            seen |= {(body.body, view): one for view, one in zip(lacking, made, strict=True)}
+    views = [np.concatenate([seen[str(body.body), view] for body in run.bodies], axis=1) for view in run.views]
+    asked = [torch.from_numpy(view.astype(np.float32)).to(device) for view in views]  # of each view (n, D)
+    readers = _readers(run, read, chosen, n_classes=n_classes, device=device)
+    return torch.stack([torch.stack([answer(one) for one in asked], dim=1).cpu() for answer in readers]).numpy()
 
 
-def _backbone(run: PackedRun) -> Backbone:
+def _readers(
+    run: PackedRun, read: Callable[[str], bytes], parts: Sequence[str], *, n_classes: int, device: torch.device
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """For each part what makes log-probabilities (n, C) of features (n, D): its head, or its memory; one at a time."""
+    if run.memory is None:
+        for part in parts:
+            state = load(read(run.parts[part]["file"]))
+            yield Head(state["weight"].float(), state["bias"].float()).to(device).log_probs
+        return
+    state = load(read(run.memory["file"]))
+    features = FeatureRows([list(state[f"features{i}"].numpy()) for i in range(len(run.bodies))], device)
+    for part in parts:
+        rows = np.flatnonzero(state["fold"].numpy() != run.parts[part]["fold"])
+        memory = Memory(features(rows), state["target"][rows], n_classes=n_classes, widths=features.widths)
+        yield partial(memory.log_probs, choice=Choice(**run.parts[part]["choice"]))
+
+
+def backbone_of(run: PackedRun) -> Backbone:
     return Backbone(**run.backbone)

@@ -255,7 +255,7 @@ def ensemble_scores(
 
     pack, names = opened.pack, sorted(part.members)
     totals = {name: np.zeros((len(rows), len(pack.classes)), np.float32) for name in names}
-    counts = dict.fromkeys(names, 0)
+    counts, seen = dict.fromkeys(names, 0), dict[tuple[str, str], np.ndarray]()
     for run_name in sorted({run for name in names for run in pack.members[name].runs}):
         users = [name for name in names if run_name in pack.members[name].runs]
         wanted = tuple(dict.fromkeys(view for name in users for view in part.members[name]))
@@ -270,6 +270,7 @@ def ensemble_scores(
             batch_size=settings.predict_batch,
             what=run_name,
             track=track,
+            seen=seen,
         )
         for log_probs in found:
             for name in users:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,10 @@ from folds.base.workspace import Workspace
 from folds.pixels.jpeg import JpegPixels
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
-from models.runs import KNN, kind_of
+from models.runs import KNN, PROBE, kind_of, looked_up_by
 from submissions.csv_form import read_layout
 from submissions.offline.pack_file import OpenPack, Pack, PackedMember, Smaller, save_pack
-from submissions.offline.smaller import fewer_members, smaller_ensembles, whole_ensemble
+from submissions.offline.smaller import Kept, fewer_members, smaller_ensembles, whole_ensemble
 from submissions.settings import PackSettings
 
 if TYPE_CHECKING:
@@ -78,7 +78,9 @@ def make_pack(
         refused = tuple(_changed_runs(OpenPack(path), members, folds, store, device=device, track=track))
         is_half = not refused
     if settings.limit_mb:
-        sizes = {name: sum(len(_bytes(make, is_half=is_half)()) for _, make in files[name]) for name in runs}
+        sizes = {
+            name: {file: float(len(_bytes(make, is_half=is_half)())) for file, make in files[name]} for name in runs
+        }
         part = _within(members, recipe, sizes, limit=settings.limit_mb * 1e6)
         if len(part.members) < len(members):
             kept = [m for m, name in enumerate(members.names) if name in part.members]
@@ -104,11 +106,11 @@ def _describe(
     from models.predict.packed import view_costs
 
     folds, layout = load_folds(workspace), read_layout(workspace)
-    flops = {name: view_costs(run) for name, run in runs.items()}
-    cost = {
-        member.name: {view: sum(flops[run.name][view] for run in member.runs) for view in member.runs[0].views}
-        for member in members.members
-    }
+    flops, of = {name: view_costs(run) for name, run in runs.items()}, _runs_by_member(members)
+
+    def price(kept: Kept) -> float:
+        return _once(flops[run][view] for name, views in kept.items() for run in of[name] for view in views)
+
     return Pack(
         classes=folds.classes,
         images_per_class=tuple(np.bincount(folds.target, minlength=len(folds.classes)).tolist()),
@@ -124,7 +126,7 @@ def _describe(
             for member, weight in zip(members.members, recipe.weights, strict=True)
         },
         runs=runs,
-        smaller=tuple(smaller_ensembles(members, recipe, cost)),
+        smaller=tuple(smaller_ensembles(members, recipe, price)),
         is_half=False,
         expected_top3_error=blend.expected_top3.mean,
         folds_digest=folds.digest,
@@ -146,17 +148,27 @@ def _pack_runs(
     return {name: run for name, (run, _) in packed.items()}, {name: list(found) for name, (_, found) in packed.items()}
 
 
+def _runs_by_member(members: Members) -> dict[str, list[str]]:
+    return {member.name: [run.name for run in member.runs] for member in members.members}
+
+
+def _once(costs: Iterable[Mapping[str, float]]) -> float:
+    """The sum of all costs, of which those of one name are the same and count once."""
+    return sum({name: cost for one in costs for name, cost in one.items()}.values())
+
+
 def _refuse_without_networks(workspace: Workspace, blend: Blend) -> None:
-    """Members that another tool or columns made have no network here, and neighbours need the training images."""
+    """Members that another tool or columns made have no network here; neighbours are packed with a frozen backbone."""
     used = {run for name, weight in blend.weights.items() if weight > 0 for run in blend.runs[name]}
     added = sorted(run for run in used if (workspace.members / run).is_dir())
     looked_up = sorted(run for run in used - set(added) if kind_of(workspace, run) == KNN)
-    if added or looked_up:
-        others = sorted({run for runs in blend.runs.values() for run in runs} - {*added, *looked_up})
+    trained = [run for run in looked_up if kind_of(workspace, looked_up_by(workspace, run)) != PROBE]
+    if added or trained:
+        others = sorted({run for runs in blend.runs.values() for run in runs} - {*added, *trained})
         again = f"`python run.py blend --members {','.join(others)}` blends without" if others else "train a run here"
         why = f"there is no network to pack for {first_few(added)}: another tool or columns made the predictions"
         if not added:
-            why = f"{first_few(looked_up)} looks pictures up among the training images, which no pack holds"
+            why = f"{first_few(trained)} has a memory of its own for every fold's network, which no pack holds"
         raise UserError(why, hint=again)
 
 
@@ -168,13 +180,14 @@ def _save(
     is_half: bool,
     more: Sequence[tuple[str, Callable[[], bytes]]] = (),
 ) -> int:
-    chosen = [(name, _bytes(make, is_half=is_half)) for run in pack.runs for name, make in files[run]]
-    return save_pack(path, replace(pack, is_half=is_half), [*chosen, *more])
+    chosen = {name: _bytes(make, is_half=is_half) for run in pack.runs for name, make in files[run]}
+    return save_pack(path, replace(pack, is_half=is_half), [*chosen.items(), *more])
 
 
 def _onnx_files(pack: Pack, files: Files, *, track: Track) -> list[tuple[str, Callable[[], bytes]]]:
     """Every network as ONNX, in float32, by the name of its file."""
-    from models.predict.packed import onnx_bytes, state_bytes
+    from models.predict.onnx import onnx_bytes
+    from models.predict.packed import state_bytes
 
     made = {}
     parts = [(name, part) for name, run in pack.runs.items() for part in run.parts]
@@ -229,16 +242,18 @@ def _changed_runs(
             yield name
 
 
-def _within(members: Members, recipe: Recipe, sizes: Mapping[str, int], *, limit: float) -> Smaller:
-    """The largest part of the ensemble whose tensors take no more bytes than the limit. sizes: of each run."""
-    runs = {member.name: [run.name for run in member.runs] for member in members.members}
-    own = {name: float(sum(sizes[run] for run in of)) for name, of in runs.items()}
-    whole = whole_ensemble(members, recipe)
-    cost = {name: dict.fromkeys(views, own[name] / len(views)) for name, views in whole.members.items()}
-    for part in [whole, *fewer_members(members, recipe, cost, whole)]:
-        if sum(sizes[run] for run in {run for name in part.members for run in runs[name]}) <= limit:
+def _within(members: Members, recipe: Recipe, sizes: Mapping[str, Mapping[str, float]], *, limit: float) -> Smaller:
+    """The largest part of the ensemble whose tensors take no more bytes than the limit. sizes: of each run's files."""
+    of, whole = _runs_by_member(members), whole_ensemble(members, recipe)
+
+    def price(kept: Iterable[str]) -> float:
+        return _once(sizes[run] for name in kept for run in of[name])
+
+    for part in [whole, *fewer_members(members, recipe, price, whole)]:
+        if price(part.members) <= limit:
             return part
+    least = min(price([name]) for name in of)
     raise UserError(
-        f"the smallest member takes {min(own.values()) / 1e6:.1f} MB, and the limit is {limit / 1e6:.1f} MB",
+        f"the smallest member takes {least / 1e6:.1f} MB, and the limit is {limit / 1e6:.1f} MB",
         hint="`python run.py pack --half`, or a larger `--limit-mb`",
     )

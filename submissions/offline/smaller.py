@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from ensemble.members.members import Members, read_members
 from ensemble.weights.metric import Metric
@@ -11,10 +13,10 @@ from ensemble.weights.recipe import Recipe
 from submissions.offline.pack_file import Smaller
 
 Kept = Mapping[str, tuple[str, ...]]  # the views that are left of each member that is left, by name
-Cost = Mapping[str, Mapping[str, float]]  # of each member under each view, in any unit
+Price = Callable[[Kept], float]  # of what is left, in any unit; members may share a part of it
 
 
-def smaller_ensembles(members: Members, recipe: Recipe, cost: Cost) -> list[Smaller]:
+def smaller_ensembles(members: Members, recipe: Recipe, price: Price) -> list[Smaller]:
     """The whole ensemble, then one view less at a time until each member has one, then one member less at a time.
 
     What goes next is the view (of all members that have another) or the member whose loss costs the least error for
@@ -32,8 +34,8 @@ def smaller_ensembles(members: Members, recipe: Recipe, cost: Cost) -> list[Smal
         ]
         fewer = [one for one in fewer if one != kept]
         if not fewer:
-            return found + list(fewer_members(members, recipe, cost, found[-1]))
-        found.append(_cheapest(members, recipe, cost, found[-1], fewer))
+            return found + list(fewer_members(members, recipe, price, found[-1]))
+        found.append(_cheapest(members, recipe, price, found[-1], fewer))
 
 
 def whole_ensemble(members: Members, recipe: Recipe) -> Smaller:
@@ -41,25 +43,25 @@ def whole_ensemble(members: Members, recipe: Recipe) -> Smaller:
     return Smaller(kept, _error(members, recipe, kept), 1.0)
 
 
-def fewer_members(members: Members, recipe: Recipe, cost: Cost, part: Smaller) -> Iterator[Smaller]:
+def fewer_members(members: Members, recipe: Recipe, price: Price, part: Smaller) -> Iterator[Smaller]:
     """One member less at a time, down to the last one."""
     members = _under(members, part.members)
     while len(part.members) > 1:
         fewer = [{name: of for name, of in part.members.items() if name != gone} for gone in part.members]
-        part = _cheapest(members, recipe, cost, part, fewer)
+        part = _cheapest(members, recipe, price, part, fewer)
         yield part
 
 
-def _cheapest(members: Members, recipe: Recipe, cost: Cost, before: Smaller, fewer: Sequence[Kept]) -> Smaller:
+def _cheapest(members: Members, recipe: Recipe, price: Price, before: Smaller, fewer: Sequence[Kept]) -> Smaller:
     """The part with the least error more for the time that it saves; the first of equals."""
-    whole = sum(sum(of.values()) for of in cost.values())
-    tried = [
-        Smaller(
-            kept, _error(members, recipe, kept), sum(cost[name][view] for name in kept for view in kept[name]) / whole
-        )
-        for kept in fewer
-    ]
-    return min(tried, key=lambda one: (one.oof_top3_error - before.oof_top3_error) / (before.cost - one.cost))
+    whole = price(before.members) / before.cost
+    tried = [Smaller(kept, _error(members, recipe, kept), price(kept) / whole) for kept in fewer]
+
+    def loss_for_time(one: Smaller) -> float:
+        saved = before.cost - one.cost
+        return (one.oof_top3_error - before.oof_top3_error) / saved if saved > 0 else np.inf
+
+    return min(tried, key=loss_for_time)
 
 
 def _error(members: Members, recipe: Recipe, kept: Kept) -> float:

@@ -22,7 +22,8 @@ from folds.split.assign import load_folds
 from models.backbones import build_network, resolve_backbone
 from models.input.resample import network_input
 from models.input.views import view_boxes, view_size
-from models.predict.packed import onnx_bytes, packed_log_probs, view_costs
+from models.predict.onnx import onnx_bytes
+from models.predict.packed import packed_log_probs, view_costs
 from models.runs import plan_runs
 from models.settings import TrainSettings
 from submissions.offline import infer as infer_module
@@ -37,7 +38,7 @@ SMALL = ["--backbone", "test_resnet", "--image-size", "32", "--precision", "fp32
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    """(data folder, work folder, pack, plans): a trained run and a probe, blended, submitted and packed."""
+    """(data folder, work folder, pack, plans): a trained run, a probe and its neighbours, blended and packed."""
     folder = tmp_path_factory.mktemp("packed")
     data, work, weights = make_competition(folder / "data", n_test=30), folder / "work", folder / "weights.safetensors"
     (data / "Public" / "002.jpg").write_bytes(b"no image")
@@ -49,6 +50,7 @@ def packed(tmp_path_factory):
         ["split", "--n-folds", "2"],
         ["probe", *used, *views],
         ["train", *used, *views, "--epochs", "2", "--batch-size", "8", "--sampling-power", "0.5", "--lr", "1e-3"],
+        ["knn", "--run", "test_resnet-probe", *used, *views],
         ["blend", "--keep", "equal"],
         ["submit"],
         ["pack", *used],
@@ -118,7 +120,7 @@ def test_without_time_the_csv_is_valid_and_says_what_was_not_seen(packed, tmp_pa
     assert (made.rows, len(made.unseen)) == (30, 30)
     assert made.part == OpenPack(pack).pack.smaller[-1]
     (view,) = next(iter(made.part.members.values()))
-    begin = rf"the whole ensemble would take \d:\d\d; 1 of 2 members under {view} \(out-of-fold top-3 error"
+    begin = rf"the whole ensemble would take \d:\d\d; 1 of 3 members under {view} \(out-of-fold top-3 error"
     assert re.match(begin, said[0]), said
     shutil.rmtree(tmp_path / "out.csv.parts")
     enough = infer(pack, data / "Public", settings(tmp_path, data, max_hours=1.0))
@@ -159,17 +161,29 @@ def test_a_run_whose_tensors_change_its_error_is_named(packed, tmp_path):
 
 def test_parts_of_the_ensemble_get_cheaper_and_the_whole_one_comes_first(packed):
     pack = OpenPack(packed[2]).pack
-    assert [[len(views) for views in part.members.values()] for part in pack.smaller] == [[3, 3], [2, 2], [1, 1], [1]]
+    left = [[len(views) for views in part.members.values()] for part in pack.smaller]
+    assert left == [[3, 3, 3], [2, 2, 2], [1, 1, 1], [1, 1], [1]]
     costs = [part.cost for part in pack.smaller]
     assert costs[0] == 1.0
     assert costs == sorted(costs, reverse=True)
-    assert pack.recipe(pack.smaller[3].members).weights.sum() == pytest.approx(1.0)
+    assert pack.recipe(pack.smaller[4].members).weights.sum() == pytest.approx(1.0)
 
 
 def test_a_view_of_a_larger_side_costs_what_its_pixels_cost(packed):
-    cost = view_costs(OpenPack(packed[2]).pack.runs["test_resnet"])
+    costs = view_costs(OpenPack(packed[2]).pack.runs["test_resnet"])
+    cost = {view: sum(each.values()) for view, each in costs.items()}
     assert cost["centre"] == cost["mirror"]
     assert 1.5 < cost["centre@48"] / cost["centre"] < 4  # 2.25 times the pixels; maps are rounded up to whole ones
+
+
+def test_what_runs_share_is_packed_and_paid_once(packed):
+    pack = OpenPack(packed[2]).pack
+    with zipfile.ZipFile(packed[2]) as archive:
+        assert len(names := archive.namelist()) == len(set(names))
+    probe, neighbours = (view_costs(pack.runs[f"test_resnet-probe{more}"])["centre"] for more in ("", "-knn"))
+    assert probe.items() < neighbours.items()
+    without = next(part for part in pack.smaller if len(part.members) == 2)
+    assert list(without.members) == ["test_resnet-probe", "test_resnet-probe-knn"]  # one body for both
 
 
 def test_a_pack_holds_no_training_image(packed):
@@ -188,7 +202,7 @@ def test_float16_is_taken_where_no_error_changes_and_a_limit_leaves_members_out(
     small = make_pack(work, PackSettings(out=tmp_path / "small.zip", limit_mb=limit), plans, device="cpu")
     assert small.bytes <= limit * 1e6
     assert list(small.pack.members) == list(small.part.members)
-    assert len(small.pack.members) == 1
+    assert list(small.pack.members) == ["test_resnet-probe", "test_resnet-probe-knn"]  # they share a backbone
     assert all(len(member.views) == 3 for member in small.pack.members.values())
     assert whole.part is None
     with pytest.raises(UserError, match=r"^the smallest member takes \d+\.\d MB, and the limit is 0\.0 MB$"):

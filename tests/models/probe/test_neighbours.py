@@ -207,7 +207,7 @@ def test_what_has_no_features_or_no_network_is_refused_in_one_sentence(own, tmp_
     assert no.value.hint.startswith("`python run.py knn --backbone test_resnet.r160_in1k --weights FILE`")
 
 
-def test_they_blend_from_the_command_line_and_a_pack_says_how_to_blend_without(own, capsys):
+def test_they_blend_from_the_command_line_and_a_pack_carries_those_of_a_probe_alone(own, capsys):
     workspace, plans = own
     place = ["--work", str(workspace.root)]
     flags = [*place, "--weights", f"test_resnet={plans[0].weights}", "--backbone", "test_resnet", "--device", "cpu"]
@@ -220,9 +220,10 @@ def test_they_blend_from_the_command_line_and_a_pack_says_how_to_blend_without(o
     assert len(load_blend(workspace.blend).weights) == 4
     for command in (["submit"], ["status"], ["compare", "test_resnet-probe", "test_resnet-probe-knn"], ["views"]):
         assert run.main([*command, *place]) == 0
-    without = "test_resnet,test_resnet+test_efficientnet-probe,test_resnet-probe"
-    with pytest.raises(
-        UserError, match=r"^test_resnet-probe-knn looks pictures up among the training images, which"
-    ) as no:
+    assert "test_resnet-probe-knn" in make_pack(workspace, PackSettings(), plans, device="cpu").pack.members
+    assert run.main(["knn", *flags, "--run", "test_resnet"]) == 0
+    assert run.main(["blend", *place, "--keep", "equal"]) == 0
+    without = "test_resnet,test_resnet+test_efficientnet-probe,test_resnet-probe,test_resnet-probe-knn"
+    with pytest.raises(UserError, match=r"^test_resnet-knn has a memory of its own for every fold's network, ") as no:
         make_pack(workspace, PackSettings(), plans, device="cpu")
     assert no.value.hint == f"`python run.py blend --members {without}` blends without"

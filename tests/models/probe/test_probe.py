@@ -18,7 +18,8 @@ from folds.split.assign import load_folds
 from models.input.sizes import needed_store_size
 from models.jobs.plan import refuse_runs
 from models.predict.again import predict_run
-from models.predict.packed import onnx_bytes, pack_run, packed_log_probs, state_bytes, view_costs
+from models.predict.onnx import onnx_bytes
+from models.predict.packed import pack_run, packed_log_probs, state_bytes, view_costs
 from models.predict.predictions import load_predictions
 from models.probe.probe import probe_runs
 from models.runs import done_folds, plan_runs
@@ -175,7 +176,7 @@ def test_a_packed_probe_of_two_backbones_predicts_what_the_run_does(side_by_side
         stored = load_predictions(workspace.fold(f"{JOINT}-probe", k) / "test.npz", hint="")
         np.testing.assert_allclose(found[k], stored.log_probs, atol=1e-5)
     alone = [view_costs(dataclasses.replace(one, beside=(), views=VIEWS.views)) for one in packed.bodies]
-    assert view_costs(packed) == {view: sum(one[view] for one in alone) for view in VIEWS.views}
+    assert view_costs(packed) == {view: alone[0][view] | alone[1][view] for view in VIEWS.views}
     with pytest.raises(
         UserError, match=r"^a probe of several backbones is no one network: test_resnet.r160_in1k, test_"
     ):
