@@ -18,7 +18,7 @@ from folds.base.progress import Track
 from folds.engine import EngineSettings
 from models.jobs.local import Executor, Local, Task
 from models.jobs.ray_cluster import on_ray
-from models.jobs.ray_worker import Began, Ended, do_there
+from models.jobs.ray_worker import Began, Ended, Queue, do_there
 from models.watch.events import Event, FoldFailed, FoldHeld, FoldMoved, Happened, JobEvent
 
 MOST_MOVES = 3  # a task whose process died is begun again so often, and then it has failed
@@ -84,7 +84,6 @@ class _Session:
     """The tasks of one call, as long as Ray is connected."""
 
     def __init__(self, ray: Any, engine: EngineSettings, track: Track, tasks: Sequence[Task]) -> None:
-        from ray.util.queue import Queue
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self.ray, self.track, self.attempts = ray, track, 0
@@ -93,8 +92,8 @@ class _Session:
         machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
         self.open = [_Open(task, *_needs(machines, engine, task)) for task in costliest_first]
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-        self.queue.qsize()  # wait until it has started: no task begins before there is a queue to write to
+        self.queue = ray.remote(Queue).options(num_cpus=0, scheduling_strategy=here).remote()
+        list(self._said())  # wait until it has started: no task begins before there is a queue to write to
 
     def run(self) -> Iterator[Happened]:
         try:
@@ -147,8 +146,8 @@ class _Session:
     def _said(self) -> Iterator[tuple[int, Any]]:
         """What the processes have said up to now, each with the number of the attempt."""
         try:
-            while n := self.queue.qsize():
-                yield from self.queue.get_nowait_batch(min(n, BATCH))
+            while said := self.ray.get(self.queue.take.remote(BATCH)):
+                yield from said
         except self.ray.exceptions.RayActorError as err:
             why = f"the event queue on Ray is gone: {_last_line(err)}"
             raise UserError(why, hint="type the command again") from err
