@@ -79,10 +79,11 @@ def pack(
 
     made = make_pack(workspace, settings, plans, device=device, track=screen.track)
     members, runs = len(made.pack.smaller[0].members), made.pack.runs.values()
-    networks = sum(len(run.parts) for run in runs)
+    networks, memories = sum(len(run.parts) for run in runs if not run.memory), sum(bool(run.memory) for run in runs)
+    lookups = f" and {memories} {'memory' if memories == 1 else 'memories'} of neighbours" if memories else ""
     licences = sorted({f"{body.backbone['tag']} ({body.licence})" for run in runs for body in run.bodies})
     form = "float16" if made.pack.is_half else "float32"
-    what = f"{networks} networks of {members} member{'s' * (members != 1)}, in {form}"
+    what = f"{networks} networks{lookups} of {members} member{'s' * (members != 1)}, in {form}"
     yield f"{made.path}: {made.bytes / 1e6:,.1f} MB, {what}"
     if made.part is None:
         yield f"expected top-3 error {made.pack.expected_top3_error:.4f}, as of the blend"

@@ -35,6 +35,8 @@ from models.watch.events import FoldDone, FoldHeld, Happened, JobEvent
 
 Fold: TypeAlias = int | None  # None stands for the refit on all images
 
+MANY_IMAGES = 1 << 30  # more than any rule asks for
+
 
 def train_runs(
     workspace: Workspace,
@@ -167,16 +169,16 @@ def _full(plan: RunPlan, tag: str, *, n_train: int) -> FullSettings:
 
 
 def family_remark(workspace: Workspace, plan: RunPlan) -> str:
-    """What a run's settings get from its backbone's family, in a line; epochs once there are folds to count."""
+    """What a run's settings get from its backbone's family, in a line; some of it once there are folds to count."""
     try:
         tag = resolve_backbone(plan.backbone).tag
-        n_train = _n_train(load_folds(workspace)) if workspace.folds_csv.is_file() else None
+        counted = [_n_train(load_folds(workspace))] if workspace.folds_csv.is_file() else [1, MANY_IMAGES]
     except UserError as err:
         return f"{plan.name}: {err.message}"
-    full = _full(plan, tag, n_train=n_train or 1)
-    given = {key: toml_value(value) for key, value in from_family(plan.settings, full).items()}
-    if "epochs" in given and n_train is None:
-        given["epochs"] = "by the number of images, once `split` has counted them"
+    few, *many = (from_family(plan.settings, _full(plan, tag, n_train=n_train)) for n_train in counted)
+    given = {key: toml_value(value) for key, value in few.items()}
+    for key in (key for other in many for key in few if few[key] != other[key]):
+        given[key] = "by the number of images, once `split` has counted them"
     family = find_family(tag, has_weights=plan.has_weights).name
     return f"{plan.name} ({family}): {', '.join(f'{key} = {value}' for key, value in given.items()) or 'all is given'}"
 

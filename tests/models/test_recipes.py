@@ -167,7 +167,7 @@ def test_the_first_row_that_fits_the_full_tag_is_the_family(tag, family):
 @pytest.mark.parametrize(
     ("tag", "has_weights", "values"),
     [
-        ("resnet50.a1_in1k", True, (3, 1e-4, "probe", 1.0, 1.0, 0.0, "frozen", 0.0, 0.5)),
+        ("resnet50.a1_in1k", True, (3, 3e-4, "probe", 1.0, 1.0, 0.67, "frozen", 0.0, 0.5)),
         ("convnext_tiny.in12k_ft_in1k", True, (3, 1e-4, "probe", 1.0, 0.85, 0.0, "frozen", 0.1, 0.5)),
         ("vit_small_patch14_dinov2.lvd142m", True, (3, 5e-5, "probe", 1.0, 0.7, 0.0, "frozen", 0.1, 0.5)),
         ("vit_small_patch14_dinov2.lvd142m", False, (18, 1e-3, "random", 1.0, 1.0, 0.0, "train", 0.0, 0.0)),
@@ -190,6 +190,20 @@ def test_what_is_given_overrides_the_family_and_everything_else_is_as_it_was():
         "frozen_share": 0.0,
         "start_share": 0.0,
     }
+
+
+def test_layers_are_frozen_where_few_images_train_from_a_probed_head_and_the_others_take_a_higher_rate():
+    def chosen(given=PLAIN, **traits):
+        full = filled(given, **traits)
+        return full.frozen_share, full.lr
+
+    assert chosen(n_train=10_000) == (0.67, 3e-4)
+    assert chosen(n_train=10_001) == (0.0, 1e-4)
+    assert chosen(TrainSettings(frozen_share=0.5), n_train=100_000) == (0.5, 3e-4)
+    assert chosen(TrainSettings(frozen_share=0.0)) == (0.0, 1e-4)
+    assert chosen(TrainSettings(lr=2e-4)) == (0.67, 2e-4)
+    for given in ({"batch_norm": "train"}, {"head": "random"}):
+        assert chosen(TrainSettings(**given)) == (0.0, 1e-4)
 
 
 def test_a_random_head_on_weights_learns_ten_times_faster_unless_told_otherwise():
@@ -289,7 +303,7 @@ def test_by_default_weights_are_fine_tuned_from_their_probed_head(tmp_path):
     workspace, path = prepared(tmp_path), save_body(tmp_path / "body.safetensors")
     events = train(workspace, dataclasses.replace(DEFAULTS, weights=(str(path),), epochs=1), only_folds=[0])
     started = next(event for event in events if type(event).__name__ == "FoldStarted")
-    assert (started.is_probed, started.lr) == (True, 1e-4)
+    assert (started.is_probed, started.lr) == (True, 3e-4)
 
 
 def test_all_folds_of_a_run_train_for_the_same_number_of_epochs(begun):
@@ -301,9 +315,10 @@ def test_the_remark_of_a_run_says_its_family_and_what_that_gives(begun, tmp_path
     plan = plan_runs(TrainSettings(backbone=("resnet50",), lr=0.01), {})[0]
     assert family_remark(begun, plan) == (
         'resnet50 (ImageNet CNN): epochs = 15, head = "probe", head_lr_scale = 1.0, layer_decay = 1.0, '
-        'frozen_share = 0.0, batch_norm = "frozen", drop_path = 0.0, start_share = 0.5'
+        'frozen_share = 0.67, batch_norm = "frozen", drop_path = 0.0, start_share = 0.5'
     )
     nowhere = dataclasses.replace(begun, root=tmp_path)
-    assert "epochs = by the number of images, once `split` has counted them" in family_remark(nowhere, plan)
+    for key in ("epochs", "frozen_share"):
+        assert f"{key} = by the number of images, once `split` has counted them" in family_remark(nowhere, plan)
     unknown = plan_runs(TrainSettings(backbone=("resnet5O",)), {})[0]
     assert family_remark(begun, unknown).startswith("resnet5O: there is no backbone `resnet5O`")
