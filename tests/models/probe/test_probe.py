@@ -21,6 +21,7 @@ from models.predict.again import predict_run
 from models.predict.onnx import onnx_bytes
 from models.predict.packed import pack_run, packed_log_probs, state_bytes, view_costs
 from models.predict.predictions import load_predictions
+from models.probe.knn import knn_run
 from models.probe.probe import probe_runs
 from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
@@ -180,6 +181,25 @@ def test_a_packed_probe_of_two_backbones_predicts_what_the_run_does(side_by_side
     with pytest.raises(
         UserError, match=r"^a probe of several backbones is no one network: test_resnet.r160_in1k, test_"
     ):
+        onnx_bytes(packed, data.__getitem__, "fold0", n_classes=4)
+
+
+def test_packed_neighbours_of_two_backbones_predict_what_the_run_does(side_by_side):
+    workspace, plans = side_by_side
+    name = f"{JOINT}-probe-knn"
+    list(knn_run(workspace, f"{JOINT}-probe", plans, VIEWS, device_name="cpu"))
+    packed, files = pack_run(workspace, name, load_folds(workspace), views=VIEWS.views, plans=plans)
+    data, store = {file: state_bytes(make(), is_half=False) for file, make in files}, open_store(workspace)
+    assert sorted(data) == [
+        f"{JOINT}-probe-knn/memory.safetensors",
+        *(f"{JOINT}-probe/body{i}.safetensors" for i in ("", 1)),
+    ]
+    rows, given = np.flatnonzero(store.split == "test"), {"n_classes": 4, "device_name": "cpu"}
+    found = packed_log_probs(packed, data.__getitem__, store, rows, **given)
+    for k in (0, 1):
+        stored = load_predictions(workspace.fold(name, k) / "test.npz", hint="")
+        np.testing.assert_allclose(found[k], stored.log_probs, atol=1e-5)
+    with pytest.raises(UserError, match=r"^neighbours by test_resnet.r160_in1k are no one network"):
         onnx_bytes(packed, data.__getitem__, "fold0", n_classes=4)
 
 
