@@ -120,48 +120,50 @@ def _read_state(path: Path) -> State:
 
 def _probe(workspace: Workspace, run: str, plans: Sequence[RunPlan]) -> Made:
     """The frozen backbones of a probe, and the heads of its folds."""
-    done, files = done_folds(workspace, run), dict[str, Callable[[], State]]()
-    for k, record in done.items():
+    bodies, files = _bodies(run, probed_bodies(workspace, run, plans, device=torch.device("cpu"), command="pack"))
+    for k, record in done_folds(workspace, run).items():
         path = workspace.fold(run, k) / "head.safetensors"
         data = path.read_bytes()
         if digest(data) != record["files"][path.name]:
             hint = f"remove {workspace.models / run} and probe again"
             raise UserError(f"{path} changed after it was written", hint=hint)
         files[f"{run}/fold{k}.safetensors"] = partial(load, data)
-    parts: dict[str, Any] = {f"fold{k}": {"file": f"{run}/fold{k}.safetensors", "shift": None} for k in done}
-    bodies = []
-    for i, body in enumerate(probed_bodies(workspace, run, plans, device=torch.device("cpu"), command="pack")):
-        file, precision = f"{run}/body{i or ''}.safetensors", short_name(body.precision)
-        files[file] = partial(_frozen_state, body)
-        sizes = {"sizes": (body.size, body.size), "precision": precision, "on_cpu": precision}
-        bodies.append({"backbone": asdict(body.backbone), **sizes, "body": file, "parts": {} if i else parts})
+        bodies[0]["parts"][f"fold{k}"] = {"file": f"{run}/fold{k}.safetensors", "shift": None}
     return bodies, files
 
 
 def _neighbours(workspace: Workspace, run: str, folds: Folds, plans: Sequence[RunPlan]) -> Made:
-    """The frozen backbones of a run of neighbours, and the memory of all folds: who is in one is known by its fold."""
-    of, done, store = looked_up_by(workspace, run), done_folds(workspace, run), open_store(workspace)
-    bodies, files = _probe(workspace, of, plans)
-    file, files = f"{run}/memory.safetensors", {body["body"]: files[body["body"]] for body in bodies}
+    """The frozen backbones of a run of neighbours, named as those of its probe, and one memory for all folds."""
+    of, store = looked_up_by(workspace, run), open_store(workspace)
     frozen = probed_bodies(workspace, of, plans, device=choose_device("auto"), command="pack")
+    bodies, files = _bodies(of, frozen)
     mirror = next(iter(begun_settings(workspace, of)))["settings"]["mirror"]
     rows, views = store.rows(folds.image_id, split="train"), head_views(mirror=mirror)
     seen = [list(image_features(workspace, store, rows, body, views=views).values()) for body in frozen]
 
     def memory() -> State:
-        whole = {
-            f"features{i}": torch.from_numpy(np.stack([view.load() for view in views])) for i, views in enumerate(seen)
-        }
-        return {**whole, "target": torch.tensor(folds.target), "fold": torch.tensor(folds.fold)}
+        features = {f"features{i}": np.stack([view.load() for view in views]) for i, views in enumerate(seen)}
+        known = {**features, "target": folds.target, "fold": folds.fold}
+        return {name: torch.tensor(values) for name, values in known.items()}
 
+    file, width = f"{run}/memory.safetensors", sum(views[0].load().shape[1] for views in seen)
     files[file] = memory
-    choices = {
-        f"fold{k}": {"fold": k, "choice": {f.name: one[f.name] for f in fields(Choice)}} for k, one in done.items()
-    }
-    width = sum(views[0].load().shape[1] for views in seen)
-    bodies[0] |= {"parts": choices, "memory": {"file": file, "images": len(rows), "features": width}}
-    for body in bodies[1:]:
-        body["parts"] = {}
+    for k, record in done_folds(workspace, run).items():
+        choice = {one.name: record[one.name] for one in fields(Choice)}
+        bodies[0]["parts"][f"fold{k}"] = {"fold": k, "choice": choice}
+    bodies[0]["memory"] = {"file": file, "images": len(rows), "features": width}
+    return bodies, files
+
+
+def _bodies(run: str, frozen: Sequence[FrozenBody]) -> Made:
+    """The frozen backbones of a probe, still without parts."""
+    bodies: list[dict[str, Any]] = []
+    files: dict[str, Callable[[], State]] = {}
+    for i, body in enumerate(frozen):
+        file, precision = f"{run}/body{i or ''}.safetensors", short_name(body.precision)
+        files[file] = partial(_frozen_state, body)
+        sizes = {"sizes": (body.size, body.size), "precision": precision, "on_cpu": precision}
+        bodies.append({"backbone": asdict(body.backbone), **sizes, "body": file, "parts": {}})
     return bodies, files
 
 

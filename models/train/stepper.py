@@ -145,7 +145,7 @@ def freeze_layers(network: nn.Module, share: float) -> None:
         layers = auto_group_layers(network)
     last = max(layers.values())
     for name, parameter in network.named_parameters():
-        if layers[name] < share * last:
+        if layers.get(name, last) < share * last:
             parameter.requires_grad_(False)
 
 
