@@ -20,6 +20,7 @@ from folds.split.assign import load_folds
 from models.jobs.plan import job_cost, plan_run, train_runs
 from models.jobs.ray import executor_for
 from models.jobs.ray_cluster import on_ray
+from models.jobs.ray_worker import Queue
 from models.probe.probe import probe_runs
 from models.probe.tasks import probe_tasks
 from models.runs import RunPlan, done_folds, plan_runs
@@ -234,6 +235,22 @@ def test_when_the_time_is_up_the_jobs_stop_and_the_submission_is_made_of_what_is
     assert re.search(r"the time is up; c fold \d goes on after epoch \d+ of 5000", out)
     assert (place / "work/submissions/blend.csv").is_file()
     assert out.endswith("next: python run.py all data\n")
+
+
+@pytest.mark.ray
+def test_what_a_process_says_is_taken_in_its_order():
+    """Of 2,000 calls to Ray's own queue about a hundred overtook others."""
+
+    def talk(queue):
+        import ray
+
+        ray.get([queue.put.remote(7, i) for i in range(2000)])
+
+    with on_ray(EngineSettings(engine="ray")) as ray:
+        queue = ray.remote(Queue).options(num_cpus=0).remote()
+        ray.get(ray.remote(talk).remote(queue))
+        said = ray.get(queue.take.remote(1500)) + ray.get(queue.take.remote(1500))
+    assert said == [(7, i) for i in range(2000)]
 
 
 @pytest.mark.parametrize(
