@@ -20,6 +20,7 @@ from models.input.views import view_boxes, view_size
 # tf_efficientnet_lite0 at 224 pixels, one thread of an AMD EPYC: 39, 43 and 39 images a processor second in passes of
 # 16, 32 and 128, at a peak of 1.3, 1.8 and 3.7 GB.
 CPU_BATCH = 32
+STAGES = 2  # of a network, from the last on, that give features
 
 
 @dataclass(frozen=True)
@@ -59,19 +60,16 @@ class Model:
         batch_size: int = 128,
         what: str = "features",
         track: Track = silently,
-    ) -> Iterator[Tensor]:
-        """(V, B, D) float32 on the device, batch after batch: what the head would get. No rows: one batch of none."""
+    ) -> Iterator[list[Tensor]]:
+        """Each of the `pooled_features` as (V, B, d), batch after batch. No rows: one batch of none."""
         inputs = self.inputs(store, rows, views, batch_size=batch_size, what=what, track=track)
         if not len(rows):  # one image that is not kept tells how many features there are
             inputs = iter([[torch.zeros(1, 3, self.size, self.size, device=self.device)] * len(views)])
         for seen in inputs:
             with torch.inference_mode(), autocast(self.device, self.precision):
-                answers = [
-                    self.network.forward_head(self.network.forward_features(one), pre_logits=True)  # type: ignore[operator]
-                    for one in seen
-                ]
-                found = torch.stack([answer.float().flatten(1) for answer in answers])
-            yield found if len(rows) else found[:, :0]
+                of_views = [pooled_features(self.network, one) for one in seen]
+                found = [torch.stack(views) for views in zip(*of_views, strict=True)]
+            yield found if len(rows) else [one[:, :0] for one in found]
 
     def inputs(
         self,
@@ -99,6 +97,26 @@ class Model:
                 network_input(pixels, box[start : start + batch_size], size=size, backbone=self.backbone)
                 for box, size in zip(boxes, sizes, strict=True)
             )
+
+
+def pooled_features(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """What the classifier would get, (B, d) float32; before it the means of the maps of the last two stages.
+
+    The last map is left out where it has as many channels as the classifier gets features (ResNet): its means are
+    these. Networks of one resolution, such as ViT, give only what the classifier would get. After Head2Toe (Evci et
+    al. 2022). Frozen tf_efficientnet_lite0 at 224 pixels, top-3 error and log loss with and without the stages:
+    Caltech-101 out of five folds 0.0144 and 0.0163, 0.223 and 0.244 (paired -0.0019 +- 0.0007, -0.021 +- 0.003),
+    neighbours 0.0195 and 0.0220; 12 images a class, three draws, 0.0401 and 0.0426, 0.460 and 0.481.
+    """
+    if not hasattr(network, "forward_intermediates"):
+        return [network.forward_head(network.forward_features(images), pre_logits=True).float().flatten(1)]  # type: ignore[operator]
+    last, maps = network.forward_intermediates(images, indices=STAGES)  # type: ignore[operator]
+    found: Tensor = network.forward_head(last, pre_logits=True).float().flatten(1)  # type: ignore[operator]
+    if maps[0].shape[2] == maps[-1].shape[2]:
+        return [found]
+    if maps[-1].shape[1] == found.shape[1]:
+        maps = maps[:-1]
+    return [*(one.float().mean((2, 3)) for one in maps), found]
 
 
 def log_probs_of(

@@ -15,6 +15,7 @@ from torch.onnx import OnnxExporterError
 from folds.base.errors import UserError
 from models.backbones import build_network
 from models.input.views import view_size
+from models.predict.model import pooled_features
 from models.predict.packed import PackedRun, backbone_of
 from models.probe.logistic import Head
 
@@ -32,8 +33,8 @@ class _Whole(nn.Module):
         if not self.has_head:
             answer: Tensor = self.network(images)
             return torch.log_softmax(answer + self.shift, dim=1)
-        seen = self.network.forward_head(self.network.forward_features(images), pre_logits=True)  # type: ignore[operator]
-        return torch.log_softmax(seen.flatten(1) @ self.weight.T + self.bias + self.shift, dim=1)
+        seen = torch.cat(pooled_features(self.network, images), dim=1)
+        return torch.log_softmax(seen @ self.weight.T + self.bias + self.shift, dim=1)
 
 
 def onnx_bytes(run: PackedRun, read: Callable[[str], bytes], part: str, *, n_classes: int) -> bytes:

@@ -26,7 +26,7 @@ from models.input.views import view_size
 from models.predict.again import load_trained
 from models.predict.model import Model, log_probs_of
 from models.probe.bodies import probed_bodies
-from models.probe.features import LARGEST, STORED, FrozenBody, image_features
+from models.probe.features import FrozenBody, image_features, stored
 from models.probe.heads import FeatureRows, head_views
 from models.probe.logistic import Head
 from models.probe.neighbours import Choice, Memory
@@ -141,12 +141,14 @@ def _neighbours(workspace: Workspace, run: str, folds: Folds, plans: Sequence[Ru
     rows, views = store.rows(folds.image_id, split="train"), head_views(mirror=mirror)
     seen = [list(image_features(workspace, store, rows, body, views=views).values()) for body in frozen]
 
+    features = FeatureRows.read(seen, torch.device("cpu"))
+
     def memory() -> State:
-        features = {f"features{i}": np.stack([view.load() for view in views]) for i, views in enumerate(seen)}
-        known = {**features, "target": folds.target, "fold": folds.fold}
+        stages = {f"features{i}": np.stack(views) for i, views in enumerate(features.values)}
+        known = {**stages, "target": folds.target, "fold": folds.fold}
         return {name: torch.tensor(values) for name, values in known.items()}
 
-    file, width = f"{run}/memory.safetensors", sum(views[0].load().shape[1] for views in seen)
+    file, width = f"{run}/memory.safetensors", sum(features.widths)
     files[file] = memory
     for k, record in done_folds(workspace, run).items():
         choice = {one.name: record[one.name] for one in fields(Choice)}
@@ -241,7 +243,7 @@ def packed_log_probs(
         if lacking:
             pieces = model(body, body.body, 1, None).features(store, rows, lacking, **common)
             # As the features that the heads were fitted to, (V, n, D of this backbone).
-            made = np.concatenate([one.clamp(-LARGEST, LARGEST).cpu().numpy().astype(STORED) for one in pieces], 1)
+            made = np.concatenate([stored(stages) for stages in pieces], 1)
             seen |= {(body.body, view): one for view, one in zip(lacking, made, strict=True)}
     views = [np.concatenate([seen[str(body.body), view] for body in run.bodies], axis=1) for view in run.views]
     asked = [torch.from_numpy(view.astype(np.float32)).to(device) for view in views]  # of each view (n, D)
@@ -259,7 +261,8 @@ def _readers(
             yield Head(state["weight"].float(), state["bias"].float()).to(device).log_probs
         return
     state = load(read(run.memory["file"]))
-    features = FeatureRows([list(state[f"features{i}"].numpy()) for i in range(len(run.bodies))], device)
+    n_stages = sum(name.startswith("features") for name in state)
+    features = FeatureRows([list(state[f"features{i}"].numpy()) for i in range(n_stages)], device)
     for part in parts:
         rows = np.flatnonzero(state["fold"].numpy() != run.parts[part]["fold"])
         memory = Memory(features(rows), state["target"][rows], n_classes=n_classes, widths=features.widths)

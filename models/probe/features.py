@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
@@ -21,7 +22,7 @@ from models.backbones import Backbone, build_network
 from models.input.views import split_view, view_size
 from models.predict.model import Model
 
-VERSION = 1  # of these files and of what is asked of the backbone: files of another version are made anew
+VERSION = 2  # of these files and of what is asked of the backbone: files of another version are made anew
 # Half the bytes of float32: 420 MB for 102,576 images x 2,048 features under one view. What bfloat16 finds is kept to
 # the last bit; OOF top-3 error of frozen resnet18 on Caltech-101: 0.1983, with float32 on disk 0.1986.
 STORED = np.float16
@@ -63,7 +64,10 @@ class FrozenBody:
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """Features of n images under one view: `path` holds (n, D) float16, and a JSON file beside it records of what."""
+    """Features of n images under one view: `path` holds (n, D) float16, and a JSON file beside it records of what.
+
+    The D columns are those of the `pooled_features`, side by side; the JSON file has their numbers as `widths`.
+    """
 
     path: Path
     facts: dict[str, Any]
@@ -76,6 +80,11 @@ class FeatureFile:
     def load(self) -> np.ndarray:
         """(n, D) float16, read-only, memory-mapped."""
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
+
+    def stages(self) -> list[np.ndarray]:
+        """Each of the `pooled_features`, (n, d) float16; what the classifier would get is the last."""
+        widths = read_json(self.path.with_suffix(".json"), hint=f"remove {self.path.parent}")["widths"]
+        return np.split(self.load(), np.cumsum(widths)[:-1], axis=1)
 
     def is_whole(self) -> bool:
         """Whether the file is there and holds what was written; a damaged one, or one of other images, does not."""
@@ -121,25 +130,31 @@ def image_features(
         paths = [stack.enter_context(replacing(file.path)) for file in lacking]
         arrays: list[np.memmap] = []
         start = 0
-        for piece in body.model().features(store, rows, seen, batch_size=batch_size, what=what, track=track):
-            stop = start + piece.shape[1]  # piece (V, B, D): host memory holds a batch, not the features
-            finite = torch.isfinite(piece).all(dim=2).all(dim=0).cpu().numpy()
+        for stages in body.model().features(store, rows, seen, batch_size=batch_size, what=what, track=track):
+            widths = [one.shape[2] for one in stages]
+            stop = start + stages[0].shape[1]  # stages (V, B, d): host memory holds a batch, not the features
+            finite = torch.stack([torch.isfinite(one).all(dim=2).all(dim=0) for one in stages]).all(dim=0).cpu().numpy()
             if not finite.all():
                 odd = first_few(list(store.image_id[rows[start:stop]][~finite]))
                 raise UserError(f"{body.backbone.tag} has no finite features for {odd}", hint="`--precision fp32`")
             for path in paths if not arrays else ():
-                arrays.append(np.lib.format.open_memmap(path, "w+", STORED, (len(rows), piece.shape[2])))
+                arrays.append(np.lib.format.open_memmap(path, "w+", STORED, (len(rows), sum(widths))))
                 reserve(path, path.stat().st_size)
-            for array, of_view in zip(arrays, piece.clamp(-LARGEST, LARGEST).cpu().numpy().astype(STORED), strict=True):
+            for array, of_view in zip(arrays, stored(stages), strict=True):
                 array[start:stop] = of_view
             start = stop
         for array in arrays:
             array.flush()
     for file in lacking:  # the JSON comes last: without it the features do not count as there
         features = file.load()
-        head = {"facts": file.facts, "shape": list(features.shape), "digest": _digest(features)}
+        head = {"facts": file.facts, "shape": list(features.shape), "widths": widths, "digest": _digest(features)}
         write_json(file.path.with_suffix(".json"), head)
     return files
+
+
+def stored(stages: Sequence[Tensor]) -> np.ndarray:
+    """Stages (V, B, d) side by side as they lie on disk, (V, B, D) float16."""
+    return torch.cat(list(stages), dim=2).clamp(-LARGEST, LARGEST).cpu().numpy().astype(STORED)
 
 
 def _digest(features: np.ndarray) -> str:

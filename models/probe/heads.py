@@ -32,17 +32,22 @@ Views = Sequence[FeatureFile]  # one backbone's features of the same images unde
 
 @dataclass(frozen=True)
 class FeatureRows:
-    """What gives the features of images by their rows: the mean over the views, the backbones side by side.
+    """What gives the features of images by their rows: the mean over the views, stages and backbones side by side.
 
-    values  of each backbone under each view, (N, d) float
+    values  of each stage of each backbone under each view, (N, d) float
     """
 
     values: Sequence[Sequence[np.ndarray]]
     device: torch.device
 
     @classmethod
-    def read(cls, files: Sequence[Views], device: torch.device) -> FeatureRows:
-        return cls([[view.load() for view in views] for views in files], device)
+    def read(cls, files: Sequence[Views], device: torch.device, *, is_last_only: bool = False) -> FeatureRows:
+        """is_last_only: what the classifier of a network would get, without earlier stages."""
+        values = []
+        for views in files:
+            stages = list(zip(*(view.stages() for view in views), strict=True))
+            values += stages[-1:] if is_last_only else stages
+        return cls(values, device)
 
     @classmethod
     def under(cls, view: str, files: Sequence[Mapping[str, FeatureFile]], device: torch.device) -> FeatureRows:
@@ -51,7 +56,7 @@ class FeatureRows:
 
     @property
     def widths(self) -> list[int]:
-        """How many features each backbone has."""
+        """How many features each stage of each backbone has."""
         return [views[0].shape[1] for views in self.values]
 
     def __call__(self, rows: np.ndarray) -> Tensor:
@@ -92,18 +97,15 @@ def start_head(
     """
     rows, views, what = store.rows(folds.image_id, split="train"), head_views(mirror=mirror), "features for the head"
     files = [list(image_features(workspace, store, rows, body, views=views, what=what, track=track).values())]
-    heads = probed_heads(workspace, folds, files, device=body.device, track=track)
+    features = FeatureRows.read(files, body.device, is_last_only=True)
+    facts = {**_facts(folds, files), "stages": "last"}
+    heads = _kept(workspace, facts, lambda: fit_heads(features, folds, track=track))
     if fold is not None:
         return heads.heads[fold]
     strength = float(np.exp(np.mean(np.log(heads.strengths))))
-
-    def fit() -> Heads:
-        everything = np.arange(len(folds.image_id))
-        return Heads(
-            (fit_head(FeatureRows.read(files, body.device), folds, everything, strength=strength),), (strength,)
-        )
-
-    return _kept(workspace, {**_facts(folds, files), "fold": "all"}, fit).heads[0]
+    everything = np.arange(len(folds.image_id))
+    fit = lambda: Heads((fit_head(features, folds, everything, strength=strength),), (strength,))  # noqa: E731
+    return _kept(workspace, {**facts, "fold": "all"}, fit).heads[0]
 
 
 def set_head(network: nn.Module, weight: Tensor, bias: Tensor) -> bool:

@@ -22,6 +22,7 @@ from models.backbones import resolve_backbone
 from models.device import choose_device
 from models.input.sizes import refuse_views
 from models.predict.again import FoldFiles, test_rows
+from models.predict.model import STAGES
 from models.probe.bodies import apart, probed_bodies, trained_body
 from models.probe.features import FeatureFile, FrozenBody, image_features
 from models.probe.heads import FeatureRows, head_views
@@ -120,7 +121,11 @@ def plan_lookup(
         **{key: stored[key] for key in ("backbone", "weights", "seed", "folds_digest")},
         "run": name,
         "kind": KNN,
-        "settings": {"of": of, **{key: value for key, value in settings.items() if value is not None}},
+        "settings": {
+            "of": of,
+            "stages": STAGES,
+            **{key: value for key, value in settings.items() if value is not None},
+        },
     }
     if stored["folds_digest"] != folds.digest:
         raise UserError(f"{of} was made on other folds", hint=f"remove {workspace.models / of}")

@@ -45,15 +45,15 @@ class Logistic:
     """The images of one problem; `fit` solves it for one strength after another.
 
     Minimises the sum over images of -log p(target), plus strength * D / 2 * |V|^2, where V are the coefficients of
-    features that are centred and, for each backbone, divided by one number, such that their mean variance is 1; the
-    biases are free. In scikit-learn's terms C = 1 / (strength * D). Each feature divided by its own deviation did not
-    pay (frozen resnet18 on Caltech-101: log loss 1.384 against 1.374), so features that vary more keep counting more.
+    features that are centred and, for each stage of each backbone, divided by one number, such that their mean variance
+    is 1; the biases are free. In scikit-learn's terms C = 1 / (strength * D). Each feature divided by its own deviation
+    did not pay (frozen resnet18 on Caltech-101: log loss 1.384 against 1.374), so features that vary more count more.
     """
 
     def __init__(self, features: Tensor, target: Tensor, *, n_classes: int, widths: Sequence[int] = ()) -> None:
         """features (n, D) float32, scaled in place; target (n,) int64 in [0, n_classes), some perhaps absent.
 
-        widths  how many of the D features each backbone has, of several side by side
+        widths  how many of the D features each stage of each backbone has
         """
         self.n_classes, (self.n, self.D) = n_classes, features.shape
         self.present, self.target = torch.unique(target.to(features.device), return_inverse=True)

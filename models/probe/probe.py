@@ -25,6 +25,7 @@ from models.device import PRECISIONS, choose_device, run_precision
 from models.input.sizes import largest_size, refuse_views, train_size
 from models.jobs.plan import find_start, weights_name
 from models.predict.again import FoldFiles, test_rows
+from models.predict.model import STAGES
 from models.probe.bodies import apart, joined
 from models.probe.features import FeatureFile, FrozenBody, image_features
 from models.probe.heads import FeatureRows, head_views, probed_heads
@@ -107,6 +108,7 @@ def plan_probe(workspace: Workspace, plan: RunPlan, folds: Folds, predict: Predi
             "image_size": joined(sizes),
             "precision": joined(str(precision).removeprefix("torch.") for precision in precisions),
             "mirror": settings.mirror,
+            "stages": STAGES,
         },
     }
     refuse_other_settings(workspace, settings_json)

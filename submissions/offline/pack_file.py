@@ -19,7 +19,7 @@ from folds.settings import StoreForm
 if TYPE_CHECKING:
     from models.predict.packed import PackedRun
 
-VERSION = 3
+VERSION = 4
 HEAD = "pack.json"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in the zip, so that the same ensemble is the same bytes
 HINT = "`python run.py pack` writes it again"

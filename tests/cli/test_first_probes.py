@@ -69,7 +69,6 @@ def test_the_whole_way_probes_first_and_submits_the_probes_before_it_trains(weig
     assert "is_early" not in whole
     code, out, _ = typed("check", "work/submissions/probe.csv")
     assert (code, out) == (0, "work/submissions/probe.csv: 6 rows, valid\n")
-    assert len(list(Path("work/models/_features").glob("*.safetensors"))) == 1  # training took the heads of the probe
     assert len(list(Path("work/models/_features").glob("*.npy"))) == 4  # two views of training and test images
 
     before = fingerprint(Path("work/models")), fingerprint(Path("work/submissions"))["probe.csv"]

@@ -14,6 +14,7 @@ from models.backbones import build_network, resolve_backbone
 from models.input.resample import network_input
 from models.input.views import view_boxes
 from models.predict.again import test_rows as rows_of_test_images
+from models.predict.model import pooled_features
 from models.probe.features import FrozenBody, image_features
 from models.probe.heads import STRENGTHS, FeatureRows, fit_heads, inner_splits, lowest_strength, set_head, start_head
 from models.probe.logistic import Logistic
@@ -175,8 +176,31 @@ def test_features_are_what_the_head_of_the_network_would_get(workspace, body):
         pixels = torch.from_numpy(np.array(store.pixels[rows]))
         with torch.inference_mode():
             logits = network(network_input(pixels, boxes, size=32, backbone=BACKBONE))
-            ours = network.get_classifier()(torch.from_numpy(file.load().astype(np.float32)))
+            ours = network.get_classifier()(torch.from_numpy(file.stages()[-1].astype(np.float32)))
         torch.testing.assert_close(ours, logits, atol=2e-3, rtol=0)
+
+
+def test_before_them_stand_the_means_of_the_stage_before_the_last(workspace, body):
+    store = open_store(workspace)
+    rows = rows_of_test_images(store)
+    network, maps = build_network(BACKBONE, 4, size=32, weights=body.weights).eval(), []
+    network.layer3.register_forward_hook(lambda layer, given, made: maps.append(made))
+    boxes = view_boxes("centre", width=store.width[rows], height=store.height[rows], crop_share=BACKBONE.crop_share)
+    with torch.inference_mode():
+        network(network_input(torch.from_numpy(np.array(store.pixels[rows])), boxes, size=32, backbone=BACKBONE))
+    file = ask(workspace, body, views=("centre",))[0]
+    stage, last = file.stages()
+    torch.testing.assert_close(torch.from_numpy(stage.astype(np.float32)), maps[0].mean((2, 3)), atol=2e-3, rtol=0)
+    np.testing.assert_array_equal(np.concatenate([stage, last], axis=1), file.load())
+
+
+@pytest.mark.parametrize(
+    ("tag", "widths"), [("test_efficientnet", [48, 64, 256]), ("test_convnext", [48, 64]), ("test_vit", [64])]
+)
+def test_stages_that_are_the_same_numbers_or_of_one_resolution_count_once(tag, widths):
+    network = build_network(resolve_backbone(tag), 1, size=160).eval()
+    with torch.inference_mode():
+        assert [one.shape[1] for one in pooled_features(network, torch.zeros(2, 3, 160, 160))] == widths
 
 
 def test_another_view_asks_for_that_view_alone(workspace, body):
@@ -228,7 +252,7 @@ def test_the_size_of_batches_leaves_the_features_as_they_are(workspace, body):
 
 def test_no_images_have_no_features_but_know_their_width(workspace, body):
     none = image_features(workspace, open_store(workspace), np.array([], dtype=np.int64), body, views=("centre",))
-    assert none["centre"].load().shape == (0, 96)
+    assert [stage.shape for stage in none["centre"].stages()] == [(0, 192), (0, 96)]
     assert none["centre"].is_whole()
 
 
