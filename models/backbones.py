@@ -6,6 +6,7 @@ import difflib
 import pickle
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,7 @@ SHORT_NAMES = {
     "inception_v4": "inception_v4.tf_in1k",
     "resnext101_64x4d": "resnext101_64x4d.c1_in1k",
 }
+STAGES = 2  # of a network, from the last on, that give features to probes, neighbours and probed heads
 REACH_SECONDS = 4  # the model hub counts as unreachable if it takes longer to answer
 HUB_FILE = "model.safetensors"  # what timm calls its weights on the hub
 
@@ -85,9 +87,11 @@ def build_network(
     weights: Path | None = None,
     dropout: float = 0.0,
     drop_path: float = 0.0,
+    stages: int = 1,
 ) -> nn.Module:
     """A network with a new head of C classes; its body from a weights file, or random where there is none.
 
+    stages  STAGES, where the logits come from the means of the last stages' maps too; 1 for what timm's head gets
     Maps (B, 3, size, size) float normalised images to (B, C) logits. Raises UserError where the file is for another
     network or the input too small for this one.
     """
@@ -102,7 +106,77 @@ def build_network(
     if weights is not None:
         network = _with_body(network, weights, backbone=backbone, size=size, extra=extra)
     refuse_input(backbone, size=size, hint=f"`--image-size {backbone.size}`, the size of its weights", network=network)
+    if stages == STAGES:
+        _add_stage_head(network, n_classes, size=size)
     return network
+
+
+def pooled_features(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """What timm's head gets, (B, d) float32; before it the means of the maps of the last STAGES stages.
+
+    The last map is left out where it has as many channels as the head gets features (ResNet): its means are these.
+    Networks of one resolution, such as ViT, give only what the head gets. After Head2Toe (Evci et al. 2022).
+    Frozen tf_efficientnet_lite0 at 224 pixels, top-3 error and log loss with and without the stages: Caltech-101 out of
+    five folds 0.0144 and 0.0163, 0.223 and 0.244 (paired -0.0019 +- 0.0007, -0.021 +- 0.003), neighbours 0.0195 and
+    0.0220; 12 images a class, three draws, 0.0401 and 0.0426, 0.460 and 0.481.
+    """
+    if not hasattr(network, "forward_intermediates"):
+        return [network.forward_head(network.forward_features(images), pre_logits=True).float().flatten(1)]  # type: ignore[operator]
+    last, maps = network.forward_intermediates(images, indices=STAGES)  # type: ignore[operator]
+    found: Tensor = network.forward_head(last, pre_logits=True).float().flatten(1)  # type: ignore[operator]
+    return [*_stage_means(maps, n_features=found.shape[1]), found]
+
+
+def _stage_means(maps: Sequence[Tensor], *, n_features: int) -> list[Tensor]:
+    """Means of maps (B, c, h, w) that are not what timm's head gets: (B, c) float32 each. n_features: that it gets"""
+    if maps[0].shape[2] == maps[-1].shape[2]:
+        return []
+    return [one.float().mean((2, 3)) for one in (maps if maps[-1].shape[1] != n_features else maps[:-1])]
+
+
+class _StageLogits(nn.Module):
+    """Mixed into a network's class: the means of the last stages add to its logits.
+
+    A class of its own and no wrapper, so that timm's names of parameters and layers stay as they are.
+    """
+
+    stage_head: nn.Linear
+
+    def forward(self, images: Tensor) -> Tensor:
+        last, maps = self.forward_intermediates(images, indices=STAGES)  # type: ignore[operator]
+        means = _stage_means(maps, n_features=self.get_classifier().in_features)  # type: ignore[operator]
+        logits: Tensor = self.forward_head(last)  # type: ignore[operator]
+        return logits + self.stage_head(torch.cat(means, dim=1))
+
+
+def _add_stage_head(network: nn.Module, n_classes: int, *, size: int) -> None:
+    """Give the network, in evaluation mode, a head of zeros on the last stages, where it has any; draws no number."""
+    with torch.inference_mode():
+        *means, _ = pooled_features(network, torch.zeros(1, 3, size, size))
+    if means and one_head(network) is not None:
+        head = nn.utils.skip_init(nn.Linear, sum(one.shape[1] for one in means), n_classes, bias=False)
+        nn.init.zeros_(head.weight)
+        network.stage_head = head
+        network.__class__ = type(type(network).__name__, (_StageLogits, type(network)), {})
+
+
+def set_head(network: nn.Module, weight: Tensor, bias: Tensor) -> bool:
+    """Put a head (C, D) into the network: its columns are those of the `pooled_features` that the network uses.
+
+    False, and nothing changed, where its classifier is not one nn.Linear, or takes another number of features.
+    """
+    linear = one_head(network)
+    if linear is None:
+        return False
+    parts: list[nn.Linear] = [network.stage_head, linear] if isinstance(network, _StageLogits) else [linear]
+    widths = [part.in_features for part in parts]
+    if weight.shape != (linear.out_features, sum(widths)):
+        return False
+    with torch.no_grad():
+        for part, columns in zip(parts, weight.split(widths, dim=1), strict=True):
+            part.weight.copy_(columns)
+        linear.bias.copy_(bias)
+    return True
 
 
 def find_weights(backbone: Backbone) -> Path:
@@ -197,7 +271,8 @@ def _head_names(network: nn.Module) -> tuple[str, ...]:
 
 def head_parameters(network: nn.Module) -> set[str]:
     """The names of the head's parameters."""
-    return {name for name, _ in network.named_parameters() if name.startswith(_head_names(network))}
+    heads = (*_head_names(network), "stage_head.")
+    return {name for name, _ in network.named_parameters() if name.startswith(heads)}
 
 
 @dataclass(frozen=True)
@@ -222,7 +297,8 @@ def find_traits(tag: str) -> Traits:
 def one_head(network: nn.Module) -> nn.Linear | None:
     """The head where it is one linear layer with a bias, and no other is beside it, as for distillation."""
     linear = network.get_classifier() if hasattr(network, "get_classifier") else None  # type: ignore[operator]
-    if not isinstance(linear, nn.Linear) or linear.bias is None or len(head_parameters(network)) != 2:
+    n_parameters = sum(name.startswith(_head_names(network)) for name, _ in network.named_parameters())
+    if not isinstance(linear, nn.Linear) or linear.bias is None or n_parameters != 2:
         return None
     return linear
 

@@ -19,6 +19,7 @@ from models.settings import TrainSettings
 # Settings whose None means: not given
 FROM_FAMILY = (
     "epochs", "lr", "head", "head_lr_scale", "layer_decay", "frozen_share", "batch_norm", "drop_path", "start_share",
+    "stages",
 )  # fmt: skip
 
 
@@ -42,6 +43,7 @@ class Family:
     frozen_lr: float | None = None
     drop_path: float = 0.0
     start_share: float = 0.5
+    stages: int = 2
 
 
 SCRATCH = Family(
@@ -51,6 +53,7 @@ SCRATCH = Family(
     head="random",  # features of random weights do not tell classes apart
     batch_norm="train",  # there are no statistics to keep
     start_share=0.0,
+    stages=1,
     source="AdamW's usual rate for small networks from scratch; the statistics and the head have nothing to keep",
 )
 FAMILIES = (
@@ -118,6 +121,7 @@ class FullSettings(TrainSettings):
     batch_norm: Literal["train", "frozen"] = field()
     drop_path: float = field()
     start_share: float = field()
+    stages: Literal[1, 2] = field()
 
 
 def find_family(tag: str, *, has_weights: bool) -> Family:
@@ -167,6 +171,8 @@ def full_settings(
     is_fitted = has_weights and takes_head and chosen["head"] == "probe"
     if not is_fitted or chosen["batch_norm"] == "train":
         chosen["start_share"] = given.get("start_share", 0.0)
+    if not is_fitted:
+        chosen["stages"] = given.get("stages", 1)
     if not is_fitted or chosen["batch_norm"] == "train" or n_train > FROZEN_UP_TO:
         chosen["frozen_share"] = given.get("frozen_share", 0.0)
     if chosen["frozen_share"] and family.frozen_lr:

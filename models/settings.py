@@ -79,6 +79,10 @@ class TrainSettings:
             help=f"share of the weights before training in those that predict (WiSE-FT), 0 is off; {BY_FAMILY}",
         ),
     ] = None
+    stages: Annotated[
+        Literal[1, 2] | None,
+        _says(f"of the network, from the last on, whose means the classifier gets; 1 for timm's own head; {BY_FAMILY}"),
+    ] = None
     sampling_power: Annotated[
         float, at_least(0, at_most=1, help="an image of a class of n is drawn with weight n^-power; 0 is natural")
     ] = 0.0

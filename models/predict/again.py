@@ -127,7 +127,7 @@ def load_trained(workspace: Workspace, run: str, fold: int | None, folds: Folds,
         raise UserError(f"{weights} is absent or not the file that was trained", hint=hint)
     settings = _settings_of(stored)
     backbone, n_classes = resolve_backbone(stored["backbone"]), len(folds.classes)
-    network = build_network(backbone, n_classes, size=train_size(settings, backbone))
+    network = build_network(backbone, n_classes, size=train_size(settings, backbone), stages=settings.stages)
     network.load_state_dict(read_weights(weights))
     precision = settings.precision
     if precision == "auto" and device.type == "cpu":  # as it was when the run was trained on one

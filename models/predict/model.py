@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from folds.base.progress import Track, silently
 from folds.pixels.store import PixelStore
-from models.backbones import Backbone
+from models.backbones import Backbone, pooled_features
 from models.device import autocast
 from models.input.batches import gather_batches
 from models.input.resample import network_input
@@ -20,7 +20,6 @@ from models.input.views import view_boxes, view_size
 # tf_efficientnet_lite0 at 224 pixels, one thread of an AMD EPYC: 39, 43 and 39 images a processor second in passes of
 # 16, 32 and 128, at a peak of 1.3, 1.8 and 3.7 GB.
 CPU_BATCH = 32
-STAGES = 2  # of a network, from the last on, that give features
 
 
 @dataclass(frozen=True)
@@ -97,26 +96,6 @@ class Model:
                 network_input(pixels, box[start : start + batch_size], size=size, backbone=self.backbone)
                 for box, size in zip(boxes, sizes, strict=True)
             )
-
-
-def pooled_features(network: nn.Module, images: Tensor) -> list[Tensor]:
-    """What the classifier would get, (B, d) float32; before it the means of the maps of the last two stages.
-
-    The last map is left out where it has as many channels as the classifier gets features (ResNet): its means are
-    these. Networks of one resolution, such as ViT, give only what the classifier would get. After Head2Toe (Evci et
-    al. 2022). Frozen tf_efficientnet_lite0 at 224 pixels, top-3 error and log loss with and without the stages:
-    Caltech-101 out of five folds 0.0144 and 0.0163, 0.223 and 0.244 (paired -0.0019 +- 0.0007, -0.021 +- 0.003),
-    neighbours 0.0195 and 0.0220; 12 images a class, three draws, 0.0401 and 0.0426, 0.460 and 0.481.
-    """
-    if not hasattr(network, "forward_intermediates"):
-        return [network.forward_head(network.forward_features(images), pre_logits=True).float().flatten(1)]  # type: ignore[operator]
-    last, maps = network.forward_intermediates(images, indices=STAGES)  # type: ignore[operator]
-    found: Tensor = network.forward_head(last, pre_logits=True).float().flatten(1)  # type: ignore[operator]
-    if maps[0].shape[2] == maps[-1].shape[2]:
-        return [found]
-    if maps[-1].shape[1] == found.shape[1]:
-        maps = maps[:-1]
-    return [*(one.float().mean((2, 3)) for one in maps), found]
 
 
 def log_probs_of(

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.onnx import OnnxExporterError
 
 from folds.base.errors import UserError
-from models.backbones import build_network
+from models.backbones import build_network, pooled_features
 from models.input.views import view_size
-from models.predict.model import pooled_features
 from models.predict.packed import PackedRun, backbone_of
 from models.probe.logistic import Head
 
@@ -56,7 +55,7 @@ def onnx_bytes(run: PackedRun, read: Callable[[str], bytes], part: str, *, n_cla
     if run.body:
         state = load(read(one["file"]))
         head = Head(state["weight"].float(), state["bias"].float())
-    network = build_network(backbone_of(run), 1 if run.body else n_classes, size=run.sizes[0])
+    network = build_network(backbone_of(run), 1 if run.body else n_classes, size=run.sizes[0], stages=run.stages)
     network.load_state_dict(load(read(run.body or one["file"])))
     whole = _Whole(network, head, torch.tensor(one["shift"] or [0.0] * n_classes, dtype=torch.float32)).eval()
     images = torch.zeros(2, 3, run.sizes[1], run.sizes[1])

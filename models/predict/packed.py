@@ -50,6 +50,7 @@ class PackedRun:
     parts      by fold (or `all`): the file of its tensors, and what is added to its logits, (C,); of neighbours the
                number of the fold and the fields of its `Choice`
     views      those that the blend uses
+    stages     of trained networks, as in `build_network`
     """
 
     backbone: Mapping[str, Any]
@@ -60,6 +61,7 @@ class PackedRun:
     body: str | None
     parts: Mapping[str, Mapping[str, Any]]
     licence: str
+    stages: int = 1
     beside: tuple[PackedRun, ...] = ()
     memory: Mapping[str, Any] | None = None
 
@@ -110,6 +112,7 @@ def _networks(workspace: Workspace, run: str, folds: Folds) -> Made:
         "on_cpu": short_name(one.model.precision),
         "body": None,
         "parts": named,
+        "stages": settings["stages"],
     }
     return [network], files
 
@@ -186,7 +189,10 @@ def view_costs(run: PackedRun) -> dict[str, dict[str, float]]:
     """
     costs: dict[str, dict[str, float]] = {view: {} for view in run.views}
     for body in run.bodies:
-        network, flops = build_network(backbone_of(body), 2, size=body.sizes[0]).eval(), dict[int, float]()
+        network, flops = (
+            build_network(backbone_of(body), 2, size=body.sizes[0], stages=body.stages).eval(),
+            dict[int, float](),
+        )
         for view in run.views:
             size = view_size(view, body.sizes[1])
             if size not in flops:
@@ -226,7 +232,7 @@ def packed_log_probs(
     def model(body: PackedRun, file: str, n: int, shift: Sequence[float] | None) -> Model:
         backbone = backbone_of(body)
         precision = choose_precision(body.on_cpu if device.type == "cpu" else body.precision, device)
-        network = build_network(backbone, n, size=body.sizes[0])
+        network = build_network(backbone, n, size=body.sizes[0], stages=body.stages)
         network.load_state_dict(load(read(file)))  # float16 becomes float32
         network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         shifts = np.zeros(n) if shift is None else np.array(shift)

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from folds.base.errors import UserError
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
-from models.backbones import one_head
 from models.probe.features import FeatureFile, FrozenBody, image_features
 from models.probe.logistic import Head, Logistic
 
@@ -87,18 +86,20 @@ def start_head(
     *,
     fold: int | None,
     mirror: bool = True,
+    stages: int = 1,
     track: Track = silently,
 ) -> Head:
     """A fold's head on frozen features, on the host, for the natural class prior.
 
     fold    None for all images, at the mean strength of the folds
     mirror  whether a mirrored image is as good as the image
+    stages  1 where the head gets what timm's gets, without the stages before it
     The first fold that asks makes the features and the heads of all folds; the others read them.
     """
     rows, views, what = store.rows(folds.image_id, split="train"), head_views(mirror=mirror), "features for the head"
     files = [list(image_features(workspace, store, rows, body, views=views, what=what, track=track).values())]
-    features = FeatureRows.read(files, body.device, is_last_only=True)
-    facts = {**_facts(folds, files), "stages": "last"}
+    features = FeatureRows.read(files, body.device, is_last_only=stages == 1)
+    facts = {**_facts(folds, files), **({"stages": 1} if stages == 1 else {})}
     heads = _kept(workspace, facts, lambda: fit_heads(features, folds, track=track))
     if fold is not None:
         return heads.heads[fold]
@@ -106,17 +107,6 @@ def start_head(
     everything = np.arange(len(folds.image_id))
     fit = lambda: Heads((fit_head(features, folds, everything, strength=strength),), (strength,))  # noqa: E731
     return _kept(workspace, {**facts, "fold": "all"}, fit).heads[0]
-
-
-def set_head(network: nn.Module, weight: Tensor, bias: Tensor) -> bool:
-    """Put a head into the network's classifier. False, and nothing changed, where that is not one nn.Linear like it."""
-    linear = one_head(network)
-    if linear is None or linear.weight.shape != weight.shape:
-        return False
-    with torch.no_grad():
-        linear.weight.copy_(weight)
-        linear.bias.copy_(bias)
-    return True
 
 
 def head_views(*, mirror: bool) -> tuple[str, ...]:

@@ -18,11 +18,10 @@ from folds.base.workspace import Workspace, read_json, sweep, write_bytes, write
 from folds.pixels.cache import cached
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
-from models.backbones import resolve_backbone
+from models.backbones import STAGES, resolve_backbone
 from models.device import choose_device
 from models.input.sizes import refuse_views
 from models.predict.again import FoldFiles, test_rows
-from models.predict.model import STAGES
 from models.probe.bodies import apart, probed_bodies, trained_body
 from models.probe.features import FeatureFile, FrozenBody, image_features
 from models.probe.heads import FeatureRows, head_views

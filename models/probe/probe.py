@@ -20,12 +20,11 @@ from folds.base.workspace import Workspace, digest, write_bytes, write_json
 from folds.pixels.cache import cached
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
-from models.backbones import Backbone, build_network, resolve_backbone
+from models.backbones import STAGES, Backbone, build_network, resolve_backbone
 from models.device import PRECISIONS, choose_device, run_precision
 from models.input.sizes import largest_size, refuse_views, train_size
 from models.jobs.plan import find_start, weights_name
 from models.predict.again import FoldFiles, test_rows
-from models.predict.model import STAGES
 from models.probe.bodies import apart, joined
 from models.probe.features import FeatureFile, FrozenBody, image_features
 from models.probe.heads import FeatureRows, head_views, probed_heads

@@ -16,13 +16,13 @@ from folds.base.signals import TimeUpError
 from folds.base.workspace import Workspace, sweep, write_bytes, write_json
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
-from models.backbones import build_network, one_head
+from models.backbones import build_network, one_head, set_head
 from models.device import Way, choose_device, run_precision, short_name
 from models.input.sampling import sampling_shift
 from models.input.sizes import largest_size, train_size
 from models.predict.again import FoldFiles, test_rows, write_network
 from models.probe.features import FrozenBody
-from models.probe.heads import set_head, start_head
+from models.probe.heads import start_head
 from models.runs import CHOSEN, chosen_precision, log_line
 from models.settings import PredictSettings
 from models.train.checkpoint import Checkpoint, RefusedError, Resumed
@@ -95,6 +95,7 @@ def make_trainer(
         weights=job.weights,
         dropout=settings.dropout,
         drop_path=settings.drop_path,
+        stages=settings.stages,
     )
     # Features of random weights do not tell classes apart: such networks start from a random head.
     is_to_probe = settings.head == "probe" and job.weights is not None
@@ -107,7 +108,16 @@ def make_trainer(
     is_probed = False
     if is_to_probe:  # linear probing, then fine-tuning (LP-FT, Kumar et al. 2022)
         body = FrozenBody(job.backbone, job.weights, size, device, precisions["forward"])
-        head = start_head(workspace, folds, store, body, fold=job.fold, mirror=settings.mirror, track=track)
+        head = start_head(
+            workspace,
+            folds,
+            store,
+            body,
+            fold=job.fold,
+            mirror=settings.mirror,
+            stages=settings.stages,
+            track=track,
+        )
         # The probe was fitted under the natural prior; the bias starts from the prior that sampling makes.
         target = folds.target if job.fold is None else folds.target[folds.fold != job.fold]
         shift = sampling_shift(target, settings, n_classes=len(folds.classes))

@@ -167,10 +167,10 @@ def test_the_first_row_that_fits_the_full_tag_is_the_family(tag, family):
 @pytest.mark.parametrize(
     ("tag", "has_weights", "values"),
     [
-        ("resnet50.a1_in1k", True, (3, 3e-4, "probe", 1.0, 1.0, 0.67, "frozen", 0.0, 0.5)),
-        ("convnext_tiny.in12k_ft_in1k", True, (3, 1e-4, "probe", 1.0, 0.85, 0.0, "frozen", 0.1, 0.5)),
-        ("vit_small_patch14_dinov2.lvd142m", True, (3, 5e-5, "probe", 1.0, 0.7, 0.0, "frozen", 0.1, 0.5)),
-        ("vit_small_patch14_dinov2.lvd142m", False, (18, 1e-3, "random", 1.0, 1.0, 0.0, "train", 0.0, 0.0)),
+        ("resnet50.a1_in1k", True, (3, 3e-4, "probe", 1.0, 1.0, 0.67, "frozen", 0.0, 0.5, 2)),
+        ("convnext_tiny.in12k_ft_in1k", True, (3, 1e-4, "probe", 1.0, 0.85, 0.0, "frozen", 0.1, 0.5, 2)),
+        ("vit_small_patch14_dinov2.lvd142m", True, (3, 5e-5, "probe", 1.0, 0.7, 0.0, "frozen", 0.1, 0.5, 2)),
+        ("vit_small_patch14_dinov2.lvd142m", False, (18, 1e-3, "random", 1.0, 1.0, 0.0, "train", 0.0, 0.0, 1)),
     ],
 )
 def test_a_family_gives_what_is_not_given(tag, has_weights, values):
@@ -189,6 +189,7 @@ def test_what_is_given_overrides_the_family_and_everything_else_is_as_it_was():
         "head_lr_scale": 1.0,
         "frozen_share": 0.0,
         "start_share": 0.0,
+        "stages": 2,
     }
 
 
@@ -210,6 +211,13 @@ def test_a_random_head_on_weights_learns_ten_times_faster_unless_told_otherwise(
     assert filled(TrainSettings(head="random")).head_lr_scale == 10.0
     assert filled(TrainSettings(head="random", head_lr_scale=3.0)).head_lr_scale == 3.0
     assert filled(TrainSettings(head="random"), has_weights=False).head_lr_scale == 1.0
+
+
+def test_the_last_two_stages_reach_a_classifier_that_starts_fitted_to_them():
+    assert filled().stages == 2
+    assert filled(TrainSettings(stages=1)).stages == 1
+    assert filled(TrainSettings(head="random")).stages == filled(takes_head=False).stages == 1
+    assert filled(TrainSettings(head="random", stages=2)).stages == 2
 
 
 def test_trained_weights_are_mixed_with_those_before_training_where_these_predict_too():
@@ -315,7 +323,7 @@ def test_the_remark_of_a_run_says_its_family_and_what_that_gives(begun, tmp_path
     plan = plan_runs(TrainSettings(backbone=("resnet50",), lr=0.01), {})[0]
     assert family_remark(begun, plan) == (
         'resnet50 (ImageNet CNN): epochs = 15, head = "probe", head_lr_scale = 1.0, layer_decay = 1.0, '
-        'frozen_share = 0.67, batch_norm = "frozen", drop_path = 0.0, start_share = 0.5'
+        'frozen_share = 0.67, batch_norm = "frozen", drop_path = 0.0, start_share = 0.5, stages = 2'
     )
     nowhere = dataclasses.replace(begun, root=tmp_path)
     for key in ("epochs", "frozen_share"):

@@ -1,5 +1,6 @@
 """Checks features and heads of frozen backbones: on disk, against scikit-learn, and blind to a fold's own images."""
 
+import copy
 import dataclasses
 import json
 
@@ -10,13 +11,12 @@ from sklearn.linear_model import LogisticRegression
 
 from folds.pixels.store import open_store
 from folds.split.assign import Folds, load_folds
-from models.backbones import build_network, resolve_backbone
+from models.backbones import build_network, head_parameters, pooled_features, resolve_backbone, set_head
 from models.input.resample import network_input
 from models.input.views import view_boxes
 from models.predict.again import test_rows as rows_of_test_images
-from models.predict.model import pooled_features
 from models.probe.features import FrozenBody, image_features
-from models.probe.heads import STRENGTHS, FeatureRows, fit_heads, inner_splits, lowest_strength, set_head, start_head
+from models.probe.heads import STRENGTHS, FeatureRows, fit_heads, inner_splits, lowest_strength, start_head
 from models.probe.logistic import Logistic
 from tests.models.small import prepared, save_body
 
@@ -283,12 +283,13 @@ def test_every_fold_starts_from_its_own_head_and_only_the_first_costs_a_pass(wor
     assert torch.equal(start(None)[0], weight)
 
 
+@pytest.mark.parametrize("stages", [1, 2])
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
-def test_a_head_that_is_set_makes_the_network_answer_as_the_head_does(name):
-    network = build_network(resolve_backbone(name), 4, size=160).eval()
+def test_a_head_that_is_set_makes_the_network_answer_as_the_head_does(name, stages):
+    network = build_network(resolve_backbone(name), 4, size=160, stages=stages).eval()
     images = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        features = network.forward_head(network.forward_features(images), pre_logits=True)
+        features = torch.cat(pooled_features(network, images)[-1 if stages == 1 else 0 :], dim=1)
         weight, bias = torch.rand(4, features.shape[1]), torch.rand(4)
         assert set_head(network, weight, bias)
         torch.testing.assert_close(network(images), features @ weight.T + bias)
@@ -300,6 +301,19 @@ def test_a_classifier_that_is_not_one_linear_layer_is_left_alone(name):
     before = {key: value.clone() for key, value in network.state_dict().items()}
     assert not set_head(network, torch.zeros(4, network.num_features), torch.zeros(4))
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_a_stage_head_starts_from_zeros_draws_no_number_and_goes_with_copies():
+    torch.manual_seed(0)
+    plain = build_network(BACKBONE, 4, size=32).eval()
+    torch.manual_seed(0)
+    network = copy.deepcopy(build_network(BACKBONE, 4, size=32, stages=2).eval())
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images), plain(images), rtol=0, atol=0)
+        network.stage_head.weight.add_(1)
+        assert not torch.equal(network(images), plain(images))
+    assert {"stage_head.weight", "fc.weight", "fc.bias"} == head_parameters(network)
 
 
 def test_a_head_of_another_width_is_not_set():

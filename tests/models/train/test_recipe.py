@@ -139,11 +139,14 @@ def test_a_fold_starts_from_its_probed_head_with_the_prior_that_sampling_makes(w
     probed, plain = trainer(workspace, settings), trainer(workspace, dataclasses.replace(settings, head="random"))
     assert (probed.is_probed, plain.is_probed) == (True, False)
     body = FrozenBody(resolve_backbone("test_resnet"), weights, 32, torch.device("cpu"), torch.float32)
-    head = start_head(workspace, folds, store, body, fold=0)
-    torch.testing.assert_close(probed.stepper.network.fc.weight, head.weight)
+    head, network = start_head(workspace, folds, store, body, fold=0, stages=2), probed.stepper.network
+    torch.testing.assert_close(torch.cat([network.stage_head.weight, network.fc.weight], dim=1), head.weight)
+    narrow = trainer(workspace, dataclasses.replace(settings, stages=1)).stepper.network
+    assert not hasattr(narrow, "stage_head")
+    torch.testing.assert_close(narrow.fc.weight, start_head(workspace, folds, store, body, fold=0).weight)
     target = folds.target[folds.fold != 0]
     shift = torch.from_numpy(sampling_shift(target, settings, n_classes=4)).float()
-    torch.testing.assert_close(probed.stepper.network.fc.bias, head.bias - shift)
+    torch.testing.assert_close(network.fc.bias, head.bias - shift)
     assert probed.score_training()[0] < plain.score_training()[0]
 
 
