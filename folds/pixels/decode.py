@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 
 from folds.find.reasons import DAMAGED, NO_DECODER, TRUNCATED, UNREAD, Reason
 from folds.manifest.hashes import perceptual_hashes
-from folds.pixels.colours import to_rgb
+from folds.pixels.colours import strips, to_rgb
 from folds.pixels.formats import DECODERS, FORMATS, has_right_extension, is_cut_off, what_it_is
 
 MAX_PIXELS = 200_000_000  # RGB at Pillow's 4 bytes a pixel: 0.8 GB; beyond it only a JPEG that can be decoded smaller
@@ -211,9 +211,8 @@ def _share_decoded(picture: Image.Image) -> float:
     """
     fill = JPEG_FILL if picture.format in ("JPEG", "MPO") else (0,)
     lacking = 0
-    for top in range(0, picture.height, 256):  # in strips, for the memory of a huge picture
-        strip = picture.crop((0, top, picture.width, min(top + 256, picture.height)))
-        rows = np.asarray(strip).reshape(strip.height, -1)
+    for _, strip in strips(picture):
+        rows = strip.reshape(len(strip), -1)
         lacking += int(np.isin(rows.min(axis=1), fill) @ np.isin(rows.max(axis=1), fill).astype(int))
     return 1.0 - lacking / picture.height
 
