@@ -17,7 +17,7 @@ TEST_SHARE = 0.25
 LARGEST, SMALLEST = 132, 30  # training images of the first and the last class: a tail of 4.4 to 1
 
 
-def make_demo(folder: Path, *, seed: int = 0) -> tuple[Path, Path]:
+def make_demo(folder: Path, *, seed: int) -> tuple[Path, Path]:
     """Write the competition once; returns its data folder and the CSV with the test labels that it keeps aside.
 
     `data/TrainVal/<digit>/*.jpg`, `data/Public/*.jpg`, `data/sample_submission.csv`, and beside them `kept-aside.csv`.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv
+from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv, read_given
 from folds.base.errors import UserError, counted, first_few
 from folds.find.dataset import Dataset, Item
 from folds.find.reasons import RELABELLED, UNLABELLED, Reason
@@ -46,12 +46,7 @@ def relabel(dataset: Dataset, path: Path) -> tuple[Dataset, int, str]:
 
 
 def _read(path: Path) -> dict[str, str]:
-    try:
-        table = read_csv(path.read_bytes(), name=str(path))
-    except OSError as err:
-        raise UserError(
-            f"cannot read {path}: {err.strerror}", hint=f"`python run.py report` writes one for {FLAG}"
-        ) from err
+    table = read_csv(read_given(path, hint=f"`python run.py report` writes one for {FLAG}"), name=str(path))
     ids = table.column(pick_column(table, ID_NAMES, what="id", flag=FLAG, position=0))
     if len(table.header) < 2:
         raise UserError(f"{path} has one column, not image_id and label")

@@ -88,32 +88,26 @@ def prepare(
     dataset = find_dataset(data, settings)
     _refuse_inside(workspace, *dataset.targets)
     with lock:
-        return _bring_up_to_date(workspace, dataset, settings, needed_size=needed_size, track=track, start=start)
-
-
-def _bring_up_to_date(
-    workspace: Workspace, dataset: Dataset, settings: PrepareSettings, *, needed_size: int, track: Track, start: float
-) -> PrepareResult:
-    before = _read_state(workspace)
-    notes, relabelled = list(dataset.notes), 0
-    if settings.relabel is not None:
-        dataset, relabelled, note = relabel(dataset, settings.relabel)
-        notes.append(note)
-    elif before.get("relabelled"):
-        notes.append("labels are those of DATA again, since `--relabel` was not given this time")
-    size = settings.store_size or max(needed_size, before.get("store_size", 0))
-    form: StoreForm = settings.store or before.get("store", "raw")
-    settings = replace(settings, store_size=size, store=form)
-    state = _state(dataset, settings, relabelled=relabelled)
-    unchanged = before == {**state, "manifest": before.get("manifest")} and _is_whole(workspace, before)
-    if unchanged:
-        manifest, decoded = read_manifest(workspace), 0
-    else:
-        manifest, decoded = _make(workspace, dataset, settings, before, state, track=track)
-        write_json(workspace.prepare_json, {**state, "manifest": digest(read_manifest_bytes(workspace))})
-    seconds = time.perf_counter() - start
-    notes += decoder_notes(manifest)
-    return PrepareResult(manifest, unchanged, decoded, dataset.hidden, tuple(notes), seconds, size, form)
+        before = _read_state(workspace)
+        notes, relabelled = list(dataset.notes), 0
+        if settings.relabel is not None:
+            dataset, relabelled, note = relabel(dataset, settings.relabel)
+            notes.append(note)
+        elif before.get("relabelled"):
+            notes.append("labels are those of DATA again, since `--relabel` was not given this time")
+        size = settings.store_size or max(needed_size, before.get("store_size", 0))
+        form: StoreForm = settings.store or before.get("store", "raw")
+        settings = replace(settings, store_size=size, store=form)
+        state = _state(dataset, settings, relabelled=relabelled)
+        unchanged = before == {**state, "manifest": before.get("manifest")} and _is_whole(workspace, before)
+        if unchanged:
+            manifest, decoded = read_manifest(workspace), 0
+        else:
+            manifest, decoded = _make(workspace, dataset, settings, before, state, track=track)
+            write_json(workspace.prepare_json, {**state, "manifest": digest(read_manifest_bytes(workspace))})
+        seconds = time.perf_counter() - start
+        notes += decoder_notes(manifest)
+        return PrepareResult(manifest, unchanged, decoded, dataset.hidden, tuple(notes), seconds, size, form)
 
 
 def _make(
@@ -137,7 +131,7 @@ def _make(
             known = Known(facts, open_store(workspace).pixels)
     all_known = known.all_of(files)
     if known.pixels is not None and all_known is not None:  # other labels or settings: no pixel is touched
-        manifest = _manifest(dataset.items, all_known, known.pixels, settings)
+        manifest = _manifest(dataset, all_known, known.pixels, settings)
         _write_manifest(workspace, dataset, manifest)
         return manifest, 0
     size, form = state["store_size"], state["store"]
@@ -145,7 +139,7 @@ def _make(
         pixels = FORMS[form].create(temporary, n=len(files), size=size)
         workers = settings.workers or os.cpu_count() or 1
         made, decoded = fill(pixels, files, root=dataset.root, known=known, workers=workers, track=track)
-        manifest = _manifest(dataset.items, made, pixels, settings)
+        manifest = _manifest(dataset, made, pixels, settings)
         more = pixels.finish()
         for head in workspace.folds.glob("pixels-*.json"):
             head.unlink()  # from here to `write_head` there is no store
@@ -155,11 +149,12 @@ def _make(
     return manifest, decoded
 
 
-def _manifest(items: Sequence[Item], facts: Sequence[Facts], pixels: Pixels, settings: PrepareSettings) -> pd.DataFrame:
-    """The manifest: a row per item, in their order. Raises UserError where less than two classes can be trained.
+def _manifest(dataset: Dataset, facts: Sequence[Facts], pixels: Pixels, settings: PrepareSettings) -> pd.DataFrame:
+    """The manifest: a row per item, in their order. Raises UserError where fewer than two classes have images to train.
 
     pixels  (items, S, S, 3) uint8: the picture of each item that decoded
     """
+    items = dataset.items
     columns = {name: [getattr(item, name) for item in items] for name in ("image_id", "split", "label")}
     columns |= {name: [getattr(fact, name) for fact in facts] for name in OF_FACTS}
     table = pd.DataFrame(columns)

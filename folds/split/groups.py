@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from folds.base.csvfile import read_csv
+from folds.base.csvfile import read_csv, read_given
 from folds.base.errors import UserError, counted, first_few
 from folds.base.workspace import Workspace, digest, read_json
 from folds.find.layout import find_id_column
@@ -64,13 +64,10 @@ def _cells(workspace: Workspace, settings: SplitSettings, manifest: pd.DataFrame
             return pd.DataFrame(index=paths.index)
         raise UserError(f"`--groups {settings.groups}` needs a column to read", hint="name it with `--group-column`")
     path = settings.groups or workspace.labels
-    try:
-        data = path.read_bytes()
-    except OSError as err:
-        if settings.groups is None:
-            message = f"DATA had no CSV of labels when it was prepared, so there is no column {first_few(columns)}"
-            raise UserError(message, hint=f"`--groups CSV` names one; or once more {PREPARE_HINT}") from err
-        raise UserError(f"cannot read {path}: {err.strerror or err}", hint="`--groups CSV`") from err
+    if settings.groups is None and not path.exists():
+        message = f"DATA had no CSV of labels when it was prepared, so there is no column {first_few(columns)}"
+        raise UserError(message, hint=f"`--groups CSV` names one; or once more {PREPARE_HINT}")
+    data = read_given(path, hint="`--groups CSV`")
     if settings.groups is None and digest(data) != read_json(workspace.prepare_json, hint=PREPARE_HINT).get("labels"):
         raise UserError(f"{path} is damaged: its content is not what `prepare` copied", hint=PREPARE_HINT)
     table = read_csv(data, name=str(path))
