@@ -48,10 +48,6 @@ class PixelStore:
         """What tells the pixels of this store from those of another size or form, for whatever is made from them."""
         return [*self.pixels.shape, *(["jpeg"] if isinstance(self.pixels, JpegPixels) else [])]
 
-    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Bring these rows, (m,) int, into `out`, (m, S, S, 3) uint8."""
-        self.pixels.read(rows, out)
-
     def rows(self, image_id: np.ndarray, *, split: str) -> np.ndarray:
         """The rows of these ids, in their order. (len(image_id),) int64.
 
