@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from folds.base.errors import first_few
+from folds.base.errors import counted, first_few
 from folds.base.locks import alone
 from folds.base.terminal import Screen, duration
 from folds.base.workspace import Workspace
@@ -28,18 +27,12 @@ TEXT_COLUMNS = ("first", "these files are", "rarest class")
 
 
 def prepare(
-    workspace: Workspace,
-    data: Path,
-    settings: PrepareSettings,
-    *,
-    needed_size: int,
-    screen: Screen,
+    workspace: Workspace, data: Path, settings: PrepareSettings, *, needed_size: int, screen: Screen
 ) -> RenderableType:
     """Make the manifest and the pixel store. needed_size: pixels of the store where its size is not set."""
     lock = alone(workspace, "folds", say=screen.complain)
-    return prepare_tables(
-        manifest.prepare(workspace, data, settings, needed_size=needed_size, track=screen.track, lock=lock)
-    )
+    made = manifest.prepare(workspace, data, settings, needed_size=needed_size, track=screen.track, lock=lock)
+    return prepare_tables(made)
 
 
 def split(workspace: Workspace, settings: SplitSettings, *, seed: int, screen: Screen) -> RenderableType:
@@ -61,18 +54,23 @@ def prepare_tables(result: PrepareResult) -> RenderableType:
     copies = plain_table("copies", "exact", "near", "mirrored", "first")
     for count in copy_counts(result.manifest):
         if count.total:
-            copies.add_row(
-                count.what, *(f"{n:,}" for n in (count.exact, count.near, count.mirrored)), _names(count.paths)
-            )
+            numbers = (f"{n:,}" for n in (count.exact, count.near, count.mirrored))
+            copies.add_row(count.what, *numbers, _names(count.paths))
     parts += [table for table in (kinds, copies) if table.row_count]
     if result.hidden:
-        files = f"{len(result.hidden):,} {'file' if len(result.hidden) == 1 else 'files'}"
+        files = counted(len(result.hidden), "file", "files")
         parts.append(Text(f"{files} hidden or of the system, left out: {first_few(result.hidden)}\n"))
-    return Group(*parts, _class_table(result.manifest), *(Text(f"note: {note}") for note in result.notes))
+    sizes = class_sizes(result.manifest)
+    classes = plain_table("classes", f"{len(sizes):,}")
+    classes.add_row("images per class: min, quartiles, max", "  ".join(f"{size:,}" for size in quartiles(sizes)))
+    for name, some in (("smallest", sizes[:EXTREMES]), ("largest", sizes[::-1][:EXTREMES])):
+        classes.add_row(name, Text(", ".join(f"{label}: {size:,}" for label, size in some.items())))
+    if (sizes == 0).any():
+        classes.add_row("without a usable image, left out", Text(first_few(sizes.index[sizes == 0].tolist())))
+    return Group(*parts, classes, *(Text(f"note: {note}") for note in result.notes))
 
 
 def headline(result: PrepareResult) -> str:
-    """What was done, in one line."""
     files = f"{len(result.manifest):,} files"
     if result.unchanged:
         return f"{files}, unchanged since the last prepare: nothing to do"
@@ -83,44 +81,29 @@ def headline(result: PrepareResult) -> str:
     return f"{files}: {decoded}, kept {'as JPEG ' if result.store == 'jpeg' else ''}at {result.store_size} pixels"
 
 
-def _class_table(manifest: pd.DataFrame) -> Table:
-    """Usable training images per class: the spread, and the smallest and largest classes."""
-    sizes = class_sizes(manifest)
-    table = plain_table("classes", f"{len(sizes):,}")
-    table.add_row("images per class: min, quartiles, max", "  ".join(f"{size:,}" for size in quartiles(sizes)))
-    for name, some in (("smallest", sizes[:EXTREMES]), ("largest", sizes[::-1][:EXTREMES])):
-        table.add_row(name, Text(", ".join(f"{label}: {size:,}" for label, size in some.items())))
-    empty = sizes.index[sizes.to_numpy() == 0].tolist()
-    if empty:
-        table.add_row("without a usable image, left out", Text(first_few(empty)))
-    return table
-
-
 def split_tables(folds: Folds, notes: Sequence[str] = ()) -> RenderableType:
     """Images, classes and the rarest class of each fold, and the classes that cannot be in all of them.
 
     notes  about the user's groups and folds; how even they leave the folds is said where there are any
     """
+    held = np.zeros((folds.n_folds, len(folds.classes)), np.int64)
+    np.add.at(held, (folds.fold, folds.target), 1)
     table = plain_table("fold", "images", "classes", "rarest class")
-    for k in range(folds.n_folds):
-        counts = np.bincount(folds.target[folds.fold == k], minlength=len(folds.classes))
+    for k, counts in enumerate(held):
         present = np.flatnonzero(counts)
         rarest = int(present[np.argmin(counts[present])])
         table.add_row(str(k), f"{counts.sum():,}", f"{len(present):,}", Text(_sized(folds, rarest, counts[rarest])))
-    parts: list[RenderableType] = [table]
-    counts = np.bincount(folds.target, minlength=len(folds.classes))
-    small = [_sized(folds, int(c), counts[c]) for c in np.flatnonzero(counts < folds.n_folds)]
+    total = held.sum(axis=0)
+    small = [_sized(folds, int(c), total[c]) for c in np.flatnonzero(total < folds.n_folds)]
+    lines = [*notes, *(_evenness(folds, held) if notes else [])]
     if small:
-        what = "1 class has" if len(small) == 1 else f"{len(small):,} classes have"
-        parts.append(Text(f"{what} fewer images than the {folds.n_folds} folds: {first_few(small, most=10)}"))
-    parts += [Text(note) for note in [*notes, *(_evenness(folds) if notes else [])]]
-    return Group(*parts)
+        what = counted(len(small), "class has", "classes have")
+        lines.insert(0, f"{what} fewer images than the {folds.n_folds} folds: {first_few(small, most=10)}")
+    return Group(table, *map(Text, lines))
 
 
-def _evenness(folds: Folds) -> list[str]:
+def _evenness(folds: Folds, held: np.ndarray) -> list[str]:
     """How far the classes' shares of a fold are from their shares of all, and which classes no other fold has."""
-    held = np.zeros((folds.n_folds, len(folds.classes)))
-    np.add.at(held, (folds.fold, folds.target), 1)
     share, of_all = held / held.sum(axis=1, keepdims=True), held.sum(axis=0) / held.sum()  # (K, C) and (C,)
     fold, c = np.unravel_index(np.abs(share - of_all).argmax(), share.shape)
     lines = [
@@ -129,17 +112,14 @@ def _evenness(folds: Folds) -> list[str]:
     ]
     lonely = np.flatnonzero(((held > 0).sum(axis=0) == 1) & (held.sum(axis=0) > 1))
     if len(lonely):
-        what = "1 class has" if len(lonely) == 1 else f"{len(lonely):,} classes have"
-        named = [_sized(folds, int(c), int(held[:, c].sum())) for c in lonely]
-        lines.append(
-            f"warning: {what} all images in one fold, which is predicted without having seen any: "
-            f"{first_few(named, most=10)}"
-        )
+        what = counted(len(lonely), "class has", "classes have")
+        named = first_few([_sized(folds, int(c), held[:, c].sum()) for c in lonely], most=10)
+        lines.append(f"warning: {what} all images in one fold, which is predicted without having seen any: {named}")
     return lines
 
 
 def _sized(folds: Folds, target: int, count: int) -> str:
-    return f"{folds.classes[target]}: {count:,} {'image' if count == 1 else 'images'}"
+    return f"{folds.classes[target]}: {counted(count, 'image', 'images')}"
 
 
 def plain_table(first: str, *others: str) -> Table:

@@ -17,7 +17,7 @@ TEST_SHARE = 0.25
 LARGEST, SMALLEST = 132, 30  # training images of the first and the last class: a tail of 4.4 to 1
 
 
-def make_demo(folder: Path, *, seed: int = 0) -> tuple[Path, Path]:
+def make_demo(folder: Path, *, seed: int) -> tuple[Path, Path]:
     """Write the competition once; returns its data folder and the CSV with the test labels that it keeps aside.
 
     `data/TrainVal/<digit>/*.jpg`, `data/Public/*.jpg`, `data/sample_submission.csv`, and beside them `kept-aside.csv`.
@@ -26,8 +26,14 @@ def make_demo(folder: Path, *, seed: int = 0) -> tuple[Path, Path]:
     if kept_aside.exists():  # written last
         return data, kept_aside
     rng = np.random.default_rng(seed)
-    train, test = _deal(rng)
     digits = load_digits()
+    train: list[int] = []
+    test: list[int] = []
+    for label, most in enumerate(np.geomspace(LARGEST, SMALLEST, 10).round().astype(int)):
+        rows = rng.permutation(np.flatnonzero(digits.target == label))
+        n_test = round(len(rows) * TEST_SHARE)
+        test += rows[:n_test].tolist()
+        train += rows[n_test : n_test + most].tolist()
     names = {row: f"{zlib.crc32(row.to_bytes(4)):08x}" for row in (*train, *test)}
     for row in train:
         path = data / "TrainVal" / str(digits.target[row]) / f"{names[row]}.jpg"
@@ -40,19 +46,6 @@ def make_demo(folder: Path, *, seed: int = 0) -> tuple[Path, Path]:
     write_bytes(data / "sample_submission.csv", _csv("id,predicted", [f"{name},0 1 2" for name, _ in ids]))
     write_bytes(kept_aside, _csv("id,label", [f"{name},{label}" for name, label in ids]))
     return data, kept_aside
-
-
-def _deal(rng: np.random.Generator) -> tuple[list[int], list[int]]:
-    """Rows for training, thinned to a long tail, and for the test."""
-    target = load_digits().target
-    train: list[int] = []
-    test: list[int] = []
-    for label, most in enumerate(np.geomspace(LARGEST, SMALLEST, 10).round().astype(int)):
-        rows = rng.permutation(np.flatnonzero(target == label))
-        n_test = round(len(rows) * TEST_SHARE)
-        test += rows[:n_test].tolist()
-        train += rows[n_test : n_test + most].tolist()
-    return train, test
 
 
 def _render(image: np.ndarray, rng: np.random.Generator) -> bytes:
@@ -73,22 +66,13 @@ def _spoil(data: Path, rng: np.random.Generator, *, unreadable: str, leaked: str
     """What real competition data has: a handful of files of each kind of dirt, and copies in the wrong places."""
     folder = data / "TrainVal" / "0"
     clean = [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
-    for name, content in _dirty_files(clean, rng).items():
-        write_bytes(folder / name, content)
-    write_bytes(data / "TrainVal" / "1" / "also-a-zero.jpg", clean[10])
-    write_bytes(folder / "leaked.jpg", (data / "Public" / f"{leaked}.jpg").read_bytes())
-    write_bytes(data / "Public" / f"{unreadable}.jpg", b"")  # it still needs a row in the submission
-
-
-def _dirty_files(clean: list[bytes], rng: np.random.Generator) -> dict[str, bytes]:
-    """Files to lie in the folder of a class, by name; clean: its JPEG files."""
     image = [_noisy(Image.open(io.BytesIO(content)).convert("RGB"), rng) for content in clean[:9]]
     deep = Image.fromarray(np.asarray(image[2].convert("L")).astype(np.uint16) * 257)
     glass = image[3].copy()
     glass.putalpha(200)
     turned = Image.Exif()
     turned[0x0112] = 6  # orientation: to be shown turned by 90 degrees clockwise
-    return {
+    dirty = {
         "empty.jpg": b"",
         "letter.jpg": b"Dear organisers, this is no image.\n",
         "Thumbs.db": b"\xd0\xcf\x11\xe0",
@@ -103,7 +87,12 @@ def _dirty_files(clean: list[bytes], rng: np.random.Generator) -> dict[str, byte
         "turned.jpg": _encoded(image[4].transpose(Image.Transpose.ROTATE_90), "JPEG", quality=95, exif=turned),
         "copy.jpg": clean[9],
         "saved-again.jpg": _encoded(Image.open(io.BytesIO(clean[5])).resize((44, 44)), "JPEG", quality=80),
+        "leaked.jpg": (data / "Public" / f"{leaked}.jpg").read_bytes(),
     }
+    for name, content in dirty.items():
+        write_bytes(folder / name, content)
+    write_bytes(data / "TrainVal" / "1" / "also-a-zero.jpg", clean[10])
+    write_bytes(data / "Public" / f"{unreadable}.jpg", b"")  # it still needs a row in the submission
 
 
 def _noisy(image: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -15,14 +15,14 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
 
-from folds.base.config_file import KitToml, read_kit_toml, to_toml
+from folds.base.config_file import RUN, TOP, KitToml, read_kit_toml, toml_value
 from folds.base.errors import Complaint, Next, UserError, visible
-from folds.base.signals import Stopped, stoppable
+from folds.base.signals import GO_ON, Stopped, stoppable
 from folds.base.workspace import Workspace
 from folds.settings import at_least
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 Shown: TypeAlias = Iterable[Any]  # what a command shows, as it comes: renderables of rich, a Complaint, the Next
 KIT_TOML = Path("kit.toml")
-GO_ON = "the same command goes on where it was stopped"
 Config = Annotated[Path, Parameter(group="everywhere", help="settings file, read if it exists")]
 S = TypeVar("S")
 # A command in a sentence, and its arguments; `settings` and `infer` know no work folder.
@@ -114,7 +113,7 @@ class CommandLine:
     def main(self, words: Sequence[str] | None = None) -> int:
         """Run a command. Returns the exit code: 0 done, 2 a mistake that the user can mend, 130 Ctrl-C, 143 SIGTERM."""
         try:
-            with stoppable(_last_words):
+            with stoppable():
                 then = self.run(words)
         except UserError as err:
             self._refuse(err.message, err.hint)
@@ -196,9 +195,28 @@ class CommandLine:
         return "flag" if name in self.typed else str(self.toml.path) if name in self.toml.flat else "default"
 
     def to_toml(self, every: Any, *, elsewhere: Mapping[str, str], remarks: Iterable[str]) -> str:
-        """All settings as commented TOML, each with where it came from; see `config_file.to_toml`."""
-        values = {name: getattr(every, name) for name in self.sections}
-        return to_toml(values, origin=self.origin, runs=self.toml.runs, elsewhere=elsewhere, remarks=remarks)
+        """Settings as TOML: help as a comment, the value, where it came from; what is not given is commented out.
+
+        elsewhere  by key: where a value comes from that is not given     remarks  lines for the end, as comments
+        """
+        blocks = []
+        for section, kind in self.sections.items():
+            lines = [f"[{section}]"] if section != TOP else []
+            hints = get_type_hints(kind, include_extras=True)
+            for one in fields(kind):
+                value, source = getattr(getattr(every, section), one.name), self.origin(one.name)
+                setting = f"{one.name} = {toml_value(value)}"
+                if value is None:
+                    setting, source = f"# {one.name} =", elsewhere.get(one.name, source)
+                parameters = get_args(hints[one.name])[1:] if get_origin(hints[one.name]) is Annotated else ()
+                words = next((each.help for each in parameters if isinstance(each, Parameter) and each.help), one.name)
+                lines.append(f"# {words}\n{setting}  # from {visible(source)}")
+            blocks.append("\n".join(lines))
+        for name, table in self.toml.runs.items():
+            keys = [f"{key} = {toml_value(value)}" for key, value in table.items()]
+            blocks.append("\n".join([f"[{RUN}.{toml_value(name)}]", *keys]))
+        blocks.append("\n".join(f"# {visible(remark)}" for remark in remarks))
+        return "\n\n".join(filter(None, blocks)) + "\n"
 
     def in_file(self) -> Any:
         """All settings as the file has them, the flags left aside."""
@@ -237,9 +255,3 @@ def _typed(argument: Argument) -> str:
     return " ".join(
         f"{token.keyword or ''} {shlex.quote(token.value) if token.value else ''}".strip() for token in argument.tokens
     )
-
-
-def _last_words(stop: Stopped) -> str:
-    """What is left to say where the process has to be ended by force; the cursor may still be hidden."""
-    cursor = "\x1b[?25h\n" if sys.__stderr__ is not None and sys.__stderr__.isatty() else ""
-    return f"{cursor}error: {stop.sentence}\nhint: {GO_ON}\n"

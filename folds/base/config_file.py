@@ -1,4 +1,4 @@
-"""Reads `kit.toml` and writes settings as commented TOML; its keys are those of the settings classes."""
+"""Reads and checks `kit.toml`; its keys are those of the settings classes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import math
 import tomllib
 import types
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from cyclopts import Parameter
-
-from folds.base.errors import UserError, visible
+from folds.base.errors import UserError
 
 TOP = "top"  # the settings that stand outside all tables
 RUN = "run"  # [run.NAME]: settings of one run that differ from [train]
@@ -75,7 +72,7 @@ def _check(path: Path, table: Any, settings: type, *, where: str = "", also: Ite
     """
     if not isinstance(table, dict):
         raise UserError(f"{path}: `{where}` is a table, not a value", hint=f"write `[{where}]` on a line of its own")
-    types_of, place = _types_of(settings), f"{path}: [{where}] " if where else f"{path}: "
+    types_of, place = get_type_hints(settings), f"{path}: [{where}] " if where else f"{path}: "
     for key in table:
         if key not in types_of:
             known = [*types_of, *also]
@@ -129,47 +126,6 @@ def _shown(value: Any) -> str:
     except (RecursionError, ValueError):  # tables in tables in tables; a number of more than 4,300 digits
         return "what stands there"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-@cache
-def _types_of(settings: type) -> dict[str, Any]:
-    return get_type_hints(settings)
-
-
-def to_toml(
-    values: Mapping[str, Any],
-    *,
-    origin: Callable[[str], str],
-    runs: Mapping[str, Mapping[str, Any]],
-    elsewhere: Mapping[str, str],
-    remarks: Iterable[str],
-) -> str:
-    """Settings as TOML: help as a comment, then the value and where it came from; what is not given is commented out.
-
-    values     the settings object of each section
-    origin     of a key: "default", "kit.toml", "flag"
-    runs       the `[run.NAME]` tables, which are repeated as they came
-    elsewhere  by key: where a value comes from that is not given
-    remarks    lines for the end, as comments
-    """
-    blocks = []
-    for section, settings in values.items():
-        lines = [f"[{section}]"] if section != TOP else []
-        hints = get_type_hints(type(settings), include_extras=True)
-        for one in fields(settings):
-            value, source = getattr(settings, one.name), origin(one.name)
-            setting = f"{one.name} = {toml_value(value)}"
-            if value is None:
-                setting, source = f"# {one.name} =", elsewhere.get(one.name, source)
-            parameters = get_args(hints[one.name])[1:] if get_origin(hints[one.name]) is Annotated else ()
-            words = next((each.help for each in parameters if isinstance(each, Parameter) and each.help), one.name)
-            lines.append(f"# {words}\n{setting}  # from {visible(source)}")
-        blocks.append("\n".join(lines))
-    for name, table in runs.items():
-        keys = [f"{key} = {toml_value(value)}" for key, value in table.items()]
-        blocks.append("\n".join([f"[{RUN}.{toml_value(name)}]", *keys]))
-    blocks.append("\n".join(f"# {visible(remark)}" for remark in remarks))
-    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def toml_value(value: Any) -> str:

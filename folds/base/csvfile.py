@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from folds.base.errors import UserError, first_few
 
@@ -29,6 +30,14 @@ class CsvTable:
             raise UserError(f"{self.name} has no column {name}; it has {first_few(self.header, most=10)}")
         at = self.header.index(name)
         return [row[at] for row in self.rows]
+
+
+def read_given(path: Path, *, hint: str) -> bytes:
+    """The bytes of a file that the user names. Raises UserError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise UserError(f"cannot read {path}: {err.strerror or err}", hint=hint) from err
 
 
 def read_csv(data: bytes, *, name: str) -> CsvTable:

@@ -28,6 +28,11 @@ def first_few(names: Sequence[object], *, most: int = 3) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
 
 
+def counted(n: int, one: str, many: str) -> str:
+    """A number with its noun: `1 file`, `1,234 files`."""
+    return f"{n:,} {one if n == 1 else many}"
+
+
 def visible(text: str) -> str:
     """The text on one line: what a name may hold of line ends, escape codes and the like is spelled out."""
     return text if text.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)

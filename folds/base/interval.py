@@ -5,6 +5,7 @@ Copies of an image count once.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ POINTS = 400  # values of a rate that stand for its distribution: its 95% interv
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean over images of one way's loss minus another's; below 0 the first one is better."""
+    """The mean over images of one way's loss minus another's, and its 95% interval; below 0 the first one is better."""
 
     mean: float
     standard_error: float
@@ -23,12 +24,10 @@ class Difference:
 
     @property
     def low(self) -> float:
-        """The lower end of the 95% interval."""
         return self.mean - WITHIN_95 * self.standard_error
 
     @property
     def high(self) -> float:
-        """The upper end of the 95% interval."""
         return self.mean + WITHIN_95 * self.standard_error
 
     @property
@@ -132,13 +131,7 @@ def predictive_interval(rates: np.ndarray, trials: int) -> tuple[float, float]:
         upto = bdtr(float(count), trials, rates).mean()
         return float(upto + (bdtr(float(count - 1), trials, rates).mean() if count else 0.0)) / 2
 
-    def first(share: float) -> int:
-        """The least count of which more than this share lies below."""
-        least, most = 0, trials
-        while least < most:
-            middle = (least + most) // 2
-            least, most = (least, middle) if below(middle) > share else (middle + 1, most)
-        return least
-
-    low, high = first(0.025), max(first(0.975) - 1, 0)
+    # The least counts of which more than these shares lie below.
+    low, above = (bisect_right(range(trials), share, key=below) for share in (0.025, 0.975))
+    high = max(above - 1, 0)
     return min(low, high) / trials, high / trials

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+FLOOR = 1e-15  # of a probability: the log loss stays finite
 PIECE = 4096  # rows that are ranked at a time: the places of all would be 4 GB for 1,000,000 images of 500 classes
 
 
@@ -25,15 +26,15 @@ def topk_error(scores: np.ndarray, target: np.ndarray, *, k: int = 3) -> float:
     return float((true_rank(scores, target) >= k).mean())
 
 
-def log_loss(probs: np.ndarray, target: np.ndarray, *, floor: float = 1e-15) -> float:
+def log_loss(probs: np.ndarray, target: np.ndarray) -> float:
     """Mean negative log-probability of the true class, in nats.
 
-    probs   (N, C) float, rows that sum to 1; values below `floor` count as `floor`
+    probs   (N, C) float, rows that sum to 1; values below FLOOR count as FLOOR
     target  (N,) int in [0, C)
     """
     assert len(target), "no image to score"
     true_prob = np.take_along_axis(probs, target[:, None], axis=1)[:, 0]
-    return float(-np.log(np.maximum(true_prob, floor)).mean())
+    return float(-np.log(np.maximum(true_prob, FLOOR)).mean())
 
 
 def top_classes(scores: np.ndarray, *, k: int = 3) -> np.ndarray:

@@ -7,12 +7,13 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from folds.base.progress import T, Track
 
+GO_ON = "the same command goes on where it was stopped"
 GRACE_SECONDS = 7.0  # for a step, a long call and the way out; then the process is ended
 
 
@@ -37,10 +38,10 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def stoppable(last_words: Callable[[Stopped], str]) -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """Let SIGINT and SIGTERM raise `Stopped` in the main thread while inside.
 
-    last_words  written to stderr before the process is ended by force, because a call did not return in the grace time
+    Where a call does not return in the grace time, the process is ended by force, and stderr says so.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -56,7 +57,7 @@ def stoppable(last_words: Callable[[Stopped], str]) -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     old = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
     is_over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(here, last_words, is_over), name="signals", daemon=True)
+    watcher = threading.Thread(target=_watch, args=(here, is_over), name="signals", daemon=True)
     watcher.start()
     try:
         yield
@@ -80,14 +81,16 @@ def stoppable(last_words: Callable[[Stopped], str]) -> Iterator[None]:
             watcher.join()
 
 
-def _watch(pipe: socket.socket, last_words: Callable[[Stopped], str], is_over: threading.Event) -> None:
+def _watch(pipe: socket.socket, is_over: threading.Event) -> None:
     """After a signal, end the process if it has not ended by itself in the grace time."""
     with pipe:
         while data := pipe.recv(1):
             if data[0] in (signal.SIGINT, signal.SIGTERM):
                 if not is_over.wait(GRACE_SECONDS):
                     stopped = Stopped(data[0])
-                    os.write(2, last_words(stopped).encode())  # another thread may hold the lock of sys.stderr
+                    cursor = "\x1b[?25h\n" if os.isatty(2) else ""  # it may still be hidden
+                    said = f"{cursor}error: {stopped.sentence}\nhint: {GO_ON}\n"
+                    os.write(2, said.encode())  # another thread may hold the lock of sys.stderr
                     os._exit(stopped.exit_code)
                 return
 

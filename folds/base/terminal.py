@@ -79,12 +79,20 @@ class Screen:
     def track(self, items: Iterable[T], *, what: str, total: int, unit: str = "images", each: int = 1) -> Iterator[T]:
         """A tracker that draws a bar, or prints a line now and then where nothing can be drawn."""
         with self.living():
-            if self.bars is None:
-                yield from self._track_in_lines(items, what=what, total=total, unit=unit, each=each)
+            bars = self.bars
+            if bars is None:
+                began = said = time.monotonic()
+                done = 0
+                for item in items:
+                    yield item
+                    done, now = min(done + each, total), time.monotonic()
+                    if now - said > LINE_SECONDS and done < total:
+                        said, speed = now, done / (now - began)
+                        rest = f"{speed:,.0f} {unit}/s, {duration((total - done) / speed)} left"
+                        self.complain(f"{what}: {done:,}/{total:,} {unit}, {rest}")
             elif total == 1:  # it is done or not
                 yield from items
             else:
-                bars = self.bars
                 bar = bars.add_task(what, total=total, unit=unit)
                 try:
                     for item in items:
@@ -92,18 +100,6 @@ class Screen:
                         bars.advance(bar, each)
                 finally:
                     bars.remove_task(bar)
-
-    def _track_in_lines(self, items: Iterable[T], *, what: str, total: int, unit: str, each: int) -> Iterator[T]:
-        began = said = time.monotonic()
-        done = 0
-        for item in items:
-            yield item
-            done = min(done + each, total)
-            now = time.monotonic()
-            if now - said > LINE_SECONDS and done < total:
-                said, speed = now, done / (now - began)
-                rest = f"{speed:,.0f} {unit}/s, {duration((total - done) / speed)} left"
-                self.complain(f"{what}: {done:,}/{total:,} {unit}, {rest}")
 
 
 def no_table(console: Console) -> None:
@@ -214,6 +210,6 @@ def can_be_live() -> bool:
 
 def _plain_console(*, stderr: bool) -> Console:
     console = Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False)
-    if stderr or console.is_terminal:
-        return console
-    return Console(highlight=False, soft_wrap=True, emoji=False, width=PLAIN_COLUMNS)
+    if not stderr and not console.is_terminal:
+        console.width = PLAIN_COLUMNS
+    return console

@@ -22,8 +22,6 @@ ABANDONED_SECONDS = 3600  # a temporary file of another host that was not writte
 
 
 class _Below:
-    """A path below the work folder."""
-
     def __init__(self, path: str) -> None:
         self.path = path
 

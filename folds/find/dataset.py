@@ -111,9 +111,7 @@ def _items_of_csv(
     table: CsvTable, columns: tuple[str, str], files: Sequence[File], lookup: Lookup, *, root: Path
 ) -> list[Item]:
     """The images that a CSV names, with their labels, and those of the folder that it does not name."""
-    path, (ids, labels) = table.name, map(table.column, columns)
-    refuse_outside(ids, name=path)
-    _refuse_no_id(ids, name=path)
+    path, ids, labels = table.name, _ids(table, columns[0]), table.column(columns[1])
     items: dict[str, Item] = {}
     for image_id, label in zip(ids, labels, strict=True):
         file = lookup.find(image_id) or File(image_id, fault=Reason(NO_FILE))
@@ -137,15 +135,12 @@ def _items_of_csv(
 
 def ids_of_sample(table: CsvTable) -> list[str]:
     """The ids of a sample submission, in its order. Raises UserError where one is absent, twice there, or a path."""
-    path = table.name
-    ids = table.column(pick_column(table, ID_NAMES, what="id", flag="--id-column", position=0))
-    refuse_outside(ids, name=path)
+    ids = _ids(table, pick_column(table, ID_NAMES, what="id", flag="--id-column", position=0))
     twice = [image_id for image_id, count in Counter(ids).items() if count > 1]
     if twice:
-        raise UserError(f"{path} has the id {first_few(twice)} twice")
-    _refuse_no_id(ids, name=path)
+        raise UserError(f"{table.name} has the id {first_few(twice)} twice")
     if not ids:
-        raise UserError(f"{path} has no ids")
+        raise UserError(f"{table.name} has no ids")
     return ids
 
 
@@ -182,9 +177,13 @@ def items_to_predict(
     return items + [_left_out(relative(f.path, folder), f, "test", Reason(NOT_LISTED, sample)) for f in extra]
 
 
-def _refuse_no_id(ids: Sequence[str], *, name: str) -> None:
+def _ids(table: CsvTable, column: str) -> list[str]:
+    """The cells of the column, none of them empty and none a path that leads out of the data folder."""
+    ids = table.column(column)
+    refuse_outside(ids, name=table.name)
     if "" in ids:
-        raise UserError(f"row {ids.index('') + 2} of {name} has no id")
+        raise UserError(f"row {ids.index('') + 2} of {table.name} has no id")
+    return ids
 
 
 def _refuse_one_class(items: Sequence[Item], *, name: str) -> None:

@@ -42,19 +42,12 @@ def pick_file(listing: Listing, given: str | None, names: frozenset[str], *, fla
 
 def pick_test_folder(listing: Listing, given: str | None, sample_ids: list[str] | None) -> str | None:
     """The folder of the test images, None if there is none; of several the one that has all ids of the sample."""
-    fit = _pick_folders(listing, given, TEST_FOLDERS, flag="--test-folder")
-    if len(fit) > 1 and sample_ids is not None:
-        lookups = {folder: Lookup(listing.below(folder), folder) for folder in fit}
-        fitting = [folder for folder in fit if all(lookups[folder].find(image_id) for image_id in sample_ids)]
-        fit = fitting if len(fitting) == 1 else fit
-    return _only(listing, fit, "test", flag="--test-folder")
+    return _pick_folder(listing, given, TEST_FOLDERS, "test", flag="--test-folder", ids=sample_ids)
 
 
 def pick_train_folder(listing: Listing, given: str | None, csv: str | None, test_folder: str | None) -> str:
     """The folder of the training images; '' for DATA itself."""
-    fit = _only(
-        listing, _pick_folders(listing, given, TRAIN_FOLDERS, flag="--train-folder"), "training", flag="--train-folder"
-    )
+    fit = _pick_folder(listing, given, TRAIN_FOLDERS, "training", flag="--train-folder")
     if fit is not None:
         return fit
     folders = [name for name in listing.folders if name != (test_folder or "").partition("/")[0]]
@@ -67,17 +60,10 @@ def pick_train_folder(listing: Listing, given: str | None, csv: str | None, test
     )
 
 
-def _only(listing: Listing, fit: list[str], what: str, *, flag: str) -> str | None:
-    if len(fit) > 1:
-        raise UserError(
-            f"{listing.root} has {len(fit)} folders of {what} images: {first_few(fit)}",
-            hint=f"choose one with `{flag} {fit[0]}`",
-        )
-    return fit[0] if fit else None
-
-
-def _pick_folders(listing: Listing, given: str | None, names: frozenset[str], *, flag: str) -> list[str]:
-    """The folder given, or all with a usual name; `train/train` is a folder that was packed twice."""
+def _pick_folder(
+    listing: Listing, given: str | None, names: frozenset[str], what: str, *, flag: str, ids: list[str] | None = None
+) -> str | None:
+    """The folder given, or the one with a usual name, None if there is none; of several the one that has all ids."""
     if given is None:
         fit = [name for name in listing.folders if plain(name) in names]
     else:
@@ -88,10 +74,22 @@ def _pick_folders(listing: Listing, given: str | None, names: frozenset[str], *,
     for folder in fit:
         if folder and not listing.below(folder):
             raise UserError(f"{listing.root / folder} holds no file", hint=f"name another folder with `{flag} NAME`")
-    return fit if given is not None else [_unpacked(listing, folder, names) for folder in fit]
+    if given is None:
+        fit = [_unpacked(listing, folder, names) for folder in fit]
+    if len(fit) > 1 and ids is not None:
+        lookups = {folder: Lookup(listing.below(folder), folder) for folder in fit}
+        fitting = [folder for folder, lookup in lookups.items() if all(map(lookup.find, ids))]
+        fit = fitting if len(fitting) == 1 else fit
+    if len(fit) > 1:
+        raise UserError(
+            f"{listing.root} has {len(fit)} folders of {what} images: {first_few(fit)}",
+            hint=f"choose one with `{flag} {fit[0]}`",
+        )
+    return fit[0] if fit else None
 
 
 def _unpacked(listing: Listing, folder: str, names: frozenset[str]) -> str:
+    """The folder inside where it was packed twice, as in `train/train`."""
     inner = {relative(file.path, folder).partition("/")[0] for file in listing.below(folder)}
     only = inner.pop() if len(inner) == 1 else ""
     return f"{folder}/{only}" if plain(only) in names and (listing.root / folder / only).is_dir() else folder
@@ -140,7 +138,7 @@ def _pair(table: CsvTable, sample: CsvTable | None, lookup: Lookup) -> tuple[str
     usual_id, usual_label = usual_column(header, ID_NAMES), usual_column(header, LABEL_NAMES)
     if usual_id and usual_label:
         return usual_id, usual_label
-    of_files = [name for name in header if names_files(table.column(name)[:LOOKED_AT], lookup)]
+    of_files = [name for name in header if _names_files(table.column(name)[:LOOKED_AT], lookup)]
     found = of_files[0] if len(of_files) == 1 else _other(header, usual_label) if usual_label else usual_id
     if found is None or usual_column((_other(header, found),), ID_NAMES):
         return None  # two columns of ids, and none of labels
@@ -152,8 +150,7 @@ def _other(header: Sequence[str], name: str | None) -> str:
     return header[1] if header[0] == name else header[0]
 
 
-def names_files(cells: Sequence[str], lookup: Lookup) -> bool:
-    """Whether any cell of a column names a file."""
+def _names_files(cells: Sequence[str], lookup: Lookup) -> bool:
     try:
         return any(lookup.find(cell) is not None for cell in cells if cell)
     except UserError:
@@ -167,7 +164,7 @@ def find_id_column(table: CsvTable, *lookups: Lookup, what: str) -> str:
     """
     usual = usual_column(table.header, ID_NAMES)
     for name in [*([usual] if usual else []), *table.header]:
-        if any(names_files(table.column(name), lookup) for lookup in lookups):
+        if any(_names_files(table.column(name), lookup) for lookup in lookups):
             return name
     raise UserError(
         f"no column of {table.name} names {what}: it has {first_few(table.header, most=10)}",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from folds.base.errors import UserError, first_few
+from folds.base.errors import UserError, counted, first_few
 from folds.find.reasons import Reason
 
 SYSTEM_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"})
@@ -60,7 +60,7 @@ class Listing:
         pairs = [f"{link} is {path or 'DATA'}" for link, path in self.same.items()]
         kinds = [("to a folder around it, not followed", self.loops), ("to a folder that is read already", pairs)]
         return tuple(
-            f"{len(links):,} {'link leads' if len(links) == 1 else 'links lead'} {where}: {first_few(links)}"
+            f"{counted(len(links), 'link leads', 'links lead')} {where}: {first_few(links)}"
             for where, links in kinds
             if links
         )
@@ -127,7 +127,12 @@ class _Walk:
                 elif entry.is_symlink() and (fault := _link_fault(entry)):
                     self.files.append(File(name, fault=fault))
                 elif not entry.is_dir():
-                    self.files.append(_file(path, name, entry.stat()))
+                    found = entry.stat()
+                    fault = Reason("its name is not UTF-8") if name != path else None
+                    if stat.S_ISREG(found.st_mode):
+                        self.files.append(File(name, found.st_size, found.st_mtime_ns, fault))
+                    else:  # a pipe or a device: opening it might never end
+                        self.files.append(File(name, fault=Reason("not a regular file")))
                 else:
                     if not prefix:
                         self.folders.append(name)
@@ -150,12 +155,6 @@ class _Walk:
 
     def _is_first_visit(self, folder: os.DirEntry[str] | str, path: str) -> bool:
         return self.read_as.setdefault(_identity(os.stat(folder)), path) == path
-
-
-def _file(path: str, name: str, found: os.stat_result) -> File:
-    if not stat.S_ISREG(found.st_mode):
-        return File(name, fault=Reason("not a regular file"))  # a pipe or a device: opening it might never end
-    return File(name, found.st_size, found.st_mtime_ns, Reason("its name is not UTF-8") if name != path else None)
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from folds.base.errors import UserError, first_few
 from folds.find.listing import File
@@ -15,7 +15,7 @@ class Lookup:
 
     def __init__(self, files: Iterable[File], folder: str) -> None:
         self.files, self.folder = list(files), folder
-        self.indexed: list[dict[str, list[File]]] = []
+        self.indexed: list[dict[str, list[File]]] = []  # the files by each kind of name
 
     def find(self, image_id: str) -> File | None:
         """The file with this path, else this path without extension, name, or name without extension; None if none.
@@ -23,19 +23,6 @@ class Lookup:
         Raises UserError where several files fit.
         """
         key = _composed(image_id.removeprefix("./"))
-        for index in self._indices():
-            found = index.get(key, [])
-            if len(found) > 1:
-                exact = [file for file in found if image_id in (file.path, relative(file.path, self.folder))]
-                found = exact or found
-            if len(found) > 1:
-                raise UserError(f"the id {image_id} fits {len(found)} files: {first_few([f.path for f in found])}")
-            if found:
-                return found[0]
-        return None
-
-    def _indices(self) -> Iterator[dict[str, list[File]]]:
-        """The files by each kind of name, indexed once an id asks for it: most ids are of one of the first kinds."""
         kinds: tuple[Callable[[File], str], ...] = (
             lambda file: relative(file.path, self.folder),
             lambda file: file.path,
@@ -45,12 +32,20 @@ class Lookup:
             lambda file: stem(file.name),
         )
         for number, kind in enumerate(kinds):
-            if number == len(self.indexed):
+            if number == len(self.indexed):  # most ids are of one of the first kinds, so the others are indexed late
                 index: dict[str, list[File]] = {}
                 for file in self.files:
                     index.setdefault(_composed(kind(file)), []).append(file)
                 self.indexed.append(index)
-            yield self.indexed[number]
+            found = self.indexed[number].get(key, [])
+            if len(found) > 1:
+                exact = [file for file in found if image_id in (file.path, relative(file.path, self.folder))]
+                found = exact or found
+            if len(found) > 1:
+                raise UserError(f"the id {image_id} fits {len(found)} files: {first_few([f.path for f in found])}")
+            if found:
+                return found[0]
+        return None
 
 
 def relative(path: str, folder: str) -> str:

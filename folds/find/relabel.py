@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv
-from folds.base.errors import UserError, first_few
+from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv, read_given
+from folds.base.errors import UserError, counted, first_few
 from folds.find.dataset import Dataset, Item
 from folds.find.reasons import RELABELLED, UNLABELLED, Reason
 
 FLAG = "`--relabel FILE`"
 
 
-def relabel(dataset: Dataset, path: Path) -> tuple[Dataset, Mapping[str, str]]:
-    """The dataset with the labels of a CSV, and what that changed: the new label by image_id, empty for left out.
+def relabel(dataset: Dataset, path: Path) -> tuple[Dataset, int, str]:
+    """The dataset with the labels of a CSV, how many images that changed, and a sentence about it.
 
     path  columns image_id and label, others are ignored; images that it does not name keep their label, an empty label
           leaves an image out, and changes nothing for one that has none
@@ -26,39 +26,27 @@ def relabel(dataset: Dataset, path: Path) -> tuple[Dataset, Mapping[str, str]]:
     train = {item.image_id: item for item in dataset.items if item.split == "train"}
     _refuse_strangers(path, wanted, train)
     changes = {image_id: label for image_id, label in wanted.items() if train[image_id].label != label}
-    items = tuple(
-        _relabelled(item, changes[item.image_id]) if item.split == "train" and item.image_id in changes else item
-        for item in dataset.items
-    )
-    return replace(dataset, items=items), changes
-
-
-def relabel_note(path: Path, changes: Mapping[str, str]) -> str:
-    """What the relabelling changed, and how to keep it."""
-    left_out = sum(not label for label in changes.values())
     if not changes:
-        return f"{path} changes nothing: all its labels are those of DATA"
-    given, lost = (f"{n:,} image" if n == 1 else f"{n:,} images" for n in (len(changes) - left_out, left_out))
-    return (
+        return dataset, 0, f"{path} changes nothing: all its labels are those of DATA"
+    for image_id, label in changes.items():
+        item = train[image_id]
+        was = f"was {item.label or 'without label'}"
+        if label:
+            train[image_id] = replace(item, label=label, reasons=(Reason(RELABELLED, was),), is_left_out=False)
+        else:
+            train[image_id] = replace(item, reasons=(*item.reasons, Reason(UNLABELLED, was)), is_left_out=True)
+    items = tuple(train[item.image_id] if item.split == "train" else item for item in dataset.items)
+    left_out = sum(not label for label in changes.values())
+    given, lost = (counted(n, "image", "images") for n in (len(changes) - left_out, left_out))
+    note = (
         f"{path} gives {given} another label and leaves {lost} out; "
         f'pass it to every `prepare` and `all`, or write `relabel = "{path}"` into [prepare] of kit.toml'
     )
-
-
-def _relabelled(item: Item, label: str) -> Item:
-    was = f"was {item.label or 'without label'}"
-    if not label:
-        return replace(item, reasons=(*item.reasons, Reason(UNLABELLED, was)), is_left_out=True)
-    return replace(item, label=label, reasons=(Reason(RELABELLED, was),), is_left_out=False)
+    return replace(dataset, items=items), len(changes), note
 
 
 def _read(path: Path) -> dict[str, str]:
-    try:
-        table = read_csv(path.read_bytes(), name=str(path))
-    except OSError as err:
-        raise UserError(
-            f"cannot read {path}: {err.strerror}", hint=f"`python run.py report` writes one for {FLAG}"
-        ) from err
+    table = read_csv(read_given(path, hint=f"`python run.py report` writes one for {FLAG}"), name=str(path))
     ids = table.column(pick_column(table, ID_NAMES, what="id", flag=FLAG, position=0))
     if len(table.header) < 2:
         raise UserError(f"{path} has one column, not image_id and label")
@@ -73,9 +61,9 @@ def _read(path: Path) -> dict[str, str]:
 def _refuse_strangers(path: Path, wanted: Mapping[str, str], train: Mapping[str, Item]) -> None:
     strange = [image_id for image_id in wanted if image_id not in train]
     if strange:
-        images = "image" if len(strange) == 1 else "images"
+        images = counted(len(strange), "training image", "training images")
         raise UserError(
-            f"{path} names {len(strange):,} training {images} that DATA does not have: {first_few(strange)}",
+            f"{path} names {images} that DATA does not have: {first_few(strange)}",
             hint="an id is the image's path below the training folder, as in manifest.csv",
         )
     known = sorted({item.label for item in train.values() if item.label})

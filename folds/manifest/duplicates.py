@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from folds.manifest.hashes import THUMBNAIL, close_hashes, difference
+from folds.find.reasons import TWO_LABELS, Reason
+from folds.manifest.hashes import THUMBNAIL, close_hashes, difference, thumbnail
+from folds.manifest.manifest import LEFT_OUT, USABLE
+from folds.pixels.store import Pixels
+from folds.settings import PrepareSettings
+from folds.split.classes import class_order
 
 # Share of their contrast by which thumbnails of copies may differ. Pictures saved again at quality 30, or shrunk to
 # 90% and saved at 70, stay below 0.11; the nearest different pictures of Caltech-101 (one motorcycle in two colours,
@@ -23,6 +30,58 @@ BLOCK = 4096  # thumbnails compared at a time: 50 MB
 
 Thumbnails = Callable[[np.ndarray], np.ndarray]
 Candidates = Sequence[tuple[np.ndarray, np.ndarray]]
+KINDS = ("exact", "near", "mirrored")  # of copies, the closest first
+COPY = {(kind, where): f"{kind} copy in {where}" for kind in KINDS for where in ("train", "test")}  # codes of reasons
+
+
+def mark_copies(table: pd.DataFrame, reasons: list[list[Reason]], pixels: Pixels, settings: PrepareSettings) -> None:
+    """Number the groups of copies, say of each what it is a copy of, and leave pictures with two labels out.
+
+    table    the manifest to be, with both hashes: `group` is added, `status` changed     reasons  of each row: added to
+    """
+    copies = _copies_in(table, pixels, near_bits=settings.near_bits)
+    table["group"] = np.unique(copies.mirrored, return_inverse=True)[1].astype(np.int64)  # dense, by first appearance
+    image_id, split, label, status = (table[name].tolist() for name in ("image_id", "split", "label", "status"))
+    exact, upright = copies.exact.tolist(), copies.upright.tolist()
+    order = np.argsort(copies.mirrored, kind="stable")
+    edges = np.flatnonzero(np.diff(copies.mirrored[order], prepend=-1))
+    groups = (order[start:stop].tolist() for start, stop in pairwise([*edges.tolist(), len(order)]) if stop - start > 1)
+    for rows in groups:
+        for row in rows:
+            labels = class_order(label[r] for r in rows if split[r] == "train" and upright[r] == upright[row])
+            if split[row] == "train" and len(labels) > 1:
+                reasons[row].append(Reason(TWO_LABELS, " and ".join(labels)))
+                status[row] = status[row] if settings.keep_two_labels else LEFT_OUT
+            for where in ("train", "test"):
+                others = [other for other in rows if other != row and split[other] == where]
+                ranked = [(0 if exact[o] == exact[row] else 1 if upright[o] == upright[row] else 2, o) for o in others]
+                if ranked:
+                    kind, other = min(ranked)
+                    reasons[row].append(Reason(COPY[KINDS[kind], where], image_id[other]))
+    table["status"] = status
+
+
+def _copies_in(table: pd.DataFrame, pixels: Pixels, *, near_bits: int) -> Copies:
+    """The copies among the usable rows; every other row is its own.
+
+    Two pictures count as the same pixels where size, perceptual hash and CRC-32 of the square are equal. Chance makes
+    two CRC-32 equal in one of 2^32 pairs, and only pairs of one hash are held against each other.
+    """
+    rows = np.flatnonzero(table["status"] == USABLE)
+    used = table.loc[rows]
+    hashes, mirror_hashes = (
+        np.array([int(text, 16) for text in used[name]], dtype=np.uint64) for name in ("phash", "mirror_phash")
+    )
+    found = find_copies(
+        used.groupby(["width", "height", "digest", "phash"]).ngroup().to_numpy(),
+        hashes,
+        mirror_hashes,
+        lambda positions: np.stack([thumbnail(pixels[int(row)]) for row in rows[positions]]),
+        near_bits=near_bits,
+    )
+    first = np.tile(np.arange(len(table)), (3, 1))
+    first[:, rows] = rows[np.stack([found.exact, found.upright, found.mirrored])]
+    return Copies(*first)
 
 
 @dataclass(frozen=True)

@@ -137,15 +137,8 @@ def _equal_pairs(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     is_last = np.append(ordered[1:] != ordered[:-1], True)
     at, last = np.flatnonzero(~is_last), np.flatnonzero(is_last)
     count = last[np.searchsorted(last, at)] - at  # of the equal ones behind each
-    for part in _cut(count):
-        n = count[part]
-        a = np.repeat(at[part], n)
-        yield place[a], place[a + 1 + np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)]
-
-
-def _cut(count: np.ndarray) -> Iterator[slice]:
-    """Slices of `count` whose sums stay near BLOCK."""
     block = (np.cumsum(count) - count) // BLOCK
     for begin, end in pairwise([0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(count)]):
-        if end > begin:
-            yield slice(begin, end)
+        n = count[begin:end]
+        a = np.repeat(at[begin:end], n)
+        yield place[a], place[a + 1 + np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)]

@@ -67,12 +67,9 @@ def read_manifest_bytes(workspace: Workspace) -> bytes:
         raise UserError(f"{workspace.manifest} does not exist", hint=PREPARE_HINT) from err
 
 
-def usable_rows(manifest: pd.DataFrame, *, split: str | None = None) -> pd.DataFrame:
-    """The rows whose images are used, of one split or of both, in the order of the manifest, numbered anew."""
-    rows = manifest["status"] == USABLE
-    if split is not None:
-        rows &= manifest["split"] == split
-    return manifest[rows].reset_index(drop=True)
+def usable_rows(manifest: pd.DataFrame, *, split: str) -> pd.DataFrame:
+    """The rows of a split whose images are used, in the order of the manifest, numbered anew."""
+    return manifest[(manifest["status"] == USABLE) & (manifest["split"] == split)].reset_index(drop=True)
 
 
 def test_ids(workspace: Workspace) -> list[str]:

@@ -16,11 +16,15 @@ import pandas as pd
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, read_json, replacing, write_bytes, write_json
-from folds.find.dataset import Dataset, find_dataset
+from folds.find.dataset import Dataset, Item, find_dataset
 from folds.find.listing import File, Key
-from folds.find.reasons import from_cell, reason_text, to_cell
-from folds.find.relabel import relabel, relabel_note
+from folds.find.reasons import DAMAGED, TRUNCATED, from_cell, reason_text, to_cell
+from folds.find.relabel import relabel
+from folds.manifest.duplicates import mark_copies
 from folds.manifest.manifest import (
+    COLUMNS,
+    LEFT_OUT,
+    UNREADABLE,
     USABLE,
     csv_bytes,
     parse_table,
@@ -28,24 +32,17 @@ from folds.manifest.manifest import (
     read_manifest_bytes,
     write_manifest,
 )
-from folds.manifest.status import make_manifest
 from folds.manifest.summary import decoder_notes
 from folds.pixels.decode import Facts
 from folds.pixels.fill import Known, fill, write_row
 from folds.pixels.formats import FORMATS
 from folds.pixels.pool import start_early
-from folds.pixels.store import (
-    FORMS,
-    VERSION,
-    open_store,
-    remove_other_stores,
-    store_path,
-    write_head,
-)
+from folds.pixels.store import FORMS, VERSION, Pixels, open_store, store_path, write_head
 from folds.settings import PrepareSettings, StoreForm
 
 FACT_NAMES = [field.name for field in fields(Facts)]
 FACT_NUMBERS = {**dict.fromkeys(("bytes", "mtime_ns", "width", "height"), "int64"), "decoded": "float64"}
+OF_FACTS = ("format", "mode", "width", "height", "digest", "phash", "mirror_phash")  # the hashes are not kept
 DEPENDED_ON = ("store_size", "store", "keep_truncated", "keep_two_labels", "near_bits")  # settings
 KNOWN_SHARE = 0.5  # of the files that the work folder was made from must still be there, else it is other data
 
@@ -91,76 +88,99 @@ def prepare(
     dataset = find_dataset(data, settings)
     _refuse_inside(workspace, *dataset.targets)
     with lock:
-        return _bring_up_to_date(workspace, dataset, settings, needed_size=needed_size, track=track, start=start)
-
-
-def _bring_up_to_date(
-    workspace: Workspace, dataset: Dataset, settings: PrepareSettings, *, needed_size: int, track: Track, start: float
-) -> PrepareResult:
-    before = _read_state(workspace)
-    changes: Mapping[str, str] = {}
-    notes = list(dataset.notes)
-    if settings.relabel is not None:
-        dataset, changes = relabel(dataset, settings.relabel)
-        notes.append(relabel_note(settings.relabel, changes))
-    elif before.get("relabelled"):
-        notes.append("labels are those of DATA again, since `--relabel` was not given this time")
-    size = settings.store_size or max(needed_size, before.get("store_size", 0))
-    form: StoreForm = settings.store or before.get("store", "raw")
-    settings = replace(settings, store_size=size, store=form)
-    state = _state(dataset, settings, relabelled=len(changes))
-    unchanged = before == {**state, "manifest": before.get("manifest")} and _is_whole(workspace, before)
-    if unchanged:
-        manifest, decoded = read_manifest(workspace), 0
-    else:
-        is_same_store = all(before.get(key) == state[key] for key in ("version", "store_size", "store"))
-        manifest, decoded = _make(
-            workspace, dataset, settings, size=size, form=form, has_old=is_same_store, track=track
-        )
-        write_json(workspace.prepare_json, {**state, "manifest": digest(read_manifest_bytes(workspace))})
-    seconds = time.perf_counter() - start
-    notes += decoder_notes(manifest)
-    return PrepareResult(manifest, unchanged, decoded, dataset.hidden, tuple(notes), seconds, size, form)
+        before = _read_state(workspace)
+        notes, relabelled = list(dataset.notes), 0
+        if settings.relabel is not None:
+            dataset, relabelled, note = relabel(dataset, settings.relabel)
+            notes.append(note)
+        elif before.get("relabelled"):
+            notes.append("labels are those of DATA again, since `--relabel` was not given this time")
+        size = settings.store_size or max(needed_size, before.get("store_size", 0))
+        form: StoreForm = settings.store or before.get("store", "raw")
+        settings = replace(settings, store_size=size, store=form)
+        state = _state(dataset, settings, relabelled=relabelled)
+        unchanged = before == {**state, "manifest": before.get("manifest")} and _is_whole(workspace, before)
+        if unchanged:
+            manifest, decoded = read_manifest(workspace), 0
+        else:
+            manifest, decoded = _make(workspace, dataset, settings, before, state, track=track)
+            write_json(workspace.prepare_json, {**state, "manifest": digest(read_manifest_bytes(workspace))})
+        seconds = time.perf_counter() - start
+        notes += decoder_notes(manifest)
+        return PrepareResult(manifest, unchanged, decoded, dataset.hidden, tuple(notes), seconds, size, form)
 
 
 def _make(
     workspace: Workspace,
     dataset: Dataset,
     settings: PrepareSettings,
+    before: Mapping[str, Any],
+    state: Mapping[str, Any],
     *,
-    size: int,
-    form: StoreForm,
-    has_old: bool,
     track: Track,
 ) -> tuple[pd.DataFrame, int]:
-    """Make everything, and write it in an order that leaves no store with another manifest where it is killed."""
+    """Make everything, and write it in an order that leaves no store with another manifest where it is killed.
+
+    before, state  what the work folder was made from, and what it is to be made from
+    """
     files, facts = [item.file for item in dataset.items], _read_facts(workspace)
     _refuse_other_data(workspace, dataset, facts)
     known = Known({}, None)
-    if has_old:
+    if all(before.get(key) == state[key] for key in ("version", "store_size", "store")):
         with suppress(UserError):  # a store that is absent or damaged: all files are decoded again
             known = Known(facts, open_store(workspace).pixels)
     all_known = known.all_of(files)
     if known.pixels is not None and all_known is not None:  # other labels or settings: no pixel is touched
-        manifest = make_manifest(dataset.items, all_known, known.pixels, settings)
-        _refuse_unusable(manifest)
+        manifest = _manifest(dataset, all_known, known.pixels, settings)
         _write_manifest(workspace, dataset, manifest)
         return manifest, 0
-    path = store_path(workspace, size, form)
-    with replacing(path) as temporary:
+    size, form = state["store_size"], state["store"]
+    with replacing(store_path(workspace, size, form)) as temporary:
         pixels = FORMS[form].create(temporary, n=len(files), size=size)
         workers = settings.workers or os.cpu_count() or 1
         made, decoded = fill(pixels, files, root=dataset.root, known=known, workers=workers, track=track)
-        manifest = make_manifest(dataset.items, made, pixels, settings)
-        _refuse_unusable(manifest)
+        manifest = _manifest(dataset, made, pixels, settings)
         more = pixels.finish()
         for head in workspace.folds.glob("pixels-*.json"):
             head.unlink()  # from here to `write_head` there is no store
     _write_facts(workspace, files, made)
     _write_manifest(workspace, dataset, manifest)
     write_head(workspace, manifest, size=size, form=form, more=more)
-    remove_other_stores(workspace, path)
     return manifest, decoded
+
+
+def _manifest(dataset: Dataset, facts: Sequence[Facts], pixels: Pixels, settings: PrepareSettings) -> pd.DataFrame:
+    """The manifest: a row per item, in their order. Raises UserError where fewer than two classes have images to train.
+
+    pixels  (items, S, S, 3) uint8: the picture of each item that decoded
+    """
+    items = dataset.items
+    columns = {name: [getattr(item, name) for item in items] for name in ("image_id", "split", "label")}
+    columns |= {name: [getattr(fact, name) for fact in facts] for name in OF_FACTS}
+    table = pd.DataFrame(columns)
+    table["path"], table["bytes"] = [item.file.path for item in items], [item.file.bytes for item in items]
+    table["status"] = [_status(item, fact, settings) for item, fact in zip(items, facts, strict=True)]
+    reasons = [[*item.reasons, *fact.reasons] for item, fact in zip(items, facts, strict=True)]
+    mark_copies(table, reasons, pixels, settings)
+    table["reasons"] = list(map(to_cell, reasons))
+    train = table[table["split"] == "train"]
+    n_classes = train.loc[train["status"] == USABLE, "label"].nunique()
+    if n_classes < 2:
+        whys = sorted(set(map(reason_text, train.loc[train["status"] != USABLE, "reasons"])))
+        raise UserError(
+            f"{n_classes} classes of {train['label'].nunique()} have usable training images and two are needed; "
+            f"first reasons: {first_few(whys)}"
+        )
+    return table[list(COLUMNS)]
+
+
+def _status(item: Item, fact: Facts, settings: PrepareSettings) -> str:
+    if fact.decoded == 0:
+        return UNREADABLE
+    is_damaged = any(reason.code in (TRUNCATED, DAMAGED) for reason in fact.reasons)
+    if item.is_left_out or (is_damaged and item.split == "train" and not settings.keep_truncated):
+        return LEFT_OUT
+    return USABLE
 
 
 def _write_facts(workspace: Workspace, files: Sequence[File], facts: Sequence[Facts]) -> None:
@@ -248,15 +268,4 @@ def _refuse_other_data(workspace: Workspace, dataset: Dataset, known: Mapping[Ke
             f"{workspace.root} was made from other data: "
             f"{sum(there):,} of its {len(there):,} files are in {dataset.root}",
             hint="choose another folder with `--work DIR`",
-        )
-
-
-def _refuse_unusable(manifest: pd.DataFrame) -> None:
-    train = manifest[manifest["split"] == "train"]
-    n_classes = train.loc[train["status"] == USABLE, "label"].nunique()
-    if n_classes < 2:
-        reasons = sorted(set(map(reason_text, train.loc[train["status"] != USABLE, "reasons"])))
-        raise UserError(
-            f"{n_classes} classes of {train['label'].nunique()} have usable training images and two are needed; "
-            f"first reasons: {first_few(reasons)}"
         )

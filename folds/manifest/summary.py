@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from folds.base.errors import counted
 from folds.find.reasons import NO_DECODER, TWO_LABELS, from_cell
+from folds.manifest.duplicates import COPY, KINDS
 from folds.manifest.manifest import LEFT_OUT, UNREADABLE, USABLE
-from folds.manifest.status import COPY, KINDS
 from folds.split.classes import natural_key
 
 
@@ -72,7 +73,7 @@ def decoder_notes(manifest: pd.DataFrame) -> list[str]:
     table = reason_rows(manifest)
     details = table.loc[table["code"] == NO_DECODER, "detail"].value_counts(sort=False)
     return [
-        f"{count:,} {'file is' if count == 1 else 'files are'} {detail}; then `python run.py prepare DATA` again"
+        f"{counted(count, 'file is', 'files are')} {detail}; then `python run.py prepare DATA` again"
         for detail, count in details.items()
     ]
 

@@ -42,7 +42,7 @@ def _scaled(picture: Image.Image) -> Image.Image:
     16 bits: by 257. 32 bits and float: as they are up to 255 (floats up to 1: by 255), by 257 up to 65,535, else from
     the least to the greatest value.
     """
-    extremes = [(values.min(), values.max()) for _, values in strips(picture)]
+    extremes = [(values.min(), values.max()) for values in (_finite(strip) for _, strip in strips(picture))]
     low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
     if picture.mode.startswith("I;16") or (picture.mode == "I" and low >= 0 and 255 < high <= 65535):
         low, high = 0.0, 65535.0
@@ -50,14 +50,17 @@ def _scaled(picture: Image.Image) -> Image.Image:
         low, high = 0.0, 1.0 if picture.mode == "F" and high <= 1 else 255.0
     scale = 255.0 / max(high - low, 1e-30)
     grey = Image.new("L", picture.size)
-    for top, values in strips(picture):
-        levels = np.clip(np.rint((values - low) * scale), 0, 255).astype(np.uint8)
+    for top, strip in strips(picture):
+        levels = np.clip(np.rint((_finite(strip) - low) * scale), 0, 255).astype(np.uint8)
         grey.paste(Image.fromarray(levels), (0, top))
     return grey
 
 
 def strips(picture: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
-    """(top, (rows, width) float64) of strips of 256 rows of a grey picture, NaN and infinity as 0."""
+    """(top, its pixels) of strips of 256 rows, (256, width, ...), for the memory of a huge picture."""
     for top in range(0, picture.height, 256):
-        strip = picture.crop((0, top, picture.width, min(top + 256, picture.height)))
-        yield top, np.nan_to_num(np.asarray(strip).astype(np.float64), posinf=0.0, neginf=0.0)
+        yield top, np.asarray(picture.crop((0, top, picture.width, min(top + 256, picture.height))))
+
+
+def _finite(levels: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(levels.astype(np.float64), posinf=0.0, neginf=0.0)

@@ -13,8 +13,8 @@ from PIL import Image, ImageFile
 
 from folds.find.reasons import DAMAGED, NO_DECODER, TRUNCATED, UNREAD, Reason
 from folds.manifest.hashes import perceptual_hashes
-from folds.pixels.colours import to_rgb
-from folds.pixels.formats import DECODERS, FORMATS, has_right_extension, is_cut_off, what_it_is
+from folds.pixels.colours import strips, to_rgb
+from folds.pixels.formats import DECODERS, FORMATS, is_cut_off, what_it_is, wrong_extension
 
 MAX_PIXELS = 200_000_000  # RGB at Pillow's 4 bytes a pixel: 0.8 GB; beyond it only a JPEG that can be decoded smaller
 LARGE_PIXELS = 16_000_000  # above this a picture is shrunk by a whole factor before it is converted, turned and hashed
@@ -89,8 +89,7 @@ def decode(path: Path, *, size: int) -> tuple[Facts, np.ndarray | None]:
 def _decode(stream: IO[bytes], path: Path, *, size: int) -> tuple[Facts, np.ndarray | None]:
     picture = _open(stream)
     mode, form, (width, height) = picture.mode, picture.format or "", picture.size
-    wrong = Reason("wrong extension", f"{form} named {path.suffix.lower()}")
-    reasons = [None if has_right_extension(path.name, form) else wrong, _first_frame(picture, form)]
+    reasons = [wrong_extension(path.name, form), _first_frame(picture, form)]
     reasons.append(_shrink_while_decoding(picture, size=size))
     picture, decoded, damage = _load(picture, path)
     rgb, colours = _small_rgb(picture)
@@ -211,9 +210,8 @@ def _share_decoded(picture: Image.Image) -> float:
     """
     fill = JPEG_FILL if picture.format in ("JPEG", "MPO") else (0,)
     lacking = 0
-    for top in range(0, picture.height, 256):  # in strips, for the memory of a huge picture
-        strip = picture.crop((0, top, picture.width, min(top + 256, picture.height)))
-        rows = np.asarray(strip).reshape(strip.height, -1)
+    for _, strip in strips(picture):
+        rows = strip.reshape(len(strip), -1)
         lacking += int(np.isin(rows.min(axis=1), fill) @ np.isin(rows.max(axis=1), fill).astype(int))
     return 1.0 - lacking / picture.height
 

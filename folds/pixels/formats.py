@@ -10,6 +10,8 @@ from typing import IO
 
 from PIL import Image, features
 
+from folds.find.reasons import Reason
+
 # Formats by their first bytes: (offset, bytes, Pillow's name).
 SIGNATURES = (
     (0, b"\xff\xd8\xff", "JPEG"),
@@ -82,8 +84,9 @@ def is_cut_off(stream: IO[bytes], form: str) -> bool:
     return True
 
 
-def has_right_extension(name: str, form: str) -> bool:
-    """Whether a name has no extension, or one of the format."""
+def wrong_extension(name: str, form: str) -> Reason | None:
+    """That a name has the extension of another format."""
     extension = Path(name).suffix.lower()
     same = {form, "JPEG"} if form == "MPO" else {form}
-    return not extension or EXTENSIONS.get(extension) in same or (form, extension) == ("PPM", ".pgm")
+    is_right = not extension or EXTENSIONS.get(extension) in same or (form, extension) == ("PPM", ".pgm")
+    return None if is_right else Reason("wrong extension", f"{form} named {extension}")

@@ -13,7 +13,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -69,7 +68,7 @@ def in_processes(
 
 
 def start_early(function: Callable[[Any], Any]) -> None:
-    """Begin what `in_processes` begins with: the imports of its processes, while the caller does something else."""
+    """Begin the imports of the processes of `in_processes`, while the caller does something else."""
     _context(function)
 
 
@@ -96,17 +95,6 @@ def _context(function: Callable[[Any], Any]) -> Any:
     return context
 
 
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Hide the main script from a process that starts: it would import it, with a command line, for nothing."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
 class _Worker:
     """One process, and the positions of the items that it has been given."""
 
@@ -114,8 +102,11 @@ class _Worker:
         context = _context(function)
         self.pipe, there = context.Pipe()
         self.process = context.Process(target=_serve, args=(there, function), daemon=True)
-        with _without_main():
-            self.process.start()
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            self.process.start()  # it would import the main script, with a command line, for nothing
+        finally:
+            sys.modules["__main__"] = main
         there.close()
         self.chunk: Sequence[int] = ()
         self.since = 0.0  # seconds, of the clock
@@ -136,7 +127,6 @@ class _Worker:
             self.has_died = True
 
     def collect(self) -> Iterator[tuple[int, Any]]:
-        """The answers to its chunk."""
         try:
             fault, answers = self.pipe.recv()
         except (EOFError, OSError):

@@ -18,7 +18,10 @@ CHANNELS = 3
 
 @dataclass(frozen=True)
 class RawPixels:
-    """n pictures of S x S pixels in the file `path`, which looks like an (n, S, S, 3) uint8 array."""
+    """n pictures of S x S pixels in the file `path`, which looks like an (n, S, S, 3) uint8 array.
+
+    Its methods are those of `JpegPixels`, where they are described.
+    """
 
     path: Path
     n: int
@@ -64,18 +67,15 @@ class RawPixels:
         np.take(self.array, rows, axis=0, out=out, mode="clip")  # the default mode goes through a copy
 
     def place(self, row: int) -> int:
-        """Where a row begins in the file, in bytes."""
         return row * self.size**2 * CHANNELS
 
     def stored(self, row: int) -> memoryview:
-        """The bytes of a row."""
         return self.array[row].data
 
     def note(self, row: int, *, n_bytes: int, crc: int) -> None:
-        """What was written at a row: nothing has to be known of raw pixels."""
+        """Nothing has to be known of raw pixels."""
 
     def finish(self) -> dict[str, Any]:
-        """What the head of the store has to know when all rows are written."""
         return {}
 
     def damaged(self, sums: Sequence[int | None]) -> np.ndarray:

@@ -48,10 +48,6 @@ class PixelStore:
         """What tells the pixels of this store from those of another size or form, for whatever is made from them."""
         return [*self.pixels.shape, *(["jpeg"] if isinstance(self.pixels, JpegPixels) else [])]
 
-    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Bring these rows, (m,) int, into `out`, (m, S, S, 3) uint8."""
-        self.pixels.read(rows, out)
-
     def rows(self, image_id: np.ndarray, *, split: str) -> np.ndarray:
         """The rows of these ids, in their order. (len(image_id),) int64.
 
@@ -70,35 +66,29 @@ class PixelStore:
 
 
 def open_store(workspace: Workspace) -> PixelStore:
-    """The pixel store of the work folder, checked for its length and against the manifest.
+    """The pixel store of the work folder: the one that was made for the manifest's rows, and whose file is whole.
 
-    Raises UserError where it is absent or damaged. Its sums are checked by `damaged_rows`, which reads all of it.
+    Raises UserError where there is none. Its sums are checked by `damaged_rows`, which reads all of it.
     """
     manifest = read_manifest(workspace)
-    pixels = _find_pixels(workspace, rows=rows_digest(manifest))
-    if pixels is None:
-        raise UserError(f"{workspace.folds} has no pixel store that fits its manifest", hint=PREPARE_HINT)
-    return PixelStore(
-        pixels=pixels,
-        image_id=manifest["image_id"].to_numpy(dtype=str),
-        split=manifest["split"].where(manifest["status"] == USABLE, "").to_numpy(dtype=str),
-        width=manifest["width"].to_numpy(dtype=np.int64),
-        height=manifest["height"].to_numpy(dtype=np.int64),
-        size=pixels.shape[1],
-    )
-
-
-def _find_pixels(workspace: Workspace, *, rows: str) -> Pixels | None:
-    """The pixels of the one store that was made for these rows and whose file is whole, else None."""
+    rows = rows_digest(manifest)
     for path in sorted(workspace.folds.glob("pixels-*.json")):
         head = read_json(path, hint=PREPARE_HINT)
         if not isinstance(head, dict) or head.get("version") != VERSION:
             raise UserError(f"{path} was written by another version", hint=PREPARE_HINT)
-        if head["rows"] == rows:
-            pixels = FORMS[head["form"]].open(store_path(workspace, head["size"], head["form"]), head)
-            if pixels is not None:
-                return pixels
-    return None
+        if head["rows"] != rows:
+            continue
+        pixels = FORMS[head["form"]].open(store_path(workspace, head["size"], head["form"]), head)
+        if pixels is not None:
+            return PixelStore(
+                pixels=pixels,
+                image_id=manifest["image_id"].to_numpy(dtype=str),
+                split=manifest["split"].where(manifest["status"] == USABLE, "").to_numpy(dtype=str),
+                width=manifest["width"].to_numpy(dtype=np.int64),
+                height=manifest["height"].to_numpy(dtype=np.int64),
+                size=pixels.size,
+            )
+    raise UserError(f"{workspace.folds} has no pixel store that fits its manifest", hint=PREPARE_HINT)
 
 
 def rows_digest(manifest: pd.DataFrame) -> str:
@@ -111,20 +101,16 @@ def store_path(workspace: Workspace, size: int, form: StoreForm) -> Path:
     return workspace.folds / f"pixels-{size}.{ENDINGS[form]}"
 
 
-def remove_other_stores(workspace: Workspace, kept: Path) -> None:
-    """Remove the pixels of other sizes and forms."""
-    for ending in ENDINGS.values():
-        for path in workspace.folds.glob(f"pixels-*.{ending}"):
-            if path != kept:
-                path.unlink()
-
-
 def write_head(
     workspace: Workspace, manifest: pd.DataFrame, *, size: int, form: StoreForm, more: dict[str, Any]
 ) -> None:
-    """Describe the store, after its other files are written: a store without this one is not used."""
+    """Describe the store, after its other files are written: one without its head is not used. Removes all others."""
     head = {"version": VERSION, "form": form, "n": len(manifest), "size": size, "rows": rows_digest(manifest), **more}
     write_json(workspace.folds / f"pixels-{size}.json", head)
+    for ending in ENDINGS.values():
+        for path in workspace.folds.glob(f"pixels-*.{ending}"):
+            if path != store_path(workspace, size, form):
+                path.unlink()
 
 
 def damaged_rows(workspace: Workspace) -> np.ndarray:

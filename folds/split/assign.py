@@ -14,7 +14,7 @@ from folds.base.workspace import Workspace, digest, read_json, write_bytes, writ
 from folds.manifest.manifest import csv_bytes, parse_table
 from folds.settings import SplitSettings
 from folds.split.classes import class_order
-from folds.split.groups import training_images
+from folds.split.groups import is_parted, training_images
 
 SPLIT_HINT = "`python run.py split`"
 GIVEN = ("group_column", "group_regex", "fold_column")  # settings that folds.json keeps where they are given
@@ -91,7 +91,17 @@ def assign_folds(images: pd.DataFrame, *, n_folds: int, seed: int) -> pd.DataFra
     table["target"] = pd.Categorical(table["label"], categories=list(classes)).codes.astype(np.int64)
     if "fold" in columns:
         return table[list(COLUMNS)]
-    _refuse_too_many_folds(table, n_folds=n_folds)
+    largest, groups = int(table["label"].value_counts().max()), table["group"].nunique()
+    if largest < n_folds:
+        raise UserError(
+            f"{n_folds} folds need a class with {n_folds} images, and the largest has {largest}",
+            hint=f"`python run.py split --n-folds {max(largest, 2)}`",
+        )
+    if groups < n_folds:
+        raise UserError(
+            f"{n_folds} folds need images of {n_folds} groups, and there are {groups}: copies count as one group",
+            hint=f"`python run.py split --n-folds {max(groups, 2)}`",
+        )
     target, group = table["target"].to_numpy(), table["group"].to_numpy()
     fold = stratified_group_folds(target, group, n_folds=n_folds, seed=seed)
     assert (np.unique(fold) == np.arange(n_folds)).all(), f"folds {np.unique(fold)}, not 0 to {n_folds - 1}"
@@ -180,21 +190,6 @@ def _folds(table: pd.DataFrame, *, head: dict) -> Folds:
     return Folds(**columns, classes=tuple(head["classes"]), n_folds=n_folds, seed=seed, digest=str(head["digest"]))
 
 
-def _refuse_too_many_folds(table: pd.DataFrame, *, n_folds: int) -> None:
-    largest = int(table["label"].value_counts().max())
-    if largest < n_folds:
-        raise UserError(
-            f"{n_folds} folds need a class with {n_folds} images, and the largest has {largest}",
-            hint=f"`python run.py split --n-folds {max(largest, 2)}`",
-        )
-    groups = table["group"].nunique()
-    if groups < n_folds:
-        raise UserError(
-            f"{n_folds} folds need images of {n_folds} groups, and there are {groups}: copies count as one group",
-            hint=f"`python run.py split --n-folds {max(groups, 2)}`",
-        )
-
-
 def _changed_images(folds: Folds, images: pd.DataFrame) -> list[str]:
     """Images that the folds do not know, or under another label, or no more; else what stands in the wrong fold.
 
@@ -205,12 +200,10 @@ def _changed_images(folds: Folds, images: pd.DataFrame) -> list[str]:
     if stored != now:
         return sorted({image_id for image_id, _ in stored ^ now})
     images = images.set_index("image_id").reindex(folds.image_id)
-    if "fold" in images.columns:
-        moved: list[str] = folds.image_id[images["fold"].to_numpy() != folds.fold].tolist()
-        return moved
-    group = images["group"].to_numpy()
-    cut: list[str] = folds.image_id[pd.Series(folds.fold).groupby(group).transform("nunique").to_numpy() > 1].tolist()
-    return cut
+    fold = pd.Series(folds.fold, index=images.index)
+    wrong = images["fold"] != fold if "fold" in images.columns else is_parted(images["group"], fold)
+    changed: list[str] = folds.image_id[wrong.to_numpy()].tolist()
+    return changed
 
 
 def _remove_hint(workspace: Workspace) -> str:

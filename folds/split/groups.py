@@ -11,8 +11,8 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from folds.base.csvfile import read_csv
-from folds.base.errors import UserError, first_few
+from folds.base.csvfile import read_csv, read_given
+from folds.base.errors import UserError, counted, first_few
 from folds.base.workspace import Workspace, digest, read_json
 from folds.find.layout import find_id_column
 from folds.find.listing import File
@@ -64,13 +64,10 @@ def _cells(workspace: Workspace, settings: SplitSettings, manifest: pd.DataFrame
             return pd.DataFrame(index=paths.index)
         raise UserError(f"`--groups {settings.groups}` needs a column to read", hint="name it with `--group-column`")
     path = settings.groups or workspace.labels
-    try:
-        data = path.read_bytes()
-    except OSError as err:
-        if settings.groups is None:
-            message = f"DATA had no CSV of labels when it was prepared, so there is no column {first_few(columns)}"
-            raise UserError(message, hint=f"`--groups CSV` names one; or once more {PREPARE_HINT}") from err
-        raise UserError(f"cannot read {path}: {err.strerror or err}", hint="`--groups CSV`") from err
+    if settings.groups is None and not path.exists():
+        message = f"DATA had no CSV of labels when it was prepared, so there is no column {first_few(columns)}"
+        raise UserError(message, hint=f"`--groups CSV` names one; or once more {PREPARE_HINT}")
+    data = read_given(path, hint="`--groups CSV`")
     if settings.groups is None and digest(data) != read_json(workspace.prepare_json, hint=PREPARE_HINT).get("labels"):
         raise UserError(f"{path} is damaged: its content is not what `prepare` copied", hint=PREPARE_HINT)
     table = read_csv(data, name=str(path))
@@ -123,13 +120,13 @@ def _given_folds(
     names = class_order(given)
     if names and not 2 <= len(names) <= MOST_FOLDS:
         raise UserError(
-            f"{column} has {len(names):,} {'fold' if len(names) == 1 else 'folds'}, and 2 to {MOST_FOLDS} are wanted",
+            f"{column} has {counted(len(names), 'fold', 'folds')}, and 2 to {MOST_FOLDS} are wanted",
             hint=f"`--group-column {settings.fold_column}` keeps images together that have one value",
         )
     if settings.n_folds not in (SplitSettings.n_folds, len(names)):
         raise UserError(f"`--n-folds {settings.n_folds}` is wanted, and {column} has {len(names):,} folds")
     for what, values in groups.items():
-        parted = values[_is_parted(values, given) & (values != "")].unique().tolist()
+        parted = values[is_parted(values, given) & (values != "")].unique().tolist()
         if parted:
             where = sorted(set(given[values == parted[0]]))
             raise UserError(
@@ -138,7 +135,7 @@ def _given_folds(
                 hint="mend one of them, or give the folds alone",
             )
     notes = []
-    copies = images.loc[_is_parted(images["group"], given), "image_id"]
+    copies = images.loc[is_parted(images["group"], given), "image_id"]
     if len(copies):
         notes.append(
             f"the folds of {column} part {_images(copies)} from their copies, so scores may be too good: "
@@ -150,7 +147,7 @@ def _given_folds(
     return given.map({name: number for number, name in enumerate(names)}).astype(np.int64), notes
 
 
-def _is_parted(group: pd.Series, fold: pd.Series) -> pd.Series:
+def is_parted(group: pd.Series, fold: pd.Series) -> pd.Series:
     """Whether the group of each image stands in several folds."""
     return fold.groupby(group).transform("nunique") > 1
 
@@ -168,4 +165,4 @@ def _joined(copies: pd.Series, groups: Iterable[pd.Series]) -> np.ndarray:
 
 
 def _images(those: Sized) -> str:
-    return "1 training image" if len(those) == 1 else f"{len(those):,} training images"
+    return counted(len(those), "training image", "training images")

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from folds.find.reasons import RELABELLED, UNLABELLED, from_cell, reason_text
+from folds.manifest.duplicates import COPY
 from folds.manifest.manifest import LEFT_OUT, UNREADABLE, USABLE
-from folds.manifest.status import COPY
 from folds.manifest.summary import class_sizes, copy_counts, quartiles, reason_rows, reasons, status_counts
 from submissions.report.plots import Chart, bars
 from submissions.report.workfolder import WorkFolder

@@ -117,7 +117,7 @@ def whole(data: Path, size: int, form: Any) -> dict[str, float]:
         )
         start = time.perf_counter()
         for rows in batches:
-            store.read(rows, np.empty((len(rows), *store.pixels.shape[1:]), np.uint8))
+            store.pixels.read(rows, np.empty((len(rows), *store.pixels.shape[1:]), np.uint8))
         rate = len(store.image_id) / (time.perf_counter() - start)
     return {"files": result.decoded, "seconds": result.seconds, "cpu": own + cpu_of_server(), "read_per_second": rate}
 

@@ -77,7 +77,7 @@ def test_rows_are_read_in_any_order_and_by_any_number_of_threads(run_prepare, wo
     store, rows = open_store(workspace), np.array([8, 0, 3, 3, 9])
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     out = np.full((5, 32, 32, 3), 7, np.uint8)
-    store.read(rows, out)
+    store.pixels.read(rows, out)
     assert (out == np.stack([store.pixels[row] for row in rows.tolist()])).all()
     assert store.image_id[8] == "dog/empty.png"
     assert not out[0].any()
@@ -89,5 +89,5 @@ def test_a_jpeg_that_does_not_decode_is_named_with_the_way_out(workspace, jpegs)
     data[start : start + n_bytes] = bytes(n_bytes)
     jpegs.write_bytes(data)
     with pytest.raises(UserError, match=rf"^the JPEG in row 5 of {jpegs} does not decode: ") as caught:
-        open_store(workspace).read(np.arange(10), np.empty((10, 32, 32, 3), np.uint8))
+        open_store(workspace).pixels.read(np.arange(10), np.empty((10, 32, 32, 3), np.uint8))
     assert caught.value.hint == f"`rm {jpegs}`, then `python run.py prepare DATA`"
