@@ -74,11 +74,9 @@ def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) ->
     table = read_csv(_read(path), name=path.name)
     id_column = pick_column(table, ID_NAMES, what="id", flag="--labels", position=0)
     label_column = pick_column(table, LABEL_NAMES, what="label", flag="--labels", position=1)
-    ids, labels = np.array(table.column(id_column)), np.array(table.column(label_column))
+    wanted = ((id_column, "id"), (label_column, "label"))
+    ids, labels = (np.array(table.full_column(name, what=what, hint=LABELS_HINT)) for name, what in wanted)
     refuse_repeated(ids, name=path.name, hint=LABELS_HINT)
-    for cells, what in ((ids, "id"), (labels, "label")):
-        if (cells == "").any():
-            raise UserError(f"row {int(np.argmax(cells == '')) + 2} of {path.name} has no {what}", hint=LABELS_HINT)
     classes = class_order(labels.tolist())
     if len(classes) < 2:
         raise UserError(f"{path.name} has {len(classes)} classes, and a blend needs two", hint=LABELS_HINT)

@@ -17,11 +17,15 @@ SEPARATORS = (",", ";", "\t", "|")
 
 @dataclass(frozen=True)
 class CsvTable:
-    """name: for messages; header: column names; rows: the cells as text, as many in each row as in the header."""
+    """name: for messages; header: column names; rows: the cells as text, as many in each row as in the header.
+
+    numbers  of each row in the file, where the header, or an empty line before it, is row 1
+    """
 
     name: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    numbers: tuple[int, ...]
     separator: str
 
     def column(self, name: str) -> list[str]:
@@ -30,6 +34,13 @@ class CsvTable:
             raise UserError(f"{self.name} has no column {name}; it has {first_few(self.header, most=10)}")
         at = self.header.index(name)
         return [row[at] for row in self.rows]
+
+    def full_column(self, name: str, *, what: str, hint: str | None = None) -> list[str]:
+        """A column whose cells all have text. Raises UserError, naming the row, where one has no such `what`."""
+        cells = self.column(name)
+        if "" in cells:
+            raise UserError(f"row {self.numbers[cells.index('')]} of {self.name} has no {what}", hint=hint)
+        return cells
 
 
 def read_given(path: Path, *, hint: str) -> bytes:
@@ -64,7 +75,8 @@ def read_csv(data: bytes, *, name: str) -> CsvTable:
     for number, row in lines[1:]:
         if len(row) != len(header):
             raise UserError(f"row {number} of {name} has {len(row)} cells where its header has {len(header)}")
-    return CsvTable(name=name, header=header, rows=tuple(row for _, row in lines[1:]), separator=separator)
+    numbers, rows = zip(*lines[1:], strict=True) if lines[1:] else ((), ())
+    return CsvTable(name, header, rows, numbers, separator)
 
 
 def pick_column(table: CsvTable, names: Sequence[str], *, what: str, flag: str, position: int | None = None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from folds.base.csvfile import ID_NAMES, CsvTable, pick_column, read_csv
+from folds.base.csvfile import ID_NAMES, CsvTable, pick_column, read_csv, read_given
 from folds.base.errors import UserError, first_few
 from folds.find.layout import SAMPLES, TRAIN_CSVS, pick_file, pick_test_folder, pick_train_columns, pick_train_folder
 from folds.find.listing import File, list_files
@@ -56,7 +56,11 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
     listing = list_files(data)
     sample = pick_file(listing, settings.sample, SAMPLES, flag="--sample")
     train_csv = pick_file(listing, settings.train_csv, TRAIN_CSVS, flag="--train-csv")
-    tables = {path: read_csv((data / path).read_bytes(), name=path) for path in (sample, train_csv) if path}
+    tables = {
+        path: read_csv(read_given(data / path, hint="let this user read it"), name=path)
+        for path in (sample, train_csv)
+        if path
+    }
     sample_ids = ids_of_sample(tables[sample]) if sample else None
     test_folder = pick_test_folder(listing, settings.test_folder, sample_ids)
     train_folder = pick_train_folder(listing, settings.train_folder, train_csv, test_folder)
@@ -179,10 +183,8 @@ def items_to_predict(
 
 def _ids(table: CsvTable, column: str) -> list[str]:
     """The cells of the column, none of them empty and none a path that leads out of the data folder."""
-    ids = table.column(column)
+    ids = table.full_column(column, what="id")
     refuse_outside(ids, name=table.name)
-    if "" in ids:
-        raise UserError(f"row {ids.index('') + 2} of {table.name} has no id")
     return ids
 
 

@@ -103,6 +103,7 @@ def test_ids_that_lead_outside_are_refused(tmp_path, csv_name, name):
         ("id,label\n", "none of the 0 ids of train.csv has a file"),
         ("id,label\n9,a\n8,b\n", "none of the 2 ids of train.csv has a file below train: 9, 8"),
         ("id,label\n1,a\n,b\n", "row 3 of train.csv has no id"),
+        ("id,label\n\n1,a\n\n,b\n", "row 5 of train.csv has no id"),
         ("id,label\n1,a\n2,b,c\n", "row 3 of train.csv has 3 cells where its header has 2"),
         ("id,label\n1,a\n2\n", "row 3 of train.csv has 1 cells where its header has 2"),
         ("id,label\n1,\n2,\n", "train.csv holds no class folder"),
