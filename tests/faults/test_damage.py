@@ -144,7 +144,7 @@ def test_a_folder_in_place_of_a_file_is_named(finished, nursery):
         ("prepare data --store-size 48", 100_000),
         pytest.param("blend", 1_000, marks=LONG),
         pytest.param("submit", 600, marks=LONG),
-        pytest.param("predict --run a", 2_000, marks=LONG),
+        pytest.param("predict --run a --views centre", 1_000, marks=LONG),
     ],
 )
 def test_a_full_disk_stops_with_one_sentence_and_leaves_what_was_there(finished, nursery, words, limit):
