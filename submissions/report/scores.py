@@ -9,6 +9,7 @@ from typing import Any
 
 from folds.base.interval import wilson_interval
 from submissions.check import check_submission, expected_top3, is_early, read_lineage
+from submissions.csv_form import read_layout
 from submissions.report.plots import Chart, ranges
 from submissions.report.workfolder import Ranks, WorkFolder
 from submissions.status import newest_csv, what_is_missing
@@ -59,7 +60,7 @@ def _submission(work: WorkFolder) -> dict[str, Any] | None:
     path = newest_csv(work.workspace)
     if path is None:
         return None
-    checked, lineage = check_submission(path, work.workspace), read_lineage(path)
+    checked, lineage = check_submission(path, read_layout(work.workspace)), read_lineage(path)
     return {
         "path": f"submissions/{path.name}",
         "rows": checked.rows,
