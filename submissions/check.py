@@ -7,7 +7,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from folds.base.errors import UserError, first_few
 from folds.base.interval import rate_interval
 from folds.base.workspace import Workspace, digest, read_json
 from folds.manifest.manifest import read_manifest, usable_rows
-from submissions.csv_form import Layout, read_layout
+from submissions.csv_form import Layout
 
 BOM = b"\xef\xbb\xbf"
 Row = tuple[int, list[str]]  # line number and cells
@@ -34,42 +34,38 @@ class CheckResult:
     faults: tuple[str, ...]
 
     @property
-    def is_valid(self) -> bool:
-        return not self.faults
-
-    @property
     def sentence(self) -> str:
         """One line. Raises UserError, with all faults, where the CSV is not valid."""
-        if not self.is_valid:
+        if self.faults:
             hint = "`python run.py submit` writes a valid one"
             raise UserError(f"{self.path} is not valid: {'; '.join(self.faults)}", hint=hint)
         return f"{self.path}: {self.rows:,} rows, valid"
 
 
-def check_submission(path: Path, workspace: Workspace) -> CheckResult:
-    """Compare a CSV with the sample submission, test ids and classes of a work folder, and with its own lineage.
-
-    Raises UserError where the file cannot be read or the work folder is not prepared.
-    """
-    result = check_layout(path, read_layout(workspace))
-    if not is_changed(path):  # other bytes may be valid, and are still not those of the blend
-        return result
-    fault = f"it was changed after `submit` wrote it: {path.with_suffix('.json').name} has another checksum"
-    return replace(result, faults=(*result.faults, fault))
-
-
-def check_layout(path: Path, layout: Layout) -> CheckResult:
-    """Compare a CSV with a layout. Raises UserError where the file cannot be read."""
+def check_submission(path: Path, layout: Layout) -> CheckResult:
+    """Compare a CSV with a layout, and with its own lineage. Raises UserError where a file cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as err:
         raise UserError(f"cannot read {path}: {err.strerror}", hint="`python run.py submit` writes one") from err
-    return CheckResult(path, max(data.count(b"\n") - 1, 0), tuple(faults_of(data, layout)))
+    faults = list(faults_of(data, layout))
+    if is_changed(path):  # other bytes may be valid, and are still not those of the blend
+        faults.append(f"it was changed after `submit` wrote it: {path.with_suffix('.json').name} has another checksum")
+    return CheckResult(path, max(data.count(b"\n") - 1, 0), tuple(faults))
 
 
 def faults_of(data: bytes, layout: Layout) -> Iterator[str]:
     """All faults of a CSV, from its bytes to its labels; the list ends where it cannot be read any further."""
-    yield from _byte_faults(data)
+    if data.startswith(BOM):
+        yield "it begins with a byte-order mark, which becomes part of the first column's name"
+    bare = re.sub(rb'"[^"]*"', b'""', data)  # line ends inside of quotes belong to an id
+    if b"\r" in bare:
+        yield f"{bare.count(bytes([13])):,} of its lines end in CR LF, not LF"
+    empty = [number for number, line in enumerate(bare.split(b"\n")[:-1], start=1) if not line.strip()]
+    if empty:
+        yield f"line {first_few(empty)} is empty"
+    if data and not data.endswith(b"\n"):
+        yield "its last line does not end, as if the file were cut off"
     try:
         text = data.removeprefix(BOM).decode()
     except UnicodeDecodeError as err:
@@ -94,19 +90,6 @@ def faults_of(data: bytes, layout: Layout) -> Iterator[str]:
     needless = text.count('"') - sum(layout.line(cells).count('"') for _, cells in rows)
     if needless > 0:  # some checkers take them for a part of the cell
         yield f"it has {needless:,} quotation marks around cells that need none"
-
-
-def _byte_faults(data: bytes) -> Iterator[str]:
-    if data.startswith(BOM):
-        yield "it begins with a byte-order mark, which becomes part of the first column's name"
-    bare = re.sub(rb'"[^"]*"', b'""', data)  # line ends inside of quotes belong to an id
-    if b"\r" in bare:
-        yield f"{bare.count(bytes([13])):,} of its lines end in CR LF, not LF"
-    empty = [number for number, line in enumerate(bare.split(b"\n")[:-1], start=1) if not line.strip()]
-    if empty:
-        yield f"line {first_few(empty)} is empty"
-    if data and not data.endswith(b"\n"):
-        yield "its last line does not end, as if the file were cut off"
 
 
 def _id_faults(ids: Sequence[str], expected: Sequence[str]) -> Iterator[str]:

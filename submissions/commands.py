@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from ensemble.analysis.next_gain import gain_table, next_gains
+from ensemble.blend.blend_json import load_blend
 from ensemble.blend.expected import expected_words
 from ensemble.blend.tables import blend_summary
 from ensemble.commands import blend as blend_members
@@ -30,7 +32,7 @@ from submissions.csv_form import read_layout
 from submissions.settings import Every, InferSettings, PackSettings, ReportSettings, SubmitSettings
 from submissions.status import status_json, what_is_missing
 from submissions.write import blend_files as blend_and_submit
-from submissions.write import early_probes, submission_summary, submit_early, write_submission
+from submissions.write import submission_summary, submit_early, write_submission
 
 if TYPE_CHECKING:
     from models.commands import FirstProbes
@@ -59,7 +61,7 @@ def blend_files(files: FileSettings, blend: BlendSettings, *, seed: int, screen:
 
 def check(workspace: Workspace, file: Path) -> str:
     """Whether a CSV is valid."""
-    return check_submission(file, workspace).sentence
+    return check_submission(file, read_layout(workspace)).sentence
 
 
 def score(workspace: Workspace, file: Path, labels: Path) -> Iterator[str]:
@@ -137,8 +139,11 @@ def status_for_scripts(workspace: Workspace, planned: Sequence[str], *, same_pla
 
 def runs_there(workspace: Workspace) -> list[str]:
     """The runs of a work folder, and those that `all` has probed and not trained yet."""
-    there = runs(workspace)
-    return sorted({*there, *(name.removesuffix("-probe") for name in early_probes(workspace))}) if there else []
+    there = set(runs(workspace))
+    with suppress(UserError):  # there is no blend of probes
+        early = load_blend(workspace.early_blend).runs.values() if there else ()
+        there.update(name.removesuffix("-probe") for member in early for name in member)
+    return sorted(there)
 
 
 def report(

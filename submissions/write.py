@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,13 @@ OF_BLEND = ("candidate", "pool", "weights", "metric", "crossfit", "oof_top3_erro
 
 @dataclass(frozen=True)
 class SubmissionResult:
-    """A submission that was written and checked."""
+    """A submission that was written and checked; its lineage has the same name and ends in `.json`."""
 
     path: Path
-    lineage: Path
     rows: int
     guessed: tuple[str, ...]  # ids of unreadable images, which got the most frequent classes
-    expected: ExpectedScore | None  # the top-3 error to expect of the blend; None for a single run
-    partial: Mapping[str, Any] | None = None  # what a blend was made of while folds were lacking
-    test_set: tuple[str, ...] = ()  # sentences on what the test images are like
+    blend: Blend | None  # None for a single run
+    test_set: tuple[str, ...]  # sentences on what the test images are like
 
 
 def write_submission(
@@ -84,11 +83,9 @@ def write_submission(
     }
     write_bytes(path, data)
     write_json(path.with_suffix(".json"), lineage)
-    expected, partial = (made_from.expected_top3, made_from.partial) if made_from else (None, None)
-    mean = expected.mean if expected else None
-    said = submission_sentences(test_set, blended.classes, expected=mean, is_matched=settings.match_test)
-    rows = len(layout.image_id)
-    return SubmissionResult(path, path.with_suffix(".json"), rows, tuple(guessed), expected, partial, tuple(said))
+    expected = made_from.expected_top3.mean if made_from else None
+    said = submission_sentences(test_set, blended.classes, expected=expected, is_matched=settings.match_test)
+    return SubmissionResult(path, len(layout.image_id), tuple(guessed), made_from, tuple(said))
 
 
 def _matched(
@@ -140,10 +137,13 @@ def submit_early(
     Returns what is to be said of it; None where no probe is done, or where there is a blend of these folds already,
     which has trained networks.
     """
-    folds, last = load_folds(workspace), _blend_at(workspace.blend)
+    folds = load_folds(workspace)
     done = {name: done_folds(workspace, name) for name in probes}
     whole = {name: done[name] for name in sorted(done) if len(done[name]) == folds.n_folds}
-    if not whole or (last is not None and last.folds_digest == folds.digest):
+    with suppress(UserError):  # there is no blend, or one that cannot be used
+        if load_blend(workspace.blend).folds_digest == folds.digest:
+            return None
+    if not whole:
         return None
     settings = replace(submit, csv_name=f"{submit.csv_name}-probe" if submit.csv_name else "probe")
     path, names = workspace.submissions / f"{settings.csv_name}.csv", tuple(whole)
@@ -155,19 +155,6 @@ def submit_early(
         make_blend(workspace, whole_blend, seed=seed, members=names, path=to, track=track)
         said = submission_summary(write_submission(workspace, settings, blend=to))
     return f"{said}\nthat is a first submission, of {first_few(names)} alone; training comes next"
-
-
-def early_probes(workspace: Workspace) -> list[str]:
-    """The probes of the early blend, which `all` goes on to train; none where there is no such blend."""
-    early = _blend_at(workspace.early_blend)
-    return [run for member in early.runs.values() for run in member] if early else []
-
-
-def _blend_at(path: Path) -> Blend | None:
-    try:
-        return load_blend(path)
-    except UserError:
-        return None
 
 
 def _expected(path: Path, probes: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> ExpectedScore | None:
@@ -195,11 +182,12 @@ def blend_files(
         warnings = make_file_workspace(workspace, files, seed=seed)
         made = make_blend(workspace, settings, seed=seed, track=track)
         written = write_submission(workspace, SubmitSettings(csv_name=out.stem))
-        kept, lineage = out.with_suffix(".blend.json"), out.with_suffix(".json")
-        for source, target in ((made.path, kept), (written.lineage, lineage), (written.path, out)):
-            write_bytes(target, source.read_bytes())
+        kept = out.with_suffix(".blend.json")
+        write_bytes(kept, made.path.read_bytes())
+        write_bytes(out.with_suffix(".json"), written.path.with_suffix(".json").read_bytes())
+        write_bytes(out, written.path.read_bytes())
     made = replace(made, path=kept, warnings=(*warnings, *made.warnings))
-    return made, replace(written, path=out, lineage=lineage)
+    return made, replace(written, path=out)
 
 
 def submission_summary(result: SubmissionResult) -> str:
@@ -209,10 +197,11 @@ def submission_summary(result: SubmissionResult) -> str:
         sentences.append(
             f"{len(result.guessed):,} unreadable test images got the most frequent classes: {first_few(result.guessed)}"
         )
-    if result.partial:
-        networks = ", ".join(f"{count} of {run}" for run, count in result.partial["networks"].items())
-        sentences.append(f"partial: made by the networks that are trained so far ({networks})")
-    if result.expected is not None:
-        where = f"{result.expected.test_images:,} test images" if result.expected.test_images else "new images"
-        sentences.append(f"expected top-3 error {expected_words(result.expected)} on {where}")
+    if result.blend is not None:
+        if result.blend.partial:
+            networks = ", ".join(f"{count} of {run}" for run, count in result.blend.partial["networks"].items())
+            sentences.append(f"partial: made by the networks that are trained so far ({networks})")
+        expected = result.blend.expected_top3
+        where = f"{expected.test_images:,} test images" if expected.test_images else "new images"
+        sentences.append(f"expected top-3 error {expected_words(expected)} on {where}")
     return "\n".join([*sentences, *result.test_set])

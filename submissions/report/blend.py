@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import Any, cast
@@ -20,13 +20,24 @@ from submissions.report.plots import Chart, lines, ranges
 from submissions.report.workfolder import Oof, WorkFolder
 
 MOST_MEMBERS = 40  # in the charts, those with the largest weights
+BINS = 10  # of confidence, with equally many images
 MOST_RUNS = 12  # whose views are measured: each is read once more
 
 
 def blend_section(work: WorkFolder, oof: Oof | None) -> dict[str, Any]:
     """All about the blend and about the views of the runs; parts are empty where there is no blend, or one member."""
-    blend, views, correlations, calibration = work.blend, _views(work), None, None
-    charts = [*(_charts(blend) if blend else []), *_view_charts(views)]
+    blend, correlations, calibration = work.blend, None, None
+    views: list[ViewReport] = []
+    for name in work.runs[:MOST_RUNS] if work.folds else []:
+        with suppress(UserError):  # unfinished or damaged: the first section says so
+            views += islice(report_views(work.workspace, [name]), 1)
+    views = [report for report in views if len(report.views) > 1]
+    charts = list(_charts(blend)) if blend else []
+    adds = [(f"{run.name}: {one.view}", one.adds) for run in views for one in run.worth if one.adds is not None]
+    if adds:
+        rows = [(name, one.mean, one.low, one.high) for name, one in adds]
+        title = "top-3 error without it less the error with it"
+        charts.append(ranges("views", "What each view adds", rows=rows, x_title=title, has_zero=True))
     if oof is not None:
         if oof.is_blend and 2 <= len(oof.members) <= MOST_MEMBERS:
             correlations = {"labels": oof.members, "matrix": correlation(oof.missed.astype(np.float64))}
@@ -72,30 +83,6 @@ def _charts(blend: Blend) -> Iterator[Chart]:
             x_title="loss without it less the loss with it",
             has_zero=True,
         )
-
-
-def _view_charts(runs: Sequence[ViewReport]) -> Iterator[Chart]:
-    rows = [
-        (f"{run.name}: {one.view}", one.adds.mean, one.adds.low, one.adds.high)
-        for run in runs
-        for one in run.worth
-        if one.adds is not None
-    ]
-    if rows:
-        title = "top-3 error without it less the error with it"
-        yield ranges("views", "What each view adds", rows=rows, x_title=title, has_zero=True)
-
-
-def _views(work: WorkFolder) -> list[ViewReport]:
-    """What each view adds, for the runs with more than one: top-3 errors, with 95% intervals of the differences."""
-    found: list[ViewReport] = []
-    for name in work.runs[:MOST_RUNS] if work.folds else []:
-        with suppress(UserError):  # unfinished or damaged: the first section says so
-            found += islice(report_views(work.workspace, [name]), 1)
-    return [report for report in found if len(report.views) > 1]
-
-
-BINS = 10  # of confidence, with equally many images
 
 
 def _calibration(oof: Oof) -> tuple[dict[str, Any], Chart]:

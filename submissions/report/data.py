@@ -13,7 +13,7 @@ from folds.find.reasons import RELABELLED, UNLABELLED, from_cell, reason_text
 from folds.manifest.duplicates import COPY
 from folds.manifest.manifest import LEFT_OUT, UNREADABLE, USABLE
 from folds.manifest.summary import class_sizes, copy_counts, quartiles, reason_rows, reasons, status_counts
-from submissions.report.plots import Chart, bars
+from submissions.report.plots import bars
 from submissions.report.workfolder import WorkFolder
 from submissions.settings import ReportSettings
 
@@ -26,34 +26,38 @@ UNEVEN = 8.0  # largest class to smallest: from here on a logarithmic axis shows
 
 def data_section(work: WorkFolder, settings: ReportSettings) -> dict[str, Any]:
     """What the manifest says, with pictures. sheets: the classes, rarest first, each with some of its images."""
-    manifest = work.manifest
+    manifest, status = work.manifest, work.manifest["status"].to_numpy()
     sizes = class_sizes(manifest)
     sheets = list(_sheets(work, sizes, settings))
-    lost = np.flatnonzero(manifest["status"] != USABLE)
     without = sum(not sheet["pictures"] and sheet["images"] > 0 for sheet in sheets)
-    return {
-        "files": len(manifest),
-        "counts": status_counts(manifest),
-        "quartiles": quartiles(sizes),
-        "chart": _chart(sizes),
-        "sheets": sheets,
-        "sheets_without_pictures": without if settings.contact_pictures else 0,
-        "reasons": [replace(one, paths=one.paths[:2]) for one in reasons(manifest)],
-        "left_out": list(_left_out(work, lost)),
-        "left_out_total": len(lost),
-        "relabelled": int(reason_rows(manifest)["code"].isin([RELABELLED, UNLABELLED]).sum()),
-        "copies": list(_copies(work)),
-    }
-
-
-def _chart(sizes: pd.Series) -> Chart:
-    return bars(
+    lost = [row for kind in (LEFT_OUT, UNREADABLE) for row in np.flatnonzero(status == kind).tolist()]
+    chart = bars(
         "class-sizes",
         "Images of each class",
         rows=[(label, float(size)) for label, size in sizes.items()],
         y_title="usable training images",
         is_log=bool(sizes.max() >= UNEVEN * max(sizes.min(), 1)),
     )
+    return {
+        "files": len(manifest),
+        "counts": status_counts(manifest),
+        "quartiles": quartiles(sizes),
+        "chart": chart,
+        "sheets": sheets,
+        "sheets_without_pictures": without if settings.contact_pictures else 0,
+        "reasons": [replace(one, paths=one.paths[:2]) for one in reasons(manifest)],
+        "left_out": [
+            {
+                "image": work.image_at(row),
+                "status": status[row],
+                "reason": reason_text(str(manifest["reasons"].iat[row])),
+            }
+            for row in lost[:MOST_LEFT_OUT]
+        ],
+        "left_out_total": len(lost),
+        "relabelled": int(reason_rows(manifest)["code"].isin([RELABELLED, UNLABELLED]).sum()),
+        "copies": list(_copies(work)),
+    }
 
 
 def _sheets(work: WorkFolder, sizes: pd.Series, settings: ReportSettings) -> Iterator[dict[str, Any]]:
@@ -69,15 +73,6 @@ def _sheets(work: WorkFolder, sizes: pd.Series, settings: ReportSettings) -> Ite
         yield {"label": str(label), "images": int(count), "pictures": pictures}
 
 
-def _left_out(work: WorkFolder, rows: np.ndarray) -> Iterator[dict[str, Any]]:
-    """What was left out though it is a picture first, then what cannot be read."""
-    status = work.manifest["status"].to_numpy()
-    order = [*rows[status[rows] == LEFT_OUT], *rows[status[rows] == UNREADABLE]]
-    for row in order[:MOST_LEFT_OUT]:
-        reason = reason_text(str(work.manifest["reasons"].iat[row]))
-        yield {"image": work.image_at(int(row)), "status": str(status[row]), "reason": reason}
-
-
 def _copies(work: WorkFolder) -> Iterator[dict[str, Any]]:
     """Each kind of copies that there is, with its first sets side by side. total: all of its sets."""
     manifest = work.manifest
@@ -85,16 +80,14 @@ def _copies(work: WorkFolder) -> Iterator[dict[str, Any]]:
     sets = [rows.tolist() for _, rows in rows_with_copies.groupby(manifest["group"])]
     path_of = manifest["path"].tolist()
     for count in copy_counts(manifest):
-        if count.total:
-            paths = set(count.paths)
-            mine = [rows for rows in sets if any(path_of[row] in paths for row in rows)]
-            shown = [_copy_set(work, rows) for rows in mine[:MOST_SETS]]
-            yield {"title": count.what, "images": count.total, "total": len(mine), "sets": shown}
-
-
-def _copy_set(work: WorkFolder, rows: list[int]) -> dict[str, Any]:
-    """Pictures that show the same: kind is exact, near or mirrored; more: how many of them are not shown."""
-    codes = {reason.code for cell in work.manifest["reasons"].iloc[rows] for reason in from_cell(cell)}
-    kind = next((kind for (kind, _), code in reversed(COPY.items()) if code in codes), "exact")
-    shown = [work.image_at(row) for row in rows[:MOST_OF_SET]]
-    return {"kind": kind, "pictures": shown, "more": len(rows) - len(shown)}
+        if not count.total:
+            continue
+        paths = set(count.paths)
+        mine = [rows for rows in sets if any(path_of[row] in paths for row in rows)]
+        shown = []
+        for rows in mine[:MOST_SETS]:
+            codes = {reason.code for cell in manifest["reasons"].iloc[rows] for reason in from_cell(cell)}
+            kind = next((kind for (kind, _), code in reversed(COPY.items()) if code in codes), "exact")
+            pictures = [work.image_at(row) for row in rows[:MOST_OF_SET]]
+            shown.append({"kind": kind, "pictures": pictures, "more": len(rows) - len(pictures)})
+        yield {"title": count.what, "images": count.total, "total": len(mine), "sets": shown}

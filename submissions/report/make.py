@@ -11,39 +11,49 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image as Pillow
 
 from ensemble.blend.expected import expected_words
-from folds.base.errors import UserError
 from folds.base.terminal import duration
-from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
-from folds.find.reasons import RELABELLED, UNLABELLED, Reason
-from folds.manifest.manifest import csv_bytes
-from folds.manifest.summary import reason_rows
+from folds.base.workspace import Workspace, write_bytes, write_json
+from folds.manifest.manifest import UNREADABLE
 from submissions.report.blend import blend_section
 from submissions.report.data import data_section
-from submissions.report.mistakes import mistakes_section
+from submissions.report.mistakes import mistakes_section, write_relabel_csv
 from submissions.report.scores import scores_section
 from submissions.report.test_set import test_set_section
 from submissions.report.training import training_section
 from submissions.report.workfolder import Image, WorkFolder, best_oof, run_ranks
 from submissions.settings import ReportSettings
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-TEMPLATES = Path(__file__).parent / "templates"
 MOST_BYTES = 15_000_000  # of the page: what a mail or a phone takes
 TAG = 200  # bytes of a picture's element beside its content
 QUALITY = 62  # of WebP: a picture of 112 pixels takes about 2 KB
-COLUMNS = ("image_id", "label", "suggested", "label_probability", "suggested_probability", "note")  # of relabel.csv
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
+TEMPLATES.filters |= {
+    "typed": shlex.quote,
+    "expected": expected_words,
+    "svg": lambda chart: Markup(chart["svg"]),  # its words are escaped where it is drawn
+    "error": lambda value: "–" if value is None or value != value else f"{value:.4f}",
+    "signed": lambda value: "–" if value is None else f"{value:+.4f}".replace("+0.0000", "0.0000").replace("-", "−"),
+    "percent": lambda value: f"{value:.0%}" if value < 0.0005 or value >= 0.0995 else f"{value:.1%}",
+    "count": lambda value: "–" if value is None else f"{value:,.0f}",
+    "duration": lambda seconds: "–" if seconds is None else duration(seconds),
+    "ids": lambda text, most=28: text if len(text) <= most else f"…{text[1 - most :]}",  # an id's end tells most
+    "prose": lambda text: Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)))),  # what can be typed
+}
 
 
 @dataclass(frozen=True)
@@ -69,10 +79,16 @@ def make_report(
     """
     work = WorkFolder(workspace)
     report = gather_report(work, settings, planned, same_place=same_place)
-    bare = render(report, Thumbnails(work, side=settings.thumbnail_pixels, most_bytes=0))
-    room = max(0, MOST_BYTES - len(bare.encode()))
-    thumbnails = Thumbnails(work, side=settings.thumbnail_pixels, most_bytes=room)
-    page = render(report, thumbnails).encode()
+
+    def render(most_bytes: int) -> tuple[bytes, int]:
+        """The page with so many bytes of pictures, and how many it had no room for."""
+        thumbnails = Thumbnails(work, side=settings.thumbnail_pixels, most_bytes=most_bytes)
+        return TEMPLATES.get_template("page.html").render(
+            report=report, thumbnails=thumbnails
+        ).encode(), thumbnails.refused
+
+    bare, _ = render(0)
+    page, refused = render(max(0, MOST_BYTES - len(bare)))
     path = workspace.report / "index.html"
     write_bytes(path, page)
     charts: dict[str, Any] = {}
@@ -81,7 +97,7 @@ def make_report(
     return ReportResult(
         path=path,
         bytes=len(page),
-        refused=thumbnails.refused,
+        refused=refused,
         suspects=len(mistakes["suspects"]) if mistakes else 0,
         relabel=workspace.report / "relabel.csv" if relabel else None,
         is_relabel_kept=bool(relabel and relabel["is_kept"]),
@@ -132,48 +148,6 @@ def _plain(value: Any, charts: dict[str, Any]) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def render(report: Mapping[str, Any], thumbnails: Thumbnails) -> str:
-    """The page as HTML, with as many pictures as `thumbnails` has room for."""
-    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    return _page().render(report=report, thumbnails=thumbnails, style=Markup(style))
-
-
-@cache
-def _page() -> Template:
-    """The template of the page, compiled once: a page is rendered without pictures, and then with them."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    env = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    env.filters.update(
-        typed=shlex.quote,
-        expected=expected_words,
-        svg=lambda chart: Markup(chart["svg"]),  # its words are escaped where it is drawn
-        error=lambda value: "–" if value is None or value != value else f"{value:.4f}",
-        signed=_signed,
-        percent=lambda value: f"{value:.0%}" if value < 0.0005 or value >= 0.0995 else f"{value:.1%}",
-        count=lambda value: "–" if value is None else f"{value:,.0f}",
-        duration=lambda seconds: "–" if seconds is None else duration(seconds),
-        ids=lambda text, most=28: text if len(text) <= most else f"…{text[1 - most :]}",  # an id's end tells most
-        prose=_prose,
-    )
-    return env.get_template("page.html")
-
-
-def _signed(value: Any) -> str:
-    return "–" if value is None else f"{value:+.4f}".replace("+0.0000", "0.0000").replace("-", "−")
-
-
-def _prose(text: str) -> Markup:
-    """Text whose backticks set off what can be typed."""
-    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
-
-
 class Thumbnails:
     """Makes thumbnails until `most_bytes` of text are used up, and counts those that it had to refuse.
 
@@ -184,11 +158,21 @@ class Thumbnails:
         self.work, self.side, self.bytes_left, self.refused = work, side, most_bytes, 0
 
     def __call__(self, image: Image) -> dict[str, Any] | None:
-        """{"uri", "width", "height"}; None where no picture was kept (a file that is none), or the page is full."""
-        picture = self._picture(image) if self.bytes_left > 0 else None
-        if picture is None:
-            self.refused += self.bytes_left <= 0
+        """{"uri", "width", "height"}; None where no picture was kept (a file that is none), or the page is full.
+
+        From the pixel store, which keeps what `prepare` left out too, with the aspect ratio of the file. Row i of the
+        store is row i of the manifest.
+        """
+        if self.bytes_left <= 0:
+            self.refused += 1
             return None
+        row, store = self.work.row_of.get((image["split"], image["image_id"])), self.work.store
+        if row is None or store is None or self.work.manifest["status"].iat[row] == UNREADABLE:
+            return None
+        width, height = int(store.width[row]), int(store.height[row])
+        longer, pixels = max(width, height, 1), np.asarray(store.pixels[row])
+        size = [max(1, round(len(pixels) * side / longer)) for side in (width, height)]
+        picture = Pillow.fromarray(pixels).resize((size[0], size[1]), Pillow.Resampling.BICUBIC)
         picture.thumbnail((self.side, self.side), Pillow.Resampling.LANCZOS)
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=QUALITY)
@@ -198,65 +182,6 @@ class Thumbnails:
             return None
         self.bytes_left -= len(uri) + TAG
         return {"uri": uri, "width": picture.width, "height": picture.height}
-
-    def _picture(self, image: Image) -> Pillow.Image | None:
-        """From the pixel store, which keeps what `prepare` left out too, with the aspect ratio of the file."""
-        row, store = self.work.store_row(image), self.work.store
-        if row is None or store is None:
-            return None
-        width, height = int(store.width[row]), int(store.height[row])
-        longer, pixels = max(width, height, 1), np.asarray(store.pixels[row])
-        size = [max(1, round(len(pixels) * side / longer)) for side in (width, height)]
-        return Pillow.fromarray(pixels).resize((size[0], size[1]), Pillow.Resampling.BICUBIC)
-
-
-def write_relabel_csv(work: WorkFolder, suspects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Write the CSV, unless it has edits that `prepare` has not seen; returns {"path", "digest", "is_kept"}.
-
-    An unedited file given to `prepare` changes nothing: `label` is the label that the image has. Images that were
-    relabelled before stand first, since the file is the whole difference to DATA.
-    """
-    path = work.workspace.report / "relabel.csv"
-    try:
-        written = str(read_json(work.workspace.report / "report.json", hint="")["relabel"]["digest"])
-    except (UserError, KeyError, TypeError):  # no report is there that wrote one
-        written = ""
-    decided = _decided(work)
-    found = [
-        (one["image"]["image_id"], one["label"], label, f"{one['true_prob']:.4f}", f"{prob:.4f}", "")
-        for one in suspects
-        for label, prob in one["top"][:1]
-    ]
-    table = pd.DataFrame([*decided, *found], columns=list(COLUMNS)).astype(str)
-    data = csv_bytes(table.drop_duplicates("image_id"))
-    is_unedited = not path.is_file() or digest(path.read_bytes()) in (written, digest(data))
-    if not is_unedited and not _is_applied(path, work, decided):
-        return {"path": str(path), "digest": written, "is_kept": True}
-    write_bytes(path, data)
-    return {"path": str(path), "digest": digest(data), "is_kept": False}
-
-
-def _is_applied(path: Path, work: WorkFolder, decided: Sequence[tuple[str, ...]]) -> bool:
-    """Whether the manifest has every label of the file: `prepare` was given it, and a new file repeats it."""
-    try:
-        edited = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("image_id")["label"]
-    except (ValueError, KeyError, OSError):
-        return False  # it is no such file any more
-    train = work.manifest[work.manifest["split"] == "train"]
-    now = dict(zip(train["image_id"], train["label"], strict=True))
-    now |= {image_id: label for image_id, label, *_ in decided}
-    return all(now.get(image_id) == label for image_id, label in edited.items())
-
-
-def _decided(work: WorkFolder) -> list[tuple[str, ...]]:
-    """The images that `prepare --relabel` changed: without them in it, the next file would undo that."""
-    rows = reason_rows(work.manifest)
-    rows = rows[rows["code"].isin([RELABELLED, UNLABELLED])]
-    cells = (rows[name].tolist() for name in ("image_id", "label", "code", "detail"))
-    return [
-        (image_id, "" if code == UNLABELLED else label, "", "", "", str(Reason(code, detail)))
-        for image_id, label, code, detail in zip(*cells, strict=True)
-    ]
 
 
 def report_summary(result: ReportResult) -> str:

@@ -3,40 +3,60 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from folds.base.errors import UserError
+from folds.base.workspace import digest, read_json, write_bytes
+from folds.find.reasons import RELABELLED, UNLABELLED, Reason
+from folds.manifest.manifest import csv_bytes
+from folds.manifest.summary import reason_rows
 from submissions.report.data import UNEVEN
-from submissions.report.plots import Chart, points
+from submissions.report.plots import points
 from submissions.report.workfolder import Image, Oof, WorkFolder
 from submissions.settings import ReportSettings
 
 TYPICAL, CONFUSED = 2, 3  # pictures of a class, and of those taken for another, beside a confused pair
 NAMED = 6  # classes whose names stand in the chart
 WORST = 12  # classes in the table
+COLUMNS = ("image_id", "label", "suggested", "label_probability", "suggested_probability", "note")  # of relabel.csv
 
 
 def mistakes_section(work: WorkFolder, oof: Oof, settings: ReportSettings) -> dict[str, Any]:
     """What the blend (or the best run) gets wrong. suspects: all of them, most suspicious first."""
-    classes = _class_errors(oof)
+    missed = {"top1_error": oof.rank >= 1, "top3_error": oof.rank >= 3}
+    by_class = pd.DataFrame(missed).groupby(oof.rows.target)
+    labels = [oof.rows.classes[c] for c in np.unique(oof.rows.target)]
+    classes = by_class.mean().assign(label=labels, images=by_class.size(), missed=by_class["top3_error"].sum())
+    errors = classes["top3_error"].to_numpy()
+    worst = np.argsort(-errors, kind="stable")[:NAMED].tolist()
+    chart = points(
+        "class-errors",
+        "Top-3 error of each class",
+        rows=classes[["label", "images", "top3_error"]].to_records(index=False).tolist(),
+        x_title="training images of the class",
+        y_title="top-3 error",
+        is_log=bool(classes["images"].max() >= UNEVEN * classes["images"].min()),
+        named=[i for i in worst if errors[i] > 0],
+    )
+    table = classes[classes["missed"] > 0].sort_values(["top3_error", "missed"], ascending=False, kind="stable")
     hardest = np.argsort(oof.true_prob, kind="stable")
     hardest = hardest[oof.rank[hardest] >= 1][: settings.hardest_images]
-    suspects = suspected_labels(oof.probs, oof.rows.target)
-    worst = classes[classes["missed"] > 0].sort_values(["top3_error", "missed"], ascending=False, kind="stable")
     return {
         "of": oof.name,
         "is_blend": oof.is_blend,
         "images": len(oof.rows),
-        "top1_error": float((oof.rank >= 1).mean()),
-        "chart": _chart(classes),
-        "worst": worst[:WORST].to_dict("records"),
+        "top1_error": float(missed["top1_error"].mean()),
+        "chart": chart,
+        "worst": table[:WORST].to_dict("records"),
         "pairs": list(_pairs(work, oof, settings.confused_pairs)),
         "hardest": [_predicted(work, oof, row) for row in hardest.tolist()],
-        "missed": int((oof.rank >= 3).sum()),
-        "suspects": [_predicted(work, oof, row) for row in suspects.tolist()],
+        "missed": int(missed["top3_error"].sum()),
+        "suspects": [_predicted(work, oof, row) for row in suspected_labels(oof.probs, oof.rows.target).tolist()],
     }
 
 
@@ -78,28 +98,6 @@ def _predicted(work: WorkFolder, oof: Oof, row: int) -> dict[str, Any]:
     }
 
 
-def _class_errors(oof: Oof) -> pd.DataFrame:
-    """A row for each class that has images: label, images, top1_error, top3_error, missed."""
-    missed = {"top1_error": oof.rank >= 1, "top3_error": oof.rank >= 3}
-    by_class = pd.DataFrame(missed).groupby(oof.rows.target)
-    labels = [oof.rows.classes[c] for c in np.unique(oof.rows.target)]
-    return by_class.mean().assign(label=labels, images=by_class.size(), missed=by_class["top3_error"].sum())
-
-
-def _chart(classes: pd.DataFrame) -> Chart:
-    errors = classes["top3_error"].to_numpy()
-    order = np.argsort(-errors, kind="stable")
-    return points(
-        "class-errors",
-        "Top-3 error of each class",
-        rows=classes[["label", "images", "top3_error"]].to_records(index=False).tolist(),
-        x_title="training images of the class",
-        y_title="top-3 error",
-        is_log=bool(classes["images"].max() >= UNEVEN * classes["images"].min()),
-        named=[i for i in order[:NAMED].tolist() if errors[i] > 0],
-    )
-
-
 def _pairs(work: WorkFolder, oof: Oof, most: int) -> Iterator[dict[str, Any]]:
     """The pairs of classes with most images whose top class is the other one, both directions summed."""
     target, first, n = oof.rows.target, oof.top[:, 0], len(oof.rows.classes)
@@ -127,3 +125,46 @@ def _typical(work: WorkFolder, oof: Oof, c: int) -> list[Image]:
     rows = np.flatnonzero(oof.rows.target == c)
     rows = rows[np.argsort(-oof.true_prob[rows], kind="stable")][:TYPICAL]
     return [work.image(str(oof.rows.image_id[row])) for row in rows.tolist()]
+
+
+def write_relabel_csv(work: WorkFolder, suspects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Write the CSV, unless it has edits that `prepare` has not seen; returns {"path", "digest", "is_kept"}.
+
+    An unedited file given to `prepare` changes nothing: `label` is the label that the image has. Images that were
+    relabelled before stand first, since the file is the whole difference to DATA.
+    """
+    path = work.workspace.report / "relabel.csv"
+    try:
+        written = str(read_json(work.workspace.report / "report.json", hint="")["relabel"]["digest"])
+    except (UserError, KeyError, TypeError):  # no report is there that wrote one
+        written = ""
+    rows = reason_rows(work.manifest)
+    rows = rows[rows["code"].isin([RELABELLED, UNLABELLED])]
+    decided = [  # without the images that `prepare --relabel` changed, the next file would undo that
+        (image_id, "" if code == UNLABELLED else label, "", "", "", str(Reason(code, detail)))
+        for image_id, label, code, detail in rows[["image_id", "label", "code", "detail"]].itertuples(index=False)
+    ]
+    found = [
+        (one["image"]["image_id"], one["label"], label, f"{one['true_prob']:.4f}", f"{prob:.4f}", "")
+        for one in suspects
+        for label, prob in one["top"][:1]
+    ]
+    table = pd.DataFrame([*decided, *found], columns=list(COLUMNS)).astype(str)
+    data = csv_bytes(table.drop_duplicates("image_id"))
+    is_unedited = not path.is_file() or digest(path.read_bytes()) in (written, digest(data))
+    if not is_unedited and not _is_applied(path, work, decided):
+        return {"path": str(path), "digest": written, "is_kept": True}
+    write_bytes(path, data)
+    return {"path": str(path), "digest": digest(data), "is_kept": False}
+
+
+def _is_applied(path: Path, work: WorkFolder, decided: Sequence[tuple[str, ...]]) -> bool:
+    """Whether the manifest has every label of the file: `prepare` was given it, and a new file repeats it."""
+    try:
+        edited = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("image_id")["label"]
+    except (ValueError, KeyError, OSError):
+        return False  # it is no such file any more
+    train = work.manifest[work.manifest["split"] == "train"]
+    now = dict(zip(train["image_id"], train["label"], strict=True))
+    now |= {image_id: label for image_id, label, *_ in decided}
+    return all(now.get(image_id) == label for image_id, label in edited.items())

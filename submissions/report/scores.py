@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 from typing import Any
 
 from folds.base.interval import wilson_interval
 from submissions.check import check_submission, expected_top3, is_early, read_lineage
+from submissions.csv_form import read_layout
 from submissions.report.plots import Chart, ranges
 from submissions.report.workfolder import Ranks, WorkFolder
 from submissions.status import newest_csv, what_is_missing
@@ -33,15 +34,20 @@ class Entry:
 
 def scores_section(work: WorkFolder, ranks: Mapping[str, Ranks], planned: Sequence[str]) -> dict[str, Any]:
     """entries: the blend, then the runs, best first. planned: the runs that the settings ask for."""
-    runs = [
+    n_folds, blend = work.folds.n_folds if work.folds else None, work.blend
+    entries = [
         Entry(one.name, one.rows.n_folds, len(one.rows), one.error(3), *one.interval, one.error(1))
         for one in ranks.values()
     ]
-    entries = [*_blend(work), *sorted(runs, key=lambda entry: (entry.top3_error, entry.name))]
+    entries.sort(key=lambda entry: (entry.top3_error, entry.name))
+    if blend is not None:
+        folds = len(blend.partial["folds"]) if blend.partial else n_folds or 0
+        interval = wilson_interval(blend.oof_top3_error, blend.expected_top3.oof_images)
+        entries.insert(0, Entry("blend", folds, blend.images, blend.oof_top3_error, *interval, is_blend=True))
     missing, command = what_is_missing(work.workspace, planned)
     return {
         "entries": entries,
-        "n_folds": work.folds.n_folds if work.folds else None,
+        "n_folds": n_folds,
         "submission": work.attempt(lambda: _submission(work)),
         "missing": missing,
         "next_command": command,
@@ -49,19 +55,12 @@ def scores_section(work: WorkFolder, ranks: Mapping[str, Ranks], planned: Sequen
     }
 
 
-def _blend(work: WorkFolder) -> Iterator[Entry]:
-    if (blend := work.blend) is not None:
-        folds = len(blend.partial["folds"]) if blend.partial else work.folds.n_folds if work.folds else 0
-        interval = wilson_interval(blend.oof_top3_error, blend.expected_top3.oof_images)
-        yield Entry("blend", folds, blend.images, blend.oof_top3_error, *interval, is_blend=True)
-
-
 def _submission(work: WorkFolder) -> dict[str, Any] | None:
     """The newest CSV: whether it is valid, and whether it was made from the blend that is shown."""
     path = newest_csv(work.workspace)
     if path is None:
         return None
-    checked, lineage = check_submission(path, work.workspace), read_lineage(path)
+    checked, lineage = check_submission(path, read_layout(work.workspace)), read_lineage(path)
     return {
         "path": f"submissions/{path.name}",
         "rows": checked.rows,

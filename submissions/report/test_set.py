@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.analysis.class_mix import ClassMix
 from ensemble.analysis.test_likeness import Likeness, WeightedRate, measure_likeness
 from ensemble.analysis.test_set import class_mix_of, copies_of_training_images
-from ensemble.blend.apply import Blended, apply_blend
+from ensemble.blend.apply import apply_blend
 from folds.base.metrics import top_classes
 from folds.manifest.manifest import USABLE
 from submissions.report.data import UNEVEN
-from submissions.report.plots import Chart, points
+from submissions.report.plots import points
 from submissions.report.workfolder import Image, Oof, WorkFolder
 from submissions.settings import ReportSettings
 
 NAMED = 8  # classes in the table and with their names in the chart: those whose shares differ most
 GIVING_AWAY = 10  # images of each set that show how the sets differ
 Row = dict[str, Any]
+NOT_PREDICTED: Row = {"mix": None, "unsure": [], "twins": None}
 
 
 def test_set_section(work: WorkFolder, oof: Oof | None, settings: ReportSettings, *, copies: Sequence[Row]) -> Row:
@@ -30,38 +30,20 @@ def test_set_section(work: WorkFolder, oof: Oof | None, settings: ReportSettings
     """
     test = work.manifest[work.manifest["split"] == "test"]
     likeness = work.attempt(lambda: measure_likeness(work.workspace))
-    is_far = likeness is not None and likeness.is_far
-    section = {
+    far = likeness if likeness is not None and likeness.is_far else None
+    return {
         "images": len(test),
         "unreadable": int((test["status"] != USABLE).sum()),
         "likeness": likeness,
-        "error": _error(likeness, oof) if likeness and is_far and oof else None,
-        "giving_away": _giving_away(work, likeness) if likeness and is_far else None,
+        "error": _error(far, oof) if far and oof else None,
+        "giving_away": far
+        and {
+            "test": _most_like_test(work, "test", far.test_id, far.test_odds),
+            "train": _most_like_test(work, "train", far.train_id, far.train_odds),
+        },
         "copies": [one for one in copies if "test" in one["title"] and not one["title"].startswith("training")],
+        **(_predicted(work, oof, settings) if oof is not None and len(test) else NOT_PREDICTED),
     }
-    blended, mix = _predicted(work, oof) if oof is not None and len(test) else (None, None)
-    if oof is None or blended is None or mix is None:
-        return {**section, "mix": None, "unsure": [], "twins": None}
-    largest = mix.most_changed[:NAMED].tolist()
-    return {
-        **section,
-        "of": oof.name,
-        "mix": mix,
-        "distance": float(np.abs(mix.test - mix.train).sum()) / 2,  # 0: equal shares, 1: none in common
-        "largest_differences": [(c, blended.classes[c]) for c in largest],
-        "chart": _chart(mix, blended.classes, largest),
-        "unsure": _unsure(work, blended, oof, settings),
-        "twins": copies_of_training_images(work.workspace, blended),
-    }
-
-
-def _predicted(work: WorkFolder, oof: Oof) -> tuple[Blended | None, ClassMix | None]:
-    """The test images as the blend, or the best run where there is none, sees them, and their class mix."""
-    workspace, blend = work.workspace, work.blend if oof.is_blend else None
-    blended = work.attempt(lambda: apply_blend(workspace, blend or oof.name))
-    if blended is None:
-        return None, None
-    return blended, work.attempt(lambda: class_mix_of(workspace, blend or oof.name, blended.image_id))
 
 
 def _error(likeness: Likeness, oof: Oof) -> WeightedRate | None:
@@ -71,38 +53,46 @@ def _error(likeness: Likeness, oof: Oof) -> WeightedRate | None:
     return likeness.weighted_rate(oof.rank[rows] >= 3) if min(rows) >= 0 else None
 
 
-def _giving_away(work: WorkFolder, likeness: Likeness) -> dict[str, list[Image]]:
-    """The images that show how the sets differ: of each those that are most surely of the test set."""
-    shown = {"test": (likeness.test_id, likeness.test_odds), "train": (likeness.train_id, likeness.train_odds)}
-    return {
-        split: [work.image(name, split=split) for name in ids[np.argsort(-odds, kind="stable")][:GIVING_AWAY].tolist()]
-        for split, (ids, odds) in shown.items()
-    }
+def _most_like_test(work: WorkFolder, split: str, image_id: np.ndarray, odds: np.ndarray) -> list[Image]:
+    """The images of a set that are most surely of the test set."""
+    return [work.image(name, split=split) for name in image_id[np.argsort(-odds, kind="stable")][:GIVING_AWAY].tolist()]
 
 
-def _chart(mix: ClassMix, classes: Sequence[str], named: Sequence[int]) -> Chart:
+def _predicted(work: WorkFolder, oof: Oof, settings: ReportSettings) -> Row:
+    """The test images as the blend, or the best run where there is none, sees them: class mix, least certain images."""
+    workspace, made_from = work.workspace, (work.blend if oof.is_blend else None) or oof.name
+    blended = work.attempt(lambda: apply_blend(workspace, made_from))
+    if blended is None:
+        return NOT_PREDICTED
+    mix = work.attempt(lambda: class_mix_of(workspace, made_from, blended.image_id))
+    if mix is None:
+        return NOT_PREDICTED
+    largest = mix.most_changed[:NAMED].tolist()
     train, test = (100 * mix.train).tolist(), (100 * mix.test).tolist()
-    return points(
+    chart = points(
         "shares",
         "Share of each class: estimated in test, counted in training",
-        rows=list(zip(classes, train, test, strict=True)),
+        rows=list(zip(blended.classes, train, test, strict=True)),
         x_title="% of training images",
         y_title="% of test images, estimated",
         is_log=max(train) >= UNEVEN * min(train),
         has_diagonal=True,
-        named=named,
+        named=largest,
     )
-
-
-def _unsure(work: WorkFolder, blended: Blended, oof: Oof, settings: ReportSettings) -> list[Row]:
-    """The test images whose top class has the lowest probability."""
-    probs = work.blend.recipe().probs(blended.scores) if oof.is_blend and work.blend is not None else blended.scores
-    top = top_classes(probs)
-    order = np.argsort(probs.max(axis=1), kind="stable")[: settings.hardest_images]
-    return [
-        {
-            "image": work.image(str(blended.image_id[row]), split="test"),
-            "top": [(blended.classes[c], float(probs[row, c])) for c in top[row].tolist()],
-        }
-        for row in order.tolist()
-    ]
+    probs = blended.scores if isinstance(made_from, str) else made_from.recipe().probs(blended.scores)
+    unsure = np.argsort(probs.max(axis=1), kind="stable")[: settings.hardest_images]
+    return {
+        "of": oof.name,
+        "mix": mix,
+        "distance": float(np.abs(mix.test - mix.train).sum()) / 2,  # 0: equal shares, 1: none in common
+        "largest_differences": [(c, blended.classes[c]) for c in largest],
+        "chart": chart,
+        "unsure": [
+            {
+                "image": work.image(str(blended.image_id[row]), split="test"),
+                "top": [(blended.classes[c], float(probs[row, c])) for c in top],
+            }
+            for row, top in zip(unsure.tolist(), top_classes(probs[unsure]).tolist(), strict=True)
+        ],
+        "twins": copies_of_training_images(workspace, blended),
+    }

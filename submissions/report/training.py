@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from submissions.report.plots import Chart, lines
 from submissions.report.workfolder import WorkFolder
 
 MOST_RUNS = 24  # whose curves are drawn: each takes some 30 KB of the page
-LOG = "log.jsonl"
-Logs = Mapping[int, Sequence[EpochRow]]  # by fold
+ABOUT = (("image_size", "{} pixels"), ("epochs", "{} epochs"), ("batch_size", "batches of {}"), ("lr", "rate {}"))
+CURVES = (  # of each chart its key, its title, and its lines: name, role, and the figure of an epoch
+    ("loss", "Loss, nats", (("training", "train", "train_loss"), ("valid", "valid", "valid_loss"))),
+    ("errors", "Valid error", (("top-1", "train", "valid_top1_error"), ("top-3", "valid", "valid_top3_error"))),
+    ("rate", "Learning rate", (("rate", "valid", "lr"),)),
+)
 
 
 def training_section(work: WorkFolder) -> dict[str, Any]:
@@ -30,38 +35,29 @@ def _run(work: WorkFolder, name: str, number: int) -> dict[str, Any]:
     root = work.workspace.models / name
     done = done_folds(work.workspace, name)
     folders = {int(path.name[4:]): path for path in root.glob("fold[0-9]*") if path.name[4:].isdecimal()}
-    logs = {fold: _log(folders[fold] / LOG) for fold in sorted(folders) if (folders[fold] / LOG).is_file()}
+    logs = {fold: _log(folders[fold] / "log.jsonl") for fold in sorted(folders)}
     stored = work.attempt(lambda: next(begun_settings(work.workspace, name), {})) or {}
-    rows = [_fold(fold, done.get(fold), logs.get(fold, [])) for fold in sorted(folders)]
-    drawn = {fold: log for fold, log in logs.items() if log} if number < MOST_RUNS else {}
-    sweep = [_sweep(root, number)] if number < MOST_RUNS and (root / "lr-find.json").is_file() else []
+    settings = stored.get("settings", {})
+    rows = [_fold(fold, done.get(fold), log) for fold, log in logs.items()]
+    charts = list(_charts(root, [log for log in logs.values() if log], number)) if number < MOST_RUNS else []
     return {
         "name": name,
         "kind": "added" if not folders else stored.get("kind", "trained"),
         "backbone": str(stored.get("backbone", "")),
-        "about": _about(stored),
+        "about": ", ".join(words.format(settings[key]) for key, words in ABOUT if settings.get(key) is not None),
         "folds": rows,
         "advice": list(_advice(rows)),
-        "charts": [*_curves(drawn, number), *sweep],
+        "charts": charts,
     }
 
 
 def _log(path: Path) -> list[EpochRow]:
     """The epochs of a fold; a last line that a kill cut off does not count."""
     rows: list[EpochRow] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            rows.append(read_log_line(line))
-        except (ValueError, TypeError):
-            break
+    with suppress(FileNotFoundError, ValueError, TypeError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            rows.append(read_log_line(line))  # noqa: PERF401  # those before the cut stay
     return rows
-
-
-def _about(stored: Mapping[str, Any]) -> str:
-    """The settings that differ most between runs, in words."""
-    settings = stored.get("settings", {})
-    named = (("image_size", "{} pixels"), ("epochs", "{} epochs"), ("batch_size", "batches of {}"), ("lr", "rate {}"))
-    return ", ".join(words.format(settings[key]) for key, words in named if settings.get(key) is not None)
 
 
 def _fold(fold: int, done: Mapping[str, Any] | None, log: Sequence[EpochRow]) -> dict[str, Any]:
@@ -89,37 +85,24 @@ def _advice(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             yield {"folds": folds, "verdict": verdict, "sentence": sentence}
 
 
-def _curves(logs: Logs, number: int) -> Iterator[Chart]:
-    """Loss, errors and learning rate over epochs, a thin line for each fold."""
-    loss = _series(logs, "training", "train", lambda row: row.train_loss)
-    loss += _series(logs, "valid", "valid", lambda row: row.valid_loss)
-    errors = _series(logs, "top-1", "train", lambda row: row.valid_top1_error)
-    errors += _series(logs, "top-3", "valid", lambda row: row.valid_top3_error)
-    rate = _series(dict(list(logs.items())[:1]), "rate", "valid", lambda row: row.lr)
-    for key, title, series in (
-        ("loss", "Loss, nats", loss),
-        ("errors", "Valid error", errors),
-        ("rate", "Learning rate", rate),
-    ):
+def _charts(root: Path, logs: Sequence[Sequence[EpochRow]], number: int) -> Iterator[Chart]:
+    """Figures over epochs, a thin line for each fold, where they are numbers; and what `lr-find` measured."""
+    for key, title, kinds in CURVES:
+        series = []
+        for name, role, figure in kinds:
+            for log in logs[:1] if key == "rate" else logs:
+                known = [row for row in log if math.isfinite(getattr(row, figure))]
+                x, y = [float(row.epoch) for row in known], [getattr(row, figure) for row in known]
+                series.append({"name": name, "role": role, "x": x, "y": y})
+        series = [one for one in series if one["x"]]
         if series:
             yield lines(f"{key}-{number}", title, series=series, x_title="epoch", is_small=True)
-
-
-def _series(logs: Logs, name: str, role: str, figure: Callable[[EpochRow], float]) -> list[dict[str, Any]]:
-    """One line a fold; epochs without the figure (NaN) are left out."""
-    made = []
-    for log in logs.values():
-        rows = [row for row in log if math.isfinite(figure(row))]
-        made.append({"name": name, "role": role, "x": [float(row.epoch) for row in rows], "y": list(map(figure, rows))})
-    return [one for one in made if one["x"]]
-
-
-def _sweep(root: Path, number: int) -> Chart:
-    """What `lr-find` measured."""
     path = root / "lr-find.json"
+    if not path.is_file():
+        return
     found = read_json(path, hint=f"remove {path}")
     suggested = float(found["suggested"])
-    return lines(
+    yield lines(
         f"sweep-{number}",
         "Learning-rate finder",
         series=[{"name": "loss", "role": "valid", "x": list(found["rates"]), "y": list(found["losses"])}],

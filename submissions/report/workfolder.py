@@ -19,7 +19,7 @@ from folds.base.errors import UserError, first_few
 from folds.base.interval import rate_interval
 from folds.base.metrics import top_classes, true_rank
 from folds.base.workspace import Workspace
-from folds.manifest.manifest import UNREADABLE, read_manifest, usable_rows
+from folds.manifest.manifest import read_manifest, usable_rows
 from folds.pixels.store import open_store
 from folds.split.assign import SPLIT_HINT, load_folds
 from models.runs import runs
@@ -74,11 +74,6 @@ class WorkFolder:
     def image_at(self, row: int) -> Image:
         """The image in one row of the manifest."""
         return {name: str(self.manifest[name].iat[row]) for name in ("image_id", "split", "label", "path")}
-
-    def store_row(self, image: Image) -> int | None:
-        """Its row in the pixel store, which is its row in the manifest; None where the store has no picture of it."""
-        row = self.row_of.get((image["split"], image["image_id"]))
-        return None if row is None or self.manifest["status"].iat[row] == UNREADABLE else row
 
     @cached_property
     def row_of(self) -> Mapping[tuple[str, str], int]:

@@ -22,7 +22,7 @@ from folds.manifest.prepare import prepare
 from folds.settings import PrepareSettings, SplitSettings
 from folds.split.assign import load_folds
 from folds.split.groups import training_images
-from submissions.check import check_layout, score_submission
+from submissions.check import check_submission, score_submission
 from submissions.csv_form import Layout
 from tests.competition import QUICK, jpeg
 from tests.faults.whole import count
@@ -141,7 +141,7 @@ def test_any_bytes_are_checked_and_scored_without_a_crash(tmp_path, content):
     count("CSVs")
     (tmp_path / "guess.csv").write_bytes(content)
     (tmp_path / "truth.csv").write_text("id,label\n01,a\n2,b\n")
-    assert check_layout(tmp_path / "guess.csv", LAYOUT).faults or content.count(b"\n") == 4
+    assert check_submission(tmp_path / "guess.csv", LAYOUT).faults or content.count(b"\n") == 4
     with contextlib.suppress(UserError):
         score_submission(tmp_path / "guess.csv", tmp_path / "truth.csv", LAYOUT)
 
@@ -153,7 +153,7 @@ def test_a_submission_with_odd_ids_is_valid_as_it_is_written(tmp_path, name):
     layout = Layout(("id", "predicted"), (name, "1"), ("x", "y", "z"), ",", " ")
     path = tmp_path / "guess.csv"
     path.write_bytes("".join(map(layout.line, [layout.header, (name, "x y z"), ("1", "z y x")])).encode())
-    assert check_layout(path, layout).faults == ()
+    assert check_submission(path, layout).faults == ()
 
 
 def test_a_submission_of_one_column_has_no_score(tmp_path):
@@ -181,7 +181,7 @@ def test_thirty_thousand_rows_are_checked(tmp_path):
     layout = Layout(("id", "predicted"), ids, LIKE_NUMBERS, ",", " ")
     path = tmp_path / "guess.csv"
     path.write_text("id,predicted\n" + "".join(f"{name},NA 1e5 007\n" for name in ids))
-    assert check_layout(path, layout).sentence == f"{path}: 30,000 rows, valid"
+    assert check_submission(path, layout).sentence == f"{path}: 30,000 rows, valid"
 
 
 @pytest.mark.parametrize("has_csv", [False, True])

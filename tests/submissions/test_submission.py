@@ -11,7 +11,6 @@ from ensemble.blend.make_blend import make_blend
 from folds.base.errors import UserError
 from folds.base.interval import wilson_interval
 from submissions.check import (
-    check_layout,
     check_submission,
     copies_of_test_images,
     expected_top3,
@@ -85,7 +84,7 @@ def test_one_run_alone_can_be_submitted(blended, blended_copy):
     assert result.path.name == "m01.csv"
     best = np.argsort(-np.exp(small_test(1)), axis=1, kind="stable")[0, :3]
     assert result.path.read_text().splitlines()[1] == f"0000000,{' '.join(folds.classes[c] for c in best)}"
-    assert json.loads(result.lineage.read_text())["run"] == "m01"
+    assert json.loads(result.path.with_suffix(".json").read_text())["run"] == "m01"
 
 
 def test_two_classes_give_two_labels(tmp_path):
@@ -100,34 +99,34 @@ def test_two_classes_give_two_labels(tmp_path):
 def test_the_lineage_names_everything_but_this_machine(blended, blended_copy):
     work, blend = blended_copy, blended[2]
     result = write_submission(work, SubmitSettings(csv_name="final"))
-    lineage = json.loads(result.lineage.read_text())
+    lineage = json.loads(result.path.with_suffix(".json").read_text())
     assert result.path.name == "final.csv"
     assert (lineage["oof_top3_error"], lineage["weights"]) == (blend.oof_top3_error, blend.weights)
-    assert expected_top3(result.path) == result.expected == blend.expected_top3
+    assert expected_top3(result.path) == result.blend.expected_top3 == blend.expected_top3
     assert lineage["unreadable_test_images"] == ["x1", "x2"]
     assert sorted(lineage["files"]) == ["m00", "m01", "m02"]
-    assert str(work.root.parent) not in result.lineage.read_text()
+    assert str(work.root.parent) not in result.path.with_suffix(".json").read_text()
 
 
 @pytest.mark.parametrize("csv_name", [None, "final"])
 def test_a_valid_csv_that_was_changed_after_submit_wrote_it_is_not_valid_and_status_says_so(blended_copy, csv_name):
     work = blended_copy
     path = write_submission(work, SubmitSettings(csv_name=csv_name)).path
-    assert check_submission(path, work).is_valid
+    assert check_submission(path, read_layout(work)).faults == ()
     assert what_is_missing(work, ["m00"]) == (["nothing is missing"], f"check {path}")
     written = path.read_text()
     labels = written.splitlines()[1].split(",")[1]
     path.write_text(written.replace(labels, " ".join(reversed(labels.split(" "))), 1))
     fault = f"it was changed after `submit` wrote it: {path.with_suffix('.json').name} has another checksum"
-    assert check_submission(path, work).faults == (fault,)
+    assert check_submission(path, read_layout(work)).faults == (fault,)
     assert what_is_missing(work, ["m00"]) == ([f"{path} was changed after `submit` wrote it"], "submit")
     path.write_text(written)
-    assert check_submission(path, work).is_valid
+    assert check_submission(path, read_layout(work)).faults == ()
 
 
 def test_status_names_a_lineage_that_is_cut_off(blended_copy):
     work = blended_copy
-    lineage = write_submission(work, SubmitSettings()).lineage
+    lineage = write_submission(work, SubmitSettings()).path.with_suffix(".json")
     lineage.write_text(lineage.read_text()[:40])
     (sentence,), command = what_is_missing(work, ["m00"])
     assert (lineage.name in sentence, command) == (True, "submit")
@@ -173,7 +172,7 @@ def test_ids_with_commas_and_quotes_come_back(tmp_path):
     path = tmp_path / "odd.csv"
     path.write_text(layout.line(layout.header) + layout.line(('a,"b"', "x y z")) + layout.line(("c d", "z y x")))
     assert path.read_text().splitlines()[1] == '"a,""b""",x y z'
-    assert check_layout(path, layout).is_valid
+    assert check_submission(path, layout).faults == ()
 
 
 @pytest.mark.parametrize(
@@ -204,29 +203,29 @@ def test_ids_with_commas_and_quotes_come_back(tmp_path):
 def test_every_fault_of_a_csv_is_named(tmp_path, text, fault):
     path = tmp_path / "guess.csv"
     path.write_bytes(text.encode())
-    assert fault in check_layout(path, LAYOUT).faults
+    assert fault in check_submission(path, LAYOUT).faults
 
 
 def test_a_valid_csv_has_no_fault(tmp_path):
     path = tmp_path / "guess.csv"
     path.write_text(GOOD)
-    result = check_layout(path, LAYOUT)
-    assert (result.is_valid, result.rows, result.sentence) == (True, 3, f"{path}: 3 rows, valid")
+    result = check_submission(path, LAYOUT)
+    assert (result.faults, result.rows, result.sentence) == ((), 3, f"{path}: 3 rows, valid")
 
 
 def test_bytes_that_are_no_text_are_a_fault_and_no_crash(tmp_path):
     path = tmp_path / "guess.csv"
     path.write_bytes(b"id,predicted\n01,\xff\n")
-    assert check_layout(path, LAYOUT).faults == ("it is not UTF-8: byte 16 is 0xff",)
+    assert check_submission(path, LAYOUT).faults == ("it is not UTF-8: byte 16 is 0xff",)
     with pytest.raises(UserError, match="cannot read"):
-        check_layout(tmp_path / "nowhere.csv", LAYOUT)
+        check_submission(tmp_path / "nowhere.csv", LAYOUT)
 
 
 def test_labels_with_blanks_get_another_separator(tmp_path):
     layout = Layout(("id", "predicted"), ("1",), ("a b", "c"), ",", ";")
     path = tmp_path / "guess.csv"
     path.write_text("id,predicted\n1,c;a b\n")
-    assert check_layout(path, layout).is_valid
+    assert check_submission(path, layout).faults == ()
 
 
 def test_a_sample_with_three_columns_is_refused(tmp_path):

@@ -80,7 +80,7 @@ def test_a_partial_blend_is_applied_and_says_so_everywhere(tmp_path, lacking):
     blended = apply_blend(work, blend)
     means = [member_test_probs(list(member.runs), blended.image_id) for member in members]
     np.testing.assert_array_equal(blend.recipe().scores(iter(means)), blended.scores)
-    lineage = json.loads(write_submission(work, SubmitSettings()).lineage.read_text())
+    lineage = json.loads(write_submission(work, SubmitSettings()).path.with_suffix(".json").read_text())
     assert lineage["partial"]["folds"] == there
 
 
