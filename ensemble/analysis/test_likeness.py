@@ -26,9 +26,8 @@ from folds.base.workspace import Workspace, digest, read_json, write_bytes
 from folds.manifest.manifest import read_manifest, read_manifest_bytes, usable_rows
 
 MOST_IMAGES = 10_000  # of each set, drawn at random: the AUC is then known to 0.01, and the fits take seconds
-DIRECTIONS = (
-    256  # principal components: at 1,280 features all of them give the same AUC within 0.02, in 7 times the time
-)
+DIRECTIONS = 256  # principal components: at 1,280 features all give the same AUC within 0.02, in 7 times the time
+IMAGES_A_DIRECTION = 4  # at least: whitened, images in as many directions as there are images are all equally far apart
 STRENGTH = 1e-3  # inverse of the penalty on squared weights, of components scaled to variance 1
 N_FOLDS = 5
 FAR = 0.6  # an AUC from which the sets differ so much that a score may: 2 * 0.6 - 1 is a fifth of the test images
@@ -224,7 +223,7 @@ def principal_parts(features: np.ndarray) -> np.ndarray:
     scaled = features.astype(np.float32)
     scaled -= scaled.mean(axis=0)
     scaled /= np.maximum(scaled.std(axis=0), 1e-6)
-    most = min(DIRECTIONS, scaled.shape[1], len(scaled) - 1)
+    most = min(DIRECTIONS, scaled.shape[1], len(scaled) // IMAGES_A_DIRECTION)
     parts = PCA(most, whiten=True, svd_solver="covariance_eigh").fit_transform(scaled)
     return np.nan_to_num(np.clip(parts, -1e3, 1e3))  # a direction without variance
 
