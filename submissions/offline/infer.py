@@ -213,12 +213,38 @@ class _Work:
     def _predict(self, at: int, store: PixelStore, track: Track) -> None:
         """Write the three best classes of a block's readable pictures, and remove their pixels."""
         rows = np.flatnonzero(store.split == "test")
-        scores = ensemble_scores(self.opened, self.part, store, rows, self.settings, track=track)
         buffer = io.BytesIO()
-        best = top_classes(scores, k=3).astype(np.int32)
-        np.savez(buffer, rows=rows, best=best)
+        np.savez(buffer, rows=rows, best=top_classes(self._scores(store, rows, track), k=3).astype(np.int32))
         write_bytes(self.path(at), buffer.getvalue())
         store.pixels.path.unlink()
+
+    def _scores(self, store: PixelStore, rows: np.ndarray, track: Track) -> np.ndarray:
+        """The blended scores of store rows (n,). (n, C) float64. One run's networks are in memory at a time."""
+        from models.predict.packed import packed_log_probs
+
+        pack, part, names = self.opened.pack, self.part, sorted(self.part.members)
+        totals = {name: np.zeros((len(rows), len(pack.classes)), np.float32) for name in names}
+        counts, seen = dict.fromkeys(names, 0), dict[tuple[str, str], np.ndarray]()
+        for run_name in sorted({run for name in names for run in pack.members[name].runs}):
+            users = [name for name in names if run_name in pack.members[name].runs]
+            wanted = tuple(dict.fromkeys(view for name in users for view in part.members[name]))
+            found = packed_log_probs(
+                replace(pack.runs[run_name], views=wanted),
+                self.opened.read,
+                store,
+                rows,
+                n_classes=len(pack.classes),
+                device_name=self.settings.device,
+                batch_size=self.settings.predict_batch,
+                what=run_name,
+                track=track,
+                seen=seen,
+            )
+            for log_probs in found:
+                for name in users:
+                    totals[name] += average_views(log_probs, [wanted.index(view) for view in part.members[name]])
+                    counts[name] += 1
+        return pack.recipe(names).scores(totals[name] / np.float32(counts[name]) for name in names)
 
     def csv(self, layout: Layout, finished: set[int]) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
         """The CSV, the ids that were guessed, and those that there was no time for."""
@@ -245,37 +271,3 @@ def describe(part: Smaller, whole: Smaller) -> str:
     views = "" if set(left) == {view for of in whole.members.values() for view in of} else f" under {', '.join(left)}"
     members = f"{len(part.members)} of {len(whole.members)} members{views}"
     return f"{members} (out-of-fold top-3 error {part.oof_top3_error:.4f} instead of {whole.oof_top3_error:.4f})"
-
-
-def ensemble_scores(
-    opened: OpenPack, part: Smaller, store: PixelStore, rows: np.ndarray, settings: InferSettings, *, track: Track
-) -> np.ndarray:
-    """The blended scores of store rows (n,). (n, C) float64. One run's networks are in memory at a time."""
-    from models.predict.packed import packed_log_probs
-
-    pack, names = opened.pack, sorted(part.members)
-    totals = {name: np.zeros((len(rows), len(pack.classes)), np.float32) for name in names}
-    counts, seen = dict.fromkeys(names, 0), dict[tuple[str, str], np.ndarray]()
-    for run_name in sorted({run for name in names for run in pack.members[name].runs}):
-        users = [name for name in names if run_name in pack.members[name].runs]
-        wanted = tuple(dict.fromkeys(view for name in users for view in part.members[name]))
-        run = replace(pack.runs[run_name], views=wanted)
-        found = packed_log_probs(
-            run,
-            opened.read,
-            store,
-            rows,
-            n_classes=len(pack.classes),
-            device_name=settings.device,
-            batch_size=settings.predict_batch,
-            what=run_name,
-            track=track,
-            seen=seen,
-        )
-        for log_probs in found:
-            for name in users:
-                totals[name] += average_views(log_probs, [wanted.index(view) for view in part.members[name]])
-                counts[name] += 1
-    for name in names:
-        totals[name] /= np.float32(counts[name])
-    return pack.recipe(names).scores(totals[name] for name in names)

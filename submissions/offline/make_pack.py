@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -24,7 +24,7 @@ from folds.split.assign import Folds, load_folds
 from models.runs import KNN, PROBE, kind_of, looked_up_by
 from submissions.csv_form import read_layout
 from submissions.offline.pack_file import OpenPack, Pack, PackedMember, Smaller, save_pack
-from submissions.offline.smaller import Kept, fewer_members, smaller_ensembles, whole_ensemble
+from submissions.offline.smaller import Parts, Views
 from submissions.settings import PackSettings
 
 if TYPE_CHECKING:
@@ -78,10 +78,7 @@ def make_pack(
         refused = tuple(_changed_runs(OpenPack(path), members, folds, store, device=device, track=track))
         is_half = not refused
     if settings.limit_mb:
-        sizes = {
-            name: {file: float(len(_bytes(make, is_half=is_half)())) for file, make in files[name]} for name in runs
-        }
-        part = _within(members, recipe, sizes, limit=settings.limit_mb * 1e6)
+        part = _within(members, recipe, files, is_half=is_half, limit=settings.limit_mb * 1e6)
         if len(part.members) < len(members):
             kept = [m for m, name in enumerate(members.names) if name in part.members]
             recipe = replace(recipe, weights=pack.recipe(part.members).weights)
@@ -89,7 +86,7 @@ def make_pack(
             used = {run.name for member in members.members for run in member.runs}
             runs = {name: run for name, run in runs.items() if name in used}
             pack = _describe(workspace, blend, members, recipe, runs, store)
-    onnx = _onnx_files(pack, files, track=track) if settings.onnx else []
+    onnx = _onnx_files(pack, files, track=track) if settings.onnx else ()
     size = _save(path, pack, files, is_half=is_half, more=onnx)
     return PackResult(path, size, OpenPack(path).pack, left_out, refused)
 
@@ -106,10 +103,10 @@ def _describe(
     from models.predict.packed import view_costs
 
     folds, layout = load_folds(workspace), read_layout(workspace)
-    flops, of = {name: view_costs(run) for name, run in runs.items()}, _runs_by_member(members)
+    flops = {name: view_costs(run) for name, run in runs.items()}
 
-    def price(kept: Kept) -> float:
-        return _once(flops[run][view] for name, views in kept.items() for run in of[name] for view in views)
+    def cost(run: str, views: Views) -> Mapping[str, float]:
+        return {what: number for view in views for what, number in flops[run][view].items()}
 
     return Pack(
         classes=folds.classes,
@@ -126,7 +123,7 @@ def _describe(
             for member, weight in zip(members.members, recipe.weights, strict=True)
         },
         runs=runs,
-        smaller=tuple(smaller_ensembles(members, recipe, price)),
+        smaller=tuple(Parts(members, recipe, cost).fewer()),
         is_half=False,
         expected_top3_error=blend.expected_top3.mean,
         folds_digest=folds.digest,
@@ -148,15 +145,6 @@ def _pack_runs(
     return {name: run for name, (run, _) in packed.items()}, {name: list(found) for name, (_, found) in packed.items()}
 
 
-def _runs_by_member(members: Members) -> dict[str, list[str]]:
-    return {member.name: [run.name for run in member.runs] for member in members.members}
-
-
-def _once(costs: Iterable[Mapping[str, float]]) -> float:
-    """The sum of all costs, of which those of one name are the same and count once."""
-    return sum({name: cost for one in costs for name, cost in one.items()}.values())
-
-
 def _refuse_without_networks(workspace: Workspace, blend: Blend) -> None:
     """Members that another tool or columns made have no network here; neighbours are packed with a frozen backbone."""
     used = {run for name, weight in blend.weights.items() if weight > 0 for run in blend.runs[name]}
@@ -172,39 +160,27 @@ def _refuse_without_networks(workspace: Workspace, blend: Blend) -> None:
         raise UserError(why, hint=again)
 
 
-def _save(
-    path: Path,
-    pack: Pack,
-    files: Files,
-    *,
-    is_half: bool,
-    more: Sequence[tuple[str, Callable[[], bytes]]] = (),
-) -> int:
-    chosen = {name: _bytes(make, is_half=is_half) for run in pack.runs for name, make in files[run]}
-    return save_pack(path, replace(pack, is_half=is_half), [*chosen.items(), *more])
+def _save(path: Path, pack: Pack, files: Files, *, is_half: bool, more: Iterable[tuple[str, bytes]] = ()) -> int:
+    """Write the pack; returns its length in bytes. A file that several runs share is written once."""
+    from models.predict.packed import state_bytes
+
+    reads = {name: read for run in pack.runs for name, read in files[run]}
+    tensors = ((name, state_bytes(read(), is_half=is_half)) for name, read in reads.items())
+    return save_pack(path, replace(pack, is_half=is_half), chain(tensors, more))
 
 
-def _onnx_files(pack: Pack, files: Files, *, track: Track) -> list[tuple[str, Callable[[], bytes]]]:
+def _onnx_files(pack: Pack, files: Files, *, track: Track) -> Iterator[tuple[str, bytes]]:
     """Every network as ONNX, in float32, by the name of its file."""
     from models.predict.onnx import onnx_bytes
     from models.predict.packed import state_bytes
 
-    made = {}
+    reads = {name: read for run in pack.runs for name, read in files[run]}
     parts = [(name, part) for name, run in pack.runs.items() for part in run.parts]
     for name, part in track(parts, what="ONNX", total=len(parts), unit="networks"):
-        states = dict(files[name])
-
-        def read(file: str, states: Mapping[str, Callable[[], State]] = states) -> bytes:
-            return state_bytes(states[file](), is_half=False)
-
-        made[f"{name}/{part}.onnx"] = onnx_bytes(pack.runs[name], read, part, n_classes=len(pack.classes))
-    return [(file, partial(bytes, data)) for file, data in made.items()]
-
-
-def _bytes(make: Callable[[], State], *, is_half: bool) -> Callable[[], bytes]:
-    from models.predict.packed import state_bytes
-
-    return lambda: state_bytes(make(), is_half=is_half)
+        tensors = onnx_bytes(
+            pack.runs[name], lambda file: state_bytes(reads[file](), is_half=False), part, n_classes=len(pack.classes)
+        )
+        yield f"{name}/{part}.onnx", tensors
 
 
 def _changed_runs(
@@ -242,17 +218,17 @@ def _changed_runs(
             yield name
 
 
-def _within(members: Members, recipe: Recipe, sizes: Mapping[str, Mapping[str, float]], *, limit: float) -> Smaller:
-    """The largest part of the ensemble whose tensors take no more bytes than the limit. sizes: of each run's files."""
-    of, whole = _runs_by_member(members), whole_ensemble(members, recipe)
+def _within(members: Members, recipe: Recipe, files: Files, *, is_half: bool, limit: float) -> Smaller:
+    """The largest part of the ensemble whose tensors take no more bytes than the limit."""
+    from models.predict.packed import state_bytes
 
-    def price(kept: Iterable[str]) -> float:
-        return _once(sizes[run] for name in kept for run in of[name])
-
-    for part in [whole, *fewer_members(members, recipe, price, whole)]:
-        if price(part.members) <= limit:
+    sizes = {run: {name: len(state_bytes(read(), is_half=is_half)) for name, read in own} for run, own in files.items()}
+    parts = Parts(members, recipe, lambda run, views: sizes[run])
+    whole = parts.whole()
+    for part in [whole, *parts.fewer_members(whole)]:
+        if parts.price(part.members) <= limit:
             return part
-    least = min(price([name]) for name in of)
+    least = min(parts.price({name: views}) for name, views in whole.members.items())
     raise UserError(
         f"the smallest member takes {least / 1e6:.1f} MB, and the limit is {limit / 1e6:.1f} MB",
         hint="`python run.py pack --half`, or a larger `--limit-mb`",

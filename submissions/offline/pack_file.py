@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,12 +83,11 @@ class Pack:
         return Recipe(self.pool, weights, None if self.bias is None else np.array(self.bias))
 
 
-def save_pack(path: Path, pack: Pack, files: Iterable[tuple[str, Callable[[], bytes]]]) -> int:
+def save_pack(path: Path, pack: Pack, files: Iterable[tuple[str, bytes]]) -> int:
     """Write the zip, one file after another; returns its length in bytes. The digests in `pack.files` are made here."""
     digests: dict[str, str] = {}
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name, make in files:
-            data = make()
+        for name, data in files:
             digests[name] = digest(data)
             archive.writestr(zipfile.ZipInfo(name, EPOCH), data)
         head = {"version": VERSION, **asdict(pack), "files": digests}
