@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -96,17 +96,28 @@ def load_members(
 
     Raises UserError naming the run that has a gap, other folds or classes, NaN, or rows that do not sum to 1.
     """
-    folds, wanted = load_folds(workspace), _wanted(names, list_runs(workspace))
-    chosen = Choice(tuple(wanted), tuple(range(folds.n_folds)))
+    folds, known = load_folds(workspace), list_runs(workspace)
+    if names is None and not known:
+        raise UserError("there is no finished run to blend", hint="`python run.py train`")
+    wanted: Sequence[str] = known if names is None else sorted(set(names))  # their order must not matter
+    unknown = [name for name in names or () if name not in known]
+    if unknown or not wanted:
+        hint = f"there are {', '.join(known)}" if known else "`python run.py train` makes the first run"
+        raise UserError(f"there is no finished run {first_few(unknown)}".rstrip(), hint=hint)
+    used, in_use = wanted, list(range(folds.n_folds))
     if partial:
-        added = frozenset(name for name in wanted if (workspace.members / name).is_dir())
-        chosen = choose_parts(workspace, wanted, added=added, n_folds=folds.n_folds, is_named=names is not None)
-    rows = rows_of(folds, chosen.folds)
-    runs = list(in_threads(lambda name: open_run(workspace, name, rows=rows, views=views), chosen.runs))
+        used, in_use = choose_parts(workspace, wanted, n_folds=folds.n_folds, is_named=names is not None)
+    left_out = tuple(name for name in wanted if name not in used)
+    rows = rows_of(folds, in_use)
+    runs = list(in_threads(lambda name: open_run(workspace, name, rows=rows, views=views), used))
     members = [Member(run.name, (run,)) for run in runs] if separate_seeds else join_siblings(runs)
     if separate_views:
-        members = [apart for member in members for apart in _views_apart(member)]
-    return read_members(rows, members, left_out=chosen.left_out, track=track)
+        members = [
+            Member(f"{member.name}:{view}", tuple(run.with_views((view,)) for run in member.runs))
+            for member in members
+            for view in sorted(set.intersection(*(set(run.views) for run in member.runs)))
+        ]
+    return read_members(rows, members, left_out=left_out, track=track)
 
 
 def read_members(
@@ -120,7 +131,14 @@ def read_members(
     def read(piece: slice) -> None:
         probs = _read(members, piece, None if kept is None else kept[:, piece])
         for member, own in zip(members, probs, strict=True):
-            _refuse_bad_rows(member.name, own, rows.image_id[piece], hint=member.runs[0].remake_hint)
+            sums = own.sum(axis=1)  # NaN and +infinity spread to the sum; -infinity of a logarithm is a probability of 0
+            bad = ~(np.abs(sums - 1) <= ROW_SUM_TOLERANCE)
+            if bad.any():
+                fault = "do not sum to 1" if np.isfinite(sums[bad]).all() else "are NaN or infinite"
+                raise UserError(
+                    f"{member.name}: the probabilities of {first_few(list(rows.image_id[piece][bad]))} {fault}",
+                    hint=member.runs[0].remake_hint,
+                )
         made.true_probs[:, piece] = probs[:, np.arange(probs.shape[1]), rows.target[piece]]
         made.tops[:, piece] = probs.argmax(axis=2)
 
@@ -141,20 +159,6 @@ def _read(members: Sequence[Member], piece: slice, out: np.ndarray | None = None
     return made
 
 
-def _refuse_bad_rows(name: str, probs: np.ndarray, image_id: np.ndarray, *, hint: str) -> None:
-    sums = probs.sum(axis=1)  # NaN and +infinity spread to the sum; -infinity of a logarithm is a probability of 0
-    bad = ~(np.abs(sums - 1) <= ROW_SUM_TOLERANCE)
-    if bad.any():
-        fault = "do not sum to 1" if np.isfinite(sums[bad]).all() else "are NaN or infinite"
-        raise UserError(f"{name}: the probabilities of {first_few(list(image_id[bad]))} {fault}", hint=hint)
-
-
-def _views_apart(member: Member) -> list[Member]:
-    """One member for each view that all its runs have in use, in the order of their names."""
-    views = sorted(set.intersection(*(set(run.views) for run in member.runs)))
-    return [Member(f"{member.name}:{view}", tuple(run.with_views((view,)) for run in member.runs)) for view in views]
-
-
 def join_siblings(runs: Sequence[Run]) -> list[Member]:
     """One member for all runs with equal settings and views and unequal seeds; runs without settings stay alone."""
     families: dict[str, list[Run]] = {}
@@ -170,57 +174,34 @@ def join_siblings(runs: Sequence[Run]) -> list[Member]:
     return sorted(members, key=lambda member: member.name)
 
 
-def _wanted(names: Sequence[str] | None, known: tuple[str, ...]) -> list[str]:
-    """The named runs, sorted: their order must not matter."""
-    if names is None:
-        if not known:
-            raise UserError("there is no finished run to blend", hint="`python run.py train`")
-        return list(known)
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        hint = f"there are {', '.join(known)}" if known else "`python run.py train` makes the first run"
-        raise UserError(f"there is no finished run {first_few(unknown)}".rstrip(), hint=hint)
-    return sorted(set(names))
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Runs that all have these folds, and the runs that are left out since they lack one of them."""
-
-    runs: tuple[str, ...]
-    folds: tuple[int, ...]
-    left_out: tuple[str, ...] = ()
-
-
 def choose_parts(
-    workspace: Workspace, names: Sequence[str], *, added: frozenset[str], n_folds: int, is_named: bool
-) -> Choice:
+    workspace: Workspace, names: Sequence[str], *, n_folds: int, is_named: bool
+) -> tuple[Sequence[str], list[int]]:
     """The folds of one run, and all runs that have them too: those that keep the most out-of-fold predictions.
 
     Predictions of probes are counted last: a probe has every fold within minutes, and must not keep a network out that
     has been trained on some of them.
 
-    added     members from other tools, which have every fold
     is_named  the user named the runs: all of them are blended, by the folds that all of them have
     Raises UserError where no fold is common to the runs named.
     """
     whole = frozenset(range(n_folds))
+    added = [name for name in names if (workspace.members / name).is_dir()]  # these have every fold
     done = {name: whole if name in added else frozenset(done_folds(workspace, name)) & whole for name in names}
     common = frozenset.intersection(*done.values())
     if is_named:
         if not common:
             raise UserError(f"{first_few(sorted(names))} have no fold in common", hint="`--members` with fewer of them")
-        return Choice(tuple(names), tuple(sorted(common)))
+        return names, sorted(common)
 
-    def predictions(folds: frozenset[int], of: Mapping[str, frozenset[int]]) -> tuple[int, int]:
-        n_members = sum(has >= folds for has in of.values())
-        return len(folds) * n_members, n_members
+    trained = [name for name in names if name in added or kind_of(workspace, name) is None]
 
-    trained = {name: has for name, has in done.items() if name in added or kind_of(workspace, name) is None}
-    choices = sorted({*done.values(), common} - {frozenset()}, key=sorted)
-    folds = max(choices, key=lambda one: (predictions(one, trained), predictions(one, done)))
-    runs = tuple(name for name in names if done[name] >= folds)
-    return Choice(runs, tuple(sorted(folds)), tuple(name for name in names if name not in runs))
+    def predictions(folds: frozenset[int]) -> list[int]:
+        members = [sum(done[name] >= folds for name in some) for some in (trained, names)]
+        return [count for own in members for count in (len(folds) * own, own)]
+
+    folds = max(sorted({*done.values(), common} - {frozenset()}, key=sorted), key=predictions)
+    return [name for name in names if done[name] >= folds], sorted(folds)
 
 
 def disagreeing_members(members: Members) -> list[str]:

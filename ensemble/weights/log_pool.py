@@ -58,27 +58,25 @@ def fit_log_pools(members: Members) -> LogPoolFits:
         for fold in folds
         for rows in members.pieces(members.rows.of_fold(fold), size=PIECE_ROWS)
     ]
-    sampled = _sampled(pieces, len(members.rows) // WARM_ROWS) if len(members.rows) > 2 * WARM_ROWS else None
+    sampled = []  # every so many images, kept in memory
+    if len(members.rows) > 2 * WARM_ROWS:
+        stride = len(members.rows) // WARM_ROWS
+        some = in_threads(lambda piece: np.ascontiguousarray(piece.probs()[:, ::stride]), pieces)
+        sampled = [
+            Piece(piece.fold, partial(np.asarray, probs), piece.target[::stride])
+            for piece, probs in zip(pieces, some, strict=True)
+        ]
     point, fits = np.full(n_members, 1 / n_members), []
     for n_biases in (0, len(members.rows.classes)):
         lower = np.append(np.zeros(n_members), np.full(n_biases, -np.inf))
         point = np.append(point, np.zeros(n_biases))
-        if sampled is not None:
+        if sampled:
             point = _Loss(sampled, folds, n_members, lower).minimise(point)
         loss = _Loss(pieces, folds, n_members, lower)
         point = loss.minimise(point)
         points = [point, *(loss.without(fold) for fold in folds)]
         fits.append([_recipe(one, n_members) for one in points])
     return LogPoolFits(*fits)
-
-
-def _sampled(pieces: Sequence[Piece], stride: int) -> list[Piece]:
-    """Every n-th image, kept in memory."""
-    some = in_threads(lambda piece: np.ascontiguousarray(piece.probs()[:, ::stride]), pieces)
-    return [
-        Piece(piece.fold, partial(np.asarray, probs), piece.target[::stride])
-        for piece, probs in zip(pieces, some, strict=True)
-    ]
 
 
 @dataclass

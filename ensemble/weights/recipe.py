@@ -32,8 +32,7 @@ class Recipe:
 
     def probs(self, scores: np.ndarray) -> np.ndarray:
         """Scores as probabilities. (n, C) float64, rows sum to 1."""
-        odds = scores if self.pool == "mean" else np.exp(scores - scores.max(axis=1, keepdims=True))
-        return odds / odds.sum(axis=1, keepdims=True)
+        return scores / scores.sum(axis=1, keepdims=True) if self.pool == "mean" else softmax(scores)
 
 
 def blend_scores(recipes: Sequence[Recipe], members: Iterable[np.ndarray]) -> list[np.ndarray]:
@@ -48,9 +47,12 @@ def blend_scores(recipes: Sequence[Recipe], members: Iterable[np.ndarray]) -> li
     totals: list[np.ndarray] = []
     for own, probs in zip(weights.T, members, strict=True):
         totals = totals or [np.zeros(probs.shape) for _ in recipes]
+        used = [one for one in zip(recipes, own, totals, strict=True) if one[1] > 0]
         for start in range(0, len(probs), PIECE_ROWS):  # a copy of all would be gigabytes for a million images
             piece = slice(start, start + PIECE_ROWS)
-            _add(recipes, own, probs[piece], [total[piece] for total in totals])
+            scores = {pool: pool_scores(probs[piece], pool) for pool in {recipe.pool for recipe, _, _ in used}}
+            for recipe, weight, total in used:
+                total[piece] += weight * scores[recipe.pool]
     return [
         total if recipe.bias is None else total + recipe.bias for recipe, total in zip(recipes, totals, strict=True)
     ]
@@ -62,11 +64,7 @@ def pool_scores(probs: np.ndarray, pool: Pool) -> np.ndarray:
     return probs if pool == "mean" else np.log(probs + FLOOR)
 
 
-def _add(recipes: Sequence[Recipe], weights: np.ndarray, probs: np.ndarray, totals: Sequence[np.ndarray]) -> None:
-    """Add one member's part to every recipe's scores; what a pool makes of the probabilities is made once."""
-    used = {recipe.pool for recipe, weight in zip(recipes, weights, strict=True) if weight > 0}
-    scores = {pool: pool_scores(probs, pool) for pool in sorted(used)}
-    product = np.empty(probs.shape)
-    for recipe, weight, total in zip(recipes, weights, totals, strict=True):
-        if weight > 0:
-            total += np.multiply(weight, scores[recipe.pool], out=product)
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Each row of (n, C) as numbers above 0 that sum to 1."""
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)

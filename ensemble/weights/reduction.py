@@ -62,11 +62,14 @@ class Reduction:
         lead = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32) @ self.leads  # (B, R)
         ahead = lead > 0
         # Leads are at most 1, so that a sum of M of them is off by at most M + 4 roundings. What lies closer to 0 is
-        # decided in the way in which the whole matrix would be blended.
+        # decided in float64, added member by member as `blend_scores` blends the whole matrix.
         close = np.abs(lead, out=lead) <= (len(self.true) + 4) * np.finfo(np.float32).eps
         if close.any():
-            vector, contest = np.divmod(np.flatnonzero(close), close.shape[1])
-            ahead[vector, contest] = self._is_ahead(weights[vector], contest)
+            vector, contest = np.nonzero(close)
+            rivals = weights[vector].T * pool_scores(self.rival[:, contest], self.pool)  # (M, n)
+            trues = weights[vector].T * pool_scores(self.true[:, self.owner[contest]], self.pool)
+            rivals, trues = reduce(np.add, rivals), reduce(np.add, trues)  # `sum` would add in another order
+            ahead[vector, contest] = (rivals > trues) | ((rivals == trues) & self.lower[contest])
         longest = len(self.starts) - 1
         count = np.zeros((len(weights), len(self.row)), np.uint8 if longest < 256 else np.int32)
         for start, stop in zip(self.starts, self.starts[1:], strict=False):
@@ -116,13 +119,6 @@ class Reduction:
         decided = np.ones(len(self.sure), bool)
         decided[self.row] = False
         return float(np.bincount(self.sure[decided], minlength=len(self.steps)) @ self.steps)
-
-    def _is_ahead(self, weights: np.ndarray, contest: np.ndarray) -> np.ndarray:
-        """Whether rivals are ahead, in float64 and added member by member as `Recipe.scores` blends. (n,) bool"""
-        rivals = weights.T * pool_scores(self.rival[:, contest], self.pool)  # (M, n)
-        trues = weights.T * pool_scores(self.true[:, self.owner[contest]], self.pool)
-        rivals, trues = reduce(np.add, rivals), reduce(np.add, trues)  # `sum` would add in another order
-        return (rivals > trues) | ((rivals == trues) & self.lower[contest])
 
 
 def build_reduction(pieces: Iterable[tuple[slice, np.ndarray]], target: np.ndarray, *, steps: np.ndarray) -> Reduction:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ensemble.settings import SamplerName
+from ensemble.weights.recipe import softmax
 from ensemble.weights.reduction import Reduction
 from ensemble.weights.simple import FitData
 from folds.base.workspace import write_bytes
@@ -64,7 +65,9 @@ class Search:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         starts = start_weights(data)
-        centre = to_logits(data.best_of(starts))  # where CMA-ES begins: in the middle of the space
+        best = data.best_of(starts)
+        with np.errstate(divide="ignore"):  # where CMA-ES begins: in the middle of the space
+            centre = np.maximum(np.log(best / best.max()), LEAST_LOGIT)
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         samplers = {"cma": optuna.samplers.CmaEsSampler, "tpe": optuna.samplers.TPESampler}
         sampler = samplers.get(self.sampler, optuna.samplers.RandomSampler)(seed=seed)
@@ -78,8 +81,8 @@ class Search:
         study.optimize(loss_of, n_trials=self.trials)
         if self.study and number == 0:
             store_study(study, self.study)
-        best = [trial for trial in study.get_trials(deepcopy=False) if trial.value == study.best_value]
-        found = softmax(np.array([[trial.params[name] for name in self.names] for trial in best]))
+        tied = [trial for trial in study.get_trials(deepcopy=False) if trial.value == study.best_value]
+        found = softmax(np.array([[trial.params[name] for name in self.names] for trial in tied]))
         return data.best_of(np.concatenate([starts, found]))
 
 
@@ -139,37 +142,20 @@ def best_on_line(reduction: Reduction, start: np.ndarray, end: np.ndarray) -> tu
     after += ranks[turned] - before_image  # the rank after each turn
     gain = reduction.steps[np.minimum(after, k)] - reduction.steps[np.minimum(after - change, k)]
     total = float(reduction.steps[np.minimum(ranks, k)].sum()) + reduction.decided_loss
-    share, loss = _lowest_part(where[gain != 0], gain[gain != 0])
-    return share, (total + loss) / len(reduction.sure)
-
-
-def _lowest_part(where: np.ndarray, gain: np.ndarray) -> tuple[float, float]:
-    """The middle of the widest of the lowest parts of a step function on [0, 1], and its height above the start."""
-    order = np.argsort(where, kind="stable")
-    edges = np.concatenate([[0.0], where[order], [1.0]])
-    heights = np.concatenate([[0.0], np.cumsum(gain[order])])  # between two edges each
+    steps = np.flatnonzero(gain)
+    steps = steps[np.argsort(where[steps], kind="stable")]  # of all images together, along the line
+    edges = np.concatenate([[0.0], where[steps], [1.0]])
+    heights = np.concatenate([[0.0], np.cumsum(gain[steps])])  # above the start, between two edges each
     widths = np.diff(edges)
     wide_enough = np.where(widths > NARROWEST, heights, np.inf)
     lowest = np.flatnonzero(wide_enough <= wide_enough.min() + 1e-9)
     part = lowest[widths[lowest].argmax()]
-    return float((edges[part] + edges[part + 1]) / 2), float(heights[part])
+    return float((edges[part] + edges[part + 1]) / 2), (total + float(heights[part])) / len(reduction.sure)
 
 
 def start_weights(data: FitData) -> np.ndarray:
     """Where the search starts: equal weights, each member alone, the least log loss, the greedy choice. (M + 3, M)"""
     return np.stack([np.full(data.n_members, 1 / data.n_members), *np.eye(data.n_members), data.convex, data.greedy])
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Logits (n, M) as weights that sum to 1."""
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return odds / odds.sum(axis=1, keepdims=True)
-
-
-def to_logits(weights: np.ndarray) -> np.ndarray:
-    """Weights as logits, the largest 0, none below LEAST_LOGIT. (M,)"""
-    with np.errstate(divide="ignore"):
-        return np.maximum(np.log(weights / weights.max()), LEAST_LOGIT)
 
 
 def half_of_groups(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -12,9 +12,9 @@ from scipy.optimize import minimize
 from ensemble.members.members import load_members
 from ensemble.weights.log_pool import BIAS_SD, WEIGHT_SHRINKAGE, fit_log_pools
 from ensemble.weights.metric import Metric
-from ensemble.weights.recipe import FLOOR
+from ensemble.weights.recipe import FLOOR, softmax
 from ensemble.weights.reduction import build_reduction
-from ensemble.weights.search import Search, best_on_line, descend, half_of_groups, softmax, start_weights
+from ensemble.weights.search import Search, best_on_line, descend, half_of_groups, start_weights
 from ensemble.weights.simple import FitData, LogLoss, greedy_weights, log_loss_weights
 from tests.ensemble.small import small_oof, small_work, write_small
 
