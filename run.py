@@ -83,7 +83,6 @@ def train(
     top: Place,
 ) -> Shown:
     """Train every fold of every run that is not done, and predict out-of-fold and test images."""
-    models.check_folds(fold)
     todo, where, end = plans(train, names=run), top.workspace, limit.deadline()
     yield from models.train(models.Training(where, todo, predict, follow, engine, top.seed, KIT.screen, fold, end))
 

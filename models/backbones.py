@@ -6,10 +6,11 @@ import difflib
 import pickle
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import huggingface_hub
@@ -275,23 +276,18 @@ def head_parameters(network: nn.Module) -> set[str]:
     return {name for name, _ in network.named_parameters() if name.startswith(heads)}
 
 
-@dataclass(frozen=True)
-class Traits:
-    """has_drop_path: it supports stochastic depth; has_one_head: its head is one linear layer with a bias."""
-
-    has_drop_path: bool
-    has_one_head: bool
-
-
 @cache
-def find_traits(tag: str) -> Traits:
-    """What a network supports, found out on one whose parameters take no memory."""
+def find_traits(tag: str) -> Mapping[str, bool]:
+    """What a network supports, found out on one whose parameters take no memory.
+
+    has_drop_path  stochastic depth    takes_head  a fitted head: its own is one linear layer with a bias
+    """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         try:
             network, has_drop_path = timm.create_model(tag, pretrained=False, num_classes=2, drop_path_rate=0.1), True
         except TypeError:
             network, has_drop_path = timm.create_model(tag, pretrained=False, num_classes=2), False
-    return Traits(has_drop_path, one_head(network) is not None)
+    return MappingProxyType({"has_drop_path": has_drop_path, "takes_head": one_head(network) is not None})
 
 
 def one_head(network: nn.Module) -> nn.Linear | None:

@@ -20,13 +20,12 @@ from folds.base.workspace import Workspace
 from folds.engine import EngineSettings
 from folds.settings import PrepareSettings
 from folds.split.assign import load_folds
-from models.input.sizes import needed_store_size, predict_size, train_size
+from models.input.sizes import larger_views, needed_store_size, predict_size, train_size
 from models.input.views import check_views
 from models.jobs.local import Task
 from models.jobs.plan import find_rates, refuse_runs, train_runs
-from models.jobs.ray import executor_for
+from models.jobs.ray import run_tasks
 from models.predict.again import predict_run, refuse_run
-from models.predict.larger import larger_views
 from models.probe.knn import refuse_lookups
 from models.probe.probe import plans_to_probe, refuse_probes
 from models.probe.tasks import anywhere, knn_tasks, probe_tasks
@@ -148,8 +147,8 @@ class FirstProbes:
             yield "the time is up"
 
     def _do(self, tasks: Sequence[Task], *, what: str) -> Iterator[str | Complaint]:
-        executor = executor_for(self.engine, _tracked(self.screen.track, self.engine, self.deadline))
-        for one in _shown(executor.run(tasks), LiveTable(self.screen)):
+        events = run_tasks(tasks, self.engine, _tracked(self.screen.track, self.engine, self.deadline))
+        for one in _shown(events, LiveTable(self.screen)):
             yield from job_lines(one)
             if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
                 why = f"{one.event.why}; training goes on without this {what}"
@@ -173,20 +172,16 @@ def prepare(
 
 def train(training: Training) -> Iterator[str | Complaint | Next]:
     """Train what is not done, and predict. Raises UserError at the end where a fold failed."""
+    wrong = [one for one in training.fold if not one.isdecimal() and one != "all"]
+    if wrong:
+        raise UserError(
+            f"`--fold {','.join(training.fold)}` is no list of folds: `{wrong[0]}` is neither a number nor `all`",
+            hint="`--fold 0,2`",
+        )
     yield from training
     if training.failed:
         raise UserError(training.failures, hint="`python run.py train` tries again what failed")
     yield Next("train" if training.is_cut else "blend")
-
-
-def check_folds(fold: Sequence[str]) -> None:
-    """Refuse what `--fold` cannot be."""
-    wrong = [one for one in fold if not one.isdecimal() and one != "all"]
-    if wrong:
-        raise UserError(
-            f"`--fold {','.join(fold)}` is no list of folds: `{wrong[0]}` is neither a number nor `all`",
-            hint="`--fold 0,2`",
-        )
 
 
 def probe(
@@ -203,14 +198,13 @@ def probe(
         if not engine.is_ray:  # whose machines may have what this one lacks
             refuse_probes(workspace, plans, settings)
         yield from _lines(probe_tasks(workspace, plans, settings, engine), engine, screen)
-    yield from larger_views(plans, settings.views, size_of=train_size, command=partial(_again, flags=flags))
 
+    def again(plan: RunPlan) -> str:
+        is_table = not plan.is_named and plan.name != plan.backbone.replace("/", "-")
+        which = [] if is_table else [f"--backbone {plan.backbone}"]
+        return " ".join(["probe", *which, *([f"--run {plan.name}"] if is_table or plan.is_named else []), *flags])
 
-def _again(plan: RunPlan, flags: Sequence[str]) -> str:
-    """The `probe` of one plan. flags: as typed for all of them"""
-    is_table = not plan.is_named and plan.name != plan.backbone.replace("/", "-")
-    which = [] if is_table else [f"--backbone {plan.backbone}"]
-    return " ".join(["probe", *which, *([f"--run {plan.name}"] if is_table or plan.is_named else []), *flags])
+    yield from larger_views(plans, settings.views, size_of=train_size, command=again)
 
 
 def lr_find(
@@ -218,12 +212,12 @@ def lr_find(
 ) -> Iterator[str | Next]:
     """Sweep the learning rate of each run, and suggest one. flags: of a `train` with the same settings."""
     rates = []
-    for found in find_rates(workspace, plans, fold=fold, seed=seed, track=screen.track):
-        marks = f"the loss falls fastest at {found.sweep.steepest:.1e} and is lowest at {found.sweep.lowest:.1e}"
-        if found.sweep.is_probed:  # where it falls fastest is chance
-            marks = f"the head is fitted already: a tenth of {found.sweep.lowest:.1e}, where the loss is lowest"
-        rates.append(f"{found.sweep.suggested:.1e}")
-        yield f"{found.run}: --lr {rates[-1]} ({marks}); see {found.picture}"
+    for run, sweep, plot in find_rates(workspace, plans, fold=fold, seed=seed, track=screen.track):
+        marks = f"the loss falls fastest at {sweep.steepest:.1e} and is lowest at {sweep.lowest:.1e}"
+        if sweep.is_probed:  # where it falls fastest is chance
+            marks = f"the head is fitted already: a tenth of {sweep.lowest:.1e}, where the loss is lowest"
+        rates.append(f"{sweep.suggested:.1e}")
+        yield f"{run}: --lr {rates[-1]} ({marks}); see {plot}"
     yield Next(" ".join(["train", *flags, f"--lr {rates[0] if len(rates) == 1 else 'find'}"]))
 
 
@@ -275,7 +269,7 @@ def knn(
 
 def _lines(tasks: Sequence[Task], engine: EngineSettings, screen: Screen) -> Iterator[str]:
     """Do the tasks, and yield what is to be shown. Raises the first mistake."""
-    for one in _shown(executor_for(engine, _tracked(screen.track, engine, None)).run(tasks), LiveTable(screen)):
+    for one in _shown(run_tasks(tasks, engine, _tracked(screen.track, engine, None)), LiveTable(screen)):
         if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
             if one.event.trace:
                 raise RuntimeError(one.event.trace)

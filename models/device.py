@@ -116,11 +116,6 @@ def short_name(precision: torch.dtype) -> str:
     return next(name for name, one in PRECISIONS.items() if one == precision)
 
 
-def faster(seconds: Mapping[str, float]) -> str:
-    """`bf16` where its seconds are clearly fewer than those of `fp32`, else `fp32`."""
-    return "bf16" if seconds["bf16"] < CLEARLY * seconds["fp32"] else "fp32"
-
-
 def _kept_choice(backbone: Backbone, *, size: int, way: Way) -> str:
     """The choice that this machine made before, else a new one, which is kept if that is possible."""
     threads, version = torch.get_num_threads(), torch.__version__
@@ -128,7 +123,8 @@ def _kept_choice(backbone: Backbone, *, size: int, way: Way) -> str:
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foldblend" / "precision.json"
     if (kept := _read(path).get(key)) in ("fp32", "bf16"):
         return str(kept)
-    choice = faster(_measure(backbone, size=size, way=way))
+    seconds = _measure(backbone, size=size, way=way)
+    choice = "bf16" if seconds["bf16"] < CLEARLY * seconds["fp32"] else "fp32"
     known = _read(path)
     if known.get(key) in ("fp32", "bf16"):  # another process has measured meanwhile
         return str(known[key])

@@ -13,11 +13,11 @@ from typing import Any, Literal, cast
 
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, read_json
-from models.recipes import FullSettings
 from models.settings import TrainSettings
 from models.watch.events import EpochRow, JobKey
 
-# The first three are in settings.json as tag and digest; the others change how a network is trained and not what.
+# Of the settings, what settings.json lacks: another `train` under a run's name must have the same settings.json. The
+# first three are in it as tag and digest; the others change how a network is trained and not what.
 NOT_COMPARED = ("backbone", "weights", "pretrained", "device", "compile", "micro_batch")
 CHOSEN = "chosen_precision"  # in settings.json: what `--precision auto` was on the CPU where the run was begun
 # The `kind` in settings.json of a run that has no network of its own: heads on a frozen backbone, or a memory of the
@@ -146,13 +146,8 @@ def refuse_name(name: str, *, what: str, hint: str) -> None:
     if not RUN_NAME.fullmatch(name):
         allowed = "up to 100 letters, digits, `.`, `_` and `-` are allowed, a letter or digit first"
         raise UserError(f"`{name}` is no name for a {what}: {allowed}", hint=hint)
-    if is_the_blends(name):
+    if name.lower() == BLEND:  # upper and lower case are one file on some systems
         raise UserError(f"`{name}` is no name for a {what}: its CSV would replace the blend's", hint=hint)
-
-
-def is_the_blends(name: str) -> bool:
-    """Whether a CSV of this name would be the blend's; upper and lower case are one file on some systems."""
-    return name.lower() == BLEND
 
 
 def _plan(name: str, settings: TrainSettings) -> RunPlan:
@@ -176,21 +171,6 @@ def _weights_file(settings: TrainSettings) -> Path | None:
             f"{len(own)} weight files for {settings.backbone[0]}: {', '.join(own)}", hint="`--weights FILE`"
         )
     return Path(own[0]) if own else None
-
-
-def stored_settings(
-    plan: RunPlan, settings: FullSettings, *, tag: str, weights_digest: str, seed: int, folds_digest: str
-) -> dict[str, Any]:
-    """What settings.json records of a run; another `train` under its name must have the same."""
-    fields = dataclasses.asdict(settings)
-    return {
-        "run": plan.name,
-        "backbone": tag,
-        "weights": weights_digest,
-        "seed": seed,
-        "folds_digest": folds_digest,
-        "settings": {name: value for name, value in fields.items() if name not in NOT_COMPARED},
-    }
 
 
 def refuse_other_settings(workspace: Workspace, wanted: Mapping[str, Any]) -> None:
@@ -227,30 +207,30 @@ def runs(workspace: Workspace) -> list[str]:
 
 def done_folds(workspace: Workspace, run: str) -> dict[int, dict[str, Any]]:
     """done.json of every fold of a run that is done, by fold."""
-    paths = (workspace.models / run).glob("fold[0-9]*/done.json")
-    numbers = sorted((int(path.parent.name[4:]), path) for path in paths if path.parent.name[4:].isdecimal())
-    return {fold: _record(path, run=run, fold=fold) for fold, path in numbers}
+    numbers = (path.parent.name[4:] for path in (workspace.models / run).glob("fold[0-9]*/done.json"))
+    found = {k: done_record(workspace, JobKey(run, k)) for k in sorted(int(one) for one in numbers if one.isdecimal())}
+    return {fold: done for fold, done in found.items() if done is not None}
 
 
 def done_refit(workspace: Workspace, run: str) -> dict[str, Any] | None:
     """done.json of a run's refit on all images, which has no out-of-fold predictions; None where it is not done."""
-    path = workspace.refit(run) / "done.json"
-    return _record(path, run=run, fold="all") if path.is_file() else None
+    return done_record(workspace, JobKey(run, None))
 
 
 def done_record(workspace: Workspace, key: JobKey) -> dict[str, Any] | None:
-    """done.json of a job; None where it is not done."""
-    return done_refit(workspace, key.run) if key.fold is None else done_folds(workspace, key.run).get(key.fold)
+    """done.json of a job; None where it is not done.
 
-
-def _record(path: Path, *, run: str, fold: int | str) -> dict[str, Any]:
-    """A done.json. Raises UserError where it is damaged, or was written for another run or fold."""
+    Raises UserError where it is damaged, or was written for another run or fold.
+    """
+    path, fold = key.folder(workspace) / "done.json", "all" if key.fold is None else key.fold
+    if not path.is_file():
+        return None
     hint = f"move it back to where it was, or remove {path.parent} and train it again"
     record = read_json(path, hint=hint)
     if not isinstance(record, dict):
         raise UserError(f"{path} is damaged: it holds no object", hint=hint)
-    written_for = record.get("run", run), record.get("fold", fold)
-    if written_for != (run, fold):
+    written_for = record.get("run", key.run), record.get("fold", fold)
+    if written_for != (key.run, fold):
         raise UserError(f"{path} was written for {written_for[0]} fold {written_for[1]}", hint=hint)
     return record
 

@@ -7,6 +7,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +17,9 @@ from matplotlib.patches import Rectangle
 from ensemble.analysis.explain import Explained, Guess, K
 from folds.base.workspace import Workspace, digest, write_bytes
 from folds.pixels.store import open_store
-from models.predict.class_maps import ClassMaps
+
+if TYPE_CHECKING:
+    from models.predict.gradcam import ClassMaps
 
 MOST_ROWS = 14  # members that are drawn; those that weigh most come first
 INK, TRUE, BAR = "#22313f", "#0b6e4f", "#9db4c0"

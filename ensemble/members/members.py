@@ -131,7 +131,9 @@ def read_members(
     def read(piece: slice) -> None:
         probs = _read(members, piece, None if kept is None else kept[:, piece])
         for member, own in zip(members, probs, strict=True):
-            sums = own.sum(axis=1)  # NaN and +infinity spread to the sum; -infinity of a logarithm is a probability of 0
+            sums = own.sum(
+                axis=1
+            )  # NaN and +infinity spread to the sum; -infinity of a logarithm is a probability of 0
             bad = ~(np.abs(sums - 1) <= ROW_SUM_TOLERANCE)
             if bad.any():
                 fault = "do not sum to 1" if np.isfinite(sums[bad]).all() else "are NaN or infinite"

@@ -1,19 +1,18 @@
-"""Tasks, and the executor that does them one after another in this process."""
+"""Tasks, and how they are done one after another in this process."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from folds.base.errors import CannotWriteError, UserError
 from folds.base.locks import Holder, claim, pause
 from folds.base.progress import Track
 from folds.base.signals import TimeUpError
-from models.watch.events import FoldFailed, FoldHeld, Happened, JobEvent, JobKey
+from models.watch.events import FoldFailed, FoldHeld, JobEvent, JobKey
 
 
 class MachineError(UserError):
@@ -39,39 +38,24 @@ class Task:
     cost: float = 0.0
 
 
-class Executor(Protocol):
-    def run(self, tasks: Sequence[Task]) -> Generator[Happened, None, None]:
-        """Do all tasks, and yield what happens. A task that fails is a FoldFailed, and the others go on.
-
-        Raises CannotWriteError, TimeUpError and KeyboardInterrupt, which concern every task; notes say what is lost.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Local:
+def run_here(tasks: Sequence[Task], track: Track) -> Iterator[JobEvent]:
     """One task after another in this process; tasks that other processes are doing are waited for at the end."""
-
-    track: Track
-
-    def run(self, tasks: Sequence[Task]) -> Generator[Happened, None, None]:
-        """Do all tasks, and yield what happens."""
-        left, announced = list(tasks), set[Holder]()
-        while left:
-            held: list[tuple[Task, Holder]] = []
-            for task in left:
-                for event in attempt(task, self.track):
-                    if isinstance(event, Holder):
-                        held.append((task, event))
-                    else:
-                        yield event
-            if len(held) == len(left):  # nothing else is left to do meanwhile
-                for task, holder in held:
-                    if holder not in announced:
-                        yield JobEvent(task.key, FoldHeld(task.name, holder.sentence))
-                    announced.add(holder)
-                pause(self.track)
-            left = [task for task, _ in held]
+    left, announced = list(tasks), set[Holder]()
+    while left:
+        held: list[tuple[Task, Holder]] = []
+        for task in left:
+            for event in attempt(task, track):
+                if isinstance(event, Holder):
+                    held.append((task, event))
+                else:
+                    yield event
+        if len(held) == len(left):  # nothing else is left to do meanwhile
+            for task, holder in held:
+                if holder not in announced:
+                    yield JobEvent(task.key, FoldHeld(task.name, holder.sentence))
+                announced.add(holder)
+            pause(track)
+        left = [task for task, _ in held]
 
 
 def attempt(task: Task, track: Track) -> Iterator[JobEvent | Holder]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import TypeAlias
@@ -23,13 +23,13 @@ from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import Backbone, build_network, find_traits, find_weights, resolve_backbone
 from models.input.sizes import predict_size, refuse_odd_sizes, refuse_views, train_size
-from models.jobs.local import Executor, MachineError, Task
-from models.jobs.ray import executor_for
+from models.jobs.local import MachineError, Task
+from models.jobs.ray import run_tasks
 from models.recipes import FullSettings, find_family, from_family, full_settings
-from models.runs import RunPlan, done_folds, done_record, done_refit, refuse_other_settings, sibling, stored_settings
+from models.runs import NOT_COMPARED, RunPlan, done_folds, done_record, done_refit, refuse_other_settings, sibling
 from models.settings import PredictSettings
 from models.train.fold import CHECKPOINT, do_job
-from models.train.lr_find import FoundRate, find_rate, peak_rate
+from models.train.lr_find import Sweep, find_rate, found_rate
 from models.train.trainer import Job
 from models.watch.events import FoldDone, FoldHeld, Happened, JobEvent
 
@@ -62,11 +62,10 @@ def train_runs(
     wanted = _check_folds(only_folds, folds.n_folds)
     jobs = [job for plan in plans for job in plan_run(workspace, plan, folds, wanted, seed=seed)]
     sweep(workspace.features)
-    executor = executor_for(engine, track)
-    yield from do_jobs(executor, workspace, [job for job in jobs if job.fold is not None], predict, engine)
+    yield from do_jobs(workspace, [job for job in jobs if job.fold is not None], predict, engine, track)
     every = set(range(folds.n_folds))
     refits = [job for job in jobs if job.fold is None and done_folds(workspace, job.key.run).keys() >= every]
-    yield from do_jobs(executor, workspace, refits, predict, engine)
+    yield from do_jobs(workspace, refits, predict, engine, track)
 
 
 def refuse_runs(workspace: Workspace, plans: Sequence[RunPlan], *, seed: int) -> None:
@@ -78,13 +77,13 @@ def refuse_runs(workspace: Workspace, plans: Sequence[RunPlan], *, seed: int) ->
 
 def find_rates(
     workspace: Workspace, plans: Sequence[RunPlan], *, fold: int, seed: int, track: Track = silently
-) -> Iterator[FoundRate]:
-    """Sweep the learning rates of every run on the training part of one fold."""
+) -> Iterator[tuple[str, Sweep, Path]]:
+    """Sweep the learning rates of every run on the training part of one fold: its name, the sweep, and a plot of it."""
     folds, store = load_folds(workspace), open_store(workspace)
     _check_folds([fold], folds.n_folds)
     for plan in plans:
         job = plan_job(workspace, sibling(plan, seed=seed, folds_seed=folds.seed), folds, fold, seed=seed)
-        yield find_rate(workspace, job, folds, store, track=track)
+        yield job.plan.name, *find_rate(workspace, job, folds, store, track=track)
 
 
 def refuse_early(workspace: Workspace, plans: Sequence[RunPlan], predict: PredictSettings) -> None:
@@ -141,10 +140,15 @@ def plan_job(
     backbone = resolve_backbone(plan.backbone)
     refuse_odd_sizes(plan.settings, backbone)
     weights = find_start(plan, backbone) if is_to_train else None
-    settings = full_of(plan, folds)
-    settings_json = stored_settings(
-        plan, settings, tag=backbone.tag, weights_digest=weights_name(plan), seed=seed, folds_digest=folds.digest
-    )
+    settings = full_of(plan, n_train_of(folds))
+    settings_json = {
+        "run": plan.name,
+        "backbone": backbone.tag,
+        "weights": weights_name(plan),
+        "seed": seed,
+        "folds_digest": folds.digest,
+        "settings": {name: one for name, one in dataclasses.asdict(settings).items() if name not in NOT_COMPARED},
+    }
     if is_to_train:  # a trial: a wrong file or size is refused now, and not after hours of another run
         size = min(train_size(settings, backbone), settings.start_size or train_size(settings, backbone))
         build_network(backbone, len(folds.classes), size=size, weights=weights, drop_path=settings.drop_path)
@@ -152,30 +156,25 @@ def plan_job(
     return Job(plan, settings, backbone, weights, fold, seed, settings_json, weights_digest)
 
 
-def full_of(plan: RunPlan, folds: Folds) -> FullSettings:
-    """The settings of a plan, what they lack filled in for its backbone and the images that train a fold."""
-    return _full(plan, resolve_backbone(plan.backbone).tag, n_train=_n_train(folds))
-
-
-def _n_train(folds: Folds) -> int:
+def n_train_of(folds: Folds) -> int:
     """Images in a fold's training part, about: the same number for all folds, since they share their settings."""
     return len(folds.image_id) - len(folds.image_id) // folds.n_folds
 
 
-def _full(plan: RunPlan, tag: str, *, n_train: int) -> FullSettings:
-    traits = find_traits(tag)
-    has = {"has_weights": plan.has_weights, "has_drop_path": traits.has_drop_path, "takes_head": traits.has_one_head}
-    return full_settings(plan.settings, tag=tag, n_train=n_train, **has)
+def full_of(plan: RunPlan, n_train: int) -> FullSettings:
+    """The settings of a plan, what they lack filled in for its backbone and the images that train a fold."""
+    tag = resolve_backbone(plan.backbone).tag
+    return full_settings(plan.settings, tag=tag, has_weights=plan.has_weights, n_train=n_train, **find_traits(tag))
 
 
 def family_remark(workspace: Workspace, plan: RunPlan) -> str:
     """What a run's settings get from its backbone's family, in a line; some of it once there are folds to count."""
     try:
         tag = resolve_backbone(plan.backbone).tag
-        counted = [_n_train(load_folds(workspace))] if workspace.folds_csv.is_file() else [1, MANY_IMAGES]
+        counted = [n_train_of(load_folds(workspace))] if workspace.folds_csv.is_file() else [1, MANY_IMAGES]
     except UserError as err:
         return f"{plan.name}: {err.message}"
-    few, *many = (from_family(plan.settings, _full(plan, tag, n_train=n_train)) for n_train in counted)
+    few, *many = (from_family(plan.settings, full_of(plan, n_train)) for n_train in counted)
     given = {key: toml_value(value) for key, value in few.items()}
     for key in (key for other in many for key in few if few[key] != other[key]):
         given[key] = "by the number of images, once `split` has counted them"
@@ -201,9 +200,9 @@ def weights_name(plan: RunPlan) -> str:
 
 
 def do_jobs(
-    executor: Executor, workspace: Workspace, jobs: Sequence[Job], predict: PredictSettings, engine: EngineSettings
+    workspace: Workspace, jobs: Sequence[Job], predict: PredictSettings, engine: EngineSettings, track: Track
 ) -> Iterator[Happened]:
-    """Have the executor do the jobs that are not done, and yield what happens; the done ones come first."""
+    """Do the jobs that are not done, and yield what happens; the done ones come first."""
     workspace = Workspace(workspace.root.absolute())
     tasks = []
     for job in jobs:
@@ -213,7 +212,7 @@ def do_jobs(
         do = partial(_do_job, workspace, job, predict, engine.cache)
         cost = job_cost(job) if engine.is_ray else 0.0
         tasks.append(Task(job.key, job.key.name, do, workspace.lock(str(job.key)), job.settings.device, cost))
-    yield from executor.run(tasks)
+    yield from run_tasks(tasks, engine, track)
 
 
 def job_cost(job: Job) -> float:
@@ -235,23 +234,23 @@ def _do_job(
         yield JobEvent(job.key, done)
         return
     folds, store, job = _open_inputs(workspace, job, cache_folder, track)
-    lr = yield from _find_rate(workspace, job, folds, store, track)
+    lr = yield from _peak_rate(workspace, job, folds, store, track)
     for event in do_job(workspace, job, folds, store, predict, lr=lr, track=track):
         yield JobEvent(job.key, event)
 
 
-def _find_rate(
+def _peak_rate(
     workspace: Workspace, job: Job, folds: Folds, store: PixelStore, track: Track
 ) -> Generator[JobEvent, None, float]:
-    """The run's peak rate: one process sweeps for all folds, and always on the same one; the others wait for it."""
+    """`--lr`; with `find` one process sweeps for all folds of a run, always on the same one; the others wait for it."""
+    if job.settings.lr != "find":
+        return job.settings.lr
     first = job if job.fold is None else dataclasses.replace(job, fold=0)
     announced: Holder | None = None
     while True:
-        with (
-            claim(workspace.lock(f"{job.plan.name}.lr-find")) if job.settings.lr == "find" else nullcontext() as holder
-        ):
+        with claim(workspace.lock(f"{job.plan.name}.lr-find")) as holder:
             if holder is None:
-                return peak_rate(workspace, first, folds, store, track=track)
+                return found_rate(workspace, first, folds, store, track=track)
         if holder != announced:
             yield JobEvent(job.key, FoldHeld(job.key.name, holder.sentence))
             announced = holder

@@ -1,4 +1,4 @@
-"""The executor that does tasks on Ray: the costliest first, and again elsewhere where a process dies."""
+"""Does tasks, here or on Ray: there the costliest first, and again elsewhere where a process dies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from folds.base.errors import UserError
 from folds.base.locks import POLL_SECONDS, Holder
 from folds.base.progress import Track
 from folds.engine import EngineSettings
-from models.jobs.local import Executor, Local, Task
+from models.jobs.local import Task, run_here
 from models.jobs.ray_cluster import on_ray
 from models.jobs.ray_worker import Began, Ended, Queue, do_there
 from models.watch.events import Event, FoldFailed, FoldHeld, FoldMoved, Happened, JobEvent
@@ -33,27 +33,20 @@ DEATHS = {  # what Ray's errors say in many lines
 }
 
 
-def executor_for(engine: EngineSettings, track: Track) -> Executor:
-    """The executor that the settings ask for; for this process with the threads that are asked for."""
-    if engine.is_ray:
-        return OnRay(engine, track)
-    if engine.cpus_per_job:  # what torch computes on a CPU depends on their number, bit by bit
-        torch.set_num_threads(engine.cpus_per_job)
-    return Local(track)
+def run_tasks(tasks: Sequence[Task], engine: EngineSettings, track: Track) -> Generator[Happened, None, None]:
+    """Do all tasks, and yield what happens. A task that fails is a FoldFailed, and the others go on.
 
-
-@dataclass(frozen=True)
-class OnRay:
-    """Tasks side by side on all machines of a Ray; a Ray of this machine alone is started where no address is given."""
-
-    engine: EngineSettings
-    track: Track
-
-    def run(self, tasks: Sequence[Task]) -> Generator[Happened, None, None]:
-        """Do all tasks, and yield what happens. Raises UserError where no machine has what a task needs."""
-        if tasks:
-            with on_ray(self.engine) as ray:
-                yield from _Session(ray, self.engine, self.track, tasks).run()
+    One after another in this process; or side by side on all machines of a Ray, where UserError is raised if no machine
+    has what a task needs. Raises CannotWriteError, TimeUpError and KeyboardInterrupt, which concern every task; notes
+    say what is lost.
+    """
+    if not engine.is_ray:
+        if engine.cpus_per_job:  # what torch computes on a CPU depends on their number, bit by bit
+            torch.set_num_threads(engine.cpus_per_job)
+        yield from run_here(tasks, track)
+    elif tasks:
+        with on_ray(engine) as ray:
+            yield from _Session(ray, engine, track, tasks).run()
 
 
 @dataclass(eq=False)
@@ -107,7 +100,12 @@ class _Session:
                 for number, said in self._said():
                     yield from self._take(number, said)
                 for one in [one for one in self.open if one.answer in ready]:  # it has not said Ended
-                    yield from self._move(one, self._death(one))
+                    why = "its process ended without a result"
+                    try:
+                        self.ray.get(one.answer)
+                    except self.ray.exceptions.RayError as err:
+                        why = DEATHS.get(type(err).__name__) or _last_line(err)
+                    yield from self._move(one, why)
         except BaseException as stop:
             self._stop(stop)
             raise
@@ -129,19 +127,16 @@ class _Session:
                 under_way[one.gpus, one.cpus] += 1
                 self.attempts += 1
                 one.number, one.node = self.attempts, None
-                one.answer = self._start(one)
-
-    def _start(self, one: _Open) -> Any:
-        elsewhere = {"label_selector": {"ray.io/node-id": f"!in({','.join(sorted(one.avoid))})"}}
-        options: dict[str, Any] = elsewhere if one.avoid else {"scheduling_strategy": "SPREAD"}
-        spin = os.environ.get("GOMP_SPINCOUNT", "20000")
-        do = self.do[one.gpus > 0].options(
-            num_gpus=one.gpus,
-            num_cpus=one.cpus,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(one.cpus), "GOMP_SPINCOUNT": spin}},
-            **options,
-        )
-        return do.remote(one.task, one.cpus, one.number, self.queue)
+                elsewhere = {"label_selector": {"ray.io/node-id": f"!in({','.join(sorted(one.avoid))})"}}
+                options: dict[str, Any] = elsewhere if one.avoid else {"scheduling_strategy": "SPREAD"}
+                spin = os.environ.get("GOMP_SPINCOUNT", "20000")
+                do = self.do[one.gpus > 0].options(
+                    num_gpus=one.gpus,
+                    num_cpus=one.cpus,
+                    runtime_env={"env_vars": {"OMP_NUM_THREADS": str(one.cpus), "GOMP_SPINCOUNT": spin}},
+                    **options,
+                )
+                one.answer = do.remote(one.task, one.cpus, one.number, self.queue)
 
     def _said(self) -> Iterator[tuple[int, Any]]:
         """What the processes have said up to now, each with the number of the attempt."""
@@ -183,13 +178,6 @@ class _Session:
         one.avoid |= {one.node} if one.node else set()
         one.answer, one.node, one.not_before = None, None, time.monotonic() + POLL_SECONDS
         yield one.event(FoldMoved(one.task.name, why))
-
-    def _death(self, one: _Open) -> str:
-        try:
-            self.ray.get(one.answer)
-        except self.ray.exceptions.RayError as err:
-            return DEATHS.get(type(err).__name__) or _last_line(err)
-        return "its process ended without a result"
 
     def _stop(self, stop: BaseException) -> None:
         """Interrupt all tasks, and add what each says of that to the exception."""

@@ -106,9 +106,8 @@ def refuse_run(workspace: Workspace, run: str, views: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Trained:
-    """A done fold of a run, or its refit (fold None): its done.json, settings.json and model."""
+    """A done fold of a run, or its refit: its done.json, settings.json and model."""
 
-    fold: int | None
     done: dict[str, Any]
     settings_json: dict[str, Any]
     model: Model
@@ -141,7 +140,7 @@ def load_trained(workspace: Workspace, run: str, fold: int | None, folds: Folds,
         choose_precision(precision, device),
         prior_correction(target, settings, n_classes=n_classes),
     )
-    return Trained(fold, done, stored, model)
+    return Trained(done, stored, model)
 
 
 def _settings_json(folder: Path, done: Mapping[str, Any]) -> dict[str, Any]:

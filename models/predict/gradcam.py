@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,10 +15,24 @@ from folds.pixels.store import open_store
 from folds.split.assign import load_folds
 from models.input.views import view_boxes
 from models.predict.again import load_trained
-from models.predict.class_maps import ClassMaps
 from models.runs import PROBE, done_folds, kind_of
 
 VIEW = "centre"
+
+
+@dataclass(frozen=True)
+class ClassMaps:
+    """What one network of a run sees in one picture, for each of some classes.
+
+    heat  (classes, h, w) float32 in [0, 1]: 1 where most speaks for the class, all 0 where nothing does
+    box   of the part of the picture that it sees, in shares of it: left, top, right, bottom
+    """
+
+    run: str
+    fold: int
+    classes: tuple[str, ...]
+    heat: np.ndarray
+    box: tuple[float, float, float, float]
 
 
 def class_maps(workspace: Workspace, run: str, image_id: str, *, fold: int, labels: Sequence[str]) -> ClassMaps:

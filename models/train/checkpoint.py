@@ -30,14 +30,6 @@ NO_DIGEST = b"0" * 16  # where the digest will be, while it is computed
 KEY = b'"digest":"'  # in the header; inside the state's JSON, which is text there, the quotes would be escaped
 
 
-@dataclass(frozen=True)
-class Resumed:
-    """The rows of the epochs that are done, and the seconds that the job had taken."""
-
-    rows: tuple[EpochRow, ...] = ()
-    seconds: float = 0.0
-
-
 class RefusedError(Exception):
     """A checkpoint that must not be used; the text says why, as a clause."""
 
@@ -59,15 +51,16 @@ class Checkpoint:
         write_bytes(self.path, data)
         self.last = time.perf_counter()
 
-    def resume(self, stepper: Stepper) -> Resumed | None:
-        """Bring the stepper to the checkpoint's state; None where there is no checkpoint.
+    def resume(self, stepper: Stepper) -> tuple[list[EpochRow], float]:
+        """Bring the stepper to the checkpoint's state: the rows of the epochs that are done, and the job's seconds.
 
-        Raises RefusedError, and the stepper is as it was, where the file is damaged or belongs to something else.
+        No rows where there is no checkpoint. Raises RefusedError, and the stepper is as it was, where the file is
+        damaged or belongs to something else.
         """
         try:
             data = bytearray(self.path.read_bytes())
         except FileNotFoundError:
-            return None
+            return [], 0.0
         except OSError as err:
             raise RefusedError(f"cannot be read: {err.strerror}") from err
         tensors, head = _unpacked(data)
@@ -77,7 +70,7 @@ class Checkpoint:
             raise RefusedError("holds other parameters than this network has")
         _load_state(stepper, tensors, head)
         self.last = time.perf_counter()
-        return Resumed(tuple(map(read_log_line, head["log"])), head["seconds"])
+        return list(map(read_log_line, head["log"])), head["seconds"]
 
     def remove(self) -> None:
         """Remove the file, once the fold is done."""

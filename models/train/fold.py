@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from models.probe.features import FrozenBody
 from models.probe.heads import start_head
 from models.runs import CHOSEN, chosen_precision, log_line
 from models.settings import PredictSettings
-from models.train.checkpoint import Checkpoint, RefusedError, Resumed
+from models.train.checkpoint import Checkpoint, RefusedError
 from models.train.trainer import FoldTrainer, Job
 from models.train.verdict import against_probe, judge, remedy_for
 from models.watch.events import (
@@ -60,8 +60,14 @@ def do_job(
     settings_json = job.settings_json | ({CHOSEN: trainer.chosen_precision} if trainer.chosen_precision else {})
     write_json(folder / "settings.json", settings_json)
     yield _started(trainer, views)
-    before = yield from _resumed(trainer, checkpoint)
-    rows = yield from _train(trainer, checkpoint, before, track=track)
+    rows, before = list[EpochRow](), 0.0
+    try:
+        rows, before = checkpoint.resume(trainer.stepper)
+    except RefusedError as err:
+        yield CheckpointRefused(checkpoint.path, str(err))
+    if rows:
+        yield FoldResumed(len(rows), job.settings.epochs)
+    yield from _train(trainer, checkpoint, rows, seconds=before, track=track)
     write_network(folder, trainer.trained)
     model, size, oof = trainer.model, predict.predict_batch, None
     test = model.log_probs(store, test_rows(store), views, batch_size=size, what="predict test", track=track)
@@ -75,7 +81,7 @@ def do_job(
         verdict = _judged(workspace, trainer, folds, rows)
         more["verdict"] = {key: value for key, value in dataclasses.asdict(verdict).items() if value is not None}
         yield verdict
-    seconds = before.seconds + time.perf_counter() - began
+    seconds = before + time.perf_counter() - began
     files.write_done(settings_json, oof_top3_error=error, seconds=seconds, more=more)
     checkpoint.remove()
     yield FoldDone(error, seconds, trained=True, views=views)
@@ -151,30 +157,17 @@ def _started(trainer: FoldTrainer, views: Sequence[str]) -> FoldStarted:
     )
 
 
-def _resumed(trainer: FoldTrainer, checkpoint: Checkpoint) -> Generator[Event, None, Resumed]:
-    """Load the checkpoint of an earlier process, if there is one; an event reports it, or why it cannot be used."""
-    try:
-        before = checkpoint.resume(trainer.stepper)
-    except RefusedError as err:
-        yield CheckpointRefused(checkpoint.path, str(err))
-        return Resumed()
-    if before is None:
-        return Resumed()
-    yield FoldResumed(len(before.rows), trainer.job.settings.epochs)
-    return before
-
-
 def _train(
-    trainer: FoldTrainer, checkpoint: Checkpoint, before: Resumed, *, track: Track
-) -> Generator[Event, None, list[EpochRow]]:
-    """Train the epochs that are left; log and checkpoint follow each. Returns the rows of all epochs."""
-    rows, kept, began = list(before.rows), len(before.rows), time.perf_counter()
+    trainer: FoldTrainer, checkpoint: Checkpoint, rows: list[EpochRow], *, seconds: float, track: Track
+) -> Iterator[Event]:
+    """Train the epochs that are left, and add their rows; log and checkpoint follow each. seconds: taken before"""
+    kept, began = len(rows), time.perf_counter()
     try:
         for event in trainer.epochs(first=len(rows), track=track):
             if isinstance(event, EpochRow):
                 rows.append(event)
                 write_bytes(checkpoint.path.with_name("log.jsonl"), "".join(map(log_line, rows)).encode())
-                checkpoint.keep(trainer.stepper, rows, seconds=before.seconds + time.perf_counter() - began)
+                checkpoint.keep(trainer.stepper, rows, seconds=seconds + time.perf_counter() - began)
                 kept = len(rows)
             yield event
     except (KeyboardInterrupt, TimeUpError) as stop:
@@ -182,14 +175,12 @@ def _train(
         begin = f"{trainer.job.key.name} goes on after epoch {kept} of {trainer.job.settings.epochs}"
         stop.add_note(f"{begin}; {lost // 60}:{lost % 60:02d} of work are lost")
         raise
-    return rows
 
 
 def _judged(workspace: Workspace, trainer: FoldTrainer, folds: Folds, rows: Sequence[EpochRow]) -> Verdict:
     """The verdict on a fold whose `oof.npz` is written."""
     job, network = trainer.job, trainer.stepper.network
     train_loss, train_top3_error = trainer.score_training()
-    weights = {"backbone": job.backbone.tag, "weights_digest": job.weights_digest}
     remedy = remedy_for(
         job.settings,
         lr=trainer.stepper.peak_lr,
@@ -200,6 +191,6 @@ def _judged(workspace: Workspace, trainer: FoldTrainer, folds: Folds, rows: Sequ
         rows,
         train_loss=train_loss,
         train_top3_error=train_top3_error,
-        against_probe=against_probe(workspace, folds, job.key, **weights, image_size=trainer.sizes[-1]),
+        against_probe=against_probe(workspace, folds, job),
         remedy=remedy,
     )

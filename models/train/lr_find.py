@@ -50,37 +50,24 @@ class Sweep:
         return self.lowest / 10 if self.is_probed else float(np.sqrt(self.steepest * self.lowest / 10))
 
 
-@dataclass(frozen=True)
-class FoundRate:
-    """What a sweep on one fold's training part found, and its files: the figures and a plot."""
-
-    run: str
-    fold: int
-    sweep: Sweep
-    json: Path
-    picture: Path
-
-
-def peak_rate(workspace: Workspace, job: Job, folds: Folds, store: PixelStore, *, track: Track) -> float:
-    """The peak rate of a job: `--lr`, or with `find` the run's own from `lr-find.json`, made where it is absent."""
-    lr, path = job.settings.lr, workspace.models / job.plan.name / "lr-find.json"
-    if lr != "find":
-        return lr
+def found_rate(workspace: Workspace, job: Job, folds: Folds, store: PixelStore, *, track: Track) -> float:
+    """The peak rate from the run's `lr-find.json`, made where it is absent or of other settings."""
+    path = workspace.models / job.plan.name / "lr-find.json"
     stored = read_json(path, hint=f"remove {path}") if path.is_file() else {}
     if stored.get("of") == _without_rate(job):
         return float(stored["suggested"])
-    return find_rate(workspace, job, folds, store, track=track).sweep.suggested
+    return find_rate(workspace, job, folds, store, track=track)[0].suggested
 
 
-def find_rate(workspace: Workspace, job: Job, folds: Folds, store: PixelStore, *, track: Track) -> FoundRate:
-    """Sweep the rates on a job's training part, write `lr-find.json` and `lr-find.png` into the run's folder."""
+def find_rate(workspace: Workspace, job: Job, folds: Folds, store: PixelStore, *, track: Track) -> tuple[Sweep, Path]:
+    """Sweep the rates on a job's training part, write `lr-find.json` into the run's folder, and a plot beside it."""
     found = sweep(make_trainer(workspace, job, folds, store, lr=1.0, track=track), track=track)
     path = workspace.models / job.plan.name / "lr-find.json"
     _draw(path.with_suffix(".png"), found, title=f"{job.plan.name}, fold {job.fold}: {job.backbone.tag}")
     curve = {"rates": found.rates.tolist(), "losses": found.losses.tolist()}
     marks = {"suggested": found.suggested, "steepest": found.steepest, "lowest": found.lowest}
     write_json(path, {"of": _without_rate(job), "fold": job.fold, **marks, **curve})
-    return FoundRate(job.plan.name, job.fold or 0, found, path, path.with_suffix(".png"))
+    return found, path.with_suffix(".png")
 
 
 def _without_rate(job: Job) -> dict[str, object]:

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from folds.base.errors import UserError
 from models.backbones import head_parameters
 from models.device import autocast
-from models.input.mixing import training_loss
+from models.input.augment import training_loss
 from models.recipes import FullSettings
 
 LOWEST_SHARE = 0.01  # of the peak rate, at the end of each cosine
@@ -49,7 +49,8 @@ class Stepper:
         self.optimiser = make_optimiser(self.network, settings, lr=lr)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         self.schedule = make_schedule(self.optimiser, settings, epoch_steps=epoch_steps)
-        self.average = make_average(self.network, settings, epoch_steps=epoch_steps)
+        window = settings.ema_share * settings.epochs * epoch_steps  # of the average, in steps
+        self.average = ModelEmaV3(self.network, decay=1 - 1 / window, use_warmup=True) if window > 1 else None
         self.start = copy.deepcopy(self.network.state_dict()) if settings.start_share else {}
         if settings.compile:
             self.network.compile(dynamic=False)  # in place: names in checkpoints stay as they are
@@ -188,9 +189,3 @@ def make_schedule(optimiser: torch.optim.Optimizer, settings: FullSettings, *, e
         warmup_prefix=True,
         t_in_epochs=False,
     )
-
-
-def make_average(network: nn.Module, settings: FullSettings, *, epoch_steps: int) -> ModelEmaV3 | None:
-    """The running average of parameters and buffers, whose window fits the number of steps; None if it is off."""
-    window = settings.ema_share * settings.epochs * epoch_steps
-    return ModelEmaV3(network, decay=1 - 1 / window, use_warmup=True) if window > 1 else None

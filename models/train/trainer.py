@@ -20,9 +20,8 @@ from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
 from models.backbones import Backbone
 from models.device import return_memory
-from models.input.augment import Draws, draw, training_input
+from models.input.augment import Draws, Mixer, batch_size_for, draw, seed_everything, training_input
 from models.input.batches import gather_batches
-from models.input.mixing import Mixer, batch_size_for, seed_everything
 from models.input.sampling import draw_epoch, expected_repeats, prior_correction
 from models.input.sizes import epoch_sizes, predict_size, train_size
 from models.predict.model import Model
@@ -56,15 +55,6 @@ class Job:
         return JobKey(self.plan.name, self.fold)
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """rows (n,) of the store, target (n,) int, and what is drawn for each; n is a multiple of the batch."""
-
-    rows: np.ndarray
-    target: np.ndarray
-    draws: Draws
-
-
 class FoldData:
     """The training part of a fold, and the fold itself; with fold None everything trains and nothing is kept out."""
 
@@ -79,13 +69,16 @@ class FoldData:
         self.batch_size = batch_size_for(settings, len(self.train_rows))
         self.epoch_steps = len(self.train_rows) // self.batch_size
 
-    def epoch(self, number: int) -> Epoch:
-        """What an epoch shows; a function of seed, fold and number."""
+    def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray, Draws]:
+        """What an epoch shows, a function of seed, fold and number: rows of the store (n,), targets (n,); draws.
+
+        n is a multiple of the batch.
+        """
         rng = np.random.default_rng([*self.seeds, number])
         drawn = draw_epoch(self.repeats, rng)[: self.epoch_steps * self.batch_size]
         rows = self.train_rows[drawn]
         draws = draw(rng, self.settings, width=self.store.width[rows], height=self.store.height[rows])
-        return Epoch(rows, self.train_target[drawn], draws)
+        return rows, self.train_target[drawn], draws
 
     def some_training(self, most: int) -> tuple[np.ndarray, np.ndarray]:
         """Store rows and targets of at most so many training images, drawn naturally. (n,), (n,)"""
@@ -165,17 +158,14 @@ class FoldTrainer:
     def batches(self, epoch: int, *, track: Track = silently) -> Iterator[tuple[Tensor, Tensor]]:
         """An epoch's augmented images (B, 3, size, size) and targets, (B,) int or (B, C) shares, on the device."""
         seed_everything(*self.data.seeds, epoch)
-        shown, batch = self.data.epoch(epoch), self.data.batch_size
-        starts = range(0, len(shown.rows), batch)
-        rows = [shown.rows[start : start + batch] for start in starts]
-        targets = torch.from_numpy(shown.target).to(self.device).split(batch)
-        what = f"epoch {epoch + 1}/{self.settings.epochs}"
-        gathered = gather_batches(self.store.pixels, rows, self.device)
-        tracked = track(gathered, what=what, total=len(shown.rows), each=batch)
-        for start, pixels, target in zip(starts, tracked, targets, strict=True):
-            draws, size = shown.draws[start : start + batch], self.sizes[epoch]
-            images = training_input(pixels, draws, size=size, backbone=self.backbone, precision=self.precision)
-            yield self.mixer(images, target, epoch=epoch)
+        (rows, target, draws), batch = self.data.epoch(epoch), self.data.batch_size
+        starts, what = range(0, len(rows), batch), f"epoch {epoch + 1}/{self.settings.epochs}"
+        gathered = gather_batches(self.store.pixels, [rows[i : i + batch] for i in starts], self.device)
+        tracked = track(gathered, what=what, total=len(rows), each=batch)
+        targets = torch.from_numpy(target).to(self.device).split(batch)
+        common: dict[str, Any] = {"size": self.sizes[epoch], "backbone": self.backbone, "precision": self.precision}
+        for i, pixels, wanted in zip(starts, tracked, targets, strict=True):
+            yield self.mixer(training_input(pixels, draws[i : i + batch], **common), wanted, epoch=epoch)
 
     def _train_epoch(self, epoch: int, track: Track) -> float:
         """One pass; returns the mean training loss in nats."""

@@ -12,9 +12,11 @@ from folds.base.interval import paired_difference
 from folds.base.metrics import log_loss, true_rank
 from folds.base.workspace import Workspace, digest, read_json
 from folds.split.assign import Folds
+from models.input.sizes import train_size
 from models.predict.predictions import load_predictions
 from models.runs import PROBE, done_record, runs
 from models.settings import TrainSettings
+from models.train.trainer import Job
 from models.watch.events import AgainstProbe, EpochRow, JobKey, Verdict
 
 LAST_SHARE = 0.25  # of the epochs: what they gained tells whether more of them would
@@ -101,24 +103,21 @@ def remedy_for(settings: TrainSettings, *, lr: float, has_batch_norm: bool, take
     return smaller
 
 
-def against_probe(
-    workspace: Workspace, folds: Folds, key: JobKey, *, backbone: str, weights_digest: str, image_size: int
-) -> AgainstProbe | None:
+def against_probe(workspace: Workspace, folds: Folds, job: Job) -> AgainstProbe | None:
     """The fold's network beside its frozen probe, by the `oof.npz` of both; None where there is no such probe.
 
-    backbone    the full tag      image_size  at the end of training
     A probe counts that has the same backbone, weights, size, folds and images; of several, the one called RUN-probe;
     random weights (no digest) have none worth a comparison, and a damaged one is passed over, since others refuse it.
     Views that only one of the two was predicted under are left aside. Better: lower in top-3 error or log loss, and
     not beyond one standard error above in top-3 error.
     """
-    own = load_predictions(key.folder(workspace) / "oof.npz", hint="`python run.py predict`")
-    target, group = (values[folds.fold == key.fold] for values in (folds.target, folds.group))
-    wanted = (PROBE, backbone, image_size, weights_digest)
-    for name in (
-        sorted(runs(workspace), key=lambda name: (name != f"{key.run}-{PROBE}", name)) if weights_digest else ()
-    ):
-        other = JobKey(name, key.fold)
+    if not job.weights_digest:
+        return None
+    own = load_predictions(job.key.folder(workspace) / "oof.npz", hint="`python run.py predict`")
+    target, group = (values[folds.fold == job.fold] for values in (folds.target, folds.group))
+    wanted = (PROBE, job.backbone.tag, train_size(job.settings, job.backbone), job.weights_digest)
+    for name in sorted(runs(workspace), key=lambda name: (name != f"{job.plan.name}-{PROBE}", name)):
+        other = JobKey(name, job.fold)
         folder = other.folder(workspace)
         try:
             stored, done = read_json(folder / "settings.json", hint=""), done_record(workspace, other) or {}

@@ -19,7 +19,7 @@ from folds.base.progress import T
 from folds.base.terminal import LINE_SECONDS, Screen, duration, no_table
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
-from models.jobs.plan import full_of
+from models.jobs.plan import full_of, n_train_of
 from models.runs import RunPlan, done_record, sibling
 from models.watch.events import (
     EpochRow,
@@ -102,7 +102,18 @@ class LiveTable:
             if isinstance(happened, JobProgress):
                 self._progress(job, happened)
             else:
-                _change(job, happened.event)
+                job.state = AFTER.get(type(happened.event), job.state)
+                match happened.event:
+                    case FoldStarted() | FoldMoved():
+                        job.inside = 0.0
+                    case FoldResumed(epoch, epochs):
+                        job.epoch, job.epochs = epoch, epochs
+                    case EpochRow() as row:
+                        job.timed.append(row.seconds)
+                        job.epoch, job.inside = row.epoch, 0.0
+                        job.seconds = sum(job.timed) / len(job.timed) * job.epochs
+                    case FoldDone() as done:
+                        job.error, job.seconds = done.top3_error, done.seconds if done.trained else None
             if job.state != "running":
                 self._remove_bar(job)
         self.current = key if job.state == "running" else None if self.current == key else self.current
@@ -247,24 +258,10 @@ def _planned(
     wanted = sorted(set(only_folds) or range(folds.n_folds), key=lambda fold: (fold is None, fold))
     for plan in (sibling(plan, seed=seed, folds_seed=folds.seed) for plan in plans):
         for key in (JobKey(plan.name, fold) for fold in wanted):
-            job = JobState(key, full_of(plan, folds).epochs)
+            job = JobState(key, full_of(plan, n_train_of(folds)).epochs)
             if record := done_record(workspace, key):
                 job.state, job.error = "done", record["oof_top3_error"]
             yield job
-
-
-def _change(job: JobState, event: object) -> None:
-    job.state = AFTER.get(type(event), job.state)
-    if isinstance(event, FoldStarted | FoldMoved):
-        job.inside = 0.0
-    elif isinstance(event, FoldResumed):
-        job.epoch, job.epochs = event.epoch, event.epochs
-    elif isinstance(event, EpochRow):
-        job.timed.append(event.seconds)
-        job.epoch, job.inside = event.epoch, 0.0
-        job.seconds = sum(job.timed) / len(job.timed) * job.epochs
-    elif isinstance(event, FoldDone):
-        job.error, job.seconds = event.top3_error, event.seconds if event.trained else None
 
 
 def _chosen(runs: Mapping[str, Mapping[int | None, JobState]], lines: int) -> list[str]:

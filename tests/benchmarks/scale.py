@@ -141,7 +141,7 @@ def in_steps(workspace: Workspace, world: World, members: int) -> Mapping[str, C
         settings = full_settings(asked, tag="resnet50.a1_in1k", has_weights=True, n_train=n)
         data = FoldData(folds, store, fold=0, settings=settings, seed=0)
         planned = time.perf_counter()
-        rows = data.epoch(0).rows
+        rows = data.epoch(0)[0]
         batches = [rows[at : at + data.batch_size] for at in range(0, len(rows), data.batch_size)]
         next(gather_batches(store.pixels, batches, torch.device("cpu")))
         return {

@@ -27,8 +27,7 @@ from folds.pixels.store import PixelStore
 from folds.settings import COMMA_LIST
 from models.backbones import build_network, resolve_backbone
 from models.device import choose_device, choose_precision
-from models.input.augment import draw, training_input
-from models.input.mixing import Mixer
+from models.input.augment import Mixer, draw, training_input
 from models.input.sizes import store_size_for, train_size
 from models.recipes import full_settings
 from models.runs import RunPlan

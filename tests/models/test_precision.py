@@ -14,7 +14,7 @@ from folds.base.errors import UserError
 from folds.split.assign import load_folds
 from models import device as precision
 from models.backbones import resolve_backbone
-from models.device import choose_device, faster, return_memory, run_precision
+from models.device import PRECISIONS, choose_device, return_memory, run_precision
 from models.predict.again import load_trained
 from models.probe.probe import probe_runs
 from models.runs import chosen_precision, plan_runs
@@ -40,8 +40,9 @@ def choose(name="auto", *, device=CPU, size=32, way="train", before=()):
 
 
 @pytest.mark.parametrize(("bf16", "choice"), [(0.84, "bf16"), (0.86, "fp32"), (1.2, "fp32")])
-def test_what_lies_within_15_percent_goes_to_float32(bf16, choice):
-    assert faster({"fp32": 1.0, "bf16": bf16}) == choice
+def test_what_lies_within_15_percent_goes_to_float32(measured, bf16, choice):
+    measured[0].update(fp32=1.0, bf16=bf16)
+    assert choose() == PRECISIONS[choice]
 
 
 def test_a_choice_is_measured_once_for_each_size_and_way_and_kept(measured, tmp_path):

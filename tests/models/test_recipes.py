@@ -11,6 +11,7 @@ from folds.split.assign import load_folds
 from models.backbones import build_network, find_traits, resolve_backbone
 from models.input.sizes import (
     epoch_sizes,
+    larger_views,
     needed_store_size,
     predict_size,
     refuse_odd_sizes,
@@ -18,9 +19,8 @@ from models.input.sizes import (
     store_size_for,
     train_size,
 )
-from models.jobs.plan import family_remark, full_of
+from models.jobs.plan import family_remark, full_of, n_train_of
 from models.predict.again import predict_run
-from models.predict.larger import larger_views
 from models.recipes import FROM_FAMILY, FullSettings, epochs_for, find_family, from_family, full_settings
 from models.runs import done_folds, plan_runs, refuse_other_settings
 from models.settings import TrainSettings
@@ -240,14 +240,14 @@ def test_trained_weights_are_mixed_with_those_before_training_where_these_predic
 
 
 def test_a_network_whose_head_cannot_be_fitted_starts_from_a_random_one():
-    assert not find_traits("deit_tiny_distilled_patch16_224.fb_in1k").has_one_head
+    assert not find_traits("deit_tiny_distilled_patch16_224.fb_in1k")["takes_head"]
     full = filled(takes_head=False)
     assert (full.head, full.head_lr_scale) == ("random", 10.0)
 
 
 def test_a_network_without_stochastic_depth_gets_none_from_its_family_and_an_explicit_one_is_refused():
-    assert not find_traits("inception_v3.gluon_in1k").has_drop_path
-    assert find_traits("resnet50.a1_in1k").has_drop_path
+    assert not find_traits("inception_v3.gluon_in1k")["has_drop_path"]
+    assert find_traits("resnet50.a1_in1k")["has_drop_path"]
     tag = "convnext_base.clip_laion2b"
     assert filled(tag=tag).drop_path == 0.1
     assert filled(tag=tag, has_drop_path=False).drop_path == 0.0
@@ -316,7 +316,7 @@ def test_by_default_weights_are_fine_tuned_from_their_probed_head(tmp_path):
 
 def test_all_folds_of_a_run_train_for_the_same_number_of_epochs(begun):
     plan = plan_runs(dataclasses.replace(DEFAULTS, pretrained=True), {})[0]
-    assert full_of(plan, load_folds(begun)).epochs == 15
+    assert full_of(plan, n_train_of(load_folds(begun))).epochs == 15
 
 
 def test_the_remark_of_a_run_says_its_family_and_what_that_gives(begun, tmp_path):

@@ -9,8 +9,16 @@ import torch
 from PIL import Image, ImageEnhance
 
 from models.backbones import resolve_backbone
-from models.input.augment import draw, jitter, training_input, turn
-from models.input.mixing import Mixer, batch_size_for, seed_everything, training_loss
+from models.input.augment import (
+    Mixer,
+    batch_size_for,
+    draw,
+    jitter,
+    seed_everything,
+    training_input,
+    training_loss,
+    turn,
+)
 from models.input.resample import resample
 from models.settings import TrainSettings
 from tests.models.small import full

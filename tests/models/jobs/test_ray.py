@@ -18,7 +18,7 @@ from folds.base.workspace import is_alive
 from folds.engine import EngineSettings
 from folds.split.assign import load_folds
 from models.jobs.plan import job_cost, plan_run, train_runs
-from models.jobs.ray import executor_for
+from models.jobs.ray import run_tasks
 from models.jobs.ray_cluster import on_ray
 from models.jobs.ray_worker import Queue
 from models.probe.probe import probe_runs
@@ -104,7 +104,7 @@ def test_probes_on_ray_go_on_where_one_is_refused(tmp_path, threads):
     engine = EngineSettings(engine="ray", cpus_per_job=1)
     said = [
         one.event
-        for one in executor_for(engine, silently).run(probe_tasks(workspace, plans, VIEWS, engine))
+        for one in run_tasks(probe_tasks(workspace, plans, VIEWS, engine), engine, silently)
         if isinstance(one, JobEvent)
     ]
     failed = [one for one in said if isinstance(one, FoldFailed)]

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from folds.base.errors import UserError
-from models.train.stepper import LOWEST_SHARE, Stepper, make_average, make_optimiser, make_schedule
+from models.train.stepper import LOWEST_SHARE, Stepper, make_optimiser, make_schedule
 from tests.models.small import full
 
 SCHEDULE = full(epochs=10, warmup_epochs=1, head_lr_scale=10, weight_decay=0.05, ema_share=0.1)
@@ -81,9 +81,10 @@ def test_cycles_may_double_in_length():
 
 
 def test_the_average_is_off_where_its_window_is_one_step_or_less():
-    assert make_average(network(), dataclasses.replace(SCHEDULE, ema_share=0), epoch_steps=10) is None
-    assert make_average(network(), SCHEDULE, epoch_steps=1) is None
-    assert make_average(network(), SCHEDULE, epoch_steps=10).decay == pytest.approx(0.9)
+    off, one_step, ten_steps = (dataclasses.replace(SCHEDULE, ema_share=share) for share in (0, 0.02, 0.2))  # of 50
+    assert stepper(off).average is None
+    assert stepper(one_step).average is None
+    assert stepper(ten_steps).average.decay == pytest.approx(0.9)
 
 
 SETTINGS = full(batch_size=12, epochs=2, label_smoothing=0.1, ema_share=0, start_share=0)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from folds.base.errors import UserError
 from folds.split.assign import load_folds
-from models.jobs.plan import find_rates
+from models.jobs.plan import find_rates, plan_job
 from models.probe.probe import probe_runs
 from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
@@ -66,12 +66,12 @@ def test_smoothing_keeps_a_constant_and_starts_at_the_first_loss():
 
 
 def test_a_sweep_leaves_a_number_and_a_picture(workspace):
-    found = next(find_rates(workspace, plan_runs(LONG, {}), fold=1, seed=0))
-    stored = json.loads(found.json.read_text())
-    assert stored["suggested"] == found.sweep.suggested
+    run, found, plot = next(find_rates(workspace, plan_runs(LONG, {}), fold=1, seed=0))
+    stored = json.loads((workspace.models / run / "lr-find.json").read_text())
+    assert stored["suggested"] == found.suggested
     assert stored["fold"] == 1
     assert len(stored["rates"]) == len(stored["losses"])
-    with Image.open(found.picture) as picture:
+    with Image.open(plot) as picture:
         assert picture.size == (1200, 750)
 
 
@@ -219,14 +219,10 @@ def test_a_fold_worse_than_its_frozen_probe_says_so_in_done_json_with_both_error
 
 
 def compare(workspace, weights_digest, *, image_size=32):
-    return against_probe(
-        workspace,
-        load_folds(workspace),
-        JobKey("test_resnet", 0),
-        backbone="test_resnet.r160_in1k",
-        weights_digest=weights_digest,
-        image_size=image_size,
-    )
+    folds, plan = load_folds(workspace), plan_runs(dataclasses.replace(SETTINGS, image_size=image_size), {})[0]
+    job = plan_job(workspace, plan, folds, 0, seed=0, is_to_train=False)
+    job = dataclasses.replace(job, weights_digest=weights_digest)
+    return against_probe(workspace, folds, job)
 
 
 def test_only_a_probe_of_the_same_weights_and_size_counts_and_a_damaged_one_is_passed_over(tmp_path, slow):
