@@ -183,8 +183,7 @@ def measure_pause(rows: int, settings: TrainSettings, device: torch.device) -> d
         whole, keep = data.epoch, STEPS_BEFORE_THE_END * data.batch_size
 
         def short(number: int) -> Any:
-            drawn = whole(number)
-            return type(drawn)(drawn.rows[-keep:], drawn.target[-keep:], drawn.draws[slice(-keep, None)])
+            return tuple(drawn[slice(-keep, None)] for drawn in whole(number))  # rows, targets, draws
 
         data.epoch = short  # type: ignore[method-assign]  # the epoch is drawn whole, and its last steps are shown
         pauses = [seconds_of_pause(trainer, epoch, device) for epoch in range(settings.epochs - 1)][
