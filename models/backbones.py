@@ -1,11 +1,9 @@
-"""From a name to a network: full weight tags, what their input is, local or downloaded weights."""
+"""From a name to a network: full weight tags, what their input is, weights from a file, the head."""
 
 from __future__ import annotations
 
 import difflib
 import pickle
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import huggingface_hub
 import timm
 import torch
 from safetensors import SafetensorError
@@ -32,8 +29,6 @@ SHORT_NAMES = {
     "resnext101_64x4d": "resnext101_64x4d.c1_in1k",
 }
 STAGES = 2  # of a network, from the last on, that give features to probes, neighbours and probed heads
-REACH_SECONDS = 4  # the model hub counts as unreachable if it takes longer to answer
-HUB_FILE = "model.safetensors"  # what timm calls its weights on the hub
 
 
 @dataclass(frozen=True)
@@ -125,12 +120,13 @@ def pooled_features(network: nn.Module, images: Tensor) -> list[Tensor]:
         return [network.forward_head(network.forward_features(images), pre_logits=True).float().flatten(1)]  # type: ignore[operator]
     last, maps = network.forward_intermediates(images, indices=STAGES)  # type: ignore[operator]
     found: Tensor = network.forward_head(last, pre_logits=True).float().flatten(1)  # type: ignore[operator]
-    return [*_stage_means(maps, n_features=found.shape[1]), found]
+    return [*_stage_means(network, maps, n_features=found.shape[1]), found]
 
 
-def _stage_means(maps: Sequence[Tensor], *, n_features: int) -> list[Tensor]:
+def _stage_means(network: nn.Module, maps: Sequence[Tensor], *, n_features: int) -> list[Tensor]:
     """Means of maps (B, c, h, w) that are not what timm's head gets: (B, c) float32 each. n_features: that it gets"""
-    if maps[0].shape[2] == maps[-1].shape[2]:
+    finer, last = (stage["reduction"] for stage in network.feature_info[-STAGES:])  # type: ignore[index]
+    if finer == last:
         return []
     return [one.float().mean((2, 3)) for one in (maps if maps[-1].shape[1] != n_features else maps[:-1])]
 
@@ -145,7 +141,7 @@ class _StageLogits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         last, maps = self.forward_intermediates(images, indices=STAGES)  # type: ignore[operator]
-        means = _stage_means(maps, n_features=self.get_classifier().in_features)  # type: ignore[operator]
+        means = _stage_means(self, maps, n_features=self.get_classifier().in_features)  # type: ignore[operator]
         logits: Tensor = self.forward_head(last)  # type: ignore[operator]
         return logits + self.stage_head(torch.cat(means, dim=1))
 
@@ -177,45 +173,6 @@ def set_head(network: nn.Module, weight: Tensor, bias: Tensor) -> bool:
         for part, columns in zip(parts, weight.split(widths, dim=1), strict=True):
             part.weight.copy_(columns)
         linear.bias.copy_(bias)
-    return True
-
-
-def find_weights(backbone: Backbone) -> Path:
-    """The file with the weights of a tag: from the hub's cache, else downloaded into it.
-
-    Raises UserError, within seconds and with the three ways out, where there is neither cache nor network.
-    """
-    cfg = timm.get_pretrained_cfg(backbone.tag)
-    if cfg is None or not cfg.hf_hub_id:
-        raise UserError(f"timm offers no weights for {backbone.tag}", hint="`--weights FILE` or `--no-pretrained`")
-    repo = cfg.hf_hub_id if cfg.hf_hub_id != "timm/" else f"timm/{backbone.tag}"
-    cached = huggingface_hub.try_to_load_from_cache(repo, HUB_FILE)
-    if isinstance(cached, str):
-        return Path(cached)
-    if not _hub_answers():
-        raise _no_weights(backbone, "the model hub cannot be reached")
-    try:
-        return Path(huggingface_hub.hf_hub_download(repo, HUB_FILE))
-    except (OSError, ValueError) as err:  # huggingface_hub's errors are both
-        raise _no_weights(backbone, str(err).strip().splitlines()[0]) from err
-
-
-def _no_weights(backbone: Backbone, why: str) -> UserError:
-    return UserError(
-        f"the weights {backbone.tag} are not on this machine and cannot be downloaded: {why}",
-        hint="go online once, give a local file with `--weights FILE`, or start from scratch with `--no-pretrained`",
-    )
-
-
-def _hub_answers() -> bool:
-    """Whether the model hub answers; huggingface_hub itself tries for three quarters of a minute."""
-    request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
-    try:
-        urllib.request.urlopen(request, timeout=REACH_SECONDS).close()
-    except urllib.error.HTTPError:
-        return True  # it answered
-    except (OSError, ValueError):
-        return False
     return True
 
 

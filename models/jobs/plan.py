@@ -21,8 +21,9 @@ from folds.engine import SEQUENTIAL, EngineSettings
 from folds.pixels.cache import cached
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
-from models.backbones import Backbone, build_network, find_traits, find_weights, resolve_backbone
+from models.backbones import Backbone, build_network, find_traits, resolve_backbone
 from models.input.sizes import predict_size, refuse_odd_sizes, refuse_views, train_size
+from models.jobs.hub import find_weights
 from models.jobs.local import MachineError, Task
 from models.jobs.ray import run_tasks
 from models.recipes import FullSettings, find_family, from_family, full_settings

@@ -77,7 +77,7 @@ def grad_cam(network: nn.Module, seen: Tensor, targets: Sequence[int]) -> np.nda
 
     seen  (1, 3, size, size), what the network gets
     The channels of the last feature map are weighted with the mean gradient of the class's logit, and what is positive
-    is kept. Source: Selvaraju et al. 2017, Grad-CAM.
+    is kept; what the stages' own head adds to the logits has no part in it. Source: Selvaraju et al. 2017, Grad-CAM.
     """
     network.eval()
     features = network.forward_features(seen)  # type: ignore[operator]

@@ -17,6 +17,7 @@ from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
+from models.backbones import STAGES
 from models.probe.features import FeatureFile, FrozenBody, image_features
 from models.probe.logistic import Head, Logistic
 
@@ -40,12 +41,12 @@ class FeatureRows:
     device: torch.device
 
     @classmethod
-    def read(cls, files: Sequence[Views], device: torch.device, *, is_last_only: bool = False) -> FeatureRows:
-        """is_last_only: what the classifier of a network would get, without earlier stages."""
+    def read(cls, files: Sequence[Views], device: torch.device, *, stages: int = STAGES) -> FeatureRows:
+        """stages: as in `build_network`"""
         values = []
         for views in files:
-            stages = list(zip(*(view.stages() for view in views), strict=True))
-            values += stages[-1:] if is_last_only else stages
+            found = list(zip(*(view.stages() for view in views), strict=True))
+            values += found[-1:] if stages == 1 else found
         return cls(values, device)
 
     @classmethod
@@ -93,20 +94,21 @@ def start_head(
 
     fold    None for all images, at the mean strength of the folds
     mirror  whether a mirrored image is as good as the image
-    stages  1 where the head gets what timm's gets, without the stages before it
+    stages  as in `build_network`
     The first fold that asks makes the features and the heads of all folds; the others read them.
     """
     rows, views, what = store.rows(folds.image_id, split="train"), head_views(mirror=mirror), "features for the head"
     files = [list(image_features(workspace, store, rows, body, views=views, what=what, track=track).values())]
-    features = FeatureRows.read(files, body.device, is_last_only=stages == 1)
-    facts = {**_facts(folds, files), **({"stages": 1} if stages == 1 else {})}
-    heads = _kept(workspace, facts, lambda: fit_heads(features, folds, track=track))
+    heads = probed_heads(workspace, folds, files, device=body.device, stages=stages, track=track)
     if fold is not None:
         return heads.heads[fold]
-    strength = float(np.exp(np.mean(np.log(heads.strengths))))
-    everything = np.arange(len(folds.image_id))
-    fit = lambda: Heads((fit_head(features, folds, everything, strength=strength),), (strength,))  # noqa: E731
-    return _kept(workspace, {**facts, "fold": "all"}, fit).heads[0]
+    strength, everything = float(np.exp(np.mean(np.log(heads.strengths)))), np.arange(len(folds.image_id))
+
+    def fit() -> Heads:
+        features = FeatureRows.read(files, body.device, stages=stages)
+        return Heads((fit_head(features, folds, everything, strength=strength),), (strength,))
+
+    return _kept(workspace, {**_facts(folds, files, stages), "fold": "all"}, fit).heads[0]
 
 
 def head_views(*, mirror: bool) -> tuple[str, ...]:
@@ -119,7 +121,13 @@ def head_views(*, mirror: bool) -> tuple[str, ...]:
 
 
 def probed_heads(
-    workspace: Workspace, folds: Folds, files: Sequence[Views], *, device: torch.device, track: Track = silently
+    workspace: Workspace,
+    folds: Folds,
+    files: Sequence[Views],
+    *,
+    device: torch.device,
+    stages: int = STAGES,
+    track: Track = silently,
 ) -> Heads:
     """The heads of all folds, from disk where they were fitted before.
 
@@ -127,14 +135,15 @@ def probed_heads(
     """
 
     def fit() -> Heads:
-        return fit_heads(FeatureRows.read(files, device), folds, track=track)
+        return fit_heads(FeatureRows.read(files, device, stages=stages), folds, track=track)
 
-    return _kept(workspace, _facts(folds, files), fit)
+    return _kept(workspace, _facts(folds, files, stages), fit)
 
 
-def _facts(folds: Folds, files: Sequence[Views]) -> dict[str, Any]:
+def _facts(folds: Folds, files: Sequence[Views], stages: int) -> dict[str, Any]:
     keys = [[view.key for view in views] for views in files]
-    return {"version": VERSION, "features": keys if len(keys) > 1 else keys[0], "folds": folds.digest}
+    features = keys if len(keys) > 1 else keys[0]
+    return {"version": VERSION, "features": features, "stages": stages, "folds": folds.digest}
 
 
 def _kept(workspace: Workspace, facts: dict[str, Any], fit: Callable[[], Heads]) -> Heads:

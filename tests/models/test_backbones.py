@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from folds.base.errors import UserError
 from models import backbones
-from models.backbones import SHORT_NAMES, build_network, find_weights, head_parameters, read_weights, resolve_backbone
+from models.backbones import SHORT_NAMES, build_network, head_parameters, read_weights, resolve_backbone
+from models.jobs.hub import find_weights
 
 
 def test_every_short_name_stands_for_a_full_tag_that_timm_has():
