@@ -26,16 +26,14 @@ import numpy as np
 import pandas as pd
 from cyclopts import Parameter
 
-from ensemble.members.oof_file import file_digest
-from folds.base.workspace import Workspace, write_json
+from folds.base.workspace import Workspace
 from folds.manifest.manifest import COLUMNS, USABLE, write_manifest
 from folds.pixels.raw import CHANNELS
 from folds.pixels.store import store_path, write_head
 from folds.settings import COMMA_LIST
-from folds.split.assign import Folds, load_folds
-from models.predict.predictions import Predictions, save_predictions
+from folds.split.assign import load_folds
 from tests.benchmarks.measure import console, finish, peak_mb, show
-from tests.benchmarks.synthetic import World, member_log_probs
+from tests.benchmarks.synthetic import World, member_log_probs, write_member
 
 FREE_GIB = 20  # of the disk, which are left to others
 MEMORY_GIB = 24
@@ -243,28 +241,12 @@ def make_members(workspace: Workspace, world: World, *, members: int) -> None:
     for member in range(members):
         oof = member_log_probs(world, folds.target, part=0, member=member)
         test = member_log_probs(world, test_target, part=1, member=member)
-        write_run(workspace, folds, f"m{member:02d}", oof, test)
-
-
-def write_run(workspace: Workspace, folds: Folds, name: str, oof: np.ndarray, test: np.ndarray) -> None:
-    """Store a run as `train` would. oof (N, C), test (T, C): log-probabilities under one view."""
-    test_id = np.array([f"{number:07d}" for number in range(len(test))])
-    first = workspace.fold(name, 0) / "test.npz"
-    _save(first, test_id, test, folds)
-    for fold in range(folds.n_folds):
-        folder, rows = workspace.fold(name, fold), folds.fold == fold
-        _save(folder / "oof.npz", folds.image_id[rows], oof[rows], folds)
-        if fold:
-            os.link(first, folder / "test.npz")
-        write_json(folder / "settings.json", {"run": name, "seed": 0, "settings": {"name": name}})
-        files = {file: file_digest(folder / file) for file in ("oof.npz", "test.npz")}
-        done = {"run": name, "backbone": name, "fold": fold, "n_folds": folds.n_folds, "folds_digest": folds.digest}
-        write_json(folder / "done.json", {**done, "seed": 0, "oof_top3_error": 0.0, "seconds": 0.0, "files": files})
-
-
-def _save(path: Path, image_id: np.ndarray, log_probs: np.ndarray, folds: Folds) -> None:
-    views, classes = np.array(["centre"]), np.array(folds.classes)
-    save_predictions(path, Predictions(image_id, classes, views, log_probs[:, None], folds.digest))
+        name = f"m{member:02d}"
+        write_member(workspace, world, folds, name, oof, test)
+        first, *others = (workspace.fold(name, fold) / "test.npz" for fold in range(folds.n_folds))
+        for path in others:
+            path.unlink()
+            os.link(first, path)
 
 
 if __name__ == "__main__":

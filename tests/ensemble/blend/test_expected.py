@@ -151,7 +151,7 @@ def test_a_work_folder_without_test_images_has_an_expected_score_and_no_gain(tmp
 
 def test_the_interval_of_the_whole_procedure_holds_on_fresh_images():
     """Two made-up competitions, eight private parts each; `tests.benchmarks.expected` has hundreds."""
-    made = [one_world(500, "top-k-error", seed) for seed in range(2)]
+    made = [one_world("top-k-error", 500, seed) for seed in range(2)]
     assert np.mean([one["inside"] for one in made]) > 0.85
     assert np.mean([one["expected"] for one in made]) == pytest.approx(np.mean([one["fresh"] for one in made]), rel=0.1)
 
