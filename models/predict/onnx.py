@@ -82,5 +82,8 @@ def onnx_bytes(run: PackedRun, read: Callable[[str], bytes], part: str, *, n_cla
                 hint="`python run.py blend --member-views centre,mirror`, then `python run.py pack --onnx`",
             ) from err
     assert program is not None, "torch exported nothing"
-    data: bytes = program.model_proto.SerializeToString(deterministic=True)
+    model = program.model_proto
+    for written in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        del written.metadata_props[:]  # the lines of the exporting machine's files, with their paths
+    data: bytes = model.SerializeToString(deterministic=True)
     return data
