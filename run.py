@@ -11,11 +11,10 @@ from cyclopts import Parameter
 from ensemble.settings import AddSettings, BlendSettings, FileSettings, TableSettings
 from folds.base.command_line import KIT_TOML, CommandLine, Config, Place, Room, Shown
 from folds.base.errors import Next, UserError
-from folds.engine import EngineSettings
 from folds.settings import COMMA_LIST, LimitSettings, PrepareSettings, SplitSettings, at_least
 from models.recipes import FROM_FAMILY
 from models.runs import RunPlan, plan_runs
-from models.settings import PredictSettings, TrackSettings, TrainSettings
+from models.settings import EngineSettings, PredictSettings, TrackSettings, TrainSettings
 from submissions.settings import Every, InferSettings, PackSettings, ReportSettings, SubmitSettings
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from folds.base.progress import Track, silently
 from folds.base.signals import TimeUpError, until
 from folds.base.terminal import Screen
 from folds.base.workspace import Workspace
-from folds.engine import EngineSettings
 from folds.settings import PrepareSettings
 from folds.split.assign import load_folds
 from models.input.sizes import larger_views, needed_store_size, predict_size, train_size
@@ -30,7 +29,7 @@ from models.probe.knn import refuse_lookups
 from models.probe.probe import plans_to_probe, refuse_probes
 from models.probe.tasks import anywhere, knn_tasks, probe_tasks
 from models.runs import PROBE, RunPlan, as_probe, done_folds, kind_of, knn_name, runs, sibling
-from models.settings import PredictSettings, TrackSettings
+from models.settings import EngineSettings, PredictSettings, TrackSettings
 from models.watch.curves import tracking
 from models.watch.events import FoldFailed, Happened, JobEvent, JobKey
 from models.watch.live_table import LiveTable, showing_jobs

@@ -1,6 +1,7 @@
-"""The settings of `train`, `predict` and trackers; no torch, since `run.py --help` reads it."""
+"""The settings of `train`, `predict`, trackers and engines; no torch, since `run.py --help` reads it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -129,3 +130,29 @@ class PredictSettings:
 class TrackSettings:
     tensorboard: Annotated[bool, _says("curves for TensorBoard below work/tensorboard")] = False
     wandb: Annotated[bool, _says("curves for Weights & Biases; local files where no account is set up")] = False
+
+
+@Parameter(name="*", group="engine")
+@dataclass(frozen=True)
+class EngineSettings:
+    engine: Annotated[
+        Literal["sequential", "ray"],
+        _says("jobs one after another in this process, or side by side on Ray, on all GPUs or cores"),
+    ] = "sequential"
+    address: Annotated[str | None, _says("HOST:PORT of a Ray cluster that runs the jobs; implies ray")] = None
+    gpus_per_job: Annotated[float, at_least(0.01, at_most=1, help="share of a GPU that a job on Ray gets")] = 1.0
+    cpus_per_job: Annotated[
+        int | None,
+        at_least(1, help="cores of a job, and its threads; torch's own number (beside a GPU of Ray: 1) if not given"),
+    ] = None
+    cache: Annotated[
+        Path | None,
+        _says("folder on each machine's own disk; training reads a copy of the pixel store there"),
+    ] = None
+
+    @property
+    def is_ray(self) -> bool:
+        return self.engine == "ray" or self.address is not None
+
+
+SEQUENTIAL = EngineSettings()

@@ -8,9 +8,8 @@ from cyclopts import Parameter
 
 from ensemble.settings import BlendSettings
 from folds.base.command_line import Top
-from folds.engine import EngineSettings
 from folds.settings import LimitSettings, PrepareSettings, SplitSettings, at_least
-from models.settings import FirstSettings, PredictSettings, TrackSettings, TrainSettings
+from models.settings import EngineSettings, FirstSettings, PredictSettings, TrackSettings, TrainSettings
 
 
 def _is_name(type_: Any, value: Any) -> None:

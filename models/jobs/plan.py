@@ -17,7 +17,6 @@ from folds.base.errors import CannotWriteError, UserError, first_few
 from folds.base.locks import Holder, claim, pause
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, sweep
-from folds.engine import SEQUENTIAL, EngineSettings
 from folds.pixels.cache import cached
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
@@ -28,7 +27,7 @@ from models.jobs.local import MachineError, Task
 from models.jobs.ray import run_tasks
 from models.recipes import FullSettings, find_family, from_family, full_settings
 from models.runs import NOT_COMPARED, RunPlan, done_folds, done_record, done_refit, refuse_other_settings, sibling
-from models.settings import PredictSettings
+from models.settings import SEQUENTIAL, EngineSettings, PredictSettings
 from models.train.fold import CHECKPOINT, do_job
 from models.train.lr_find import Sweep, find_rate, found_rate
 from models.train.trainer import Job

@@ -15,10 +15,10 @@ import torch
 from folds.base.errors import UserError
 from folds.base.locks import POLL_SECONDS, Holder
 from folds.base.progress import Track
-from folds.engine import EngineSettings
 from models.jobs.local import Task, run_here
 from models.jobs.ray_cluster import on_ray
 from models.jobs.ray_worker import Began, Ended, Queue, do_there
+from models.settings import EngineSettings
 from models.watch.events import Event, FoldFailed, FoldHeld, FoldMoved, Happened, JobEvent
 
 MOST_MOVES = 3  # a task whose process died is begun again so often, and then it has failed

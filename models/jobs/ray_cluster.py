@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from folds.base.errors import UserError
-from folds.engine import EngineSettings
+from models.settings import EngineSettings
 
 ROOMS = Path(__file__).parents[2]
 SHIPPED = ("folds", "models")  # a machine of the cluster needs the packages of pyproject.toml, and no checkout

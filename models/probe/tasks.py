@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from folds.base.workspace import Workspace
-from folds.engine import EngineSettings
 from models.jobs.local import Task
 from models.probe.knn import knn_run
 from models.probe.probe import probe_runs
 from models.runs import RunPlan, as_probe, knn_name
-from models.settings import PredictSettings
+from models.settings import EngineSettings, PredictSettings
 from models.watch.events import JobKey
 
 

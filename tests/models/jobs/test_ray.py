@@ -15,7 +15,6 @@ import torch
 from folds.base.errors import UserError
 from folds.base.progress import silently
 from folds.base.workspace import is_alive
-from folds.engine import EngineSettings
 from folds.split.assign import load_folds
 from models.jobs.plan import job_cost, plan_run, train_runs
 from models.jobs.ray import run_tasks
@@ -24,6 +23,7 @@ from models.jobs.ray_worker import Queue
 from models.probe.probe import probe_runs
 from models.probe.tasks import probe_tasks
 from models.runs import RunPlan, done_folds, plan_runs
+from models.settings import EngineSettings
 from models.watch.events import FoldDone, FoldFailed, JobEvent
 from tests.cluster import JOBS, cluster, make_place, run, start, wait_for, workers
 from tests.faults.whole import differing, left_over, made_in
