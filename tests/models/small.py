@@ -1,23 +1,26 @@
-"""Makes a small work folder, and trains small nets on it; fills in their settings."""
+"""Makes a small work folder, trains small nets on it, and reads what they left; fills in their settings."""
 
 import shutil
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+import timm
 import torch
 from safetensors.torch import save_file
 
-from folds.base.workspace import Workspace
+from folds.base.metrics import topk_error
+from folds.base.workspace import Workspace, digest
 from folds.manifest.prepare import prepare
 from folds.pixels.store import open_store
 from folds.settings import PrepareSettings, SplitSettings
 from folds.split.assign import load_folds, split
-from models.backbones import build_network, resolve_backbone
 from models.jobs.plan import plan_job, train_runs
 from models.predict.again import predict_run
+from models.predict.predictions import load_predictions
 from models.recipes import FullSettings, full_settings
-from models.runs import plan_runs
+from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
 from models.train.fold import make_trainer
 from tests.competition import make_competition
@@ -62,10 +65,10 @@ def _made_once():
     return made
 
 
-def save_body(path, *, seed=3, n_classes=7):
-    """A weights file of test_resnet, as a hub would have it."""
+def save_body(path, name="test_resnet", *, n_classes=7, seed=3, **options):
+    """A file with random weights of a net, as a hub would have it. options: of timm"""
     torch.manual_seed(seed)
-    save_file(build_network(resolve_backbone("test_resnet"), n_classes, size=32).state_dict(), path)
+    save_file(timm.create_model(name, pretrained=False, num_classes=n_classes, **options).state_dict(), path)
     return path
 
 
@@ -80,6 +83,32 @@ def predict_anew(workspace, run, views=VIEWS):
     for path in (workspace.models / run).glob("fold*/test.npz"):
         path.unlink()
     return [one.event for one in predict_run(workspace, run, views, device_name="cpu")]
+
+
+def stored(workspace, run, fold=0, name="oof"):
+    return load_predictions(workspace.fold(run, fold) / f"{name}.npz", hint="")
+
+
+def check_full_run(workspace, run):
+    """Each fold names its files by digest, predicts its own and the test images, and has the score of its mean view."""
+    folds, done = load_folds(workspace), done_folds(workspace, run)
+    assert done.keys() == {0, 1}
+    for fold, record in done.items():
+        folder, oof = workspace.fold(run, fold), stored(workspace, run, fold)
+        assert {name: digest((folder / name).read_bytes()) for name in record["files"]} == record["files"]
+        assert oof.image_id.tolist() == folds.image_id[folds.fold == fold].tolist()
+        assert oof.classes.tolist() == ["0", "1", "2", "10"]
+        assert oof.views.tolist() == ["centre", "mirror"]
+        assert oof.folds_digest == folds.digest
+        assert oof.log_probs.dtype == np.float32
+        assert record["oof_top3_error"] == topk_error(oof.probs(), folds.target[folds.fold == fold])
+        test = stored(workspace, run, fold, "test")
+        assert test.image_id.tolist() == ["000", "001", "002", "003", "004", "005"]
+        assert test.log_probs.shape == (6, 2, 4)
+
+
+def only(kind, events):
+    return [event for event in events if isinstance(event, kind)]
 
 
 def train(workspace, settings=SETTINGS, *, seed=0, views=VIEWS, **options):
