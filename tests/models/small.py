@@ -23,6 +23,7 @@ from models.recipes import FullSettings, full_settings
 from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
 from models.train.fold import make_trainer
+from models.train.stepper import Stepper
 from tests.competition import make_competition
 
 SETTINGS = TrainSettings(
@@ -76,6 +77,31 @@ def trainer(workspace, settings=SETTINGS, *, fold=0, lr=1e-3):
     folds = load_folds(workspace)
     job = plan_job(workspace, plan_runs(settings, {})[0], folds, fold, seed=0)
     return make_trainer(workspace, job, folds, open_store(workspace), lr=lr)
+
+
+STEPS = full(batch_size=12, epochs=2, label_smoothing=0.1)
+
+
+def stepper(settings=STEPS, backbone="test_vit", *, seed=0, n_classes=4, precision=torch.float32, batch_size=12):
+    """A small net in training mode, for batches of 32 pixels, 5 of them an epoch."""
+    torch.manual_seed(seed)
+    network = timm.create_model(backbone, num_classes=n_classes, **({"img_size": 32} if "vit" in backbone else {}))
+    given = {"batch_size": batch_size, "device": torch.device("cpu"), "precision": precision}
+    made = Stepper(network, settings, lr=1e-3, epoch_steps=5, **given)
+    made.train_mode()
+    return made
+
+
+def batch(seed=1):
+    """12 images of noise, and targets of 4 classes."""
+    return torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(seed)), torch.arange(12) % 4
+
+
+def moved(one, steps):
+    """The stepper after these steps."""
+    for number in steps:
+        one.step(number, *batch(number))
+    return one
 
 
 def predict_anew(workspace, run, views=VIEWS):

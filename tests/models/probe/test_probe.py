@@ -127,7 +127,7 @@ def test_settings_of_training_have_no_say_in_a_probe(probed):
 
 @pytest.fixture(scope="module")
 def side_by_side(tmp_path_factory, weights):
-    """(work folder, plans): probes of two backbones, and of both with its neighbours; the first has weights of its own."""
+    """(work folder, plans): probes of two backbones, one with weights of its own, and of both with its neighbours."""
     workspace, backbone = prepared(tmp_path_factory.mktemp("both")), ("test_resnet", "test_efficientnet", JOINT)
     plans = plan_runs(dataclasses.replace(SETTINGS, backbone=backbone, weights=(f"test_resnet={weights}",)), {})
 
