@@ -1,5 +1,6 @@
 """Makes a small work folder, trains small nets on it, and reads what they left; fills in their settings."""
 
+import json
 import shutil
 from functools import cache
 from pathlib import Path
@@ -57,12 +58,18 @@ def copied(workspace, folder):
     return Workspace(shutil.copytree(workspace.root, folder / "work"))
 
 
+def prepared_from(data, folder):
+    """A work folder for other pictures."""
+    workspace = Workspace(folder / "work")
+    prepare(workspace, data, PrepareSettings(store_size=32, workers=1))
+    split(workspace, SplitSettings(n_folds=2), seed=0)
+    return workspace
+
+
 @cache
 def _made_once():
     made = TemporaryDirectory(prefix="foldblend-prepared-")
-    workspace = Workspace(Path(made.name) / "work")
-    prepare(workspace, make_competition(Path(made.name) / "data"), PrepareSettings(store_size=32, workers=1))
-    split(workspace, SplitSettings(n_folds=2), seed=0)
+    prepared_from(make_competition(Path(made.name) / "data"), Path(made.name))
     return made
 
 
@@ -113,6 +120,10 @@ def predict_anew(workspace, run, views=VIEWS):
 
 def stored(workspace, run, fold=0, name="oof"):
     return load_predictions(workspace.fold(run, fold) / f"{name}.npz", hint="")
+
+
+def log_rows(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def check_full_run(workspace, run):

@@ -1,7 +1,6 @@
 """Stops folds after an epoch and goes on: the bytes are those of a fold that was never stopped."""
 
 import dataclasses
-import json
 
 import pytest
 
@@ -11,7 +10,7 @@ from models.settings import PredictSettings
 from models.train.checkpoint import Checkpoint, RefusedError
 from models.train.trainer import FoldTrainer
 from models.watch.events import CheckpointRefused, EpochRow, FoldResumed
-from tests.models.small import SETTINGS, moved, only, prepared, stepper, train
+from tests.models.small import SETTINGS, log_rows, moved, only, prepared, stepper, train
 
 LIVELY = dataclasses.replace(SETTINGS, epochs=3, mixup=0.3, erase=0.3, dropout=0.1, ema_share=0.5, drop_path=0.1)
 FILES = ("network.safetensors", "oof.npz", "test.npz")
@@ -36,8 +35,7 @@ def trained_files(workspace, settings, name, events=None):
         if events is not None:
             events.append(event.event)
     folder = workspace.fold(name, 0)
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    log = [{key: row[key] for key in row if "second" not in key} for row in rows]
+    log = [{key: row[key] for key in row if "second" not in key} for row in log_rows(folder)]
     return {file: (folder / file).read_bytes() for file in FILES} | {"log": log}
 
 
