@@ -1,5 +1,6 @@
 """Makes a small work folder, trains small nets on it, and reads what they left; fills in their settings."""
 
+import dataclasses
 import json
 import shutil
 from functools import cache
@@ -25,6 +26,7 @@ from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
 from models.train.fold import make_trainer
 from models.train.stepper import Stepper
+from models.watch.events import EpochRow, FoldStarted
 from tests.competition import make_competition
 
 SETTINGS = TrainSettings(
@@ -142,6 +144,15 @@ def check_full_run(workspace, run):
         test = stored(workspace, run, fold, "test")
         assert test.image_id.tolist() == ["000", "001", "002", "003", "004", "005"]
         assert test.log_probs.shape == (6, 2, 4)
+
+
+STARTED = FoldStarted("tag", 60, 30, 32, 32, 32, "cpu", "float32", 1e-3, False)
+
+
+def epoch_row(epoch, *, seconds=10.0, **values):
+    """The figures of an epoch: a train loss of 1 / epoch, a valid loss of 0.75."""
+    row = EpochRow(epoch, 1e-3, 32, 1.0 / epoch, 0.75, 0.5, 0.25, 100.0, seconds)
+    return dataclasses.replace(row, **values)
 
 
 def only(kind, events):

@@ -16,9 +16,9 @@ from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
 from models.train.lr_find import judge_sweep, smoothed, sweep
 from models.train.verdict import against_probe, judge, remedy_for
-from models.watch.events import AgainstProbe, EpochRow, JobKey, Verdict
+from models.watch.events import AgainstProbe, JobKey, Verdict
 from models.watch.tables import event_lines
-from tests.models.small import SETTINGS, VIEWS, only, train, trainer
+from tests.models.small import SETTINGS, VIEWS, epoch_row, only, train, trainer
 
 RATES = np.geomspace(1e-6, 1, 100)
 LONG = dataclasses.replace(SETTINGS, epochs=1, batch_size=4)
@@ -83,7 +83,7 @@ def test_a_fold_that_is_not_there_is_refused(workspace):
 
 def judged(*valid_losses, train_error=0.08, **beside):
     """The verdict on epochs of these valid losses and a top-3 error of 0.10."""
-    rows = [EpochRow(i + 1, 1e-3, 64, 1.0, loss, 0.3, 0.10, 100, 1) for i, loss in enumerate(valid_losses)]
+    rows = [epoch_row(i + 1, valid_loss=loss, valid_top3_error=0.10) for i, loss in enumerate(valid_losses)]
     return judge(rows, train_loss=0.5, train_top3_error=train_error, **beside)
 
 
