@@ -61,16 +61,9 @@ def test_a_turn_by_a_quarter_is_rot90_and_no_turn_is_nothing():
     assert turned.is_contiguous(memory_format=torch.channels_last)
 
 
-def drawn(settings, n=500):
-    return draw(np.random.default_rng(0), settings, width=np.full(n, 40), height=np.full(n, 30))
-
-
-def test_what_is_off_is_not_drawn():
-    assert (drawn(PLAIN).angle, drawn(PLAIN).colour) == (None, None)
-
-
 def test_draws_stay_in_their_limits_and_a_slice_is_a_part():
-    draws = drawn(dataclasses.replace(PLAIN, rotate=10, colour_jitter=0.3))
+    settings = dataclasses.replace(PLAIN, rotate=10, colour_jitter=0.3)
+    draws = draw(np.random.default_rng(0), settings, width=np.full(500, 40), height=np.full(500, 30))
     assert np.abs(draws.angle).max() <= math.radians(10)
     assert draws.colour.min() >= 0.7
     assert draws.colour.max() <= 1.3
@@ -78,10 +71,11 @@ def test_draws_stay_in_their_limits_and_a_slice_is_a_part():
     np.testing.assert_array_equal(draws[10:20].boxes, draws.boxes[10:20])
 
 
-def test_a_whole_box_without_chance_is_the_resampled_picture_normalised():
+def test_without_chance_nothing_is_drawn_and_the_input_is_the_resampled_picture_normalised():
     backbone = resolve_backbone("test_resnet")
     pixels = torch.from_numpy(picture()[None].copy())
     draws = draw(np.random.default_rng(0), PLAIN, width=np.array([32]), height=np.array([32]))
+    assert draws.angle is draws.colour is None
     got = training_input(pixels, draws, size=16, backbone=backbone)
     mean, std = (torch.tensor(one).view(3, 1, 1) * 255 for one in (backbone.mean, backbone.std))
     torch.testing.assert_close(got, (resample(pixels, draws.boxes, size=16, kernel=backbone.kernel) - mean) / std)

@@ -54,13 +54,14 @@ def test_a_probe_is_a_full_run_of_heads_and_predictions(probed):
         assert list(done["files"]) == ["head.safetensors", "oof.npz", "test.npz"]
 
 
-def test_done_folds_stay_and_a_fold_that_is_missing_is_made_alike(own):
-    before = fingerprint(own.models)
-    assert [event.trained for event in probe(own)] == [False, False]
+@pytest.mark.parametrize("change", [{}, {"epochs": 9, "label_smoothing": 0.0}])
+def test_done_folds_stay_whatever_training_does_and_a_fold_that_is_missing_is_made_alike(own, change):
+    settings, before = dataclasses.replace(SETTINGS, **change), fingerprint(own.models)
+    assert [event.trained for event in probe(own, settings)] == [False, False]
     assert fingerprint(own.models) == before
     folder = own.fold(RUN, 1)
     (folder / "done.json").unlink()
-    assert [event.trained for event in only(FoldDone, probe(own))] == [False, True]
+    assert [event.trained for event in only(FoldDone, probe(own, settings))] == [False, True]
     assert all(before[name][0] == data for name, (data, _) in fingerprint(own.models).items() if "npz" in name)
 
 
@@ -118,11 +119,6 @@ def test_where_a_mirrored_image_is_none_the_head_never_sees_one(workspace):
     facts = [json.loads(path.read_text())["facts"] for path in workspace.features.glob("*.json")]
     assert sorted(one["view"] for one in facts if "view" in one) == ["centre", "centre"]  # of train and test
     assert [len(one["features"]) for one in facts if "features" in one] == [1]
-
-
-def test_settings_of_training_have_no_say_in_a_probe(probed):
-    events = probe(probed, dataclasses.replace(SETTINGS, epochs=9, label_smoothing=0.0))
-    assert [event.trained for event in events] == [False, False]
 
 
 @pytest.fixture(scope="module")

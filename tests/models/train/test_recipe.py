@@ -63,26 +63,23 @@ def test_training_images_are_scored_with_the_network_that_is_kept_and_not_those_
     assert 0 <= error <= 1
 
 
-def test_a_refit_trains_on_every_image_and_predicts_the_test_images_alone(workspace):
-    train(workspace, dataclasses.replace(SETTINGS, epochs=1))
-    refit = workspace.refit("test_resnet")
-    (started,) = only(FoldStarted, train(workspace, dataclasses.replace(SETTINGS, epochs=1), only_folds=[None]))
+def test_a_refit_needs_its_folds_trains_on_every_image_and_predicts_the_test_images_alone(workspace):
+    settings, refit = dataclasses.replace(SETTINGS, epochs=1), workspace.refit("test_resnet")
+    with pytest.raises(
+        UserError, match="takes its weight in the blend from the run's folds, and test_resnet lacks folds 0, 1"
+    ):
+        train(workspace, settings, only_folds=[None])
+    train(workspace, settings)
+    (started,) = only(FoldStarted, train(workspace, settings, only_folds=[None]))
     assert (started.n_train, started.n_valid) == (len(load_folds(workspace).fold), 0)
     done = done_refit(workspace, "test_resnet")
     assert done["fold"] == "all"
     assert set(done["files"]) == {"network.safetensors", "settings.json", "test.npz"}
     assert not (refit / "oof.npz").exists()
     assert [row["valid_loss"] for row in log_rows(refit)] == [None]
-    assert train(workspace, dataclasses.replace(SETTINGS, epochs=1), only_folds=[None])[-1].trained is False
+    assert train(workspace, settings, only_folds=[None])[-1].trained is False
     list(predict_run(workspace, "test_resnet", PredictSettings(views=("whole",)), device_name="cpu"))
     assert load_predictions(refit / "test.npz", hint="").views.tolist() == ["whole"]
-
-
-def test_a_refit_before_its_folds_is_refused(workspace):
-    with pytest.raises(
-        UserError, match=r"takes its weight in the blend from the run's folds, and test_resnet lacks folds 0, 1"
-    ):
-        train(workspace, only_folds=[None])
 
 
 def test_short_memory_is_told_and_the_fold_goes_on(workspace):

@@ -13,21 +13,17 @@ from tests.models.small import STEPS, batch, full, moved, stepper
 SCHEDULE = full(epochs=10, warmup_epochs=1, head_lr_scale=10, weight_decay=0.05, ema_share=0.1)
 
 
-def network():
-    return timm.create_model("test_resnet", num_classes=4)
-
-
-def scales(layer_decay):
-    """lr_scale of each parameter, by name."""
-    model = network()
-    optimiser = make_optimiser(model, dataclasses.replace(SCHEDULE, layer_decay=layer_decay), lr=1e-3)
-    scale_of = {id(one): group["lr_scale"] for group in optimiser.param_groups for one in group["params"]}
-    return {name: scale_of[id(parameter)] for name, parameter in model.named_parameters()}
+def groups(**changes):
+    """Each parameter's name, itself, and its group in the optimiser."""
+    model = timm.create_model("test_resnet", num_classes=4)
+    optimiser = make_optimiser(model, dataclasses.replace(SCHEDULE, **changes), lr=1e-3)
+    group_of = {id(one): group for group in optimiser.param_groups for one in group["params"]}
+    return [(name, parameter, group_of[id(parameter)]) for name, parameter in model.named_parameters()]
 
 
 def rates(settings):
     """The body's rate at each of 10 steps an epoch."""
-    optimiser = make_optimiser(network(), settings, lr=1.0)
+    optimiser = make_optimiser(timm.create_model("test_resnet", num_classes=4), settings, lr=1.0)
     schedule = make_schedule(optimiser, settings, epoch_steps=10)
     body = next(group for group in optimiser.param_groups if group["lr_scale"] == 1.0)
     found = []
@@ -38,25 +34,21 @@ def rates(settings):
 
 
 def test_every_parameter_moves_and_only_the_head_is_faster():
-    found = scales(1.0)
-    assert set(found) == {name for name, _ in network().named_parameters()}
-    assert {name for name, scale in found.items() if scale == 10} == {"fc.weight", "fc.bias"}
-    assert {scale for name, scale in found.items() if not name.startswith("fc.")} == {1.0}
+    scales = {name: group["lr_scale"] for name, _, group in groups()}
+    assert {name for name, scale in scales.items() if scale == 10} == {"fc.weight", "fc.bias"}
+    assert {scale for name, scale in scales.items() if not name.startswith("fc.")} == {1.0}
 
 
 def test_layer_decay_slows_each_earlier_layer_and_leaves_the_head():
-    found = scales(0.5)
-    assert found["fc.weight"] == 10
-    assert found["conv1.0.weight"] < found["layer1.0.conv1.weight"] < found["layer4.0.conv1.weight"] < 1
-    assert found["layer1.0.conv1.weight"] * 2 == pytest.approx(found["layer2.0.conv1.weight"])
+    scales = {name: group["lr_scale"] for name, _, group in groups(layer_decay=0.5)}
+    assert scales["fc.weight"] == 10
+    assert scales["conv1.0.weight"] < scales["layer1.0.conv1.weight"] < scales["layer4.0.conv1.weight"] < 1
+    assert scales["layer1.0.conv1.weight"] * 2 == pytest.approx(scales["layer2.0.conv1.weight"])
 
 
 def test_biases_and_norms_do_not_decay():
-    model = network()
-    optimiser = make_optimiser(model, SCHEDULE, lr=1e-3)
-    decays = {id(one): group["weight_decay"] for group in optimiser.param_groups for one in group["params"]}
-    assert {decays[id(one)] for one in model.parameters() if one.ndim == 1} == {0.0}
-    assert {decays[id(one)] for one in model.parameters() if one.ndim > 1} == {0.05}
+    for name, parameter, group in groups():
+        assert group["weight_decay"] == (0.05 if parameter.ndim > 1 else 0.0), name
 
 
 def test_one_cycle_rises_and_then_only_falls():

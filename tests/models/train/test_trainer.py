@@ -45,11 +45,8 @@ def own(tmp_path, trained):
     return copied(trained, tmp_path)
 
 
-def test_predictions_carry_their_own_ids_and_done_json_their_digests_and_score(trained):
+def test_a_run_has_predictions_digests_and_a_score_of_its_own_and_a_row_of_its_log_for_each_epoch(trained):
     check_full_run(trained, "test_resnet")
-
-
-def test_the_log_holds_one_row_per_epoch(trained):
     one, two = log_rows(trained.fold("test_resnet", 0))
     assert (one["epoch"], two["epoch"]) == (1, 2)
     assert two["train_loss"] < one["train_loss"]
