@@ -43,10 +43,10 @@ SETTINGS = TrainSettings(
 VIEWS = PredictSettings(views=("centre", "mirror"))
 
 
-def full(settings: TrainSettings | None = None, *, n_train: int = 16, **values) -> FullSettings:
+def full(settings: TrainSettings | None = None, **values) -> FullSettings:
     """The settings, or some values, of a small net from scratch."""
     settings = settings or TrainSettings(**values)
-    return full_settings(settings, tag="test_resnet.r160_in1k", has_weights=False, n_train=n_train)
+    return full_settings(settings, tag="test_resnet.r160_in1k", has_weights=False, n_train=16)
 
 
 def prepared(folder):
@@ -82,9 +82,10 @@ def save_body(path, name="test_resnet", *, n_classes=7, seed=3, **options):
     return path
 
 
-def trainer(workspace, settings=SETTINGS, *, fold=0, lr=1e-3):
+def trainer(workspace, settings=SETTINGS, *, lr=1e-3):
+    """What trains fold 0."""
     folds = load_folds(workspace)
-    job = plan_job(workspace, plan_runs(settings, {})[0], folds, fold, seed=0)
+    job = plan_job(workspace, plan_runs(settings, {})[0], folds, 0, seed=0)
     return make_trainer(workspace, job, folds, open_store(workspace), lr=lr)
 
 
@@ -114,10 +115,10 @@ def moved(one, steps):
 
 
 def predict_anew(workspace, run, views=VIEWS):
-    """Predict as if nothing had been predicted before; returns the events."""
+    """Predict as if nothing had been predicted before."""
     for path in (workspace.models / run).glob("fold*/test.npz"):
         path.unlink()
-    return [one.event for one in predict_run(workspace, run, views, device_name="cpu")]
+    list(predict_run(workspace, run, views, device_name="cpu"))
 
 
 def stored(workspace, run, fold=0, name="oof"):

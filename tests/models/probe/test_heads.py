@@ -201,8 +201,7 @@ def test_other_weights_under_the_same_name_make_other_features(workspace, body):
 
 @pytest.mark.parametrize("change", [{"size": 48}, {"precision": torch.bfloat16}, {"weights": None}])
 def test_another_size_precision_or_start_makes_other_features(workspace, body, change):
-    other = dataclasses.replace(body, **change)
-    assert ask(workspace, other)[0].key != ask(workspace, body)[0].key
+    assert ask(workspace, dataclasses.replace(body, **change))[0].key != ask(workspace, body)[0].key
 
 
 def test_a_damaged_or_foreign_file_is_made_anew(workspace, body):
@@ -210,13 +209,8 @@ def test_a_damaged_or_foreign_file_is_made_anew(workspace, body):
     whole, head = file.path.read_bytes(), file.path.with_suffix(".json")
     foreign = json.loads(head.read_text())
     foreign["facts"]["images"] = "others"
-    for path, damage in (
-        (file.path, whole[:-1] + b"\x7f"),
-        (file.path, whole[:-9]),
-        (file.path, b""),
-        (head, json.dumps(foreign).encode()),
-        (head, b"[]"),
-    ):
+    damages = [(file.path, whole[:-1] + b"\x7f"), (file.path, whole[:-9]), (file.path, b"")]
+    for path, damage in [*damages, (head, json.dumps(foreign).encode()), (head, b"[]")]:
         path.write_bytes(damage)
         assert not file.is_whole()
         ask(workspace, body)

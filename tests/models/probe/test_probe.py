@@ -48,10 +48,13 @@ def own(tmp_path, probed):
     return copied(probed, tmp_path)
 
 
-def test_a_probe_is_a_full_run_of_heads_and_predictions(probed):
+def test_a_probe_is_a_full_run_of_heads_and_predictions_and_of_the_same_bytes_elsewhere(workspace, probed):
     check_full_run(probed, RUN)
-    for done in done_folds(probed, RUN).values():
+    probe(workspace)
+    for fold, done in done_folds(probed, RUN).items():
         assert list(done["files"]) == ["head.safetensors", "oof.npz", "test.npz"]
+        for name in done["files"]:
+            assert (workspace.fold(RUN, fold) / name).read_bytes() == (probed.fold(RUN, fold) / name).read_bytes()
 
 
 @pytest.mark.parametrize("change", [{}, {"epochs": 9, "label_smoothing": 0.0}])
@@ -90,12 +93,6 @@ def test_a_view_at_another_size_has_the_features_of_a_body_of_that_size_and_the_
     probe(own, dataclasses.replace(SETTINGS, image_size=48, mirror=False), views=CENTRE, names=("at48",))
     more = {path.name for path in own.features.iterdir()} - before - made
     assert {name.rpartition(".")[2] for name in more} == {"json", "safetensors"}  # its heads: the features were there
-
-
-def test_the_same_probe_elsewhere_gives_the_same_bytes(workspace, probed):
-    probe(workspace)
-    for name in ("head.safetensors", "oof.npz", "test.npz"):
-        assert (workspace.fold(RUN, 1) / name).read_bytes() == (probed.fold(RUN, 1) / name).read_bytes()
 
 
 def test_damaged_heads_are_fitted_anew(own):
