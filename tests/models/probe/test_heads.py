@@ -52,6 +52,13 @@ def of_rows(features):
     return FeatureRows([[features.numpy()]], torch.device("cpu"))
 
 
+def disturbed(features, folds, fold):
+    """(rows, folds) in which the images of one fold look otherwise and are all of class 0."""
+    own = folds.fold == fold
+    changed = features * torch.from_numpy(np.where(own, -7.0, 1.0)).float()[:, None]
+    return of_rows(changed), dataclasses.replace(folds, target=np.where(own, 0, folds.target))
+
+
 def bytes_of(head):
     return head.weight.numpy().tobytes(), head.bias.numpy().tobytes()
 
@@ -105,11 +112,7 @@ def test_a_folds_own_images_and_labels_have_no_say_in_its_head(n_folds):
     folds = small_folds(target, n_folds=n_folds)
     before = fit_heads(of_rows(features), folds)
     for k in range(n_folds):
-        own = folds.fold == k
-        changed, labels = features.clone(), folds.target.copy()
-        changed[torch.from_numpy(own)] *= -7
-        labels[own] = 0
-        after = fit_heads(of_rows(changed), dataclasses.replace(folds, target=labels))
+        after = fit_heads(*disturbed(features, folds, k))
         assert bytes_of(after.heads[k]) == bytes_of(before.heads[k])
         assert after.strengths[k] == before.strengths[k]
         others = [j for j in range(n_folds) if j != k]

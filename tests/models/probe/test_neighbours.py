@@ -28,7 +28,7 @@ from models.watch.events import FoldDone
 from submissions.offline.make_pack import make_pack
 from submissions.settings import PackSettings
 from tests.competition import fingerprint
-from tests.models.probe.test_heads import of_rows, small_folds, small_problem
+from tests.models.probe.test_heads import disturbed, of_rows, small_folds, small_problem
 from tests.models.small import SETTINGS, VIEWS, check_full_run, copied, only, prepared, stored, train
 
 CHOICE = Choice(count=7, temperature=0.1, share=0.25, prior=0.5)
@@ -96,14 +96,9 @@ def test_of_two_backbones_the_scale_of_one_has_no_say():
 def test_a_folds_own_images_and_labels_have_no_say_in_its_choice_and_memory(n_folds):
     features, target = small_problem(n=120)
     folds = small_folds(target, n_folds=n_folds)
-    own = folds.fold == 1
-    changed, labels = features.clone(), folds.target.copy()
-    changed[torch.from_numpy(own)] *= -7
-    labels[own] = 0
-    other = dataclasses.replace(folds, target=labels)
-    assert choose(of_rows(changed), other, 1) == choose(of_rows(features), folds, 1)
-    rows = np.flatnonzero(~own)
-    one, two = (recall(of_rows(x), f, rows) for x, f in ((features, folds), (changed, other)))
+    plain, other = (of_rows(features), folds), disturbed(features, folds, 1)
+    assert choose(*other, 1) == choose(*plain, 1)
+    one, two = (recall(*each, np.flatnonzero(folds.fold != 1)) for each in (plain, other))
     assert torch.equal(one.images, two.images)
 
 
