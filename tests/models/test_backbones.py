@@ -5,12 +5,12 @@ from functools import partial
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from folds.base.errors import UserError
-from models import backbones
 from models.backbones import SHORT_NAMES, build_network, head_parameters, read_weights, resolve_backbone
 from models.jobs.hub import find_weights
+from tests.models.small import save_body
 
 
 def test_every_short_name_stands_for_a_full_tag_that_timm_has():
@@ -38,22 +38,19 @@ def test_a_misspelt_backbone_or_tag_is_refused_with_the_nearest_names(name, sent
     assert hint in err.value.hint
 
 
-def test_weights_of_another_head_fill_the_body_and_leave_the_head_new(tmp_path):
-    donor = build_network(resolve_backbone("test_resnet"), 7, size=32)
-    save_file(donor.state_dict(), tmp_path / "donor.safetensors")
-    network = build_network(resolve_backbone("test_resnet"), 5, size=32, weights=tmp_path / "donor.safetensors")
+def test_weights_of_another_head_fill_the_body_and_leave_the_head_new(weights):
+    network, donor = build_network(resolve_backbone("test_resnet"), 5, size=32, weights=weights), load_file(weights)
     head = head_parameters(network)
     assert head == {"fc.weight", "fc.bias"}
     for name, value in network.state_dict().items():
-        assert name in head or torch.equal(value, donor.state_dict()[name])
+        assert name in head or torch.equal(value, donor[name])
     assert network.fc.weight.shape[0] == 5
 
 
-def test_a_plain_state_dict_with_wrappers_is_read(tmp_path):
-    donor = build_network(resolve_backbone("test_resnet"), 5, size=32)
-    wrapped = {"state_dict": {f"module.{name}": value.half() for name, value in donor.state_dict().items()}}
-    torch.save(wrapped, tmp_path / "donor.pth")
-    assert read_weights(tmp_path / "donor.pth").keys() == donor.state_dict().keys()
+def test_a_plain_state_dict_with_wrappers_is_read(tmp_path, weights):
+    donor = load_file(weights)
+    torch.save({"state_dict": {f"module.{name}": value.half() for name, value in donor.items()}}, tmp_path / "a.pth")
+    assert read_weights(tmp_path / "a.pth").keys() == donor.keys()
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights at all"])
@@ -66,20 +63,22 @@ def test_a_broken_or_absent_weights_file_is_refused(tmp_path, name, content):
         read_weights(tmp_path / "none.pth")
 
 
-def test_weights_of_another_network_are_refused(tmp_path):
-    save_file(build_network(resolve_backbone("test_convnext"), 5, size=32).state_dict(), tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match=r"other\.safetensors is not for test_resnet\.r160_in1k: conv1"):
-        build_network(resolve_backbone("test_resnet"), 5, size=32, weights=tmp_path / "other.safetensors")
-
-
-def planted(name, size, *, path):
-    """Random weights of a ViT at a size, saved; the first channel of its position embedding counts the columns."""
-    donor = backbones.timm.create_model(name, pretrained=False, num_classes=7, img_size=size)
-    (rows, columns), prefix = donor.patch_embed.grid_size, donor.pos_embed.shape[1] - donor.patch_embed.num_patches
-    with torch.no_grad():
-        donor.pos_embed[0, prefix:, 0] = torch.linspace(0, 1, columns).repeat(rows)
-    save_file(donor.state_dict(), path)
-    return donor, prefix
+@pytest.mark.parametrize(
+    ("donor", "options", "size", "own_size", "sentence"),
+    [
+        pytest.param("test_convnext", {}, 32, 160, r"test_resnet\.r160_in1k: conv1", id="another network"),
+        pytest.param("test_vit", {"embed_dim": 32}, 96, 160, r"test_vit\.r160_in1k: cls_token, pos_embed", id="wider"),
+        pytest.param("convit_tiny", {}, 256, 224, r"convit_tiny\.fb_in1k: pos_embed of its", id="timm resamples none"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_with_the_size_of_the_backbones_own(
+    tmp_path, donor, options, size, own_size, sentence
+):
+    path = save_body(tmp_path / "donor.safetensors", donor, **options)
+    backbone = resolve_backbone("test_resnet" if donor == "test_convnext" else donor)
+    with pytest.raises(UserError, match=rf"donor\.safetensors is not for {sentence}") as err:
+        build_network(backbone, 5, size=size, weights=path)
+    assert err.value.hint.endswith(f"made for, or `--image-size {own_size}`, the size of its weights")
 
 
 @pytest.mark.parametrize(
@@ -94,16 +93,20 @@ def planted(name, size, *, path):
     ],
 )
 def test_a_vit_at_another_size_than_its_weights_was_refused(tmp_path, monkeypatch, name, trained, size, prefix):
-    monkeypatch.setattr(backbones.timm, "create_model", partial(timm.create_model, depth=2))  # 12 take seconds each
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depth=2))  # 12 take seconds each
     backbone = resolve_backbone(name)
     assert (backbone.size, backbone.fixed_size) == (trained, True)
-    donor, n_prefix = planted(name, trained, path=tmp_path / "donor.safetensors")
+    donor = timm.create_model(name, pretrained=False, num_classes=7, img_size=trained)
+    rows, columns = donor.patch_embed.grid_size
+    with torch.no_grad():  # the first channel counts the columns
+        donor.pos_embed[0, prefix:, 0] = torch.linspace(0, 1, columns).repeat(rows)
+    save_file(donor.state_dict(), tmp_path / "donor.safetensors")
     network = build_network(backbone, 5, size=size, weights=tmp_path / "donor.safetensors")
     head, own = head_parameters(network), donor.state_dict()
     for tensor, value in network.state_dict().items():
         assert tensor in head or tensor == "pos_embed" or torch.equal(value, own[tensor]), tensor
     side = size // network.patch_embed.patch_size[0]
-    assert (n_prefix, network.pos_embed.shape[1]) == (prefix, prefix + side * side)
+    assert network.pos_embed.shape[1] == prefix + side * side
     assert torch.equal(network.pos_embed[:, :prefix], donor.pos_embed[:, :prefix])
     columns = network.pos_embed[0, prefix:, 0].view(side, side).detach()
     assert torch.allclose(columns, columns[:1].expand_as(columns), atol=1e-4)  # every row counts as the donor's did
@@ -112,9 +115,9 @@ def test_a_vit_at_another_size_than_its_weights_was_refused(tmp_path, monkeypatc
 
 
 def test_relative_positions_of_a_swin_are_resampled_with_its_windows(tmp_path, monkeypatch):
-    monkeypatch.setattr(backbones.timm, "create_model", partial(timm.create_model, depths=(1, 1, 1, 1)))
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depths=(1, 1, 1, 1)))
     name = "swin_tiny_patch4_window7_224.ms_in22k"
-    donor = backbones.timm.create_model(name, pretrained=False, num_classes=7)
+    donor = timm.create_model(name, pretrained=False, num_classes=7)
     table = "layers.0.blocks.0.attn.relative_position_bias_table"
     with torch.no_grad():
         donor.get_parameter(table).copy_(torch.arange(3.0).expand(169, 3))  # constant over places, another each head
@@ -124,40 +127,17 @@ def test_relative_positions_of_a_swin_are_resampled_with_its_windows(tmp_path, m
 
 
 def test_a_head_of_the_same_size_comes_along_to_another_input_size(tmp_path):
-    donor = build_network(resolve_backbone("test_vit"), 5, size=160)
-    save_file(donor.state_dict(), tmp_path / "donor.safetensors")
-    network = build_network(resolve_backbone("test_vit"), 5, size=96, weights=tmp_path / "donor.safetensors")
-    assert torch.equal(network.head.weight, donor.head.weight)
-    assert torch.equal(network.head.bias, donor.head.bias)
+    path = save_body(tmp_path / "donor.safetensors", "test_vit", n_classes=5)
+    network, donor = build_network(resolve_backbone("test_vit"), 5, size=96, weights=path), load_file(path)
+    assert torch.equal(network.head.weight, donor["head.weight"])
+    assert torch.equal(network.head.bias, donor["head.bias"])
 
 
-@pytest.mark.parametrize("n_classes", [7, 1000])
+@pytest.mark.parametrize("n_classes", [7, 1000])  # 1,000: in the weights' own description, whatever the file holds
 def test_a_network_of_another_size_has_the_classes_that_are_asked_for(tmp_path, n_classes):
-    """1,000 is what the weights' own description says, whatever the file holds."""
-    save_file(build_network(resolve_backbone("test_vit"), 3, size=160).state_dict(), tmp_path / "donor.safetensors")
-    backbone = resolve_backbone("test_vit")
-    network = build_network(backbone, n_classes, size=96, weights=tmp_path / "donor.safetensors", drop_path=0.1)
+    path = save_body(tmp_path / "donor.safetensors", "test_vit", n_classes=3)
+    network = build_network(resolve_backbone("test_vit"), n_classes, size=96, weights=path, drop_path=0.1)
     assert network(torch.zeros(1, 3, 96, 96)).shape == (1, n_classes)
-
-
-def test_weights_of_the_same_names_and_another_width_are_refused(tmp_path):
-    donor = timm.create_model("test_vit", pretrained=False, num_classes=5, embed_dim=32)
-    save_file(donor.state_dict(), tmp_path / "wide.safetensors")
-    with pytest.raises(
-        UserError, match=r"wide\.safetensors is not for test_vit\.r160_in1k: cls_token, pos_embed"
-    ) as err:
-        build_network(resolve_backbone("test_vit"), 5, size=96, weights=tmp_path / "wide.safetensors")
-    assert err.value.hint.endswith("made for, or `--image-size 160`, the size of its weights")
-
-
-def test_a_family_that_timm_does_not_resample_is_refused_with_the_size_of_its_weights(tmp_path):
-    donor = timm.create_model("convit_tiny.fb_in1k", pretrained=False, num_classes=5)
-    save_file(donor.state_dict(), tmp_path / "convit.safetensors")
-    with pytest.raises(
-        UserError, match=r"convit\.safetensors is not for convit_tiny\.fb_in1k: pos_embed of its"
-    ) as err:
-        build_network(resolve_backbone("convit_tiny"), 5, size=256, weights=tmp_path / "convit.safetensors")
-    assert err.value.hint.endswith("or `--image-size 224`, the size of its weights")
 
 
 def test_an_input_too_small_for_the_network_is_refused():

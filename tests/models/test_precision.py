@@ -14,11 +14,12 @@ from folds.base.errors import UserError
 from folds.split.assign import load_folds
 from models import device as precision
 from models.backbones import resolve_backbone
-from models.device import PRECISIONS, choose_device, return_memory, run_precision
+from models.device import PRECISIONS, choose_device, keep_memory, return_memory, run_precision
 from models.predict.again import load_trained
 from models.probe.probe import probe_runs
 from models.runs import chosen_precision, plan_runs
-from tests.models.small import SETTINGS, VIEWS, prepared, train
+from models.watch.events import FoldStarted
+from tests.models.small import SETTINGS, VIEWS, only, train
 
 CPU = torch.device("cpu")
 AUTO = dataclasses.replace(SETTINGS, precision="auto", epochs=1)
@@ -27,12 +28,12 @@ BACKBONE = resolve_backbone("test_resnet")
 
 @pytest.fixture
 def measured(tmp_path, monkeypatch):
-    """A machine with bfloat16 and a cache folder of its own; its measurements can be set, and are counted."""
+    """A machine with bfloat16: the seconds that it takes, which can be set; what was measured; where that is kept."""
     seconds, asked = {"fp32": 2.0, "bf16": 1.0}, []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(precision, "has_bf16", lambda device: True)
     monkeypatch.setattr(precision, "_measure", lambda backbone, *, size, way: asked.append((size, way)) or seconds)
-    return seconds, asked
+    return seconds, asked, tmp_path / "cache" / "foldblend" / "precision.json"
 
 
 def choose(name="auto", *, device=CPU, size=32, way="train", before=()):
@@ -45,22 +46,21 @@ def test_what_lies_within_15_percent_goes_to_float32(measured, bf16, choice):
     assert choose() == PRECISIONS[choice]
 
 
-def test_a_choice_is_measured_once_for_each_size_and_way_and_kept(measured, tmp_path):
-    seconds, asked = measured
+def test_a_choice_is_measured_once_for_each_size_and_way_and_kept(measured):
+    seconds, asked, path = measured
     assert choose() == torch.bfloat16
     seconds["bf16"] = 3.0
     assert choose() == torch.bfloat16  # as before
     assert choose(way="forward") == torch.float32
     assert choose(size=64) == torch.float32
     assert asked == [(32, "train"), (32, "forward"), (64, "train")]
-    kept = json.loads((tmp_path / "cache" / "foldblend" / "precision.json").read_text())
+    kept = json.loads(path.read_text())
     assert sorted(kept.values()) == ["bf16", "fp32", "fp32"]
     assert all(f"torch {torch.__version__}; {BACKBONE.tag}; " in key for key in kept)
 
 
-def test_a_file_that_cannot_be_read_or_written_only_means_another_measurement(measured, tmp_path):
-    _, asked = measured
-    path = tmp_path / "cache" / "foldblend" / "precision.json"
+def test_a_file_that_cannot_be_read_or_written_only_means_another_measurement(measured):
+    _, asked, path = measured
     path.parent.mkdir(parents=True)
     path.write_text("{no json")
     assert choose() == choose() == torch.bfloat16
@@ -73,7 +73,7 @@ def test_a_file_that_cannot_be_read_or_written_only_means_another_measurement(me
 
 
 def test_nothing_is_measured_where_the_precision_is_set_or_the_hardware_has_no_choice(measured, monkeypatch):
-    _, asked = measured
+    _, asked, _ = measured
     assert [choose(name) for name in ("fp32", "bf16", "fp16")] == [torch.float32, torch.bfloat16, torch.float16]
     assert choose(before={"train": "fp32"}) == torch.float32
     monkeypatch.setattr(precision, "has_bf16", lambda device: False)
@@ -91,15 +91,14 @@ def test_a_real_measurement_leaves_random_numbers_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_run_keeps_the_precision_that_it_was_begun_with(measured, tmp_path):
-    seconds, asked = measured
-    workspace = prepared(tmp_path)
-    begun = next(event for event in train(workspace, AUTO, only_folds=[0]) if type(event).__name__ == "FoldStarted")
+def test_a_run_keeps_the_precision_that_it_was_begun_with(measured, workspace):
+    seconds, asked, path = measured
+    (begun,) = only(FoldStarted, train(workspace, AUTO, only_folds=[0]))
     assert begun.precision == "bfloat16"
     assert chosen_precision(workspace, "test_resnet") == {"train": "bf16", "forward": "bf16"}
     seconds["bf16"] = 3.0
-    (tmp_path / "cache" / "foldblend" / "precision.json").unlink()
-    after = next(event for event in train(workspace, AUTO, only_folds=[1]) if type(event).__name__ == "FoldStarted")
+    path.unlink()
+    (after,) = only(FoldStarted, train(workspace, AUTO, only_folds=[1]))
     assert (after.precision, len(asked)) == ("bfloat16", 1)
     trained = load_trained(workspace, "test_resnet", 0, load_folds(workspace), device=CPU)
     assert trained.model.precision == torch.bfloat16
@@ -107,20 +106,20 @@ def test_a_run_keeps_the_precision_that_it_was_begun_with(measured, tmp_path):
         train(workspace, dataclasses.replace(AUTO, precision="fp32"))
 
 
-def test_a_probe_keeps_the_precision_that_it_was_begun_with(measured, tmp_path):
-    seconds, asked = measured
-    workspace = prepared(tmp_path)
+def test_a_probe_keeps_the_precision_that_it_was_begun_with(measured, workspace):
+    seconds, asked, path = measured
     list(probe_runs(workspace, plan_runs(AUTO, {}), VIEWS))
-    (workspace.fold("test_resnet-probe", 1) / "done.json").unlink()
+    folder = workspace.fold("test_resnet-probe", 1)
+    (folder / "done.json").unlink()
     seconds["bf16"] = 3.0
-    (tmp_path / "cache" / "foldblend" / "precision.json").unlink()
+    path.unlink()
     list(probe_runs(workspace, plan_runs(AUTO, {}), VIEWS))
-    stored = json.loads((workspace.fold("test_resnet-probe", 1) / "settings.json").read_text())
-    assert stored["settings"]["precision"] == "bfloat16"
+    assert json.loads((folder / "settings.json").read_text())["settings"]["precision"] == "bfloat16"
     assert asked == [(32, "forward")]
 
 
 ROOT = Path(__file__).parents[2]
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="glibc on Linux")
 FAULTS = """
 import resource, torch
 from models.device import choose_device
@@ -136,15 +135,14 @@ print(faults(), left)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc on Linux")
+@on_linux
 def test_large_blocks_are_not_handed_back_and_zeroed_again():
-    command = [sys.executable, "-c", FAULTS]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", FAULTS], cwd=ROOT, capture_output=True, text=True, check=True)
     kept, left = map(int, done.stdout.split())
     assert 10 * kept < left, (kept, left)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc on Linux")
+@on_linux
 def test_what_is_kept_is_given_back_between_training_and_evaluation():
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
@@ -160,7 +158,5 @@ def test_what_is_kept_is_given_back_between_training_and_evaluation():
 
 
 def test_a_system_without_glibc_is_left_as_it_is(monkeypatch):
-    from models.device import keep_memory
-
     monkeypatch.setattr(sys, "platform", "darwin")
     assert keep_memory.__wrapped__() is False

@@ -7,7 +7,6 @@ import pytest
 
 from folds.base.errors import UserError
 from folds.base.workspace import Workspace
-from folds.split.assign import load_folds
 from models.backbones import build_network, find_traits, resolve_backbone
 from models.input.sizes import (
     epoch_sizes,
@@ -19,12 +18,13 @@ from models.input.sizes import (
     store_size_for,
     train_size,
 )
-from models.jobs.plan import family_remark, full_of, n_train_of
+from models.jobs.plan import family_remark
 from models.predict.again import predict_run
 from models.recipes import FROM_FAMILY, FullSettings, epochs_for, find_family, from_family, full_settings
 from models.runs import done_folds, plan_runs, refuse_other_settings
 from models.settings import TrainSettings
-from tests.models.small import SETTINGS, VIEWS, full, prepared, save_body, train
+from models.watch.events import FoldStarted
+from tests.models.small import SETTINGS, VIEWS, full, only, train
 
 ONE = TrainSettings(backbone=("test_resnet",))
 
@@ -79,15 +79,12 @@ def test_the_store_is_a_sixth_larger_than_the_input(size, store):
     assert store_size_for(size) == store
 
 
-def test_one_store_serves_the_largest_input_of_all_runs():
-    plans = plan_runs(TrainSettings(backbone=("resnet50", "inception")), {})
-    assert needed_store_size(plans) == 352
-    assert needed_store_size(plan_runs(TrainSettings(backbone=("resnet18",), image_size=64, test_size=96), {})) == 128
-
-
-def test_a_view_that_names_its_side_asks_the_store_for_that_side():
-    plans = plan_runs(TrainSettings(backbone=("resnet50",)), {})
+def test_one_store_serves_the_largest_input_of_all_runs_and_views():
+    resnet, both = ({"backbone": names} for names in (("resnet50",), ("resnet50", "inception")))
+    plans = plan_runs(TrainSettings(**resnet), {})
     assert [needed_store_size(plans, ["centre", f"centre@{size}"]) for size in (128, 288, 290)] == [288, 288, 320]
+    assert needed_store_size(plan_runs(TrainSettings(**both), {})) == 352
+    assert needed_store_size(plan_runs(TrainSettings(**resnet, image_size=64, test_size=96), {})) == 128
 
 
 def test_sides_that_a_network_does_not_take_are_refused_with_the_view_to_leave_out():
@@ -115,18 +112,18 @@ def test_the_larger_size_of_the_authors_test_is_proposed_with_the_command_that_t
     assert list(larger_views(elsewhere, ["centre"], **asked)) == []
 
 
-def test_a_start_above_the_end_is_refused():
-    with pytest.raises(UserError, match="`--start-size 256` is larger than the final size, 160"):
-        refuse_odd_sizes(TrainSettings(image_size=160, start_size=256), RESNET)
-
-
-def test_a_network_of_one_size_knows_no_other():
-    vit = resolve_backbone("test_vit")
-    assert vit.fixed_size
-    refuse_odd_sizes(TrainSettings(image_size=96), vit)
-    for other in ({"start_size": 64}, {"test_size": 128}):
-        with pytest.raises(UserError, match="works on one size only, 96 pixels"):
-            refuse_odd_sizes(dataclasses.replace(TrainSettings(image_size=96), **other), vit)
+@pytest.mark.parametrize(
+    ("backbone", "size", "other", "sentence"),
+    [
+        ("resnet50", 160, {"start_size": 256}, "`--start-size 256` is larger than the final size, 160"),
+        ("test_vit", 96, {"start_size": 64}, "works on one size only, 96 pixels"),
+        ("test_vit", 96, {"test_size": 128}, "works on one size only, 96 pixels"),
+    ],
+)
+def test_a_start_above_the_end_and_a_second_size_of_a_network_of_one_are_refused(backbone, size, other, sentence):
+    refuse_odd_sizes(TrainSettings(image_size=size), resolve_backbone(backbone))
+    with pytest.raises(UserError, match=sentence):
+        refuse_odd_sizes(TrainSettings(image_size=size, **other), resolve_backbone(backbone))
 
 
 PLAIN = TrainSettings()
@@ -138,30 +135,21 @@ def filled(settings=PLAIN, tag="resnet50.a1_in1k", *, has_weights=True, n_train=
 
 
 @pytest.mark.parametrize(
-    ("tag", "family"),
+    ("family", "tags"),
     [
-        ("resnet50.a1_in1k", "ImageNet CNN"),
-        ("inception_v3.gluon_in1k", "ImageNet CNN"),
-        ("tf_efficientnet_lite0.in1k", "ImageNet CNN"),
-        ("convnext_tiny.fb_in1k", "ImageNet CNN"),
-        ("resnetv2_50x1_bit.goog_in21k", "ImageNet CNN"),
-        ("levit_128.fb_dist_in1k", "ImageNet CNN"),
-        ("convnext_tiny.in12k_ft_in1k", "ConvNeXt"),
-        ("convnextv2_nano.fcmae_ft_in22k_in1k", "ConvNeXt"),
-        ("swin_tiny_patch4_window7_224.ms_in22k_ft_in1k", "ConvNeXt"),
-        ("vit_small_patch16_224.augreg_in21k", "ViT"),
-        ("vit_small_patch14_dinov2.lvd142m", "ViT"),
-        ("vit_base_patch16_siglip_224.webli", "ViT"),
-        ("deit3_small_patch16_224.fb_in22k_ft_in1k", "ViT"),
-        ("beit_base_patch16_224.in22k_ft_in22k_in1k", "ViT"),
-        ("eva02_tiny_patch14_224.mim_in22k", "ViT"),
-        ("convnext_base.clip_laion2b", "ViT"),
-        ("resnet50_clip.openai", "ViT"),
+        ("ImageNet CNN", ["resnet50.a1_in1k", "inception_v3.gluon_in1k", "tf_efficientnet_lite0.in1k"]),
+        ("ImageNet CNN", ["convnext_tiny.fb_in1k", "resnetv2_50x1_bit.goog_in21k", "levit_128.fb_dist_in1k"]),
+        ("ConvNeXt", ["convnext_tiny.in12k_ft_in1k", "convnextv2_nano.fcmae_ft_in22k_in1k"]),
+        ("ConvNeXt", ["swin_tiny_patch4_window7_224.ms_in22k_ft_in1k"]),
+        ("ViT", ["vit_small_patch16_224.augreg_in21k", "vit_small_patch14_dinov2.lvd142m"]),
+        ("ViT", ["vit_base_patch16_siglip_224.webli", "deit3_small_patch16_224.fb_in22k_ft_in1k"]),
+        ("ViT", ["beit_base_patch16_224.in22k_ft_in22k_in1k", "eva02_tiny_patch14_224.mim_in22k"]),
+        ("ViT", ["convnext_base.clip_laion2b", "resnet50_clip.openai"]),
     ],
 )
-def test_the_first_row_that_fits_the_full_tag_is_the_family(tag, family):
-    assert find_family(tag, has_weights=True).name == family
-    assert find_family(tag, has_weights=False).name == "from scratch"
+def test_the_first_row_that_fits_the_full_tag_is_the_family(family, tags):
+    assert [find_family(tag, has_weights=True).name for tag in tags] == [family] * len(tags)
+    assert {find_family(tag, has_weights=False).name for tag in tags} == {"from scratch"}
 
 
 @pytest.mark.parametrize(
@@ -184,76 +172,63 @@ def test_what_is_given_overrides_the_family_and_everything_else_is_as_it_was():
     full = filled(given, "vit_small_patch16_224.augreg_in21k")
     assert (full.lr, full.layer_decay, full.drop_path, full.batch_norm, full.epochs) == ("find", 0.5, 0.0, "train", 2)
     assert full.mixup == 0.2
-    assert dict(from_family(given, full)) == {
-        "head": "probe",
-        "head_lr_scale": 1.0,
-        "frozen_share": 0.0,
-        "start_share": 0.0,
-        "stages": 2,
-    }
+    left = {"head": "probe", "head_lr_scale": 1.0, "frozen_share": 0.0, "start_share": 0.0, "stages": 2}
+    assert from_family(given, full) == left
 
 
-def test_layers_are_frozen_where_few_images_train_from_a_probed_head_and_the_others_take_a_higher_rate():
-    def chosen(given=PLAIN, **traits):
-        full = filled(given, **traits)
-        return full.frozen_share, full.lr
+@pytest.mark.parametrize(
+    ("given", "traits", "expected"),
+    [
+        # where few images train from a probed head, layers are frozen, and the others take a higher rate
+        ({}, {"n_train": 10_000}, {"frozen_share": 0.67, "lr": 3e-4}),
+        ({}, {"n_train": 10_001}, {"frozen_share": 0.0, "lr": 1e-4}),
+        ({"frozen_share": 0.5}, {"n_train": 100_000}, {"frozen_share": 0.5, "lr": 3e-4}),
+        ({"frozen_share": 0.0}, {}, {"frozen_share": 0.0, "lr": 1e-4}),
+        ({"lr": 2e-4}, {}, {"frozen_share": 0.67, "lr": 2e-4}),
+        # a random head learns ten times faster on weights, and no stage but the last one reaches it
+        ({"head": "random"}, {}, {"frozen_share": 0.0, "lr": 1e-4, "head_lr_scale": 10.0, "stages": 1}),
+        ({"head": "random", "head_lr_scale": 3.0, "stages": 2}, {}, {"head_lr_scale": 3.0, "stages": 2}),
+        ({"head": "random"}, {"has_weights": False}, {"head_lr_scale": 1.0}),
+        ({}, {"takes_head": False}, {"head": "random", "head_lr_scale": 10.0, "stages": 1}),
+        ({"stages": 1}, {}, {"stages": 1}),
+        # trained weights are mixed with those before training where these predict too
+        ({"batch_norm": "train"}, {}, {"frozen_share": 0.0, "lr": 1e-4, "start_share": 0.0}),
+        ({"batch_norm": "train", "start_share": 0.25}, {}, {"start_share": 0.25}),
+        # a network without stochastic depth gets none from its family
+        ({}, {"tag": "convnext_base.clip_laion2b", "has_drop_path": False}, {"drop_path": 0.0}),
+        ({"drop_path": 0.2}, {"has_drop_path": False}, {"drop_path": 0.2}),
+    ],
+)
+def test_what_a_family_gives_depends_on_what_is_given_the_images_and_the_network(given, traits, expected):
+    full = filled(TrainSettings(**given), **traits)
+    assert {key: getattr(full, key) for key in expected} == expected
 
-    assert chosen(n_train=10_000) == (0.67, 3e-4)
-    assert chosen(n_train=10_001) == (0.0, 1e-4)
-    assert chosen(TrainSettings(frozen_share=0.5), n_train=100_000) == (0.5, 3e-4)
-    assert chosen(TrainSettings(frozen_share=0.0)) == (0.0, 1e-4)
-    assert chosen(TrainSettings(lr=2e-4)) == (0.67, 2e-4)
-    for given in ({"batch_norm": "train"}, {"head": "random"}):
-        assert chosen(TrainSettings(**given)) == (0.0, 1e-4)
 
-
-def test_a_random_head_on_weights_learns_ten_times_faster_unless_told_otherwise():
-    assert filled(TrainSettings(head="random")).head_lr_scale == 10.0
-    assert filled(TrainSettings(head="random", head_lr_scale=3.0)).head_lr_scale == 3.0
-    assert filled(TrainSettings(head="random"), has_weights=False).head_lr_scale == 1.0
-
-
-def test_the_last_two_stages_reach_a_classifier_that_starts_fitted_to_them():
-    assert filled().stages == 2
-    assert filled(TrainSettings(stages=1)).stages == 1
-    assert filled(TrainSettings(head="random")).stages == filled(takes_head=False).stages == 1
-    assert filled(TrainSettings(head="random", stages=2)).stages == 2
-
-
-def test_trained_weights_are_mixed_with_those_before_training_where_these_predict_too():
-    assert filled().start_share == 0.5
-    assert filled(TrainSettings(batch_norm="train")).start_share == 0.0
-    assert filled(TrainSettings(batch_norm="train", start_share=0.25)).start_share == 0.25
-    for given, traits, hint in (
+@pytest.mark.parametrize(
+    ("given", "traits", "hint"),
+    [
         ({"head": "random"}, {}, "`--head probe`, or `--start-share 0`"),
         ({}, {"has_weights": False}, "`--start-share 0`"),
         ({"head": "probe"}, {"takes_head": False}, "`--start-share 0`"),
-    ):
-        assert filled(TrainSettings(**given), **traits).start_share == 0.0
-        with pytest.raises(UserError) as refused:
-            filled(TrainSettings(**given, start_share=0.5), **traits)
-        assert refused.value.message == (
-            "`--start-share 0.5` mixes the trained weights with those before training, and resnet50.a1_in1k starts "
-            "with a random head here"
-        )
-        assert refused.value.hint == hint
+    ],
+)
+def test_a_random_head_mixes_no_weights_before_training_and_is_not_told_to(given, traits, hint):
+    assert filled(TrainSettings(**given), **traits).start_share == 0.0
+    with pytest.raises(UserError) as refused:
+        filled(TrainSettings(**given, start_share=0.5), **traits)
+    assert refused.value.message == (
+        "`--start-share 0.5` mixes the trained weights with those before training, and resnet50.a1_in1k starts "
+        "with a random head here"
+    )
+    assert refused.value.hint == hint
 
 
-def test_a_network_whose_head_cannot_be_fitted_starts_from_a_random_one():
+def test_the_traits_of_a_network_are_those_of_timms_and_stochastic_depth_that_it_lacks_is_refused():
     assert not find_traits("deit_tiny_distilled_patch16_224.fb_in1k")["takes_head"]
-    full = filled(takes_head=False)
-    assert (full.head, full.head_lr_scale) == ("random", 10.0)
-
-
-def test_a_network_without_stochastic_depth_gets_none_from_its_family_and_an_explicit_one_is_refused():
     assert not find_traits("inception_v3.gluon_in1k")["has_drop_path"]
     assert find_traits("resnet50.a1_in1k")["has_drop_path"]
-    tag = "convnext_base.clip_laion2b"
-    assert filled(tag=tag).drop_path == 0.1
-    assert filled(tag=tag, has_drop_path=False).drop_path == 0.0
-    full = filled(TrainSettings(drop_path=0.2), has_drop_path=False)
     with pytest.raises(UserError, match="has no stochastic depth"):
-        build_network(resolve_backbone("vgg11"), 4, size=64, drop_path=full.drop_path)
+        build_network(resolve_backbone("vgg11"), 4, size=64, drop_path=0.2)
 
 
 @pytest.mark.parametrize(
@@ -274,59 +249,41 @@ def test_fewer_images_train_for_more_epochs_and_from_scratch_for_more_still(n_tr
     assert epochs_for(n_train, has_weights=False) == from_scratch
 
 
-def test_full_settings_lack_nothing_and_cannot_be_made_without_their_values():
-    full = filled()
-    assert isinstance(full, TrainSettings)
-    assert all(getattr(full, key) is not None for key in FROM_FAMILY)
+def test_full_settings_cannot_be_made_without_their_values():
     with pytest.raises(TypeError, match="lr"):
         FullSettings()
 
 
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory):
-    """A run of which one fold was trained with one epoch, and nothing else that its family has."""
-    workspace = prepared(tmp_path_factory.mktemp("recipes"))
+def test_a_run_that_was_begun_by_default_stores_its_full_values_and_goes_on_with_the_same_values_typed(workspace):
     train(workspace, dataclasses.replace(DEFAULTS, epochs=1), only_folds=[0])
-    return workspace
-
-
-def test_settings_json_holds_the_full_values(begun):
-    stored = json.loads((begun.fold("test_resnet", 0) / "settings.json").read_text())["settings"]
+    given = json.loads((workspace.fold("test_resnet", 0) / "settings.json").read_text())["settings"]
     expected = {"epochs": 1, "lr": 1e-3, "head": "random", "head_lr_scale": 1.0, "batch_norm": "train"}
-    assert {key: stored[key] for key in expected} == expected
-
-
-def test_a_run_that_was_begun_by_default_goes_on_with_the_same_values_typed(begun):
+    assert {key: given[key] for key in expected} == expected
     typed = dataclasses.replace(DEFAULTS, epochs=1, lr=1e-3, head="random", batch_norm="train", layer_decay=1.0)
-    train(begun, typed, only_folds=[1])
-    assert done_folds(begun, "test_resnet").keys() == {0, 1}
-    assert [one.event.top3_error is not None for one in predict_run(begun, "test_resnet", VIEWS, device_name="cpu")]
+    train(workspace, typed, only_folds=[1])
+    assert done_folds(workspace, "test_resnet").keys() == {0, 1}
+    predicted = predict_run(workspace, "test_resnet", VIEWS, device_name="cpu")
+    assert [one.event.top3_error is not None for one in predicted] == [True, True]
     with pytest.raises(UserError, match=r"begun with other settings: lr 0\.001 -> 0\.002"):
-        train(begun, dataclasses.replace(DEFAULTS, epochs=1, lr=2e-3))
+        train(workspace, dataclasses.replace(DEFAULTS, epochs=1, lr=2e-3))
     with pytest.raises(UserError, match="begun with other settings: epochs 1 -> 45"):
-        train(begun, DEFAULTS)
+        train(workspace, DEFAULTS)
 
 
-def test_by_default_weights_are_fine_tuned_from_their_probed_head(tmp_path):
-    workspace, path = prepared(tmp_path), save_body(tmp_path / "body.safetensors")
-    events = train(workspace, dataclasses.replace(DEFAULTS, weights=(str(path),), epochs=1), only_folds=[0])
-    started = next(event for event in events if type(event).__name__ == "FoldStarted")
+def test_by_default_weights_are_fine_tuned_from_their_probed_head(workspace, weights):
+    settings = dataclasses.replace(DEFAULTS, weights=(str(weights),), epochs=1)
+    (started,) = only(FoldStarted, train(workspace, settings, only_folds=[0]))
     assert (started.is_probed, started.lr) == (True, 3e-4)
 
 
-def test_all_folds_of_a_run_train_for_the_same_number_of_epochs(begun):
-    plan = plan_runs(dataclasses.replace(DEFAULTS, pretrained=True), {})[0]
-    assert full_of(plan, n_train_of(load_folds(begun))).epochs == 15
-
-
-def test_the_remark_of_a_run_says_its_family_and_what_that_gives(begun, tmp_path):
+def test_the_remark_of_a_run_says_its_family_and_what_that_gives(workspace, tmp_path):
     plan = plan_runs(TrainSettings(backbone=("resnet50",), lr=0.01), {})[0]
-    assert family_remark(begun, plan) == (
+    assert family_remark(workspace, plan) == (
         'resnet50 (ImageNet CNN): epochs = 15, head = "probe", head_lr_scale = 1.0, layer_decay = 1.0, '
         'frozen_share = 0.67, batch_norm = "frozen", drop_path = 0.0, start_share = 0.5, stages = 2'
     )
-    nowhere = dataclasses.replace(begun, root=tmp_path)
+    nowhere = dataclasses.replace(workspace, root=tmp_path)
     for key in ("epochs", "frozen_share"):
         assert f"{key} = by the number of images, once `split` has counted them" in family_remark(nowhere, plan)
     unknown = plan_runs(TrainSettings(backbone=("resnet5O",)), {})[0]
-    assert family_remark(begun, unknown).startswith("resnet5O: there is no backbone `resnet5O`")
+    assert family_remark(workspace, unknown).startswith("resnet5O: there is no backbone `resnet5O`")

@@ -12,26 +12,22 @@ from models.input.sampling import draw_epoch, expected_repeats, prior_correction
 from models.input.views import VIEWS, check_views, view_boxes, view_size
 from models.settings import TrainSettings
 
-TARGET = np.repeat([0, 1, 2], [900, 90, 10])
+COUNTS = np.array([900, 90, 10])
+TARGET = np.repeat([0, 1, 2], COUNTS)
 
 
-def test_power_zero_shows_every_image_once_and_power_one_every_class_equally_often():
-    np.testing.assert_allclose(expected_repeats(TARGET, power=0.0, most=4), 1.0)
-    shown = np.bincount(TARGET, weights=expected_repeats(TARGET, power=1.0, most=1000))
-    np.testing.assert_allclose(shown, 1000 / 3)
-
-
-def test_the_cap_holds_and_its_surplus_goes_to_the_others():
-    repeats = expected_repeats(TARGET, power=1.0, most=5)
-    assert repeats.max() == 5
-    assert repeats.sum() == pytest.approx(1000)
-    # class 2: 10 x 5 = 50; 950 are left for two classes of equal share: 475 > 90 x 5 = 450, so class 1 is capped too
-    np.testing.assert_allclose(np.bincount(TARGET, weights=repeats), [500, 450, 50])
-
-
-def test_the_square_root_tempers():
-    repeats = expected_repeats(TARGET, power=0.5, most=100)
-    assert repeats[-1] / repeats[0] == pytest.approx((900 / 10) ** 0.5)
+@pytest.mark.parametrize(
+    ("power", "most", "shown"),
+    [
+        pytest.param(0.0, 4, COUNTS, id="natural: every image once"),
+        pytest.param(1.0, 1000, np.full(3, 1000 / 3), id="every class equally often"),
+        pytest.param(0.5, 100, 1000 * COUNTS**0.5 / (COUNTS**0.5).sum(), id="tempered by the square root"),
+        # class 2: 10 x 5 = 50; 950 are left for two classes of equal share: 475 > 90 x 5 = 450: class 1 is capped too
+        pytest.param(1.0, 5, np.array([500, 450, 50]), id="capped: the surplus goes to the others"),
+    ],
+)
+def test_the_images_of_a_class_share_how_often_it_is_shown(power, most, shown):
+    np.testing.assert_allclose(expected_repeats(TARGET, power=power, most=most), (shown / COUNTS)[TARGET])
 
 
 def test_an_epoch_draws_each_image_floor_or_ceil_of_its_repeats_and_on_average_its_repeats():
@@ -106,20 +102,19 @@ def test_an_unknown_or_repeated_view_is_refused(views, sentence):
         check_views(views)
 
 
-def draw(seed=0, n=4000, crop_scale=0.35, mirror=True, width=300, height=200):
-    size = {"width": np.full(n, width), "height": np.full(n, height)}
-    return random_boxes(np.random.default_rng(seed), **size, crop_scale=crop_scale, mirror=mirror)
+def draw(mirror=True, n=4000):
+    size = {"width": np.full(n, 300), "height": np.full(n, 200)}
+    return random_boxes(np.random.default_rng(0), **size, crop_scale=0.35, mirror=mirror)
 
 
 def test_random_crops_lie_inside_and_half_of_them_are_mirrored():
     boxes = draw()
-    mirrored = boxes[:, 2] < boxes[:, 0]
-    assert 0.45 < mirrored.mean() < 0.55
+    assert 0.45 < (boxes[:, 2] < boxes[:, 0]).mean() < 0.55
     assert boxes.min() >= 0
     assert boxes.max() <= 1 + 1e-6
 
 
-def test_random_crops_keep_to_the_aspect_limits_in_true_pixels():
+def test_random_crops_keep_to_the_limits_of_aspect_and_area_in_true_pixels():
     boxes = draw(mirror=False)
     width, height = (boxes[:, 2] - boxes[:, 0]) * 300, (boxes[:, 3] - boxes[:, 1]) * 200
     whole_height = height > 200 - 1e-3  # cut at the picture's edge, where the aspect may be any
@@ -130,24 +125,24 @@ def test_random_crops_keep_to_the_aspect_limits_in_true_pixels():
     assert (width * height).min() > 0.35 * 0.7 * 300 * 200
 
 
-def smooth_picture(rng, size=96):
-    """A picture with soft edges, as photographs have; (size, size, 3) uint8."""
-    coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
-    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)).copy()
+def smooth_pictures(n):
+    """Pictures with soft edges, as photographs have; (n, 96, 96, 3) uint8."""
+    coarse = [np.random.default_rng(i).integers(0, 256, (12, 12, 3), dtype=np.uint8) for i in range(n)]
+    return np.stack([Image.fromarray(one).resize((96, 96), Image.Resampling.BICUBIC) for one in coarse])
 
 
 BOXES = [(0.0, 0.0, 96.0, 96.0), (10.3, 5.7, 60.1, 80.9), (40.0, 40.0, 52.5, 47.5), (0.0, 30.2, 95.9, 96.0)]
 
 
-def shares(boxes, size=96):
-    return np.array(boxes, dtype=np.float32) / np.float32(size)
+def shares(boxes):
+    return np.array(boxes, dtype=np.float32) / np.float32(96)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("size", [24, 64, 128])
 @pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
 def test_a_batch_of_boxes_equals_pillow_within_two_grey_levels(size, kernel, dtype):
-    pixels = np.stack([smooth_picture(np.random.default_rng(i)) for i in range(len(BOXES))])
+    pixels = smooth_pictures(len(BOXES))
     got = resample(torch.from_numpy(pixels), shares(BOXES), size=size, kernel=kernel, dtype=dtype)
     for picture, box, ours in zip(pixels, BOXES, got, strict=True):
         pillow = Image.fromarray(picture).resize((size, size), Image.Resampling[kernel.upper()], box=box)
@@ -156,20 +151,14 @@ def test_a_batch_of_boxes_equals_pillow_within_two_grey_levels(size, kernel, dty
 
 
 def test_a_box_with_its_sides_exchanged_is_the_mirror_image():
-    pixels = torch.from_numpy(smooth_picture(np.random.default_rng(0))[None])
+    pixels = torch.from_numpy(smooth_pictures(1))
     plain = resample(pixels, shares([[10.0, 5.0, 70.0, 90.0]]), size=32)
     mirrored = resample(pixels, shares([[70.0, 5.0, 10.0, 90.0]]), size=32)
     torch.testing.assert_close(mirrored, plain.flip(3), atol=1e-3, rtol=0)
 
 
-def test_the_whole_square_at_its_own_size_is_the_picture_itself():
-    pixels = smooth_picture(np.random.default_rng(0))
-    same = resample(torch.from_numpy(pixels[None]), shares([[0.0, 0.0, 96.0, 96.0]]), size=96)
-    np.testing.assert_allclose(same[0].permute(1, 2, 0).numpy(), pixels, atol=1e-3)
-
-
-def test_the_result_is_channels_last_in_memory():
-    pixels = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
-    out = resample(pixels, shares([[0.0, 0.0, 16.0, 16.0]] * 2, 16), size=8)
-    assert out.shape == (2, 3, 8, 8)
-    assert out.is_contiguous(memory_format=torch.channels_last)
+def test_the_whole_square_at_its_own_size_is_the_picture_itself_channels_last_in_memory():
+    pixels = smooth_pictures(2)
+    same = resample(torch.from_numpy(pixels), shares([[0.0, 0.0, 96.0, 96.0]] * 2), size=96)
+    np.testing.assert_allclose(same.permute(0, 2, 3, 1).numpy(), pixels, atol=1e-3)
+    assert same.is_contiguous(memory_format=torch.channels_last)

@@ -18,12 +18,12 @@ from models.predict.again import test_rows as rows_of_test_images
 from models.probe.features import FrozenBody, image_features
 from models.probe.heads import STRENGTHS, FeatureRows, fit_heads, inner_splits, lowest_strength, start_head
 from models.probe.logistic import Logistic
-from tests.models.small import prepared, save_body
+from tests.models.small import save_body
 
 
-def small_problem(n=200, n_features=12, n_classes=4, *, seed=0):
+def small_problem(n=200, n_features=12, n_classes=4):
     """Features of different lengths (n, D) around class centres, and targets (n,)."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     target = rng.integers(0, n_classes, n)
     centres = rng.normal(0, 1.5, (n_classes, n_features))
     scale = rng.uniform(0.2, 3, n_features)
@@ -31,7 +31,7 @@ def small_problem(n=200, n_features=12, n_classes=4, *, seed=0):
     return torch.tensor(features, dtype=torch.float32), torch.tensor(target)
 
 
-def small_folds(target, *, n_folds=3, n_classes=4):
+def small_folds(target, *, n_folds=3):
     n = len(target)
     names = np.array([f"{i:04d}" for i in range(n)])
     return Folds(
@@ -41,7 +41,7 @@ def small_folds(target, *, n_folds=3, n_classes=4):
         target=target.numpy(),
         fold=np.arange(n) % n_folds,
         group=np.arange(n),
-        classes=tuple(str(c) for c in range(n_classes)),
+        classes=("0", "1", "2", "3"),
         n_folds=n_folds,
         seed=0,
         digest="small",
@@ -50,6 +50,13 @@ def small_folds(target, *, n_folds=3, n_classes=4):
 
 def of_rows(features):
     return FeatureRows([[features.numpy()]], torch.device("cpu"))
+
+
+def disturbed(features, folds, fold):
+    """(rows, folds) in which the images of one fold look otherwise and are all of class 0."""
+    own = folds.fold == fold
+    changed = features * torch.from_numpy(np.where(own, -7.0, 1.0)).float()[:, None]
+    return of_rows(changed), dataclasses.replace(folds, target=np.where(own, 0, folds.target))
 
 
 def bytes_of(head):
@@ -105,18 +112,14 @@ def test_a_folds_own_images_and_labels_have_no_say_in_its_head(n_folds):
     folds = small_folds(target, n_folds=n_folds)
     before = fit_heads(of_rows(features), folds)
     for k in range(n_folds):
-        own = folds.fold == k
-        changed, labels = features.clone(), folds.target.copy()
-        changed[torch.from_numpy(own)] *= -7
-        labels[own] = 0
-        after = fit_heads(of_rows(changed), dataclasses.replace(folds, target=labels))
+        after = fit_heads(*disturbed(features, folds, k))
         assert bytes_of(after.heads[k]) == bytes_of(before.heads[k])
         assert after.strengths[k] == before.strengths[k]
         others = [j for j in range(n_folds) if j != k]
         assert all(bytes_of(after.heads[j]) != bytes_of(before.heads[j]) for j in others)
 
 
-@pytest.mark.parametrize("n_folds", [2, 3, 5])
+@pytest.mark.parametrize("n_folds", [2, 3, 4, 5])
 def test_inner_splits_train_and_judge_inside_the_training_part_only(n_folds):
     fold, group = np.arange(60) % n_folds, np.arange(60) // n_folds
     splits = inner_splits(fold, group, n_folds=n_folds)
@@ -149,49 +152,30 @@ BACKBONE = resolve_backbone("test_resnet")
 
 
 @pytest.fixture
-def workspace(tmp_path):
-    return prepared(tmp_path)
-
-
-@pytest.fixture
 def body(tmp_path):
     return FrozenBody(BACKBONE, save_body(tmp_path / "body.safetensors", n_classes=4), 32, CPU, torch.float32)
 
 
 def ask(workspace, body, *, views=("centre", "mirror"), **options):
+    """The files of the features of the test images, one for each view."""
     store = open_store(workspace)
     return list(image_features(workspace, store, rows_of_test_images(store), body, views=views, **options).values())
 
 
-def written(files):
-    return {file.path: file.path.stat().st_mtime_ns for file in files}
-
-
-def test_features_are_what_the_head_of_the_network_would_get(workspace, body):
+def test_features_are_the_means_of_the_stage_before_the_last_and_then_what_the_head_gets(workspace, body):
     store = open_store(workspace)
     rows = rows_of_test_images(store)
-    network = build_network(BACKBONE, 4, size=32, weights=body.weights).eval()
-    for file, view in zip(ask(workspace, body), ("centre", "mirror"), strict=True):
-        boxes = view_boxes(view, width=store.width[rows], height=store.height[rows], crop_share=BACKBONE.crop_share)
-        pixels = torch.from_numpy(np.array(store.pixels[rows]))
-        with torch.inference_mode():
-            logits = network(network_input(pixels, boxes, size=32, backbone=BACKBONE))
-            ours = network.get_classifier()(torch.from_numpy(file.stages()[-1].astype(np.float32)))
-        torch.testing.assert_close(ours, logits, atol=2e-3, rtol=0)
-
-
-def test_before_them_stand_the_means_of_the_stage_before_the_last(workspace, body):
-    store = open_store(workspace)
-    rows = rows_of_test_images(store)
+    pixels = torch.from_numpy(np.array(store.pixels[rows]))
     network, maps = build_network(BACKBONE, 4, size=32, weights=body.weights).eval(), []
     network.layer3.register_forward_hook(lambda layer, given, made: maps.append(made))
-    boxes = view_boxes("centre", width=store.width[rows], height=store.height[rows], crop_share=BACKBONE.crop_share)
-    with torch.inference_mode():
-        network(network_input(torch.from_numpy(np.array(store.pixels[rows])), boxes, size=32, backbone=BACKBONE))
-    file = ask(workspace, body, views=("centre",))[0]
-    stage, last = file.stages()
-    torch.testing.assert_close(torch.from_numpy(stage.astype(np.float32)), maps[0].mean((2, 3)), atol=2e-3, rtol=0)
-    np.testing.assert_array_equal(np.concatenate([stage, last], axis=1), file.load())
+    for file, view in zip(ask(workspace, body), ("centre", "mirror"), strict=True):
+        stage, last = (torch.from_numpy(one.astype(np.float32)) for one in file.stages())
+        boxes = view_boxes(view, width=store.width[rows], height=store.height[rows], crop_share=BACKBONE.crop_share)
+        with torch.inference_mode():
+            logits = network(network_input(pixels, boxes, size=32, backbone=BACKBONE))
+            torch.testing.assert_close(network.get_classifier()(last), logits, atol=2e-3, rtol=0)
+        torch.testing.assert_close(stage, maps.pop().mean((2, 3)), atol=2e-3, rtol=0)
+        np.testing.assert_array_equal(torch.cat([stage, last], dim=1), file.load())
 
 
 @pytest.mark.parametrize(
@@ -204,10 +188,10 @@ def test_stages_that_are_the_same_numbers_or_of_one_resolution_count_once(tag, w
 
 
 def test_another_view_asks_for_that_view_alone(workspace, body):
-    before = written(ask(workspace, body))
-    after = written(ask(workspace, body, views=("centre", "whole", "mirror")))
-    assert len(after) == 3
-    assert before.items() <= after.items()
+    before = {file.path: file.path.stat().st_mtime_ns for file in ask(workspace, body)}
+    files = ask(workspace, body, views=("centre", "whole", "mirror"))
+    assert len(files) == 3
+    assert before.items() <= {file.path: file.path.stat().st_mtime_ns for file in files}.items()
 
 
 def test_other_weights_under_the_same_name_make_other_features(workspace, body):
@@ -220,8 +204,7 @@ def test_other_weights_under_the_same_name_make_other_features(workspace, body):
 
 @pytest.mark.parametrize("change", [{"size": 48}, {"precision": torch.bfloat16}, {"weights": None}])
 def test_another_size_precision_or_start_makes_other_features(workspace, body, change):
-    other = dataclasses.replace(body, **change)
-    assert ask(workspace, other)[0].key != ask(workspace, body)[0].key
+    assert ask(workspace, dataclasses.replace(body, **change))[0].key != ask(workspace, body)[0].key
 
 
 def test_a_damaged_or_foreign_file_is_made_anew(workspace, body):
@@ -229,13 +212,8 @@ def test_a_damaged_or_foreign_file_is_made_anew(workspace, body):
     whole, head = file.path.read_bytes(), file.path.with_suffix(".json")
     foreign = json.loads(head.read_text())
     foreign["facts"]["images"] = "others"
-    for path, damage in (
-        (file.path, whole[:-1] + b"\x7f"),
-        (file.path, whole[:-9]),
-        (file.path, b""),
-        (head, json.dumps(foreign).encode()),
-        (head, b"[]"),
-    ):
+    damages = [(file.path, whole[:-1] + b"\x7f"), (file.path, whole[:-9]), (file.path, b"")]
+    for path, damage in [*damages, (head, json.dumps(foreign).encode()), (head, b"[]")]:
         path.write_bytes(damage)
         assert not file.is_whole()
         ask(workspace, body)
@@ -268,19 +246,20 @@ def test_every_fold_starts_from_its_own_head_and_only_the_first_costs_a_pass(wor
     folds, store = load_folds(workspace), open_store(workspace)
 
     def start(fold):
-        head = start_head(workspace, folds, store, body, fold=fold)
-        return head.weight, head.bias
+        return start_head(workspace, folds, store, body, fold=fold)
 
-    first = start(0)
-    files = {path: path.stat().st_mtime_ns for path in workspace.features.iterdir()}
-    heads = [start(fold) for fold in (0, 1)]
-    assert {path: path.stat().st_mtime_ns for path in workspace.features.iterdir()} == files
-    assert torch.equal(heads[0][0], first[0])
-    assert not torch.equal(heads[0][0], heads[1][0])
-    weight, bias = start(None)
-    assert (weight.shape, bias.shape, weight.dtype) == ((4, 96), (4,), torch.float32)
-    assert not any(torch.equal(weight, head[0]) for head in heads)
-    assert torch.equal(start(None)[0], weight)
+    def files():
+        return {path: path.stat().st_mtime_ns for path in workspace.features.iterdir()}
+
+    first, made = start(0).weight, files()
+    heads = [start(fold).weight for fold in (0, 1)]
+    assert files() == made
+    assert torch.equal(heads[0], first)
+    assert not torch.equal(heads[0], heads[1])
+    of_all = start(None)
+    assert (of_all.weight.shape, of_all.bias.shape, of_all.weight.dtype) == ((4, 96), (4,), torch.float32)
+    assert not any(torch.equal(of_all.weight, head) for head in heads)
+    assert torch.equal(start(None).weight, of_all.weight)
 
 
 @pytest.mark.parametrize("stages", [1, 2])
@@ -295,11 +274,12 @@ def test_a_head_that_is_set_makes_the_network_answer_as_the_head_does(name, stag
         torch.testing.assert_close(network(images), features @ weight.T + bias)
 
 
-@pytest.mark.parametrize("name", ["resnetv2_50", "levit_128s"])  # a convolution; two heads behind batch norm
-def test_a_classifier_that_is_not_one_linear_layer_is_left_alone(name):
+# a convolution; two heads behind batch norm; one linear layer, of another width
+@pytest.mark.parametrize(("name", "width"), [("resnetv2_50", None), ("levit_128s", None), ("test_resnet", 7)])
+def test_a_classifier_that_is_not_one_linear_layer_of_the_width_is_left_alone(name, width):
     network = build_network(resolve_backbone(name), 4, size=224)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    assert not set_head(network, torch.zeros(4, network.num_features), torch.zeros(4))
+    assert not set_head(network, torch.zeros(4, width or network.num_features), torch.zeros(4))
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
@@ -314,7 +294,3 @@ def test_a_stage_head_starts_from_zeros_draws_no_number_and_goes_with_copies():
         network.stage_head.weight.add_(1)
         assert not torch.equal(network(images), plain(images))
     assert {"stage_head.weight", "fc.weight", "fc.bias"} == head_parameters(network)
-
-
-def test_a_head_of_another_width_is_not_set():
-    assert not set_head(build_network(BACKBONE, 4, size=32), torch.zeros(4, 7), torch.zeros(4))

@@ -18,28 +18,20 @@ from folds.manifest.manifest import read_manifest, usable_rows
 from folds.split.assign import load_folds
 from models.predict.again import predict_run
 from models.predict.gradcam import class_maps
-from models.predict.predictions import load_predictions
 from models.probe import neighbours
-from models.probe.heads import inner_splits
 from models.probe.knn import knn_run
 from models.probe.neighbours import GRID, Choice, Memory, choose, recall
 from models.probe.probe import probe_runs
-from models.runs import done_folds, plan_runs
+from models.runs import plan_runs
 from models.settings import PredictSettings
 from models.watch.events import FoldDone
 from submissions.offline.make_pack import make_pack
 from submissions.settings import PackSettings
 from tests.competition import fingerprint
-from tests.models.probe.test_heads import of_rows, small_folds, small_problem
-from tests.models.small import SETTINGS, VIEWS, copied, prepared, save_body, train
+from tests.models.probe.test_heads import disturbed, of_rows, small_folds, small_problem
+from tests.models.small import SETTINGS, VIEWS, check_full_run, copied, only, prepared, stored, train
 
 CHOICE = Choice(count=7, temperature=0.1, share=0.25, prior=0.5)
-
-
-def plain(memory):
-    """The same memory without its whitening: unit vectors of the features as they are."""
-    memory.mean, memory.factor = memory.mean * 0, torch.eye(len(memory.mean))
-    return memory
 
 
 def test_neighbours_are_scikit_learns():
@@ -95,9 +87,8 @@ def test_of_two_backbones_the_scale_of_one_has_no_say():
     features, target = small_problem()
     louder = features.clone()
     louder[:, 5:] *= 100
-    found = [
-        Memory(one.clone(), target, n_classes=4, widths=(5, 7)).log_probs(one, CHOICE) for one in (features, louder)
-    ]
+    memories = [Memory(one.clone(), target, n_classes=4, widths=(5, 7)) for one in (features, louder)]
+    found = [memory.log_probs(one, CHOICE) for memory, one in zip(memories, (features, louder), strict=True)]
     torch.testing.assert_close(found[1], found[0], atol=1e-3, rtol=1e-3)
 
 
@@ -105,27 +96,16 @@ def test_of_two_backbones_the_scale_of_one_has_no_say():
 def test_a_folds_own_images_and_labels_have_no_say_in_its_choice_and_memory(n_folds):
     features, target = small_problem(n=120)
     folds = small_folds(target, n_folds=n_folds)
-    own = folds.fold == 1
-    changed, labels = features.clone(), folds.target.copy()
-    changed[torch.from_numpy(own)] *= -7
-    labels[own] = 0
-    other = dataclasses.replace(folds, target=labels)
-    assert choose(of_rows(changed), other, 1) == choose(of_rows(features), folds, 1)
-    rows = np.flatnonzero(~own)
-    one, two = (recall(of_rows(x), f, rows) for x, f in ((features, folds), (changed, other)))
+    plain, other = (of_rows(features), folds), disturbed(features, folds, 1)
+    assert choose(*other, 1) == choose(*plain, 1)
+    one, two = (recall(*each, np.flatnonzero(folds.fold != 1)) for each in (plain, other))
     assert torch.equal(one.images, two.images)
-    assert all(
-        1 not in folds.fold[split.train]
-        for split in inner_splits(folds.fold, folds.group, n_folds=n_folds)
-        if 1 in split.valid
-    )
 
 
 @pytest.fixture(scope="module")
-def probed(tmp_path_factory):
-    """(work folder, plans): a probe of one backbone, one of two, a trained run, and their neighbours."""
-    folder = tmp_path_factory.mktemp("knn")
-    workspace, weights = prepared(folder), save_body(folder / "body.safetensors")
+def probed(tmp_path_factory, weights):
+    """(work folder, plans): a probe of one backbone, one of two, and a trained run."""
+    workspace = prepared(tmp_path_factory.mktemp("knn"))
     settings = dataclasses.replace(SETTINGS, weights=(f"test_resnet={weights}",), epochs=1, head="random")
     plans = plan_runs(dataclasses.replace(settings, backbone=("test_resnet", "test_resnet+test_efficientnet")), {})
     list(probe_runs(workspace, plans, VIEWS))
@@ -133,30 +113,30 @@ def probed(tmp_path_factory):
     return workspace, plans
 
 
-def look_up(workspace, of, plans, views=VIEWS):
-    events = [one.event for one in knn_run(workspace, of, plans, views, device_name="cpu")]
-    return [event for event in events if isinstance(event, FoldDone)]
-
-
 @pytest.fixture
 def own(probed, tmp_path):
     return copied(probed[0], tmp_path), probed[1]
 
 
+def look_up(workspace, of, plans, views=VIEWS):
+    """Whether each fold was made now."""
+    events = [one.event for one in knn_run(workspace, of, plans, views, device_name="cpu")]
+    return [done.trained for done in only(FoldDone, events)]
+
+
 @pytest.mark.parametrize("of", ["test_resnet-probe", "test_resnet+test_efficientnet-probe", "test_resnet"])
 def test_neighbours_are_a_full_run_of_any_features_and_done_folds_stay(own, of):
     workspace, plans = own
-    assert [done.trained for done in look_up(workspace, of, plans)] == [True, True]
+    assert look_up(workspace, of, plans) == [True, True]
+    check_full_run(workspace, f"{of}-knn")
     folds, before = load_folds(workspace), fingerprint(workspace.models)
-    for fold, done in done_folds(workspace, f"{of}-knn").items():
-        oof = load_predictions(workspace.fold(f"{of}-knn", fold) / "oof.npz", hint="")
-        assert oof.image_id.tolist() == folds.image_id[folds.fold == fold].tolist()
-        assert done["oof_top3_error"] == topk_error(oof.probs(), folds.target[folds.fold == fold])
-        assert topk_error(oof.probs(), folds.target[folds.fold == fold], k=1) < 0.4  # by chance 0.75
-    assert [done.trained for done in look_up(workspace, of, plans)] == [False, False]
+    for fold in (0, 1):
+        probs = stored(workspace, f"{of}-knn", fold).probs()
+        assert topk_error(probs, folds.target[folds.fold == fold], k=1) < 0.4  # by chance 0.75
+    assert look_up(workspace, of, plans) == [False, False]
     assert fingerprint(workspace.models) == before
     (workspace.fold(f"{of}-knn", 1) / "done.json").unlink()
-    assert [done.trained for done in look_up(workspace, of, plans)] == [False, True]
+    assert look_up(workspace, of, plans) == [False, True]
     after = fingerprint(workspace.models)
     assert all(after[name][0] == data for name, (data, _) in before.items() if "npz" in name)
 
@@ -176,14 +156,14 @@ def test_other_views_and_a_run_that_changed_are_looked_up_again(own):
     workspace, plans = own
     look_up(workspace, "test_resnet-probe", plans)
     other = PredictSettings(views=("whole",))
-    assert [done.trained for done in look_up(workspace, "test_resnet-probe", plans, other)] == [True, True]
+    assert look_up(workspace, "test_resnet-probe", plans, other) == [True, True]
     path = workspace.fold("test_resnet-probe", 0) / "done.json"
     record = read_json(path, hint="")
     write_json(path, {**record, "files": {**record["files"], "head.safetensors": "0" * 16}})
-    assert sorted(done.trained for done in look_up(workspace, "test_resnet-probe", plans, other)) == [False, True]
+    assert sorted(look_up(workspace, "test_resnet-probe", plans, other)) == [False, True]
 
 
-def test_what_has_no_features_or_no_network_is_refused_in_one_sentence(own, tmp_path):
+def test_what_has_no_features_or_no_network_is_refused_in_one_sentence(own):
     workspace, plans = own
     look_up(workspace, "test_resnet-probe", plans)
     name = "test_resnet-probe-knn"
@@ -199,30 +179,30 @@ def test_what_has_no_features_or_no_network_is_refused_in_one_sentence(own, tmp_
     for file in workspace.features.iterdir():
         file.unlink()
     shutil.rmtree(workspace.models / name)
-    scratch = plan_runs(SETTINGS, {})
     with pytest.raises(
         UserError, match=r"^test_resnet-probe is a probe of test_resnet\.r160_in1k with the weights "
     ) as no:
-        look_up(workspace, "test_resnet-probe", scratch)
+        look_up(workspace, "test_resnet-probe", plan_runs(SETTINGS, {}))
     assert no.value.hint.startswith("`python run.py knn --backbone test_resnet.r160_in1k --weights FILE`")
 
 
 def test_they_blend_from_the_command_line_and_a_pack_carries_those_of_a_probe_alone(own, capsys):
     workspace, plans = own
     place = ["--work", str(workspace.root)]
+    blend = ["blend", *place, "--keep", "equal", "--trials", "16", "--half-samples", "2"]
     flags = [*place, "--weights", f"test_resnet={plans[0].weights}", "--backbone", "test_resnet", "--device", "cpu"]
     assert run.main(["knn", *flags, "--run", "test_resnet-probe"]) == 0
     out = capsys.readouterr().out
     assert "test_resnet-probe-knn fold 0: " in out
     assert "neighbours at a temperature of " in out
     assert f"next: python run.py blend {' '.join(place)}" in out
-    assert run.main(["blend", *place, "--keep", "equal"]) == 0
+    assert run.main(blend) == 0
     assert len(load_blend(workspace.blend).weights) == 4
     for command in (["submit"], ["status"], ["compare", "test_resnet-probe", "test_resnet-probe-knn"], ["views"]):
         assert run.main([*command, *place]) == 0
     assert "test_resnet-probe-knn" in make_pack(workspace, PackSettings(), plans, device="cpu").pack.members
     assert run.main(["knn", *flags, "--run", "test_resnet"]) == 0
-    assert run.main(["blend", *place, "--keep", "equal"]) == 0
+    assert run.main(blend) == 0
     without = "test_resnet,test_resnet+test_efficientnet-probe,test_resnet-probe,test_resnet-probe-knn"
     with pytest.raises(UserError, match=r"^test_resnet-knn has a memory of its own for every fold's network, ") as no:
         make_pack(workspace, PackSettings(), plans, device="cpu")

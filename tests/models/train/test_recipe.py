@@ -1,7 +1,6 @@
 """Trains tiny runs with each part of the recipe: all at once, refits, siblings, sizes, batch norm."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -18,8 +17,8 @@ from models.probe.features import FrozenBody
 from models.probe.heads import start_head
 from models.runs import done_refit
 from models.settings import PredictSettings
-from models.watch.events import FoldStarted, MemoryShort
-from tests.models.small import SETTINGS, predict_anew, prepared, save_body, train, trainer
+from models.watch.events import EpochRow, FoldStarted, MemoryShort
+from tests.models.small import SETTINGS, log_rows, only, predict_anew, prepared, stored, train, trainer
 
 EVERYTHING = dataclasses.replace(
     SETTINGS,
@@ -41,27 +40,19 @@ EVERYTHING = dataclasses.replace(
 )
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    return prepared(tmp_path_factory.mktemp("recipe"))
-
-
-def log(workspace, run, fold=0):
-    return [json.loads(line) for line in (workspace.fold(run, fold) / "log.jsonl").read_text().splitlines()]
-
-
 def test_everything_at_once_trains_and_the_same_seed_gives_the_same_bytes(tmp_path):
-    made = []
+    folders = []
     for name in ("one", "two"):
         own = prepared(tmp_path / name)
         train(own, EVERYTHING, only_folds=[0])
-        made.append([(own.fold("test_resnet", 0) / file).read_bytes() for file in FILES])
-    assert made[0] == made[1]
-    assert [row["image_size"] for row in log(own, "test_resnet")] == [16, 16, 32, 32]
+        folders.append(own.fold("test_resnet", 0))
+    for file in FILES:
+        assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes()
+    assert [row["image_size"] for row in log_rows(folders[0])] == [16, 16, 32, 32]
 
 
 def test_training_images_are_scored_with_the_network_that_is_kept_and_not_those_of_the_fold(workspace):
-    one = trainer(workspace, SETTINGS)
+    one = trainer(workspace)
     rows, target = one.data.some_training(10)
     assert set(rows) <= set(one.data.train_rows)
     assert not set(rows) & set(one.data.valid_rows)
@@ -72,32 +63,27 @@ def test_training_images_are_scored_with_the_network_that_is_kept_and_not_those_
     assert 0 <= error <= 1
 
 
-def test_a_refit_trains_on_every_image_and_predicts_the_test_images_alone(workspace):
-    train(workspace)
-    started = next(event for event in train(workspace, only_folds=[None]) if isinstance(event, FoldStarted))
-    assert started.n_valid == 0
-    assert started.n_train == len(load_folds(workspace).fold)
+def test_a_refit_needs_its_folds_trains_on_every_image_and_predicts_the_test_images_alone(workspace):
+    settings, refit = dataclasses.replace(SETTINGS, epochs=1), workspace.refit("test_resnet")
+    with pytest.raises(
+        UserError, match="takes its weight in the blend from the run's folds, and test_resnet lacks folds 0, 1"
+    ):
+        train(workspace, settings, only_folds=[None])
+    train(workspace, settings)
+    (started,) = only(FoldStarted, train(workspace, settings, only_folds=[None]))
+    assert (started.n_train, started.n_valid) == (len(load_folds(workspace).fold), 0)
     done = done_refit(workspace, "test_resnet")
     assert done["fold"] == "all"
     assert set(done["files"]) == {"network.safetensors", "settings.json", "test.npz"}
-    assert not (workspace.refit("test_resnet") / "oof.npz").exists()
-    rows = [json.loads(line) for line in (workspace.refit("test_resnet") / "log.jsonl").read_text().splitlines()]
-    assert [row["valid_loss"] for row in rows] == [None, None]
-    assert train(workspace, only_folds=[None])[-1].trained is False
+    assert not (refit / "oof.npz").exists()
+    assert [row["valid_loss"] for row in log_rows(refit)] == [None]
+    assert train(workspace, settings, only_folds=[None])[-1].trained is False
     list(predict_run(workspace, "test_resnet", PredictSettings(views=("whole",)), device_name="cpu"))
-    again = load_predictions(workspace.refit("test_resnet") / "test.npz", hint="")
-    assert again.views.tolist() == ["whole"]
-
-
-def test_a_refit_before_its_folds_is_refused(workspace):
-    with pytest.raises(
-        UserError, match="takes its weight in the blend from the run's folds, and test_vit lacks folds 0, 1"
-    ):
-        train(workspace, dataclasses.replace(SETTINGS, backbone=("test_vit",)), only_folds=[None])
+    assert load_predictions(refit / "test.npz", hint="").views.tolist() == ["whole"]
 
 
 def test_short_memory_is_told_and_the_fold_goes_on(workspace):
-    one = trainer(workspace, SETTINGS)
+    one = trainer(workspace)
 
     def refuse(module, inputs):
         if module.training and len(inputs[0]) > 4:
@@ -106,12 +92,11 @@ def test_short_memory_is_told_and_the_fold_goes_on(workspace):
     one.stepper.network.register_forward_pre_hook(refuse)
     events = list(one.epochs())
     assert events[0] == MemoryShort(micro_batch=4, batch_size=8)
-    assert [type(event).__name__ for event in events] == ["MemoryShort", "EpochRow", "EpochRow"]
+    assert [type(event) for event in events] == [MemoryShort, EpochRow, EpochRow]
 
 
 def test_a_loss_that_is_not_finite_stops_the_fold_with_step_rate_and_advice(workspace):
-    settings = dataclasses.replace(SETTINGS, lr=1.0, clip_norm=0, ema_share=0)
-    one = trainer(workspace, settings)
+    one = trainer(workspace, dataclasses.replace(SETTINGS, clip_norm=0))
     with torch.no_grad():
         one.stepper.network.fc.weight.fill_(float("inf"))
     with pytest.raises(UserError, match=r"the loss of fold 0 is no longer finite at step \d+, at a rate of") as refused:
@@ -120,17 +105,10 @@ def test_a_loss_that_is_not_finite_stops_the_fold_with_step_rate_and_advice(work
 
 
 def test_predictions_are_made_at_the_test_size(workspace):
-    settings = dataclasses.replace(SETTINGS, test_size=48, backbone=("test_convnext",))
-    train(workspace, settings, only_folds=[0])
-    path = workspace.fold("test_convnext", 0) / "oof.npz"
-    before = load_predictions(path, hint="").log_probs
+    train(workspace, dataclasses.replace(SETTINGS, test_size=48, backbone=("test_convnext",)), only_folds=[0])
+    before = stored(workspace, "test_convnext").log_probs
     predict_anew(workspace, "test_convnext")
-    np.testing.assert_array_equal(load_predictions(path, hint="").log_probs, before)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return save_body(tmp_path_factory.mktemp("weights") / "test_resnet.safetensors")
+    np.testing.assert_array_equal(stored(workspace, "test_convnext").log_probs, before)
 
 
 def test_a_fold_starts_from_its_probed_head_with_the_prior_that_sampling_makes(workspace, weights):

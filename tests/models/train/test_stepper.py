@@ -7,56 +7,48 @@ import timm
 import torch
 
 from folds.base.errors import UserError
-from models.train.stepper import LOWEST_SHARE, Stepper, make_optimiser, make_schedule
-from tests.models.small import full
+from models.train.stepper import LOWEST_SHARE, make_optimiser, make_schedule
+from tests.models.small import STEPS, batch, full, moved, stepper
 
 SCHEDULE = full(epochs=10, warmup_epochs=1, head_lr_scale=10, weight_decay=0.05, ema_share=0.1)
 
 
-def network():
-    return timm.create_model("test_resnet", num_classes=4)
+def groups(**changes):
+    """Each parameter's name, itself, and its group in the optimiser."""
+    model = timm.create_model("test_resnet", num_classes=4)
+    optimiser = make_optimiser(model, dataclasses.replace(SCHEDULE, **changes), lr=1e-3)
+    group_of = {id(one): group for group in optimiser.param_groups for one in group["params"]}
+    return [(name, parameter, group_of[id(parameter)]) for name, parameter in model.named_parameters()]
 
 
-def scales(layer_decay):
-    """lr_scale of each parameter, by name."""
-    model = network()
-    optimiser = make_optimiser(model, dataclasses.replace(SCHEDULE, layer_decay=layer_decay), lr=1e-3)
-    scale_of = {id(one): group["lr_scale"] for group in optimiser.param_groups for one in group["params"]}
-    return {name: scale_of[id(parameter)] for name, parameter in model.named_parameters()}
-
-
-def rates(settings, *, epoch_steps=10):
-    """The body's rate at each step."""
-    optimiser = make_optimiser(network(), settings, lr=1.0)
-    schedule = make_schedule(optimiser, settings, epoch_steps=epoch_steps)
+def rates(settings):
+    """The body's rate at each of 10 steps an epoch."""
+    optimiser = make_optimiser(timm.create_model("test_resnet", num_classes=4), settings, lr=1.0)
+    schedule = make_schedule(optimiser, settings, epoch_steps=10)
     body = next(group for group in optimiser.param_groups if group["lr_scale"] == 1.0)
     found = []
-    for step in range(settings.epochs * epoch_steps):
+    for step in range(settings.epochs * 10):
         schedule.step_update(step)
         found.append(body["lr"])
     return found
 
 
 def test_every_parameter_moves_and_only_the_head_is_faster():
-    found = scales(1.0)
-    assert set(found) == {name for name, _ in network().named_parameters()}
-    assert {name for name, scale in found.items() if scale == 10} == {"fc.weight", "fc.bias"}
-    assert {scale for name, scale in found.items() if not name.startswith("fc.")} == {1.0}
+    scales = {name: group["lr_scale"] for name, _, group in groups()}
+    assert {name for name, scale in scales.items() if scale == 10} == {"fc.weight", "fc.bias"}
+    assert {scale for name, scale in scales.items() if not name.startswith("fc.")} == {1.0}
 
 
 def test_layer_decay_slows_each_earlier_layer_and_leaves_the_head():
-    found = scales(0.5)
-    assert found["fc.weight"] == 10
-    assert found["conv1.0.weight"] < found["layer1.0.conv1.weight"] < found["layer4.0.conv1.weight"] < 1
-    assert found["layer1.0.conv1.weight"] * 2 == pytest.approx(found["layer2.0.conv1.weight"])
+    scales = {name: group["lr_scale"] for name, _, group in groups(layer_decay=0.5)}
+    assert scales["fc.weight"] == 10
+    assert scales["conv1.0.weight"] < scales["layer1.0.conv1.weight"] < scales["layer4.0.conv1.weight"] < 1
+    assert scales["layer1.0.conv1.weight"] * 2 == pytest.approx(scales["layer2.0.conv1.weight"])
 
 
 def test_biases_and_norms_do_not_decay():
-    model = network()
-    optimiser = make_optimiser(model, SCHEDULE, lr=1e-3)
-    decays = {id(one): group["weight_decay"] for group in optimiser.param_groups for one in group["params"]}
-    assert {decays[id(one)] for one in model.parameters() if one.ndim == 1} == {0.0}
-    assert {decays[id(one)] for one in model.parameters() if one.ndim > 1} == {0.05}
+    for name, parameter, group in groups():
+        assert group["weight_decay"] == (0.05 if parameter.ndim > 1 else 0.0), name
 
 
 def test_one_cycle_rises_and_then_only_falls():
@@ -68,45 +60,20 @@ def test_one_cycle_rises_and_then_only_falls():
     assert found[-1] < 0.02
 
 
-def test_three_equal_cycles_restart_twice_from_the_peak():
-    found = rates(dataclasses.replace(SCHEDULE, cycles=3, warmup_epochs=1), epoch_steps=10)
-    restarts = [step for step in range(11, 100) if found[step] > found[step - 1]]
-    assert restarts == [40, 70]
-    assert [found[step] for step in restarts] == pytest.approx([1.0, 1.0])
-
-
-def test_cycles_may_double_in_length():
-    found = rates(dataclasses.replace(SCHEDULE, cycles=2, cycle_mult=2, warmup_epochs=1))
-    assert [step for step in range(11, 100) if found[step] > found[step - 1]] == [40]  # 30 steps, then 60
+@pytest.mark.parametrize(
+    ("cycles", "cycle_mult", "restarts"),
+    [(3, 1, [40, 70]), (2, 2, [40])],  # after 10 steps of warm-up 30 + 30 + 30, or 30 and twice as many
+)
+def test_cycles_of_equal_or_doubled_length_restart_from_the_peak(cycles, cycle_mult, restarts):
+    found = rates(dataclasses.replace(SCHEDULE, cycles=cycles, cycle_mult=cycle_mult))
+    assert [step for step in range(11, 100) if found[step] > found[step - 1]] == restarts
+    assert [found[step] for step in restarts] == pytest.approx([1.0] * len(restarts))
 
 
 def test_the_average_is_off_where_its_window_is_one_step_or_less():
     off, one_step, ten_steps = (dataclasses.replace(SCHEDULE, ema_share=share) for share in (0, 0.02, 0.2))  # of 50
-    assert stepper(off).average is None
-    assert stepper(one_step).average is None
+    assert stepper(off).average is stepper(one_step).average is None
     assert stepper(ten_steps).average.decay == pytest.approx(0.9)
-
-
-SETTINGS = full(batch_size=12, epochs=2, label_smoothing=0.1, ema_share=0, start_share=0)
-
-
-def stepper(settings=SETTINGS, backbone="test_vit", precision=torch.float32, batch_size=12):
-    torch.manual_seed(0)
-    extra = {"img_size": 32} if "vit" in backbone else {}
-    return Stepper(
-        timm.create_model(backbone, num_classes=4, **extra),
-        settings,
-        lr=1e-3,
-        epoch_steps=5,
-        batch_size=batch_size,
-        device=torch.device("cpu"),
-        precision=precision,
-    )
-
-
-def batch():
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(12, 3, 32, 32, generator=generator), torch.arange(12) % 4
 
 
 def gradients(one):
@@ -114,7 +81,7 @@ def gradients(one):
 
 
 def lets_pass(one, most):
-    """Make the network answer as a device does whose memory holds so many images and no more."""
+    """The network answers as a device does whose memory holds so many images and no more."""
 
     def refuse(module, inputs):
         if len(inputs[0]) > most:
@@ -130,16 +97,14 @@ def test_a_micro_batch_gives_the_gradient_and_loss_of_the_whole_batch(micro_batc
     images, target = (one[:n] for one in batch())
     if soft:
         target = torch.nn.functional.one_hot(target, 4) * 0.7 + 0.075
-    whole, parts = stepper(), stepper(dataclasses.replace(SETTINGS, micro_batch=micro_batch))
-    for one in (whole, parts):
-        one.train_mode()
+    whole, parts = stepper(), stepper(dataclasses.replace(STEPS, micro_batch=micro_batch))
     torch.testing.assert_close(parts.accumulate(images, target), whole.accumulate(images, target))
     torch.testing.assert_close(gradients(parts), gradients(whole), atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("batch_norm", "at_once"), [("frozen", 16), ("train", 64)])
 def test_on_a_cpu_a_batch_goes_in_parts_unless_its_statistics_are_trained(batch_norm, at_once):
-    settings = dataclasses.replace(SETTINGS, batch_norm=batch_norm, micro_batch=None)
+    settings = dataclasses.replace(STEPS, batch_norm=batch_norm, micro_batch=None)
     assert stepper(settings, batch_size=64).micro_batch == at_once
     assert stepper(dataclasses.replace(settings, micro_batch=32), batch_size=64).micro_batch == 32
 
@@ -149,7 +114,6 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_keeps_the_step():
     whole, short = stepper(), stepper()
     lets_pass(short, 4)
     for one in (whole, short):
-        one.train_mode()
         one.accumulate(images, target)
     assert short.micro_batch == 3
     torch.testing.assert_close(gradients(short), gradients(whole), atol=1e-6, rtol=1e-4)
@@ -168,22 +132,20 @@ def test_another_error_of_the_network_is_not_taken_for_lack_of_memory():
         stepper().accumulate(images[:, :2], target)
 
 
-def statistics(one):
-    return torch.cat([value.flatten() for name, value in one.network.state_dict().items() if "running" in name])
-
-
 @pytest.mark.parametrize(("batch_norm", "moves"), [("train", True), ("frozen", False)])
 def test_frozen_statistics_of_batch_norm_stay_as_the_weights_have_them(batch_norm, moves):
-    one = stepper(dataclasses.replace(SETTINGS, batch_norm=batch_norm), backbone="test_resnet")
-    before = statistics(one)
-    one.train_mode()
-    one.step(3, *batch())
-    assert (not torch.equal(statistics(one), before)) == moves
+    one = stepper(dataclasses.replace(STEPS, batch_norm=batch_norm), "test_resnet")
+
+    def statistics():
+        return torch.cat([value.flatten() for name, value in one.network.state_dict().items() if "running" in name])
+
+    before = statistics()
+    moved(one, [3])
+    assert (not torch.equal(statistics(), before)) == moves
 
 
 def test_float16_scales_its_loss_and_leaves_out_a_step_that_overflows():
     one = stepper(precision=torch.float16)
-    one.train_mode()
     before = [parameter.detach().clone() for parameter in one.network.parameters()]
     images, target = batch()
     one.step(3, images * float("inf"), target)
@@ -195,8 +157,7 @@ def test_float16_scales_its_loss_and_leaves_out_a_step_that_overflows():
 
 
 def test_the_running_average_is_what_predicts_and_not_the_last_network():
-    one = stepper(dataclasses.replace(SETTINGS, ema_share=0.8))
-    one.train_mode()
+    one = stepper(dataclasses.replace(STEPS, ema_share=0.8))
     passed = []
     for number in range(4):
         one.step(number, *batch())
@@ -207,11 +168,9 @@ def test_the_running_average_is_what_predicts_and_not_the_last_network():
 
 
 def test_what_predicts_lies_between_the_weights_before_training_and_those_after():
-    one = stepper(dataclasses.replace(SETTINGS, start_share=0.25), backbone="test_resnet")
+    one = stepper(dataclasses.replace(STEPS, start_share=0.25), "test_resnet")
     before = {name: value.clone() for name, value in one.network.state_dict().items()}
-    one.train_mode()
-    for number in range(2):
-        one.step(number, *batch())
+    moved(one, range(2))
     after, mixed = one.network.state_dict(), one.trained.state_dict()
     assert not torch.equal(before["fc.weight"], after["fc.weight"])
     for name in after:
@@ -226,22 +185,16 @@ def test_what_predicts_lies_between_the_weights_before_training_and_those_after(
     [("test_resnet", "layer3.0."), ("test_vit", "blocks.3."), ("caformer_s18", "stages.2.")],
 )
 def test_a_share_of_the_layers_from_the_input_on_keeps_weights_and_statistics(backbone, last_frozen):
-    one = stepper(
-        dataclasses.replace(SETTINGS, batch_norm="train", frozen_share=2 / 3, micro_batch=4), backbone=backbone
-    )
+    one = stepper(dataclasses.replace(STEPS, batch_norm="train", frozen_share=2 / 3, micro_batch=4), backbone)
     before = {name: value.clone() for name, value in one.network.state_dict().items()}
-    one.train_mode()
-    for number in range(2):
-        one.step(number, *batch())
+    moved(one, range(2))
     kept = [name for name, value in one.network.state_dict().items() if torch.equal(value, before[name])]
     assert kept == list(before)[: len(kept)]
     assert kept[-1].startswith(last_frozen)
 
 
 def test_frozen_layers_take_no_gradient_and_the_head_trains_whatever_the_share():
-    one = stepper(dataclasses.replace(SETTINGS, frozen_share=0.99))
+    one = stepper(dataclasses.replace(STEPS, frozen_share=0.99))
     one.accumulate(*batch())
-    assert [name for name, each in one.network.named_parameters() if each.grad is not None] == [
-        "head.weight",
-        "head.bias",
-    ]
+    trains = [name for name, each in one.network.named_parameters() if each.grad is not None]
+    assert trains == ["head.weight", "head.bias"]

@@ -16,17 +16,12 @@ from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
 from models.train.lr_find import judge_sweep, smoothed, sweep
 from models.train.verdict import against_probe, judge, remedy_for
-from models.watch.events import AgainstProbe, EpochRow, JobKey, Verdict
+from models.watch.events import AgainstProbe, JobKey, Verdict
 from models.watch.tables import event_lines
-from tests.models.small import SETTINGS, VIEWS, prepared, save_body, train, trainer
+from tests.models.small import SETTINGS, VIEWS, epoch_row, only, train, trainer
 
 RATES = np.geomspace(1e-6, 1, 100)
 LONG = dataclasses.replace(SETTINGS, epochs=1, batch_size=4)
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    return prepared(tmp_path_factory.mktemp("lr-find"))
 
 
 def test_the_network_is_as_it_was_after_a_sweep(workspace):
@@ -56,8 +51,8 @@ def test_of_a_fitted_head_the_steepest_rate_says_nothing_and_no_first_loss_count
 
 
 def test_a_loss_that_never_falls_is_refused():
-    with pytest.raises(UserError, match="the loss falls at no rate from 1e-06 to 1e\\+00"):
-        judge_sweep(np.geomspace(1e-6, 1, 50), np.linspace(1, 2, 50))
+    with pytest.raises(UserError, match=r"the loss falls at no rate from 1e-06 to 1e\+00"):
+        judge_sweep(RATES, np.linspace(1, 2, 100))
 
 
 def test_smoothing_keeps_a_constant_and_starts_at_the_first_loss():
@@ -86,85 +81,73 @@ def test_a_fold_that_is_not_there_is_refused(workspace):
         next(find_rates(workspace, plan_runs(LONG, {}), fold=7, seed=0))
 
 
-def rows(*valid_losses, error=0.10):
-    return [EpochRow(i + 1, 1e-3, 64, 1.0, loss, 0.3, error, 100, 1) for i, loss in enumerate(valid_losses)]
+def judged(*valid_losses, train_error=0.08, **beside):
+    """The verdict on epochs of these valid losses and a top-3 error of 0.10."""
+    rows = [epoch_row(i + 1, valid_loss=loss, valid_top3_error=0.10) for i, loss in enumerate(valid_losses)]
+    return judge(rows, train_loss=0.5, train_top3_error=train_error, **beside)
+
+
+RISING, GAINING, SETTLED = (2.0, 1.2, 1.0, 1.1), (2.0, 1.5, 1.2, 1.0), (2.0, 1.1, 1.01, 1.0)
 
 
 @pytest.mark.parametrize(
     ("losses", "train_error", "kind", "says"),
     [
-        ((2.0, 1.2, 1.0, 1.1), 0.05, "overfitting", "risen by 10% since epoch 3: fewer epochs (`--epochs 3`)"),
-        ((2.0, 1.5, 1.2, 1.0), 0.08, "underfitting", "took 17% off the valid loss: more of them (`--epochs 6`)"),
-        (
-            (2.0, 1.5, 1.2, 1.0),
-            0.01,
-            "fine",
-            "took 17% off the valid loss, but the training images are nearly memorised",
-        ),
-        ((2.0, 1.1, 1.01, 1.0), 0.01, "overfitting", "nearly memorised: more epochs would add little"),
-        ((2.0, 1.1, 1.01, 1.0), 0.08, "fine", "has settled"),
+        (RISING, 0.05, "overfitting", "risen by 10% since epoch 3: fewer epochs (`--epochs 3`)"),
+        (GAINING, 0.08, "underfitting", "took 17% off the valid loss: more of them (`--epochs 6`)"),
+        (GAINING, 0.01, "fine", "took 17% off the valid loss, but the training images are nearly memorised"),
+        (SETTLED, 0.01, "overfitting", "nearly memorised: more epochs would add little"),
+        (SETTLED, 0.08, "fine", "has settled"),
         ((1.0,), 0.08, "fine", "has settled"),
     ],
 )
 def test_a_fold_is_judged_by_its_valid_loss_and_its_own_training_images(losses, train_error, kind, says):
-    verdict = judge(rows(*losses), train_loss=0.5, train_top3_error=train_error)
+    verdict = judged(*losses, train_error=train_error)
     assert verdict.kind == kind
     assert says in verdict.advice
 
 
 def test_the_figures_are_those_of_the_last_epoch():
-    verdict = judge(rows(2.0, 1.0, 1.0), train_loss=0.5, train_top3_error=0.04)
+    verdict = judged(2.0, 1.0, 1.0, train_error=0.04)
     assert (verdict.valid_loss, verdict.train_loss) == (1.0, 0.5)
     assert (verdict.valid_top3_error, verdict.train_top3_error, verdict.gained) == (0.10, 0.04, 0.0)
 
 
-def against(*, is_better, top3_error=0.0262):
-    return AgainstProbe("x-probe", ("centre",), top3_error, 0.0197, 0.11, 0.08, is_better)
-
-
-def test_a_net_that_is_no_better_than_its_frozen_probe_hears_that_first_and_what_to_turn():
-    said = judge(
-        rows(2.0, 1.1, 1.01, 1.0),
-        train_loss=0.5,
-        train_top3_error=0.01,
-        against_probe=against(is_better=False),
-        remedy="`--batch-norm frozen --head probe`, or a smaller `--lr`",
-    )
-    assert said.kind == "no gain"
-    assert said.advice == (
-        "no better than its own frozen probe (top-3 error 0.0262 against 0.0197, log loss 0.1100 against 0.0800): "
-        "`--batch-norm frozen --head probe`, or a smaller `--lr`"
-    )
+BEHIND = AgainstProbe("x-probe", ("centre",), 0.0262, 0.0197, 0.11, 0.08, is_better=False)
+NO_BETTER = "no better than its own frozen probe (top-3 error 0.0262 against 0.0197, log loss 0.1100 against 0.0800): "
 
 
 @pytest.mark.parametrize(
     ("losses", "says"),
     [
-        ((2.0, 1.2, 1.0, 1.1), "; the valid loss has risen by 10% since epoch 3, so fewer epochs may help too "),
-        ((2.0, 1.5, 1.2, 1.0), "; the last epochs still took 17% off the valid loss, so more of them may help too "),
+        (SETTLED, ""),
+        (RISING, "; the valid loss has risen by 10% since epoch 3, so fewer epochs may help too (`--epochs 3`)"),
+        (GAINING, "; the last epochs still took 17% off the valid loss, so more of them may help too (`--epochs 6`)"),
     ],
 )
-def test_a_net_behind_its_probe_also_hears_where_its_epochs_were_too_many_or_too_few(losses, says):
-    said = judge(rows(*losses), train_loss=0.5, train_top3_error=0.05, against_probe=against(is_better=False))
-    assert says in said.advice
+def test_a_net_that_is_no_better_than_its_frozen_probe_hears_that_first_and_what_to_turn(losses, says):
+    said = judged(*losses, train_error=0.01, against_probe=BEHIND, remedy="`--batch-norm frozen`")
+    assert (said.kind, said.advice) == ("no gain", f"{NO_BETTER}`--batch-norm frozen`{says}")
 
 
-def test_a_net_that_is_better_than_its_probe_is_judged_as_before_and_both_figures_are_shown():
-    better = against(is_better=True, top3_error=0.0175)
-    said = judge(rows(2.0, 1.01, 1.0), train_loss=0.5, train_top3_error=0.08, against_probe=better)
+@pytest.mark.parametrize(
+    ("figures", "says"),
+    [
+        (
+            (0.0175, 0.0197, 0.11, 0.08),
+            "better than its own frozen probe: top-3 error 0.0175 against 0.0197, log loss 0.1100 against 0.0800",
+        ),
+        (
+            (0.0907, 0.0858, 0.76, 0.84),
+            "better than its own frozen probe in log loss, and in top 3 within chance of it: "
+            "top-3 error 0.0907 against 0.0858, log loss 0.7600 against 0.8400",
+        ),
+    ],
+)
+def test_a_net_that_is_better_than_its_probe_is_judged_as_before_and_both_figures_are_shown(figures, says):
+    said = judged(2.0, 1.01, 1.0, against_probe=AgainstProbe("x-probe", ("centre",), *figures, is_better=True))
     assert said.kind == "fine"
-    assert event_lines(JobKey("x", 0), said)[-1] == (
-        "  (better than its own frozen probe: top-3 error 0.0175 against 0.0197, log loss 0.1100 against 0.0800)"
-    )
-
-
-def test_a_net_that_is_better_in_log_loss_alone_is_said_to_be_so():
-    behind = AgainstProbe("x-probe", ("centre",), 0.0907, 0.0858, 0.76, 0.84, is_better=True)
-    said = judge(rows(2.0, 1.01, 1.0), train_loss=0.5, train_top3_error=0.08, against_probe=behind)
-    assert event_lines(JobKey("x", 0), said)[-1] == (
-        "  (better than its own frozen probe in log loss, and in top 3 within chance of it: top-3 error 0.0907 against "
-        "0.0858, log loss 0.7600 against 0.8400)"
-    )
+    assert event_lines(JobKey("x", 0), said)[-1] == f"  ({says})"
 
 
 @pytest.mark.parametrize(
@@ -186,47 +169,38 @@ def test_only_what_is_not_so_already_and_is_possible_is_proposed(
     assert remedy_for(settings, lr=3e-4, has_batch_norm=has_batch_norm, takes_head=takes_head) == says
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return save_body(tmp_path_factory.mktemp("weights") / "test_resnet.safetensors")
-
-
 @pytest.fixture
 def slow(weights):
     """Settings that train next to nothing: the frozen probe is far better."""
-    return dataclasses.replace(
-        SETTINGS, weights=(str(weights),), epochs=1, warmup_epochs=0, lr=1e-6, head="random", batch_norm="train"
-    )
+    at_start = {"weights": (str(weights),), "head": "random", "batch_norm": "train"}
+    return dataclasses.replace(SETTINGS, **at_start, epochs=1, warmup_epochs=0, lr=1e-6)
 
 
 def probe(workspace, settings, *, names=()):
     return list(probe_runs(workspace, plan_runs(settings, {}, names=names), VIEWS))
 
 
-def test_a_fold_worse_than_its_frozen_probe_says_so_in_done_json_with_both_errors(tmp_path, slow):
-    workspace = prepared(tmp_path)
+def test_a_fold_worse_than_its_frozen_probe_says_so_in_done_json_with_both_errors(workspace, slow):
     probe(workspace, slow)
-    verdict = next(one for one in train(workspace, slow, only_folds=[0]) if isinstance(one, Verdict))
-    stored = done_folds(workspace, "test_resnet")[0]["verdict"]
+    (verdict,) = only(Verdict, train(workspace, slow, only_folds=[0]))
+    done = done_folds(workspace, "test_resnet")[0]
+    stored, against = done["verdict"], done["verdict"]["against_probe"]
     assert (verdict.kind, stored["kind"]) == ("no gain", "no gain")
     assert (stored["advice"], stored["train_top3_error"]) == (verdict.advice, verdict.train_top3_error)
     assert stored["advice"].startswith("no better than its own frozen probe (top-3 error ")
     assert "`--batch-norm frozen --head probe`, or a smaller `--lr`" in stored["advice"]
-    against = stored["against_probe"]
     assert (against["probe"], against["views"]) == ("test_resnet-probe", ["centre", "mirror"])
-    assert against["top3_error"] == done_folds(workspace, "test_resnet")[0]["oof_top3_error"]
+    assert against["top3_error"] == done["oof_top3_error"]
     assert against["probe_top3_error"] == done_folds(workspace, "test_resnet-probe")[0]["oof_top3_error"]
 
 
 def compare(workspace, weights_digest, *, image_size=32):
     folds, plan = load_folds(workspace), plan_runs(dataclasses.replace(SETTINGS, image_size=image_size), {})[0]
     job = plan_job(workspace, plan, folds, 0, seed=0, is_to_train=False)
-    job = dataclasses.replace(job, weights_digest=weights_digest)
-    return against_probe(workspace, folds, job)
+    return against_probe(workspace, folds, dataclasses.replace(job, weights_digest=weights_digest))
 
 
-def test_only_a_probe_of_the_same_weights_and_size_counts_and_a_damaged_one_is_passed_over(tmp_path, slow):
-    workspace = prepared(tmp_path)
+def test_only_a_probe_of_the_same_weights_and_size_counts_and_a_damaged_one_is_passed_over(workspace, slow):
     train(workspace, slow, only_folds=[0])
     used = done_folds(workspace, "test_resnet")[0]["weights_digest"]
     assert "against_probe" not in done_folds(workspace, "test_resnet")[0]["verdict"]
@@ -243,9 +217,7 @@ def test_only_a_probe_of_the_same_weights_and_size_counts_and_a_damaged_one_is_p
     assert compare(workspace, used).probe == "frozen"
 
 
-def test_views_that_the_probe_lacks_are_left_aside(tmp_path, slow):
-    workspace = prepared(tmp_path)
+def test_views_that_the_probe_lacks_are_left_aside(workspace, slow):
     probe(workspace, slow)
     train(workspace, slow, only_folds=[0], views=PredictSettings(views=("whole", "centre")))
-    verdict = json.loads((workspace.fold("test_resnet", 0) / "done.json").read_text())["verdict"]
-    assert verdict["against_probe"]["views"] == ["centre"]
+    assert done_folds(workspace, "test_resnet")[0]["verdict"]["against_probe"]["views"] == ["centre"]

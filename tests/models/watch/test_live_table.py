@@ -7,31 +7,20 @@ import pytest
 from rich.console import Console
 
 from folds.base.terminal import Screen, bars_on
-from models.watch.events import (
-    EpochRow,
-    FoldDone,
-    FoldFailed,
-    FoldHeld,
-    FoldResumed,
-    FoldStarted,
-    JobEvent,
-    JobKey,
-    JobProgress,
-)
+from models.watch.events import EpochRow, FoldDone, FoldFailed, FoldHeld, FoldResumed, JobEvent, JobKey, JobProgress
 from models.watch.live_table import JobState, LiveTable
+from tests.models.small import STARTED
+from tests.models.small import epoch_row as row
 
 
 class Drawn(Screen):
     """A screen whose bars are drawn nowhere; it notes what is tracked outside of any job."""
 
+    bars = None  # of the property of Screen
+
     def __init__(self):
         super().__init__()
-        self.aside = []
-        self.made = bars_on(Console(file=io.StringIO(), width=100))
-
-    @property
-    def bars(self):
-        return self.made
+        self.aside, self.bars = [], bars_on(Console(file=io.StringIO(), width=100))
 
     def track(self, items, *, what, total, unit="images", each=1):
         self.aside.append(what)
@@ -43,11 +32,7 @@ def happened(run, fold, event, place=""):
 
 
 def started(run, fold, place=""):
-    return happened(run, fold, FoldStarted("tag", 60, 30, 32, 32, 32, "cpu", "float32", 1e-3, False), place)
-
-
-def row(epoch, *, seconds=10.0, top3=0.25):
-    return EpochRow(epoch, 1e-3, 32, 0.5, 0.75, 0.5, top3, 100.0, seconds)
+    return happened(run, fold, STARTED, place)
 
 
 def done(run, fold, *, error=0.125, seconds=40.0, trained=True):
@@ -95,11 +80,9 @@ def test_a_job_waits_runs_and_is_done():
     known = table("a")
     assert states(known) == ["waiting", "waiting"]
     told(known, started("a", 0), row(1))
-    assert states(known) == ["running", "waiting"]
-    assert known.jobs["a", 0].epoch == 1
+    assert (states(known), known.jobs["a", 0].epoch) == (["running", "waiting"], 1)
     told(known, done("a", 0))
-    assert states(known) == ["done", "waiting"]
-    assert known.jobs["a", 0].error == 0.125
+    assert (states(known), known.jobs["a", 0].error) == (["done", "waiting"], 0.125)
 
 
 HELD = happened("a", 1, FoldHeld("a fold 1", "process 7"))
@@ -126,21 +109,24 @@ def test_what_others_hold_now_replaces_what_they_held_before_and_never_a_job_tha
     assert states(known) == ["running", "waiting", "held", "waiting"]
 
 
-def test_a_resumed_job_has_its_epochs_behind_it():
-    known = told(table("a"), started("a", 0), happened("a", 0, FoldResumed(3, 4)))
-    assert known.jobs["a", 0].share == 0.75
+@pytest.mark.parametrize(
+    ("events", "share"),
+    [
+        pytest.param([happened("a", 0, FoldResumed(3, 4))], 0.75, id="resumed: its epochs are behind it"),
+        pytest.param([progress("a", 0, "epoch 1/4", 30, 60)], 0.125, id="half of one epoch of four"),
+        pytest.param([progress("a", 0, "epoch 1/4", 60, 60), started("a", 0), row(1)], 0.25, id="between two epochs"),
+    ],
+)
+def test_a_job_is_as_far_as_its_epochs(events, share):
+    assert told(table("a"), started("a", 0), *events).jobs["a", 0].share == share
 
 
 def test_each_running_job_has_a_bar_of_what_it_does_now():
-    known = table("a")
-    for fold in (0, 1):
-        known.take(started("a", fold, f"gpu {fold}"))
-    known.take(progress("a", 0, "epoch 1/4", 30, 60, per_second=10.0, place="gpu 0"))
-    known.take(happened("a", 1, row(2), "gpu 1"))
-    assert [job.share for job in known.jobs.values()] == [0.125, 0.5]
+    known = told(table("a"), started("a", 0, "gpu 0"), started("a", 1, "gpu 1"))
+    told(known, progress("a", 0, "epoch 1/4", 30, 60, place="gpu 0"), happened("a", 1, row(2), "gpu 1"))
     assert bars(known) == [("a fold 0 on gpu 0  epoch 1/4", 30, 60)]
-    known.take(progress("a", 0, "epoch 2/4", 0, 60, place="gpu 0"))
-    known.take(progress("a", 1, "predict test", 5, 10, place="gpu 1"))
+    told(known, progress("a", 0, "epoch 2/4", 0, 60, place="gpu 0"))
+    told(known, progress("a", 1, "predict test", 5, 10, place="gpu 1"))
     assert bars(known) == [("a fold 0 on gpu 0  epoch 2/4", 0, 60), ("a fold 1 on gpu 1  predict test", 5, 10)]
     told(known, done("a", 0), failed("a", 1, "a fold 1"))
     assert bars(known) == []
@@ -158,26 +144,16 @@ def test_the_time_left_is_that_of_done_jobs_and_of_the_share_that_is_left():
 
 
 def test_jobs_side_by_side_share_the_time_left_and_the_longest_sets_a_floor():
-    known = table("a", "b")
-    for fold in (0, 1):
-        told(known, started("a", fold), row(1))
+    known = told(table("a", "b"), started("a", 0), row(1), started("a", 1), row(1))
     assert known.seconds_left() == (2 * 30 + 2 * 40) / 2
     told(known, done("b", 0), done("b", 1))
     assert known.seconds_left() == 30
 
 
 def test_the_first_epoch_is_enough_for_an_estimate():
-    known = told(table("a", folds=(0,)), started("a", 0))
-    known.take(progress("a", 0, "epoch 1/4", 30, 60, per_second=6.0))
+    half = progress("a", 0, "epoch 1/4", 30, 60, per_second=6.0)
+    known = told(table("a", folds=(0,)), started("a", 0), half)
     assert known.seconds_left() == pytest.approx(35)  # 4 epochs of 10 seconds, half of one behind us
-
-
-def test_a_job_between_two_epochs_is_as_far_as_its_epochs():
-    known = told(table("a"), started("a", 0))
-    known.take(progress("a", 0, "epoch 1/4", 60, 60, per_second=6.0))
-    told(known, started("a", 0))
-    known.take(happened("a", 0, row(1)))
-    assert known.jobs["a", 0].share == 0.25
 
 
 def test_the_tracker_gives_progress_to_the_job_that_runs_and_the_rest_to_the_screen():
@@ -207,12 +183,12 @@ def test_the_table_has_a_word_or_a_figure_for_every_state():
 @pytest.mark.parametrize("columns", [20, 40, 69, 70, 100, 200])
 @pytest.mark.parametrize("lines", [5, 10, 24, 60])
 def test_no_size_is_too_small_and_no_line_too_long(columns, lines):
-    known = table(*(f"a-run-with-quite-a-long-name-{i}" for i in range(30)), folds=range(5))
-    for i in range(3):
-        name = f"a-run-with-quite-a-long-name-{i}"
-        known.take(started(name, 0, f"gpu {i}"))
-        known.take(progress(name, 0, "epoch 1/4", 1000, 100_000, per_second=123.0, place=f"gpu {i}"))
-    told(known, started("a-run-with-quite-a-long-name-3", 1), row(1, top3=math.nan))
+    names = [f"a-run-with-quite-a-long-name-{i}" for i in range(30)]
+    known = table(*names, folds=range(5))
+    for i, name in enumerate(names[:3]):
+        now = progress(name, 0, "epoch 1/4", 1000, 100_000, per_second=123.0, place=f"gpu {i}")
+        told(known, started(name, 0, f"gpu {i}"), now)
+    told(known, started(names[3], 1), row(1, valid_top3_error=math.nan))
     made = shown(known, columns, lines)
     assert len(made) <= max(lines // 2, 5)
     assert max(map(len, made)) <= columns
