@@ -9,15 +9,12 @@ import pytest
 
 import run
 from ensemble.blend.make_blend import make_blend
-from ensemble.settings import BlendSettings
 from folds.base.workspace import Workspace
 from folds.manifest.manifest import COLUMNS, write_manifest
 from submissions.report.make import make_report
 from submissions.settings import ReportSettings
 from tests.competition import COLOURS, TRAIN, jpeg, make_competition
-from tests.ensemble.small import small_work
-
-QUICK = BlendSettings(trials=16, half_samples=1, keep="equal")
+from tests.ensemble.small import EQUAL, small_work
 
 
 def with_manifest(work, folds, *, unreadable=("x1", "x2")):
@@ -36,14 +33,13 @@ def blended(tmp_path_factory):
     """(work folder, folds, blend): three members of made-up predictions, blended with equal weights."""
     work, folds = small_work(tmp_path_factory.mktemp("blended"))
     with_manifest(work, folds)
-    return work, folds, make_blend(work, QUICK, seed=0).blend
+    return work, folds, make_blend(work, EQUAL, seed=0).blend
 
 
 @pytest.fixture
 def blended_copy(blended, tmp_path):
     """A copy of the blended work folder, to submit from."""
-    shutil.copytree(blended[0].root, tmp_path / "work")
-    return Workspace(tmp_path / "work")
+    return Workspace(shutil.copytree(blended[0].root, tmp_path / "work"))
 
 
 def make_dirty(data):
@@ -60,8 +56,10 @@ def make_dirty(data):
     (train / "0/empty.jpg").write_bytes(b"")
 
 
-def make_whole(folder):
-    """The work folder of a competition that was prepared, split, trained twice, blended and submitted."""
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """A work folder gone the whole way: a leak, a copy, a picture under two labels, two runs, a blend, a submission."""
+    folder = tmp_path_factory.mktemp("whole")
     data, work = make_competition(folder / "data", per_class=12), folder / "work"
     make_dirty(data)
     steps = [
@@ -78,15 +76,8 @@ def make_whole(folder):
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory):
-    """A work folder gone the whole way: a leak, a copy, a picture under two labels, two runs, a blend, a submission."""
-    return make_whole(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(scope="session")
 def reported(whole, tmp_path_factory):
     """(work folder, what `report` returned, the numbers in report.json) of a copy of the whole one."""
-    work = Workspace(tmp_path_factory.mktemp("reported") / "work")
-    shutil.copytree(whole, work.root)
+    work = Workspace(shutil.copytree(whole, tmp_path_factory.mktemp("reported") / "work"))
     made = make_report(work, ReportSettings(), [])
     return work, made, json.loads((work.report / "report.json").read_text())

@@ -1,7 +1,5 @@
 """Tests the score of a CSV whose true labels are known, and the error that its lineage expects."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -16,23 +14,24 @@ LAYOUT = Layout(("id", "predicted"), ("1", "2", "3", "4"), ("a", "b", "c", "d"),
 GUESSES = "id,predicted\n1,a b c\n2,b a c\n3,b c a\n4,b c d\n9,a b c\n"
 
 
+def score_of(folder, truth):
+    (folder / "guesses.csv").write_text(GUESSES)
+    (folder / "truth.csv").write_text(truth)
+    return score_submission(folder / "guesses.csv", folder / "truth.csv", LAYOUT)
+
+
 @pytest.mark.parametrize("truth", ["id,label\n1,a\n2,a\n3,a\n4,a\n", "label,id\na,4\na,3\na,2\na,1\n"])
 def test_ranks_one_two_three_and_none_are_three_first_errors_and_one_of_three(tmp_path, truth):
     """Image 9 has no true label and does not count; the columns are known by their names, not by their places."""
-    (tmp_path / "guesses.csv").write_text(GUESSES)
-    (tmp_path / "truth.csv").write_text(truth)
-    score = score_submission(tmp_path / "guesses.csv", tmp_path / "truth.csv", LAYOUT)
+    score = score_of(tmp_path, truth)
     assert (score.images, score.top1_error, score.top3_error) == (4, 3 / 4, 1 / 4)
     assert "of 4 images: top-1 error 0.7500, top-3 error 0.2500" in score.sentence
 
 
 def test_labels_of_other_images_are_refused(tmp_path):
-    (tmp_path / "guesses.csv").write_text(GUESSES)
-    (tmp_path / "truth.csv").write_text("id,label\n7,a\n")
-    with pytest.raises(
-        UserError, match=r"^none of the ids of .*guesses.csv has a label in .*truth.csv, whose ids are 7$"
-    ):
-        score_submission(tmp_path / "guesses.csv", tmp_path / "truth.csv", LAYOUT)
+    fault = r"^none of the ids of .*guesses.csv has a label in .*truth.csv, whose ids are 7$"
+    with pytest.raises(UserError, match=fault):
+        score_of(tmp_path, "id,label\n7,a\n")
 
 
 def test_an_expected_score_is_that_of_the_very_bytes_of_its_lineage(tmp_path):

@@ -1,7 +1,5 @@
 """Tests members that other tools made."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from ensemble.settings import AddSettings
 from folds.base.errors import CannotWriteError, UserError
 from models.predict.predictions import save_predictions
 from tests.competition import fingerprint
-from tests.ensemble.small import QUICK, SMALL, refusal, small_oof, small_test, small_work
+from tests.ensemble.small import QUICK, SMALL, flip, refusal, small_oof, small_test, small_work
 
 
 def table(ids, classes, probs, **more) -> pd.DataFrame:
@@ -43,6 +41,11 @@ def rewritten(settings: AddSettings, change) -> AddSettings:
     return replace(settings, oof=str(path))
 
 
+def in_order(folds) -> np.ndarray:
+    """The third one's out-of-fold probabilities as members give them: fold by fold. (N, C)"""
+    return np.exp(small_oof(folds, 2))[np.argsort(folds.fold, kind="stable")]
+
+
 def add_refusal(work, settings) -> tuple[str, str | None]:
     said = refusal(add_member, work, "other", settings)
     assert not (work.ensemble / "members" / "other" / "done.json").exists()
@@ -54,9 +57,7 @@ def test_the_hint_for_a_damaged_added_member_is_no_prediction_of_a_network_that_
     """It was `predict --run other`, which ends in: there is no run other."""
     work, _, settings = house
     folder = add_member(work, "other", settings).folder
-    data = bytearray((folder / place).read_bytes())
-    data[len(data) // 2] ^= 1
-    (folder / place).write_bytes(data)
+    flip(folder / place)
     message, hint = refusal(load_members, work) if "oof" in place else refusal(apply_blend, work, "other")
     assert place.rpartition("/")[2] in message
     assert hint == f"`python run.py add other --oof FILE --test FILE`, or remove {folder}"
@@ -65,10 +66,9 @@ def test_the_hint_for_a_damaged_added_member_is_no_prediction_of_a_network_that_
 def test_the_hint_for_a_view_that_an_added_member_lacks_is_to_leave_one_of_them_out(house):
     work, _, settings = house
     add_member(work, "other", settings)
-    assert refusal(load_members, work, ["other"], views=("centre",)) == (
-        "other has no view centre; it has as-given",
-        "no network made it: leave out `--member-views`, or other with `--members`",
-    )
+    hint = "no network made it: leave out `--member-views`, or other with `--members`"
+    fault = "other has no view centre; it has as-given"
+    assert refusal(load_members, work, ["other"], views=("centre",)) == (fault, hint)
 
 
 def test_an_added_member_blends_like_a_trained_one(house):
@@ -77,8 +77,7 @@ def test_an_added_member_blends_like_a_trained_one(house):
     assert (added.images, added.test_images, added.warnings) == (600, 40, ())
     members = load_members(work)
     assert members.names == ("m00", "m01", "other")
-    expected = np.exp(small_oof(folds, 2))[np.argsort(folds.fold, kind="stable")]
-    assert members.members[2].probs(0, 600) == pytest.approx(expected, abs=1e-6)
+    assert members.members[2].probs(0, 600) == pytest.approx(in_order(folds), abs=1e-6)
     assert "other" in make_blend(work, QUICK, seed=0).blend.weights
 
 
@@ -102,25 +101,20 @@ def test_an_add_that_fails_leaves_the_member_of_that_name_as_it_was(house, monke
 def test_rows_and_columns_in_any_order_are_the_same_member(house):
     work, _, settings = house
     add_member(work, "one", settings)
-    mixed = rewritten(
-        settings, lambda data: data.sample(frac=1, random_state=0)[["id", "fold", *reversed(data.columns[2:])]]
-    )
-    add_member(work, "two", mixed)
+    rows = rewritten(settings, lambda data: data.sample(frac=1, random_state=0))
+    add_member(work, "two", rewritten(rows, lambda data: data[["id", "fold", *reversed(data.columns[2:])]]))
     members = load_members(work, ("one", "two"))
     assert np.array_equal(members.members[0].probs(0, 600), members.members[1].probs(0, 600))
 
 
 def test_logits_are_said_to_be_logits(house):
     work, folds, settings = house
-    columns = list(folds.classes)
-    logits = rewritten(settings, lambda data: data.assign(**{name: np.log(data[name]) + 3 for name in columns}))
+    logits = rewritten(settings, lambda data: data.assign(**np.log(data[list(folds.classes)]) + 3))
     assert add_refusal(work, logits)[1] == "`--logits` if these are logits"
-    tests = pd.read_csv(settings.test, dtype={"id": str})
     path = Path(settings.test).with_name("logits.csv")
-    tests.assign(**{name: np.log(tests[name]) - 1 for name in columns}).to_csv(path, index=False)
+    table(SMALL.test_id, folds.classes, small_test(2) - 1).to_csv(path, index=False)
     add_member(work, "other", replace(logits, test=str(path), logits=True))
-    expected = np.exp(small_oof(folds, 2))[np.argsort(folds.fold, kind="stable")]
-    assert load_members(work, ("other",)).members[0].probs(0, 600) == pytest.approx(expected, abs=1e-5)
+    assert load_members(work, ("other",)).members[0].probs(0, 600) == pytest.approx(in_order(folds), abs=1e-5)
 
 
 def test_npz_and_npy_need_their_ids_and_classes(house, tmp_path):
@@ -168,9 +162,8 @@ def test_sums_a_little_off_are_divided_by_and_counted(house):
 def test_trusted_folds_are_recorded(house):
     work, _, settings = house
     trusted = replace(rewritten(settings, lambda data: data.drop(columns="fold")), trust_folds=True)
-    assert add_member(work, "other", trusted).warnings == (
-        "its folds are trusted, not known to be those of this work folder",
-    )
+    (note,) = add_member(work, "other", trusted).warnings
+    assert note == "its folds are trusted, not known to be those of this work folder"
 
 
 @pytest.mark.parametrize(
