@@ -11,25 +11,20 @@ from tests.competition import SCRATCH, make_competition
 
 def test_a_command_in_a_sentence_finds_the_same_work_folder(monkeypatch):
     monkeypatch.setattr(run.KIT, "same_place", " --work w")
-    assert run.KIT.placed("first `python run.py lr-find --fold 0`, then `python run.py blend`") == (
-        "first `python run.py lr-find --work w --fold 0`, then `python run.py blend --work w`"
-    )
+    said = run.KIT.placed("first `python run.py lr-find --fold 0`, then `python run.py blend`")
+    assert said == "first `python run.py lr-find --work w --fold 0`, then `python run.py blend --work w`"
     assert run.KIT.placed("`python run.py infer PACK PICTURES`") == "`python run.py infer PACK PICTURES`"
 
 
-def test_a_setting_counts_that_is_called_like_a_command(typed):
-    Path("kit.toml").write_text('[predict]\nviews = ["centre", "zoom"]\n')
-    assert 'views = ["centre", "zoom"]  # from kit.toml' in typed("settings")[1]
-    assert 'views = ["whole"]  # from flag' in typed("settings", "--views", "whole")[1]
-
-
-def test_a_setting_comes_from_its_default_then_the_file_then_the_flag(typed):
-    Path("kit.toml").write_text('seed = 3\n[train]\nepochs = 7\nlr = 0.01\nbackbone = ["resnet18"]\n')
+def test_a_setting_comes_from_its_default_then_the_file_then_the_flag_in_tables_called_like_a_command_too(typed):
+    tables = '[train]\nepochs = 7\nlr = 0.01\nbackbone = ["resnet18"]\n[predict]\nviews = ["centre", "zoom"]\n'
+    Path("kit.toml").write_text(f"seed = 3\n{tables}")
     out = typed("settings", "--lr", "0.02").out
-    for setting in ("epochs = 7", "seed = 3", 'backbone = ["resnet18"]'):
+    for setting in ("epochs = 7", "seed = 3", 'backbone = ["resnet18"]', 'views = ["centre", "zoom"]'):
         assert f"{setting}  # from kit.toml" in out
     assert "lr = 0.02  # from flag" in out
     assert "batch_size = 64  # from default" in out
+    assert 'views = ["whole"]  # from flag' in typed("settings", "--views", "whole").out
 
 
 def fed_back(typed, settings):

@@ -21,9 +21,11 @@ def test_the_whole_way_ends_in_a_valid_csv_in_the_order_of_the_sample(work, type
     assert out == f"{work}/submissions/blend.csv: 6 rows, valid\n"
 
 
-def test_the_whole_way_leaves_the_data_as_it_was(finished):
-    data, _, before = finished
+def test_the_whole_way_leaves_the_data_as_it_was_and_probes_no_random_weights(finished):
+    data, work, before = finished
     assert fingerprint(data) == before
+    assert not (work / "submissions" / "probe.csv").exists()
+    assert not (work / "models" / "test_resnet-probe").exists()
 
 
 def test_an_unreadable_test_image_gets_the_most_frequent_classes_and_is_counted(work):
@@ -93,14 +95,12 @@ def test_files_alone_are_blended_without_a_work_folder(typed):
     assert not Path("work").exists()
 
 
-def test_status_shows_scores_and_the_next_command(work, typed):
-    out = typed("status", "--work", work, "--backbone", "test_resnet,test_vit", "--no-pretrained").out
-    assert "test_vit lacks folds 0, 1" in out
-    assert f"next: python run.py train --work {work}" in out
-
-
-def test_status_as_json_is_one_object_with_the_same_scores_and_nothing_around_it(work, typed):
-    _, out, err = typed("status", "--json", "--work", work, "--backbone", "test_resnet,test_vit", "--no-pretrained")
+def test_status_as_text_or_as_one_json_object_says_the_scores_and_the_next_command(work, typed):
+    words = "status", "--work", work, "--backbone", "test_resnet,test_vit", "--no-pretrained"
+    text = typed(*words).out
+    assert "test_vit lacks folds 0, 1" in text
+    assert f"next: python run.py train --work {work}" in text
+    _, out, err = typed(*words, "--json")
     said = json.loads(out)
     assert (err, said["version"], said["n_folds"]) == ("", 1, 2)
     assert said["missing"] == ["test_vit lacks folds 0, 1"]
@@ -134,8 +134,3 @@ def test_lr_find_says_the_rate_and_how_to_train_with_it(work, typed, tmp_path):
     assert f"next: python run.py train {' '.join(flags)} --lr {rate} --work" in out
     assert (tmp_path / "work" / "models" / "test_resnet" / "lr-find.png").is_file()
     assert not (tmp_path / "work" / "models" / "test_resnet" / "fold1").exists()
-
-
-def test_random_weights_are_not_probed(work):
-    assert not (work / "submissions" / "probe.csv").exists()
-    assert not (work / "models" / "test_resnet-probe").exists()

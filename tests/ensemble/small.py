@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -12,13 +13,13 @@ from ensemble.members.oof_file import file_digest
 from ensemble.settings import BlendSettings
 from folds.base.errors import UserError
 from folds.base.workspace import Workspace, read_json, write_json
+from folds.manifest.manifest import COLUMNS, write_manifest
 from folds.split.assign import Folds
 from tests.benchmarks.synthetic import World, make_folds, member_log_probs, write_member
 
 SMALL = World(n=600, n_test=40, n_classes=8, n_folds=3, margin=4.0)
 QUICK = BlendSettings(trials=32, half_samples=2)
 EQUAL = BlendSettings(trials=16, half_samples=1, keep="equal")
-SURE = np.log(np.float32(0.93))  # of 8 classes: 0.93 for one, 0.01 for each of the others
 
 
 def small_work(folder: Path, *, members: int = 3, world: World = SMALL) -> tuple[Workspace, Folds]:
@@ -46,6 +47,17 @@ def write_small(
     """Store a run whose test predictions are those of the member with the last digit of its name."""
     test = small_test(int(name[-1]) if name[-1].isdigit() else 0, world=world)
     write_member(workspace, world, folds, name, oof, test, seed=seed)
+
+
+def with_manifest(workspace: Workspace, folds: Folds, *, unreadable: tuple[str, ...] = ("x1", "x2")) -> None:
+    """A manifest with the 40 predicted test images and some that could not be read."""
+    tests = [(name, "usable") for name in SMALL.test_id] + [(name, "unreadable") for name in unreadable]
+    rows = [(name, name, "train", label, "usable") for name, label in zip(folds.image_id, folds.label, strict=True)]
+    rows += [(name, name, "test", "", status) for name, status in tests]
+    data = pd.DataFrame(rows, columns=["image_id", "path", "split", "label", "status"])
+    text = dict.fromkeys(("reasons", "format", "mode", "digest"), "")
+    numbers = dict.fromkeys(("width", "height", "bytes", "group"), 0)
+    write_manifest(workspace, data.assign(**text, **numbers)[list(COLUMNS)])
 
 
 def refusal(do: Callable[..., object], *args, **options) -> tuple[str, str | None]:

@@ -65,11 +65,6 @@ def test_the_samples_order_is_kept(files, tmp_path):
     assert (lines[0], [line.split(",")[0] for line in lines[1:]]) == ("image,labels", ids)
 
 
-def test_folds_of_the_labels_are_the_folds_of_the_score(files):
-    made, _ = blend_files(labelled(files, fold=[("x", "y")[i % 2] for i in range(500)]), EQUAL, seed=0)
-    assert len(made.kept.fits.without) == 2
-
-
 def labelled(files, **columns):
     """The files with more columns in the labels."""
     table = pd.read_csv(files.labels, dtype=str, keep_default_na=False).assign(**columns)
@@ -97,9 +92,10 @@ def test_images_without_a_group_were_one_group_together(files, tmp_path):
     assert len(np.unique(folds.group)) == 2 + 496
 
 
-def test_folds_of_the_labels_that_cut_groups_are_used_with_a_warning(files):
-    cut = labelled(files, group=[str(row // 2) for row in range(500)], fold=[str(row % 2) for row in range(500)])
+def test_folds_of_the_labels_are_the_folds_of_the_score_with_a_warning_where_they_cut_groups(files):
+    cut = labelled(files, group=[str(row // 2) for row in range(500)], fold=["xy"[row % 2] for row in range(500)])
     made, _ = blend_files(cut, EQUAL, seed=0)
+    assert len(made.kept.fits.without) == 2
     assert made.warnings[0] == "the folds of more.csv cut 250 of its groups: the scores may be too good"
 
 
@@ -132,12 +128,9 @@ def test_an_id_of_the_sample_without_a_prediction_is_named_with_the_file_that_la
     assert not (tmp_path / "made").exists()
 
 
-def test_two_members_of_one_name_are_refused(files):
+def test_two_members_of_one_name_are_refused_and_one_whose_file_is_called_like_siblings_needs_a_name(files, tmp_path):
     twice = replace(files, member=(files.member[0],) * 2)
     assert "two members are called net0" in refusal(blend_files, twice, EQUAL, seed=0)[0]
-
-
-def test_a_member_whose_file_is_called_like_siblings_needs_a_name(files, tmp_path):
     oof, test = files.member[0].partition("=")[2].split(":")
     plus = shutil.copy(oof, tmp_path / "s0+s1.csv")
     message, hint = refusal(blend_files, replace(files, member=(f"{plus}:{test}",)), EQUAL, seed=0)

@@ -170,21 +170,17 @@ def test_a_view_of_a_larger_side_costs_what_its_pixels_cost(packed):
     assert 1.5 < cost["centre@48"] / cost["centre"] < 4  # 2.25 times the pixels; maps are rounded up to whole ones
 
 
-def test_what_runs_share_is_packed_and_paid_once(packed):
+def test_what_runs_share_is_packed_and_paid_once_and_no_training_image_is_packed(packed):
     pack = OpenPack(packed[2]).pack
     with zipfile.ZipFile(packed[2]) as archive:
-        assert len(names := archive.namelist()) == len(set(names))
+        names, head = archive.namelist(), archive.read("pack.json").decode()
+    assert len(names) == len(set(names))
+    assert "0-0" not in head
+    assert json.loads(head)["images_per_class"] == [8, 8, 8, 8]
     probe, neighbours = (view_costs(pack.runs[f"test_resnet-probe{more}"])["centre"] for more in ("", "-knn"))
     assert probe.items() < neighbours.items()
     without = next(part for part in pack.smaller if len(part.members) == 2)
     assert list(without.members) == ["test_resnet-probe", "test_resnet-probe-knn"]  # one body for both
-
-
-def test_a_pack_holds_no_training_image(packed):
-    with zipfile.ZipFile(packed[2]) as archive:
-        head = archive.read("pack.json").decode()
-    assert "0-0" not in head
-    assert json.loads(head)["images_per_class"] == [8, 8, 8, 8]
 
 
 def test_float16_is_taken_where_no_error_changes_and_a_limit_leaves_members_out(packed, tmp_path):
@@ -195,8 +191,8 @@ def test_float16_is_taken_where_no_error_changes_and_a_limit_leaves_members_out(
     limit = 0.9 * pack.stat().st_size / 1e6
     small = make_pack(work, PackSettings(out=tmp_path / "small.zip", limit_mb=limit), plans, device="cpu")
     assert small.bytes <= limit * 1e6
-    assert list(small.pack.members) == list(small.part.members)
-    assert list(small.pack.members) == ["test_resnet-probe", "test_resnet-probe-knn"]  # they share a backbone
+    shared = ["test_resnet-probe", "test_resnet-probe-knn"]  # one backbone
+    assert list(small.pack.members) == list(small.part.members) == shared
     assert all(len(member.views) == 3 for member in small.pack.members.values())
     assert whole.part is None
     tiny = PackSettings(out=tmp_path / "none.zip", limit_mb=0.001)

@@ -112,22 +112,16 @@ def test_each_test_image_is_predicted_by_the_networks_of_one_fold_as_out_of_fold
     assert mix.calibration.sharpness == pytest.approx(1, rel=0.2)
 
 
-@pytest.fixture
-def leaked(blended, blended_copy):
-    """A work folder where test images 0 and 1 are copies of training images, the second of its least likely class."""
-    work, folds, blend = blended_copy, blended[1], blended[2]
+def test_copies_of_training_images_are_named_with_what_their_labels_do_to_the_expected_error(blended, work):
+    """Test images 0 and 1 are copies of training images, one of its likeliest class, the other of its least likely."""
+    _, folds, blend = blended
     scores = apply_blend(work, blend)
-    first, last = (folds.classes[place] for place in (scores.scores[0].argmax(), scores.scores[1].argmin()))
-    twins = [folds.image_id[folds.label == label][0] for label in (first, last)]
+    labels = [folds.classes[place] for place in (scores.scores[0].argmax(), scores.scores[1].argmin())]
+    twins = [folds.image_id[folds.label == label][0] for label in labels]
     manifest = read_manifest(work)
     names = manifest["image_id"].replace({"0000000": twins[0], "0000001": twins[1]})
     write_manifest(work, manifest.assign(group=pd.factorize(names)[0]))
-    return work, blend
-
-
-def test_copies_of_training_images_are_named_with_what_their_labels_do_to_the_expected_error(leaked):
-    work, blend = leaked
-    found = copies_of_training_images(work, apply_blend(work, blend))
+    found = copies_of_training_images(work, scores)
     assert (found.images, found.image_id, found.missed) == (40, ("0000000", "0000001"), 1)
     assert found.expected_error(0.1) == pytest.approx((38 * 0.1 + 1) / 40)
     said = write_submission(work, SubmitSettings()).test_set[0]

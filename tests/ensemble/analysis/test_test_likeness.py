@@ -15,11 +15,10 @@ from ensemble.analysis.test_likeness import (
     measure_likeness,
     principal_parts,
 )
-from folds.base.workspace import Workspace, digest, write_json
+from folds.base.workspace import digest, write_json
 from folds.manifest.manifest import read_manifest, read_manifest_bytes, write_manifest
 from folds.split.assign import load_folds
-from tests.ensemble.small import SMALL, flip
-from tests.submissions.conftest import with_manifest
+from tests.ensemble.small import SMALL, flip, with_manifest
 
 
 def measured(features, is_test, group=None, *, seed=0):
@@ -148,33 +147,27 @@ def work(work):
     return work
 
 
-def keep(workspace: Workspace, features, *, tag="net", view="centre", manifest=None, images=None):
-    """The features of one split; images: their split and ids."""
-    facts = {"tag": tag, "view": view, "manifest": manifest or digest(read_manifest_bytes(workspace)), "images": images}
-    path = workspace.features / f"{digest(json.dumps(facts, sort_keys=True).encode())}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, features.astype(np.float16))
-    stored = np.load(path)
-    said = {"facts": facts, "shape": list(stored.shape), "digest": digest(stored.data.cast("B"))}
-    write_json(path.with_suffix(".json"), said)
-    return path
-
-
-def keep_both(workspace, *, moved=0.0, width=12, **options):
-    features, _ = sets(600, 40, moved=moved, width=width)
-    ids = {"train": load_folds(workspace).image_id.tolist(), "test": SMALL.test_id.tolist()}
-    parts = zip((features[:600], features[600:]), ids.items(), strict=True)
-    return [
-        keep(workspace, own, images=digest("\n".join([*[split] * len(names), *names]).encode()), **options)
-        for own, (split, names) in parts
-    ]
+def keep(work, *, moved=0.0, width=12, tag="net", view="centre", manifest=None):
+    """Store features of the training and of the test images, as `probe` does; returns their two paths."""
+    features = sets(600, 40, moved=moved, width=width)[0].astype(np.float16)
+    facts = {"tag": tag, "view": view, "manifest": manifest or digest(read_manifest_bytes(work))}
+    work.features.mkdir(parents=True, exist_ok=True)
+    paths = []
+    parts = ("train", load_folds(work).image_id, features[:600]), ("test", SMALL.test_id, features[600:])
+    for split, names, own in parts:
+        facts["images"] = digest("\n".join([*[split] * len(names), *names]).encode())
+        paths.append(work.features / f"{digest(json.dumps(facts, sort_keys=True).encode())}.npy")
+        np.save(paths[-1], own)
+        said = {"facts": facts, "shape": list(own.shape), "digest": digest(own.tobytes())}
+        write_json(paths[-1].with_suffix(".json"), said)
+    return paths
 
 
 def test_features_of_both_sets_are_found_and_the_widest_are_compared(work):
     assert measure_likeness(work) is None
-    keep_both(work)
-    keep_both(work, tag="wide", moved=3.0, width=16)
-    keep_both(work, tag="wide", width=16, view="mirror")
+    keep(work)
+    keep(work, tag="wide", moved=3.0, width=16)
+    keep(work, tag="wide", width=16, view="mirror")
     found = measure_likeness(work)
     assert (found.features, found.is_far) == ("wide", True)
     assert (len(found.train_id), len(found.test_id)) == (600, 40)
@@ -182,7 +175,7 @@ def test_features_of_both_sets_are_found_and_the_widest_are_compared(work):
 
 
 def test_the_likeness_of_the_same_features_is_measured_once(work):
-    keep_both(work)
+    keep(work)
     first, stored = measure_likeness(work), work.ensemble / "likeness.npz"
     with np.load(stored) as arrays:
         np.savez(stored, **{**arrays, "auc": 0.75})
@@ -191,14 +184,14 @@ def test_the_likeness_of_the_same_features_is_measured_once(work):
     assert np.array_equal(again.test_id, first.test_id)
     stored.write_bytes(stored.read_bytes()[:-40])
     assert measure_likeness(work).auc == first.auc
-    keep_both(work, moved=3.0)
+    keep(work, moved=3.0)
     assert measure_likeness(work).is_far
 
 
 def test_features_of_another_manifest_or_of_one_set_or_damaged_ones_are_not_compared(work):
-    keep_both(work, manifest="older")
+    keep(work, manifest="older")
     assert measure_likeness(work) is None
-    train, test = keep_both(work)
+    train, test = keep(work)
     flip(test, -1)
     assert measure_likeness(work) is None
     test.unlink()

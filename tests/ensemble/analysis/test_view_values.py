@@ -51,9 +51,14 @@ def three_views(tmp_path_factory):
     return work, folds, oof
 
 
-def test_every_number_is_that_of_the_plain_mean_of_probabilities(three_views):
-    work, folds, oof = three_views
-    (report,) = report_views(work)
+@pytest.fixture(scope="module")
+def report(three_views):
+    (report,) = report_views(three_views[0])
+    return report
+
+
+def test_every_number_is_that_of_the_plain_mean_of_probabilities(three_views, report):
+    _, folds, oof = three_views
     whole = mean_error(folds, oof, VIEWS)
     assert report.views == VIEWS
     for one in report.worth:
@@ -72,9 +77,8 @@ def test_every_number_is_that_of_the_plain_mean_of_probabilities(three_views):
     assert next(one for one in report.worth if one.view == "wide").adds.high < 0
 
 
-def test_the_cross_fitted_error_scores_each_fold_under_the_set_that_was_chosen_without_it(three_views):
-    work, folds, oof = three_views
-    (report,) = report_views(work)
+def test_the_cross_fitted_error_scores_each_fold_under_the_set_that_was_chosen_without_it(three_views, report):
+    _, folds, oof = three_views
     misses = 0
     for fold, views in enumerate(report.proposed_without):
         rows = folds.fold == fold
@@ -124,8 +128,7 @@ def test_without_a_run_the_next_command_is_train(empty):
     assert hint == "`python run.py train`"
 
 
-def test_the_tables_mark_the_proposed_set_and_name_the_views_that_are_not_there(three_views):
-    (report,) = report_views(three_views[0])
+def test_the_tables_mark_the_proposed_set_and_name_the_views_that_are_not_there(report):
     lines = shown(view_summary(report), width=300).splitlines()
     marked = [line.split()[:3] for line in lines if line.strip().startswith("*")]
     assert marked == [["*", "+", report.proposed.views[-1]]]
@@ -143,8 +146,7 @@ def test_a_view_at_another_size_costs_its_area_in_forward_passes(empty):
     assert "`python run.py predict --run a --views centre,centre@288,whole," in view_sentences(report)[-1]
 
 
-def test_all_views_are_to_be_kept_where_choosing_costs_more_than_it_saves(three_views):
-    (report,) = report_views(three_views[0])
+def test_all_views_are_to_be_kept_where_choosing_costs_more_than_it_saves(report):
     assert report.is_worth_it
     costly = replace(report, crossfit_against_all=Difference(0.008, 0.002, images=7000))
     assert not costly.is_worth_it
@@ -152,7 +154,6 @@ def test_all_views_are_to_be_kept_where_choosing_costs_more_than_it_saves(three_
     assert said.startswith("a set chosen like this errs more than all 3 views on images that it was not chosen by")
 
 
-def test_the_command_ends_with_the_blend_that_uses_the_proposed_views(three_views, typed):
-    (report,) = report_views(three_views[0])
+def test_the_command_ends_with_the_blend_that_uses_the_proposed_views(three_views, report, typed):
     out = typed("views", "--work", three_views[0].root).out
     assert f"next: python run.py blend --member-views {','.join(report.proposed.views)} --work" in out

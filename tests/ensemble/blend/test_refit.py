@@ -21,8 +21,8 @@ from tests.ensemble.small import (
     small_oof,
     small_test,
     small_work,
+    with_manifest,
 )
-from tests.submissions.conftest import with_manifest
 
 
 def write_refit(work, folds, name, *, views=("centre",), settings=None, digest=None):
@@ -36,8 +36,10 @@ def write_refit(work, folds, name, *, views=("centre",), settings=None, digest=N
     write_json(folder / "done.json", {"fold": "all", "files": {"test.npz": file_digest(folder / "test.npz")}})
 
 
-def test_a_refit_counts_as_one_more_network_beside_those_of_the_folds_alone_and_in_a_blend(work, folds):
+def test_a_refit_is_one_more_network_beside_those_of_the_folds_and_changes_no_out_of_fold_prediction(work, folds):
+    before = load_members(work).members[1].probs(0, 600)
     write_refit(work, folds, "m01")
+    np.testing.assert_array_equal(load_members(work).members[1].probs(0, 600), before)
     refitted = (3 * np.exp(small_test(1)) + np.exp(small_test(7))) / 4
     assert apply_blend(work, "m01").scores == pytest.approx(refitted, abs=1e-6)
     blend = make_blend(work, EQUAL, seed=0).blend
@@ -77,12 +79,6 @@ def test_a_refit_that_came_or_went_after_the_blend_is_noticed(work, folds, is_th
     assert hint == "`python run.py blend`"
 
 
-def test_a_refit_that_is_not_done_does_not_count(work, folds):
-    write_refit(work, folds, "m00")
-    (work.refit("m00") / "done.json").unlink()
-    assert apply_blend(work, "m00").scores == pytest.approx(np.exp(small_test(0)), abs=1e-6)
-
-
 @pytest.mark.parametrize(
     ("other", "fault", "hint"),
     [
@@ -100,7 +96,7 @@ def test_a_refit_unlike_its_folds_is_refused_with_the_way_out(work, folds, other
     assert refusal(load_members, work) == (f"m00: {fault.replace('{digest}', folds.digest)}", hint)
 
 
-def test_a_damaged_refit_is_named(work, folds):
+def test_a_refit_that_is_damaged_is_named_and_one_that_is_not_done_does_not_count(work, folds):
     write_refit(work, folds, "m00")
     path = work.refit("m00") / "test.npz"
     flip(path)
@@ -108,6 +104,9 @@ def test_a_damaged_refit_is_named(work, folds):
     assert refusal(load_members, work)[0] == fault
     path.unlink()
     assert refusal(load_members, work)[0] == "m00 lacks its file all/test.npz"
+    write_refit(work, folds, "m00")
+    (work.refit("m00") / "done.json").unlink()
+    assert apply_blend(work, "m00").scores == pytest.approx(np.exp(small_test(0)), abs=1e-6)
 
 
 def test_a_fold_with_its_classes_in_another_order_than_the_others_is_refused(work):
@@ -116,9 +115,3 @@ def test_a_fold_with_its_classes_in_another_order_than_the_others_is_refused(wor
 
     change_oof(work.fold("m00", 1), turned)
     assert refusal(load_members, work)[0] == "m00: fold 1 has its classes in another order than fold 0"
-
-
-def test_a_refit_changes_no_out_of_fold_prediction(work, folds):
-    before = load_members(work).members[0].probs(0, 600)
-    write_refit(work, folds, "m00")
-    np.testing.assert_array_equal(load_members(work).members[0].probs(0, 600), before)

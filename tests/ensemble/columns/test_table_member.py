@@ -16,11 +16,11 @@ from ensemble.members.members import disagreeing_members, load_members
 from ensemble.members.open_run import open_run
 from ensemble.members.training_rows import rows_of
 from ensemble.settings import BlendSettings, TableSettings
-from folds.manifest.manifest import COLUMNS, write_manifest
+from folds.manifest.manifest import read_manifest, write_manifest
 from models.predict.predictions import Predictions, load_predictions, save_predictions
 from submissions.offline.make_pack import _refuse_without_networks
 from tests.competition import fingerprint
-from tests.ensemble.small import SMALL, refusal, small_oof, small_work, write_small
+from tests.ensemble.small import SMALL, refusal, small_oof, small_work, with_manifest, write_small
 
 QUICK = TableSettings(rounds=5)
 
@@ -29,17 +29,17 @@ QUICK = TableSettings(rounds=5)
 def house(tmp_path):
     """A work folder with a manifest and one run, and columns: a place that tells half of the classes, and noise."""
     work, folds = small_work(tmp_path, members=1)
-    tests = SMALL.test_id.tolist()
-    ids = [*folds.image_id, *tests]
-    n, rng = len(ids), np.random.default_rng(0)
-    split = ["train"] * len(folds.image_id) + ["test"] * len(tests)
-    facts = {"image_id": ids, "split": split, "label": [*folds.label, *[""] * len(tests)], "status": "usable"}
-    facts |= {"path": [*folds.image_id, *[f"test/{name}.jpg" for name in tests]], "reasons": "", "format": "JPEG"}
-    facts |= {"mode": "RGB", "width": rng.integers(100, 200, n), "height": 50, "bytes": rng.integers(9, 999, n)}
-    write_manifest(work, pd.DataFrame({**facts, "digest": "d", "group": np.arange(n)})[list(COLUMNS)])
+    with_manifest(work, folds, unreadable=())
+    manifest, n, rng = read_manifest(work), 640, np.random.default_rng(0)
+    sizes = {"width": rng.integers(100, 200, n), "height": 50, "bytes": rng.integers(9, 999, n)}
+    write_manifest(work, manifest.assign(**sizes, group=np.arange(n)))
     target = np.concatenate([folds.target, SMALL.targets(1)])
     place = np.where(target < 4, target, rng.integers(4, 8, n))
-    cells = {"id": ids, "place": [f"place {number}" for number in place], "hour": rng.random(n).round(4)}
+    cells = {
+        "id": manifest["image_id"],
+        "place": [f"place {number}" for number in place],
+        "hour": rng.random(n).round(4),
+    }
     pd.DataFrame(cells).sample(frac=1, random_state=0).to_csv(tmp_path / "c.csv", index=False)
     return SimpleNamespace(work=work, folds=folds, csv=tmp_path / "c.csv")
 
@@ -177,9 +177,7 @@ def test_a_column_that_says_the_label_is_refused_unless_it_is_named(house):
 
 def test_a_column_with_other_values_in_the_test_images_is_named_also_by_blend(house):
     def with_site(table):
-        return table.assign(site=np.where(table.id.str.len() == 7, "new ", "old ")).assign(
-            site=lambda t: t.site + t.place
-        )
+        return table.assign(site=table.id.str.len().map(lambda n: "new " if n == 7 else "old ") + table.place)
 
     made = add(house, changed(house, with_site))
     (warning,) = made.table.warnings
