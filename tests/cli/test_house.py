@@ -40,10 +40,12 @@ def imported(code: str, *, among: set[str]) -> str:
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_rooms_below_it(room):
+def test_a_room_imports_only_rooms_below_it_and_prints_nothing(room):
     above = set(ROOMS[ROOMS.index(room) + 1 :]) | {"run"}
     for path in (ROOT / room).rglob("*.py"):
         assert not {name.split(".")[0] for name in imports(path)} & above, path
+        called = [node.func for node in nodes(path) if isinstance(node, ast.Call)]
+        assert not [one for one in called if isinstance(one, ast.Name) and one.id == "print"], path
 
 
 def test_only_models_imports_torch_even_by_way_of_others():
@@ -52,13 +54,6 @@ def test_only_models_imports_torch_even_by_way_of_others():
         assert not {name.split(".")[0] for name in imports(path)} & HEAVY, path
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
     assert imported(f"import {', '.join(modules)}", among=HEAVY) == "[]"
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_library_code_does_not_print(room):
-    for path in (ROOT / room).rglob("*.py"):
-        calls = [node for node in nodes(path) if isinstance(node, ast.Call)]
-        assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], path
 
 
 def test_help_imports_neither_torch_nor_optuna_nor_numpy():

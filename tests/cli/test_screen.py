@@ -132,20 +132,16 @@ def test_where_stdout_is_a_file_the_results_are_there_and_the_live_part_is_on_th
 
 
 def test_a_live_part_needs_a_terminal_that_can_move_its_cursor_and_that_nobody_else_writes_to(monkeypatch, tmp_path):
-    _, slave = pty.openpty()
-    monkeypatch.setenv("TERM", "xterm")
-    with open(slave, "w") as terminal, open(tmp_path / "out.txt", "w") as file:
-        monkeypatch.setattr(sys, "stderr", terminal)
-        monkeypatch.setattr(sys, "stdout", file)
-        assert can_be_live()
-        reader, writer = os.pipe()
-        with open(reader), open(writer, "w") as piped:
-            monkeypatch.setattr(sys, "stdout", piped)
-            assert not can_be_live()  # `| tee log`: its reader writes to the terminal
-        monkeypatch.setattr(sys, "stdout", terminal)
-        assert can_be_live()
-        monkeypatch.setenv("TERM", "dumb")
-        assert not can_be_live()
-        monkeypatch.setenv("TERM", "xterm")
-        monkeypatch.setattr(sys, "stderr", file)
-        assert not can_be_live()
+    (_, slave), (reader, writer) = pty.openpty(), os.pipe()
+    with open(slave, "w") as terminal, open(tmp_path / "out", "w") as file, open(reader), open(writer, "w") as piped:
+        for stderr, stdout, kind, is_live in [
+            (terminal, file, "xterm", True),
+            (terminal, piped, "xterm", False),  # `| tee log`: its reader writes to the terminal
+            (terminal, terminal, "xterm", True),
+            (terminal, terminal, "dumb", False),
+            (file, terminal, "xterm", False),
+        ]:
+            monkeypatch.setenv("TERM", kind)
+            monkeypatch.setattr(sys, "stderr", stderr)
+            monkeypatch.setattr(sys, "stdout", stdout)
+            assert can_be_live() == is_live

@@ -86,7 +86,7 @@ def test_copies_leaks_and_left_out_files_stand_on_the_page_with_their_pictures(r
     assert 'alt="train image 1/same.jpg, label 1"' in page
 
 
-def test_a_report_is_made_after_every_step(tmp_path, whole):
+def test_a_report_is_made_after_every_step_and_none_before_prepare(tmp_path, whole):
     work = Workspace(shutil.copytree(whole, tmp_path / "work"))
     later = [[work.submissions], [work.ensemble], [work.models], [work.folds_csv, work.folds_json]]
     for step, gone in zip(("blend", "train", "split", "prepare"), later, strict=True):
@@ -97,9 +97,6 @@ def test_a_report_is_made_after_every_step(tmp_path, whole):
         assert made.problems == ()
         assert page.count("<section") == 6
         assert (said["mistakes"] is None) == (step in ("split", "prepare"))
-
-
-def test_without_prepare_there_is_nothing_to_report(tmp_path):
     message, hint = refusal(report, Workspace(tmp_path))
     assert "manifest.csv does not exist" in message
     assert hint == "`python run.py prepare DATA`"

@@ -42,8 +42,11 @@ def test_members_are_weighed_by_what_they_give_an_hour_and_a_further_one_by_the_
     assert "-0.0000" not in text
 
 
-def test_without_a_blend_of_these_folds_by_top_3_error_nothing_is_said(work):
+def test_nothing_is_said_without_a_blend_by_top_3_error_nor_of_hours_that_are_not_known(work):
     assert next_gains(work) == []
+    blend = make_blend(work, EQUAL, seed=0).blend
+    assert json.dumps(asdict(blend.expected_top3))
+    assert {one.per_hour for one in next_gains(work)} == {None}
     make_blend(work, replace(EQUAL, metric="log-loss"), seed=0)
     assert next_gains(work) == []
 
@@ -58,9 +61,3 @@ def test_what_a_further_member_gives_was_within_a_factor_of_three_of_what_it_the
         foreseen += next(one.gain for one in next_gains(workspace) if one.what.startswith("a further member"))
         came += three.crossfit - make_blend(workspace, EQUAL, seed=0).blend.crossfit
     assert 0 < came / 3 < foreseen < 3 * came
-
-
-def test_a_blend_says_nothing_of_hours_that_are_not_known(work):
-    blend = make_blend(work, EQUAL, seed=0).blend
-    assert json.dumps(asdict(blend.expected_top3))
-    assert {one.per_hour for one in next_gains(work)} == {None}
