@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -57,3 +58,22 @@ def nursery():
     made = Nursery()
     yield made
     made.close()
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def typed(capsys):
+    """Type a command that must end in this exit code, or in any if it is None; returns what it said."""
+    import run
+
+    def type_(*words, code=0):
+        said = Said(run.main([str(word) for word in words]), *capsys.readouterr())
+        assert code in (said.code, None), said.err
+        return said
+
+    return type_

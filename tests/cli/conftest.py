@@ -1,4 +1,4 @@
-"""A tiny competition that has gone the whole way, and a function that types commands."""
+"""A tiny competition that has gone the whole way; every test here works in a folder of its own."""
 
 import pytest
 
@@ -9,18 +9,6 @@ from tests.competition import QUICK, fingerprint, make_competition
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def typed(capsys):
-    """Type a command; returns (exit code, stdout, stderr)."""
-
-    def type_(*words):
-        code = run.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return type_
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +24,9 @@ def finished(tmp_path_factory):
     before = fingerprint(data)
     assert run.main(["all", str(data), "--work", str(folder / "work"), *QUICK]) == 0
     return data, folder / "work", before
+
+
+@pytest.fixture
+def work(finished):
+    """The work folder of the finished competition."""
+    return finished[1]

@@ -1,9 +1,5 @@
 """Writes anything into kit.toml and types any flags: the answer is settings, or one sentence."""
 
-from __future__ import annotations
-
-import contextlib
-import io
 import tomllib
 from dataclasses import fields
 from datetime import date, datetime
@@ -26,12 +22,8 @@ NUMBERS = st.one_of(
     st.floats(),
     st.sampled_from([2**31, 2**32, 2**63 - 1, 2**63, -(2**63), 10**30, 1e-320, 1e308, 0.5, 1.0, 3e-4]),
 )
-TEXTS = st.one_of(
-    st.text(max_size=12),
-    st.sampled_from(
-        ["find", "oof", "auto", "cpu", "centre", "a,b", "", " ", "../x", "/", "a=b", "-1", "--help", "nan", "1e5"]
-    ),
-)
+ODD = ["find", "oof", "auto", "cpu", "centre", "a,b", "", " ", "../x", "/", "a=b", "-1", "--help", "nan", "1e5"]
+TEXTS = st.text(max_size=12) | st.sampled_from(ODD)
 SCALARS = st.one_of(NUMBERS, TEXTS, st.booleans(), st.just(date(2024, 2, 29)), st.just(datetime(2024, 2, 29, 1, 2)))
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=2), max_leaves=4
@@ -45,33 +37,22 @@ def known(section: str) -> st.SearchStrategy[dict[str, Any]]:
 
 def fitting(section: str) -> st.SearchStrategy[dict[str, Any]]:
     """Keys with values of the type of their defaults, so that more than errors is tried."""
-    defaults = {
-        one.name: getattr(run.Every(), section).__dict__[one.name] for one in fields(getattr(run.Every(), section))
-    }
-    kinds = {
-        bool: st.booleans(),
-        int: st.integers(0, 64),
-        float: st.floats(0, 1),
-        str: TEXTS,
-        tuple: st.lists(TEXTS, max_size=3),
-    }
+    kinds = {bool: st.booleans(), int: st.integers(0, 64), float: st.floats(0, 1), str: TEXTS}
+    kinds[tuple] = st.lists(TEXTS, max_size=3)
+    defaults = vars(getattr(run.Every(), section))
     keys = {key: kinds.get(type(value), TEXTS | st.integers(16, 64)) for key, value in defaults.items()}
     return st.lists(st.sampled_from(sorted(keys)), max_size=2, unique=True).flatmap(
         lambda names: st.fixed_dictionaries({name: keys[name] for name in names})
     )
 
 
+RUNS = st.dictionaries(TEXTS, fitting("train") | VALUES, max_size=2)
+ODD_TABLES = {name: known(name) | st.dictionaries(ODD_KEYS, VALUES, max_size=1) for name in TABLES}
 DOCUMENTS = st.one_of(
     st.dictionaries(ODD_KEYS, VALUES, max_size=3),
-    st.fixed_dictionaries(
-        {}, optional={name: known(name) | st.dictionaries(ODD_KEYS, VALUES, max_size=1) for name in TABLES}
-    ),
+    st.fixed_dictionaries({}, optional=ODD_TABLES),
     st.fixed_dictionaries({}, optional={name: fitting(name) for name in TABLES}),
-    st.builds(
-        lambda top, runs: {**top, "run": runs},
-        fitting("top"),
-        st.dictionaries(TEXTS, fitting("train") | VALUES, max_size=2),
-    ),
+    st.builds(lambda top, runs: {**top, "run": runs}, fitting("top"), RUNS),
     fitting("top") | known("top"),
 )
 WHOLE = '[train]\nepochs = 3\nbackbone = ["resnet18"]\n[run."a b"]\nlr = 1e-3 # how\n[blend]\ntrials = 32\n'
@@ -84,9 +65,8 @@ def toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(toml, value)) + "]"
     if isinstance(value, str):
-        return (
-            '"' + "".join(f"\\U{ord(one):08x}" if one in '"\\' or not one.isprintable() else one for one in value) + '"'
-        )
+        plain = [one if one.isprintable() and one not in '"\\' else f"\\U{ord(one):08x}" for one in value]
+        return f'"{"".join(plain)}"'
     if isinstance(value, bool):
         return str(value).lower()
     return value.isoformat() if isinstance(value, date) else repr(value)
@@ -103,67 +83,54 @@ def written(document: dict[str, Any]) -> str:
     return "\n".join([*plain, *tables]) + "\n"
 
 
-def typed(*words: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = run.main(list(words))
-    return code, out.getvalue(), err.getvalue()
-
-
-def hold_to_promise(folder: Path, content: bytes) -> None:
+def hold_to_promise(typed, path: Path, content: bytes) -> None:
     """Settings that read back as themselves and exit code 0; or one sentence, perhaps a hint, and exit code 2."""
-    path = folder / "kit.toml"
+    count("settings files")
     path.write_bytes(content)
-    code, out, err = typed("settings", "--config", str(path))
-    if code == 2:
-        refuses_well(out, err)
+    first = typed("settings", "--config", path, code=None)
+    if first.code == 2:
+        refuses_well(first)
         return
-    assert (code, err) == (0, "")
-    path.write_text(out, encoding="utf-8")
-    code, again, err = typed("settings", "--config", str(path))
-    assert (code, err) == (0, "")
-    assert tomllib.loads(again) == tomllib.loads(out)
+    path.write_text(first.out, encoding="utf-8")
+    again = typed("settings", "--config", path)
+    assert first.code == 0
+    assert first.err == again.err == ""
+    assert tomllib.loads(again.out) == tomllib.loads(first.out)
 
 
-def refuses_well(out: str, err: str) -> None:
-    assert out == ""
-    first, *rest = err.splitlines()
-    assert first.startswith("error: "), err
-    assert len(rest) <= 1, err
-    assert all(line.startswith("hint: ") for line in rest), err
+def refuses_well(said) -> None:
+    first, *rest = said.err.splitlines()
+    assert (said.code, said.out) == (2, "")
+    assert first.startswith("error: "), said.err
+    assert len(rest) <= 1, said.err
+    assert all(line.startswith("hint: ") for line in rest), said.err
 
 
 def quickly(examples: int) -> settings:
+    unchecked = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
     return settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+        max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=unchecked
     )
 
 
 @quickly(4)
 @given(DOCUMENTS)
-def test_any_document_is_settings_or_one_sentence(tmp_path, document):
-    count("settings files")
-    hold_to_promise(tmp_path, written(document).encode())
+def test_any_document_is_settings_or_one_sentence(typed, tmp_path, document):
+    hold_to_promise(typed, tmp_path / "kit.toml", written(document).encode())
 
 
 @pytest.mark.faults
 @quickly(1500)
 @given(DOCUMENTS)
-def test_any_of_many_documents_is_settings_or_one_sentence(tmp_path, document):
-    count("settings files")
-    hold_to_promise(tmp_path, written(document).encode())
+def test_any_of_many_documents_is_settings_or_one_sentence(typed, tmp_path, document):
+    hold_to_promise(typed, tmp_path / "kit.toml", written(document).encode())
 
 
 @quickly(4)
 @given(st.binary(max_size=60), st.integers(0, len(WHOLE)), st.integers(0, len(WHOLE)))
-def test_any_bytes_are_settings_or_one_sentence(tmp_path, noise, start, stop):
-    count("settings files", 2)
-    hold_to_promise(tmp_path, noise)
-    hold_to_promise(tmp_path, WHOLE[:start].encode() + noise[:3] + WHOLE[stop:].encode())
+def test_any_bytes_are_settings_or_one_sentence(typed, tmp_path, noise, start, stop):
+    for content in (noise, WHOLE[:start].encode() + noise[:3] + WHOLE[stop:].encode()):
+        hold_to_promise(typed, tmp_path / "kit.toml", content)
 
 
 @quickly(10)
@@ -171,17 +138,17 @@ def test_any_bytes_are_settings_or_one_sentence(tmp_path, noise, start, stop):
     st.lists(st.tuples(st.sampled_from(KEYS) | TEXTS, NUMBERS.map(str) | TEXTS), max_size=3),
     st.sampled_from([" ", "="]),
 )
-def test_any_flags_are_settings_or_one_sentence(tmp_path, pairs, sign):
+def test_any_flags_are_settings_or_one_sentence(typed, tmp_path, pairs, sign):
     count("command lines")
     words = [word for key, value in pairs for word in f"--{key.replace('_', '-')}{sign}{value}".split(" ", 1)]
     words = [word.replace("\0", "") for word in words if word not in ("--help", "-h")]
     (tmp_path / "empty.toml").touch()
-    code, out, err = typed("settings", "--config", str(tmp_path / "empty.toml"), *words)
-    if code == 2:
-        refuses_well(out, err)
+    said = typed("settings", "--config", tmp_path / "empty.toml", *words, code=None)
+    if said.code == 2:
+        refuses_well(said)
     else:
-        assert (code, err) == (0, "")
-        tomllib.loads(out)
+        assert (said.code, said.err) == (0, "")
+        tomllib.loads(said.out)
 
 
 COMMANDS = {
@@ -199,15 +166,12 @@ COMMANDS = {
 @pytest.mark.parametrize("command", COMMANDS)
 @quickly(3)
 @given(data=st.data())
-def test_any_flags_of_a_command_without_its_work_folder_are_one_sentence(tmp_path, monkeypatch, command, data):
+def test_any_flags_of_a_command_without_its_work_folder_are_one_sentence(typed, tmp_path, command, data):
     count("command lines")
     words, names = COMMANDS[command]
-    monkeypatch.chdir(tmp_path)
     flags = data.draw(st.lists(st.tuples(st.sampled_from(names), NUMBERS.map(str) | TEXTS | st.just(".")), max_size=2))
     typed_flags = [f"--{name.replace('_', '-')}={value}".replace("\0", "") for name, value in flags]
-    code, out, err = typed(*words, "--work", str(tmp_path / "work"), *typed_flags)
-    assert code == 2
-    refuses_well(out, err)
+    refuses_well(typed(*words, "--work", tmp_path / "work", *typed_flags, code=2))
 
 
 @pytest.mark.parametrize(
@@ -226,18 +190,15 @@ def test_any_flags_of_a_command_without_its_work_folder_are_one_sentence(tmp_pat
         ('"two\\nlines" = 1\n', "there is no setting `two\\nlines`"),
     ],
 )
-def test_what_ended_in_a_traceback_or_later_than_need_be_is_one_sentence(tmp_path, content, error):
+def test_what_ended_in_a_traceback_or_later_than_need_be_is_one_sentence(typed, content, error):
     count("settings files")
-    (tmp_path / "kit.toml").write_text(content)
-    code, out, err = typed("settings", "--config", str(tmp_path / "kit.toml"))
-    assert code == 2
-    refuses_well(out, err)
-    assert error in err
+    Path("kit.toml").write_text(content)
+    said = typed("settings", "--config", "kit.toml", code=2)
+    refuses_well(said)
+    assert error in said.err
 
 
-def test_a_settings_file_of_any_name_can_be_said(tmp_path):
+def test_a_settings_file_of_any_name_can_be_said(typed):
     count("settings files")
-    path = tmp_path / "two\nlines.toml"
-    path.write_text("seed = 3\n")
-    code, out, _ = typed("settings", "--config", str(path))
-    assert (code, tomllib.loads(out)["seed"]) == (0, 3)
+    Path("two\nlines.toml").write_text("seed = 3\n")
+    assert tomllib.loads(typed("settings", "--config", "two\nlines.toml").out)["seed"] == 3

@@ -32,40 +32,32 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def module(path: Path) -> str:
-    """The dotted name of a file below the root."""
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+def imported(code: str, *, among: set[str]) -> str:
+    """Which of these modules some code has imported, in a process of its own."""
+    code = f"{code}\nimport sys\nprint(sorted({among!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_rooms_below_it(room):
+def test_a_room_imports_only_rooms_below_it_and_prints_nothing(room):
     above = set(ROOMS[ROOMS.index(room) + 1 :]) | {"run"}
     for path in (ROOT / room).rglob("*.py"):
         assert not {name.split(".")[0] for name in imports(path)} & above, path
+        called = [node.func for node in nodes(path) if isinstance(node, ast.Call)]
+        assert not [one for one in called if isinstance(one, ast.Name) and one.id == "print"], path
 
 
 def test_only_models_imports_torch_even_by_way_of_others():
     paths = [path for room in ("folds", "ensemble", "submissions") for path in (ROOT / room).rglob("[a-z]*.py")]
     for path in paths:
         assert not {name.split(".")[0] for name in imports(path)} & HEAVY, path
-    script = ";".join(f"import {module(path)}" for path in paths)
-    code = f"import sys; {script}; print(sorted({HEAVY!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_library_code_does_not_print(room):
-    for path in (ROOT / room).rglob("*.py"):
-        calls = [node for node in nodes(path) if isinstance(node, ast.Call)]
-        assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], path
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    assert imported(f"import {', '.join(modules)}", among=HEAVY) == "[]"
 
 
 def test_help_imports_neither_torch_nor_optuna_nor_numpy():
-    slow = "{'torch', 'optuna', 'numpy', 'pandas'}"
-    code = f"import sys, run; run.main(['--help']); print(sorted({slow} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip().endswith("[]")
+    assert imported("import run; run.main(['--help'])", among={"torch", "optuna", "numpy", "pandas"}) == "[]"
 
 
 def test_no_two_settings_share_a_name():
@@ -86,10 +78,8 @@ def test_every_package_says_what_comes_in_and_what_goes_out_and_holds_a_dozen_en
 
 def test_nothing_in_the_house_names_a_machine_path_or_a_package_registry():
     hosts = ["pypi" + ".org", "files.python" + "hosted", "deb." + "debian", "registry.npm" + "js"]
-    for path in [
-        *ROOT.glob("*.*"),
-        *(path for room in [*ROOMS, "tests", "examples"] for path in (ROOT / room).rglob("*.*")),
-    ]:
+    below = [path for room in [*ROOMS, "tests", "examples"] for path in (ROOT / room).rglob("*.*")]
+    for path in [*ROOT.glob("*.*"), *below]:
         if path.suffix in (".py", ".md", ".toml", ".jsonl"):
             text = path.read_text(encoding="utf-8")
             assert not [name for name in [*hosts, "/wo" + "rk/main", "/ro" + "ot/"] if name in text], path

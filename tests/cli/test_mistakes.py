@@ -11,57 +11,47 @@ from tests.competition import SCRATCH, make_competition
 
 def test_a_command_in_a_sentence_finds_the_same_work_folder(monkeypatch):
     monkeypatch.setattr(run.KIT, "same_place", " --work w")
-    assert run.KIT.placed("first `python run.py lr-find --fold 0`, then `python run.py blend`") == (
-        "first `python run.py lr-find --work w --fold 0`, then `python run.py blend --work w`"
-    )
+    said = run.KIT.placed("first `python run.py lr-find --fold 0`, then `python run.py blend`")
+    assert said == "first `python run.py lr-find --work w --fold 0`, then `python run.py blend --work w`"
     assert run.KIT.placed("`python run.py infer PACK PICTURES`") == "`python run.py infer PACK PICTURES`"
 
 
-def test_a_setting_counts_that_is_called_like_a_command(typed):
-    Path("kit.toml").write_text('[predict]\nviews = ["centre", "zoom"]\n')
-    assert 'views = ["centre", "zoom"]  # from kit.toml' in typed("settings")[1]
-    assert 'views = ["whole"]  # from flag' in typed("settings", "--views", "whole")[1]
-
-
-def test_a_setting_comes_from_its_default_then_the_file_then_the_flag(typed):
-    Path("kit.toml").write_text('seed = 3\n[train]\nepochs = 7\nlr = 0.01\nbackbone = ["resnet18"]\n')
-    _, out, _ = typed("settings", "--lr", "0.02")
-    assert "epochs = 7  # from kit.toml" in out
+def test_a_setting_comes_from_its_default_then_the_file_then_the_flag_in_tables_called_like_a_command_too(typed):
+    tables = '[train]\nepochs = 7\nlr = 0.01\nbackbone = ["resnet18"]\n[predict]\nviews = ["centre", "zoom"]\n'
+    Path("kit.toml").write_text(f"seed = 3\n{tables}")
+    out = typed("settings", "--lr", "0.02").out
+    for setting in ("epochs = 7", "seed = 3", 'backbone = ["resnet18"]', 'views = ["centre", "zoom"]'):
+        assert f"{setting}  # from kit.toml" in out
     assert "lr = 0.02  # from flag" in out
     assert "batch_size = 64  # from default" in out
-    assert "seed = 3  # from kit.toml" in out
-    assert 'backbone = ["resnet18"]  # from kit.toml' in out
+    assert 'views = ["whole"]  # from flag' in typed("settings", "--views", "whole").out
+
+
+def fed_back(typed, settings):
+    """The same settings by the file that was printed."""
+    Path("kit.toml").write_text(settings)
+    return re.sub("# from .*", "", typed("settings").out)
 
 
 def test_printed_settings_are_a_file_that_says_the_same(typed):
-    Path("kit.toml").write_text(
-        '[train]\nweights = ["a \\"b\\".pth"]\n[run.small]\nbackbone = ["resnet18"]\nepochs = 3\n'
-    )
-    _, first, _ = typed("settings", "--crop-scale", "0.5", "--sample", "ids.csv")
-    Path("kit.toml").write_text(first)
-    code, second, _ = typed("settings")
-    assert code == 0
-    assert re.sub("# from .*", "", second) == re.sub("# from .*", "", first)
+    small = '[run.small]\nbackbone = ["resnet18"]\nepochs = 3\n'
+    Path("kit.toml").write_text('[train]\nweights = ["a \\"b\\".pth"]\n' + small)
+    first = typed("settings", "--crop-scale", "0.5", "--sample", "ids.csv").out
+    assert fed_back(typed, first) == re.sub("# from .*", "", first)
 
 
 def test_settings_say_what_comes_from_the_family_of_each_backbone_and_can_be_fed_back(typed):
     Path("kit.toml").write_text('[train]\nbackbone = ["resnet50", "no-such-net"]\nlr = 0.01\n')
-    code, first, _ = typed("settings", "--batch-norm", "train")
-    assert code == 0
+    first = typed("settings", "--batch-norm", "train").out
     assert "\n# epochs =  # from the backbone's family\n" in first
     assert "\nlr = 0.01  # from kit.toml\n" in first
-    assert (
-        '# resnet50 (ImageNet CNN): epochs = by the number of images, once `split` has counted them, head = "pr'
-        in first
-    )
     assert "\n# no-such-net: there is no backbone `no-such-net`" in first
     remark = next(line for line in first.splitlines() if line.startswith("# resnet50 ("))
+    by_images = "epochs = by the number of images, once `split` has counted them"
+    assert remark.startswith(f'# resnet50 (ImageNet CNN): {by_images}, head = "pr')
     assert "lr = 0.01" not in remark
     assert "batch_norm" not in remark
-    Path("kit.toml").write_text(first)
-    code, second, _ = typed("settings")
-    assert code == 0
-    assert re.sub("# from .*", "", second) == re.sub("# from .*", "", first)
+    assert fed_back(typed, first) == re.sub("# from .*", "", first)
 
 
 def test_a_run_table_overrides_train_and_a_flag_overrides_both(typed):
@@ -70,10 +60,8 @@ def test_a_run_table_overrides_train_and_a_flag_overrides_both(typed):
     train = run.TrainSettings(epochs=5, batch_size=32)
     typed("settings", "--batch-size", "32")
     plans = {plan.name: plan.settings for plan in run.plans(train)}
-    assert {name: (one.epochs, one.batch_size, one.backbone) for name, one in plans.items()} == {
-        "a": (9, 32, ("resnet18",)),
-        "b": (5, 32, ("lcnet_050",)),
-    }
+    found = {name: (one.epochs, one.batch_size, one.backbone) for name, one in plans.items()}
+    assert found == {"a": (9, 32, ("resnet18",)), "b": (5, 32, ("lcnet_050",))}
 
 
 @pytest.mark.parametrize(
@@ -86,21 +74,18 @@ def test_a_run_table_overrides_train_and_a_flag_overrides_both(typed):
         ('[train]\nepochs = "3"\n', "kit.toml: [train] epochs = '3' is not a whole number", "`python run.py settings`"),
         ("[train]\nmirror = 1\n", "kit.toml: [train] mirror = 1 is not true or false", "`python run.py settings`"),
         ("[train]\nlr = true\n", "kit.toml: [train] lr = True is not a number or `find`", "`python run.py settings`"),
-        (
-            "[train]\nlr = 2\n",
-            'Invalid value "2.0" for [lr] provided by kit.toml: it must be above 0 and at most 1',
-            "--help",
-        ),
+        ("[train]\nlr = 2\n",
+         'Invalid value "2.0" for [lr] provided by kit.toml: it must be above 0 and at most 1', "--help"),
         ("[train]\nepochs = 0\n", 'Invalid value "0" for [epochs] provided by kit.toml: it must be >= 1', "--help"),
         ("train = 3\n", "kit.toml: `train` is a table, not a value", "write `[train]` on a line of its own"),
         ("run = 3\n", "kit.toml: `run` is a table, not a value", "write `[run.NAME]` on a line of its own"),
         ("[train\n", "kit.toml is not TOML: ", "`python run.py settings` prints a file that is"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_settings_file_is_refused_in_one_sentence(typed, toml, error, hint):
     Path("kit.toml").write_text(toml)
-    code, out, err = typed("settings")
-    assert (code, out) == (2, "")
+    _, out, err = typed("settings", code=2)
+    assert out == ""
     assert err.startswith(f"error: {error}")
     assert hint in err.splitlines()[1]
     assert len(err.splitlines()) == 2
@@ -116,11 +101,8 @@ def test_a_wrong_settings_file_is_refused_in_one_sentence(typed, toml, error, hi
         (["train", "--epochs", "0"], 'Invalid value "0" for --epochs: it must be >= 1', "--help"),
         (["train", "--epochs", "x"], 'Invalid value for --epochs: unable to convert "x" into int', "--help"),
         (["train", "--precision", "half"], 'Invalid value "half" for --precision: choose from: "auto"', "--help"),
-        (
-            ["settings", "--config", "none.toml"],
-            "the settings file none.toml does not exist",
-            "run.py settings > none.toml",
-        ),
+        (["settings", "--config", "none.toml"],
+         "the settings file none.toml does not exist", "run.py settings > none.toml"),
         (["split"], "work/folds/manifest.csv does not exist", "python run.py prepare DATA"),
         (["train"], "work/folds/folds.json does not exist", "python run.py split"),
         (["train", "--backbone", ","], "there is no backbone to train", "`--backbone resnet50`"),
@@ -129,10 +111,10 @@ def test_a_wrong_settings_file_is_refused_in_one_sentence(typed, toml, error, hi
         (["submit"], "work/ensemble/blend.json does not exist", "python run.py blend"),
         (["submit", "--blend", "x", "--run", "y"], "`--blend` and `--run` exclude each other", "--run NAME"),
     ],
-)
+)  # fmt: skip
 def test_a_mistake_is_answered_with_one_sentence_and_the_next_command(typed, words, error, hint):
-    code, out, err = typed(*words)
-    assert (code, out) == (2, "")
+    _, out, err = typed(*words, code=2)
+    assert out == ""
     assert err.startswith(f"error: {error}")
     assert hint in err.splitlines()[-1]
 
@@ -143,54 +125,42 @@ def test_a_mistake_is_answered_with_one_sentence_and_the_next_command(typed, wor
         (["train", "--fold", "7", *SCRATCH], "there is no fold 7: there are 2, 0 to 1"),
         (["train", "--backbone", "resnet5O"], "there is no backbone `resnet5O`, neither here nor in timm"),
         (["train", "--views", "center"], "there is no view `center`; there are centre"),
-        (
-            ["train", "--backbone", "test_resnet,test_vit", "--run", "x"],
-            "`--run x` names a run of one backbone, but there are 2",
-        ),
+        (["train", "--backbone", "test_resnet,test_vit", "--run", "x"],
+         "`--run x` names a run of one backbone, but there are 2"),
         (["train", "--backbone", "test_resnet", "--weights", "no.pth"], "the weights file no.pth cannot be read"),
         (["train", "--backbone", "test_resnet", "--run", "../x"], "`../x` is no name for a run"),
         (["blend", "--members", "nobody"], "there is no finished run nobody\n"),
         (["submit", "--run", "nobody"], "there is no finished fold of a run nobody\n"),
     ],
-)
-def test_a_mistake_in_a_prepared_work_folder_is_refused_too(finished, typed, words, error):
-    _, work, _ = finished
-    code, _, err = typed(*words, "--work", work)
-    assert code == 2
+)  # fmt: skip
+def test_a_mistake_in_a_prepared_work_folder_is_refused_too(work, typed, words, error):
+    err = typed(*words, "--work", work, code=2).err
     assert err.startswith(f"error: {error}")
     assert "Traceback" not in err
 
 
-def test_a_work_folder_of_other_data_is_refused(finished, typed, tmp_path):
-    _, work, _ = finished
+def test_a_work_folder_of_other_data_is_refused(work, typed, tmp_path):
     other = make_competition(tmp_path / "other", seed=9)
     for path in sorted((other / "TrainVal").rglob("*.jpg")):
         path.rename(path.with_name(f"other-{path.name}"))
-    code, _, err = typed("prepare", other, "--work", work, "--store-size", "32")
-    assert code == 2
-    assert "--work" in err
+    assert "--work" in typed("prepare", other, "--work", work, "--store-size", "32", code=2).err
 
 
 def test_weights_that_are_not_here_stop_the_whole_way_before_it_begins(typed, tmp_path):
     data = make_competition(tmp_path / "data")
-    code, _, err = typed("all", data, "--backbone", "test_resnet", "--weights", "none.pth")
-    assert code == 2
+    err = typed("all", data, "--backbone", "test_resnet", "--weights", "none.pth", code=2).err
     assert err.startswith("error: the weights file none.pth cannot be read")
     assert not Path("work").exists()
 
 
 def test_blend_before_train_says_so(typed, tmp_path):
-    data = make_competition(tmp_path / "data")
-    assert typed("prepare", data, "--store-size", "32")[0] == 0
-    assert typed("split", "--n-folds", "2")[0] == 0
-    code, _, err = typed("blend")
-    assert code == 2
-    assert "`python run.py train" in err.splitlines()[1]
+    typed("prepare", make_competition(tmp_path / "data"), "--store-size", "32")
+    typed("split", "--n-folds", "2")
+    assert "`python run.py train" in typed("blend", code=2).err.splitlines()[1]
 
 
 def test_a_work_folder_that_cannot_be_written_is_refused(typed, tmp_path):
     data = make_competition(tmp_path / "data")
     Path("occupied").write_text("a file where a folder is needed")
-    code, _, err = typed("prepare", data, "--work", "occupied/work", "--store-size", "32")
-    assert code == 2
+    err = typed("prepare", data, "--work", "occupied/work", "--store-size", "32", code=2).err
     assert err.startswith("error: cannot write occupied/work")

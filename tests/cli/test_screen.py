@@ -1,4 +1,4 @@
-"""Trains under a real terminal of changing size: what stays is there, and the cursor comes back."""
+"""Trains under a real terminal: what stays is there, and the cursor comes back."""
 
 import fcntl
 import os
@@ -23,24 +23,21 @@ HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 class Terminal:
     """A command under a pseudo-terminal, and all that it wrote there."""
 
-    def __init__(self, nursery, *words, folder, out=None, columns=100, lines=30, **environ):
+    text = ""
+
+    def __init__(self, nursery, *words, folder, out=None, **environ):
         """out: a file that stdout is instead"""
         self.nursery, (self.master, slave) = nursery, pty.openpty()
-        self.resize(columns, lines)
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))  # lines, columns
         environ = {**dict.fromkeys(("COLUMNS", "LINES", "NO_COLOR")), "TERM": "xterm-256color", **environ}
         place = os.ttyname(slave)
         self.pid = nursery.start(list(words), folder=folder, out=out or place, terminal=place, environ=environ)
         self.read_until(r"\S")  # it has opened the terminal
         os.close(slave)
 
-    text = ""
-
-    def resize(self, columns, lines):
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    def read_until(self, wanted, *, seconds=120):
+    def read_until(self, wanted):
         """Read on until the text, or a regular expression, was written; None: until the end."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + 120
         while wanted is None or not re.search(wanted, self.plain):
             assert time.monotonic() < end, self.text[-2000:]
             if not select.select([self.master], [], [], 1)[0]:
@@ -53,7 +50,6 @@ class Terminal:
                 assert wanted is None, self.text[-2000:]
                 break
             self.text += data.decode(errors="replace")
-        return self.text
 
     def end(self):
         self.read_until(None)
@@ -71,8 +67,8 @@ def folder(tmp_path_factory):
     """A folder with prepared pictures and two folds."""
     folder = tmp_path_factory.mktemp("terminal")
     data = make_competition(folder / "data")
-    assert run.main(["prepare", str(data), "--store-size", "32", "--work", str(folder / "work")]) == 0
-    assert run.main(["split", "--n-folds", "2", "--work", str(folder / "work")]) == 0
+    for words in (["prepare", str(data), "--store-size", "32"], ["split", "--n-folds", "2"]):
+        assert run.main([*words, "--work", str(folder / "work")]) == 0
     return folder
 
 
@@ -112,8 +108,7 @@ def test_a_training_leaves_its_lines_and_no_live_part_and_gives_the_cursor_back(
 
 
 def test_ctrl_c_takes_the_live_part_away_and_gives_the_cursor_back_without_colour_too(folder, nursery):
-    words = ["train", *TRAIN, "--run", "stopped", "--epochs", "500"]
-    terminal = Terminal(nursery, *words, folder=folder, NO_COLOR="1")
+    terminal = Terminal(nursery, "train", *TRAIN, "--run", "stopped", "--epochs", "500", folder=folder, NO_COLOR="1")
     terminal.read_until("epoch 3/500")
     os.killpg(terminal.pid, signal.SIGINT)
     assert terminal.end() == 130, terminal.text[-3000:]
@@ -137,20 +132,16 @@ def test_where_stdout_is_a_file_the_results_are_there_and_the_live_part_is_on_th
 
 
 def test_a_live_part_needs_a_terminal_that_can_move_its_cursor_and_that_nobody_else_writes_to(monkeypatch, tmp_path):
-    _, slave = pty.openpty()
-    monkeypatch.setenv("TERM", "xterm")
-    with open(slave, "w") as terminal, open(tmp_path / "out.txt", "w") as file:
-        monkeypatch.setattr(sys, "stderr", terminal)
-        monkeypatch.setattr(sys, "stdout", file)
-        assert can_be_live()
-        reader, writer = os.pipe()
-        with open(reader), open(writer, "w") as piped:
-            monkeypatch.setattr(sys, "stdout", piped)
-            assert not can_be_live()  # `| tee log`: its reader writes to the terminal
-        monkeypatch.setattr(sys, "stdout", terminal)
-        assert can_be_live()
-        monkeypatch.setenv("TERM", "dumb")
-        assert not can_be_live()
-        monkeypatch.setenv("TERM", "xterm")
-        monkeypatch.setattr(sys, "stderr", file)
-        assert not can_be_live()
+    (_, slave), (reader, writer) = pty.openpty(), os.pipe()
+    with open(slave, "w") as terminal, open(tmp_path / "out", "w") as file, open(reader), open(writer, "w") as piped:
+        for stderr, stdout, kind, is_live in [
+            (terminal, file, "xterm", True),
+            (terminal, piped, "xterm", False),  # `| tee log`: its reader writes to the terminal
+            (terminal, terminal, "xterm", True),
+            (terminal, terminal, "dumb", False),
+            (file, terminal, "xterm", False),
+        ]:
+            monkeypatch.setenv("TERM", kind)
+            monkeypatch.setattr(sys, "stderr", stderr)
+            monkeypatch.setattr(sys, "stdout", stdout)
+            assert can_be_live() == is_live

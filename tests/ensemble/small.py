@@ -1,22 +1,25 @@
 """Makes the small work folders that the tests of the blender work in."""
 
-from __future__ import annotations
-
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from rich.console import Console
 
+from ensemble.members.oof_file import file_digest
 from ensemble.settings import BlendSettings
 from folds.base.errors import UserError
-from folds.base.workspace import Workspace
+from folds.base.workspace import Workspace, read_json, write_json
+from folds.manifest.manifest import COLUMNS, write_manifest
 from folds.split.assign import Folds
 from tests.benchmarks.synthetic import World, make_folds, member_log_probs, write_member
 
 SMALL = World(n=600, n_test=40, n_classes=8, n_folds=3, margin=4.0)
 QUICK = BlendSettings(trials=32, half_samples=2)
-SURE = np.log(np.float32(0.93))  # of 8 classes: 0.93 for one, 0.01 for each of the others
+EQUAL = BlendSettings(trials=16, half_samples=1, keep="equal")
 
 
 def small_work(folder: Path, *, members: int = 3, world: World = SMALL) -> tuple[Workspace, Folds]:
@@ -46,8 +49,54 @@ def write_small(
     write_member(workspace, world, folds, name, oof, test, seed=seed)
 
 
+def with_manifest(workspace: Workspace, folds: Folds, *, unreadable: tuple[str, ...] = ("x1", "x2")) -> None:
+    """A manifest with the 40 predicted test images and some that could not be read."""
+    tests = [(name, "usable") for name in SMALL.test_id] + [(name, "unreadable") for name in unreadable]
+    rows = [(name, name, "train", label, "usable") for name, label in zip(folds.image_id, folds.label, strict=True)]
+    rows += [(name, name, "test", "", status) for name, status in tests]
+    data = pd.DataFrame(rows, columns=["image_id", "path", "split", "label", "status"])
+    text = dict.fromkeys(("reasons", "format", "mode", "digest"), "")
+    numbers = dict.fromkeys(("width", "height", "bytes", "group"), 0)
+    write_manifest(workspace, data.assign(**text, **numbers)[list(COLUMNS)])
+
+
 def refusal(do: Callable[..., object], *args, **options) -> tuple[str, str | None]:
     """Message and hint of the UserError that a call ends in."""
     with pytest.raises(UserError) as caught:
         do(*args, **options)
     return caught.value.message, caught.value.hint
+
+
+def shown(renderable: object, *, width: int) -> str:
+    """What stands on a screen of that width."""
+    console = Console(width=width, file=io.StringIO())
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def change_json(path: Path, **values) -> None:
+    """Write a JSON file anew, with some of its values changed."""
+    write_json(path, {**read_json(path, hint=""), **values})
+
+
+def as_probes(workspace: Workspace, *names: str) -> None:
+    """Make probes of runs."""
+    for name in names:
+        for path in (workspace.models / name).glob("fold*/settings.json"):
+            change_json(path, kind="probe")
+
+
+def flip(path: Path, place: int | None = None) -> None:
+    """Damage a file by one bit, in its middle if no place is given."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if place is None else place] ^= 1
+    path.write_bytes(data)
+
+
+def change_oof(fold: Path, change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> None:
+    """Change arrays in the oof.npz of a fold, and its done.json, as if the writer had meant it."""
+    with np.load(fold / "oof.npz") as arrays:
+        stored = dict(arrays)
+    np.savez(fold / "oof.npz", **{**stored, **change(stored)})
+    done = read_json(fold / "done.json", hint="")
+    change_json(fold / "done.json", files={**done["files"], "oof.npz": file_digest(fold / "oof.npz")})

@@ -4,31 +4,15 @@ import json
 import shutil
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import run
 from ensemble.blend.make_blend import make_blend
-from ensemble.settings import BlendSettings
 from folds.base.workspace import Workspace
-from folds.manifest.manifest import COLUMNS, write_manifest
 from submissions.report.make import make_report
 from submissions.settings import ReportSettings
 from tests.competition import COLOURS, TRAIN, jpeg, make_competition
-from tests.ensemble.small import small_work
-
-QUICK = BlendSettings(trials=16, half_samples=1, keep="equal")
-
-
-def with_manifest(work, folds, *, unreadable=("x1", "x2")):
-    """A manifest with the 40 predicted test images and some that could not be read."""
-    tests = [(f"{number:07d}", "usable") for number in range(40)] + [(name, "unreadable") for name in unreadable]
-    rows = [(name, name, "train", label, "usable") for name, label in zip(folds.image_id, folds.label, strict=True)]
-    rows += [(name, name, "test", "", status) for name, status in tests]
-    data = pd.DataFrame(rows, columns=["image_id", "path", "split", "label", "status"])
-    text = dict.fromkeys(("reasons", "format", "mode", "digest"), "")
-    numbers = dict.fromkeys(("width", "height", "bytes", "group"), 0)
-    write_manifest(work, data.assign(**text, **numbers)[list(COLUMNS)])
+from tests.ensemble.small import EQUAL, small_work, with_manifest
 
 
 @pytest.fixture(scope="session")
@@ -36,32 +20,28 @@ def blended(tmp_path_factory):
     """(work folder, folds, blend): three members of made-up predictions, blended with equal weights."""
     work, folds = small_work(tmp_path_factory.mktemp("blended"))
     with_manifest(work, folds)
-    return work, folds, make_blend(work, QUICK, seed=0).blend
+    return work, folds, make_blend(work, EQUAL, seed=0).blend
 
 
 @pytest.fixture
-def blended_copy(blended, tmp_path):
+def work(blended, tmp_path):
     """A copy of the blended work folder, to submit from."""
-    shutil.copytree(blended[0].root, tmp_path / "work")
-    return Workspace(tmp_path / "work")
+    return Workspace(shutil.copytree(blended[0].root, tmp_path / "work"))
 
 
 def make_dirty(data):
     """A copy inside a class, a picture under two labels, a leak, and an empty file."""
     rng = np.random.default_rng(7)
-    train = data / "TrainVal"
     copied, shared, leaked = (jpeg(COLOURS[label], rng) for label in ("0", "1", "2"))
-    for path in ("0/copied.jpg", "0/copied-again.jpg"):
-        (train / path).write_bytes(copied)
-    for path in ("1/same.jpg", "2/same.jpg"):
-        (train / path).write_bytes(shared)
-    (train / "2/leak.jpg").write_bytes(leaked)
-    (data / "Public" / "001.jpg").write_bytes(leaked)
-    (train / "0/empty.jpg").write_bytes(b"")
+    dirt = {"0/copied.jpg": copied, "0/copied-again.jpg": copied, "1/same.jpg": shared, "2/same.jpg": shared}
+    for path, content in (dirt | {"2/leak.jpg": leaked, "../Public/001.jpg": leaked, "0/empty.jpg": b""}).items():
+        (data / "TrainVal" / path).write_bytes(content)
 
 
-def make_whole(folder):
-    """The work folder of a competition that was prepared, split, trained twice, blended and submitted."""
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """A work folder gone the whole way: a leak, a copy, a picture under two labels, two runs, a blend, a submission."""
+    folder = tmp_path_factory.mktemp("whole")
     data, work = make_competition(folder / "data", per_class=12), folder / "work"
     make_dirty(data)
     steps = [
@@ -78,15 +58,8 @@ def make_whole(folder):
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory):
-    """A work folder gone the whole way: a leak, a copy, a picture under two labels, two runs, a blend, a submission."""
-    return make_whole(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture(scope="session")
 def reported(whole, tmp_path_factory):
     """(work folder, what `report` returned, the numbers in report.json) of a copy of the whole one."""
-    work = Workspace(tmp_path_factory.mktemp("reported") / "work")
-    shutil.copytree(whole, work.root)
+    work = Workspace(shutil.copytree(whole, tmp_path_factory.mktemp("reported") / "work"))
     made = make_report(work, ReportSettings(), [])
     return work, made, json.loads((work.report / "report.json").read_text())

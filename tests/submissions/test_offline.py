@@ -19,7 +19,7 @@ from folds.base.progress import silently
 from folds.base.workspace import Workspace, digest
 from folds.pixels.store import open_store
 from folds.split.assign import load_folds
-from models.backbones import build_network, resolve_backbone
+from models.backbones import resolve_backbone
 from models.input.resample import network_input
 from models.input.views import view_boxes, view_size
 from models.predict.onnx import onnx_bytes
@@ -32,6 +32,8 @@ from submissions.offline.make_pack import _changed_runs, make_pack
 from submissions.offline.pack_file import OpenPack
 from submissions.settings import InferSettings, PackSettings
 from tests.competition import fingerprint, make_competition
+from tests.ensemble.small import refusal
+from tests.models.small import save_body
 
 SMALL = ["--backbone", "test_resnet", "--image-size", "32", "--precision", "fp32", "--device", "cpu"]
 
@@ -40,10 +42,9 @@ SMALL = ["--backbone", "test_resnet", "--image-size", "32", "--precision", "fp32
 def packed(tmp_path_factory):
     """(data folder, work folder, pack, plans): a trained run, a probe and its neighbours, blended and packed."""
     folder = tmp_path_factory.mktemp("packed")
-    data, work, weights = make_competition(folder / "data", n_test=30), folder / "work", folder / "weights.safetensors"
+    data, work = make_competition(folder / "data", n_test=30), folder / "work"
+    weights = save_body(folder / "weights.safetensors")
     (data / "Public" / "002.jpg").write_bytes(b"no image")
-    torch.manual_seed(3)
-    save_file(build_network(resolve_backbone("test_resnet"), 7, size=32).state_dict(), weights)
     used, views = [*SMALL, "--weights", str(weights)], ["--views", "centre,mirror,centre@48"]
     for step in (
         ["prepare", str(data), "--store-size", "40", "--workers", "1"],
@@ -70,13 +71,21 @@ def settings(tmp_path, data, **more):
     return InferSettings(out=tmp_path / "out.csv", sample=data / "sample_submission.csv", workers=1, **more)
 
 
-def test_the_own_test_folder_gets_the_bytes_of_submit_and_nothing_is_written_there(packed, tmp_path, capsys):
+@pytest.fixture
+def unpacked(packed, tmp_path):
+    """A folder with what was in the zip."""
+    with zipfile.ZipFile(packed[2]) as archive:
+        archive.extractall(tmp_path / "pack")
+    return tmp_path / "pack"
+
+
+def test_the_own_test_folder_gets_the_bytes_of_submit_and_nothing_is_written_there(packed, tmp_path, typed):
     data, work, pack, _ = packed
     before = fingerprint(data)
-    sample, out = str(data / "sample_submission.csv"), str(tmp_path / "out.csv")
-    assert run.main(["infer", str(pack), str(data / "Public"), "--out", out, "--sample", sample]) == 0
-    assert (tmp_path / "out.csv").read_bytes() == (work.submissions / "blend.csv").read_bytes()
-    assert "30 rows, valid" in (said := capsys.readouterr().out)
+    sample, out = data / "sample_submission.csv", tmp_path / "out.csv"
+    said = typed("infer", pack, data / "Public", "--out", out, "--sample", sample).out
+    assert out.read_bytes() == (work.submissions / "blend.csv").read_bytes()
+    assert "30 rows, valid" in said
     assert "1 unreadable pictures got the most frequent classes: 002" in said
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
     assert fingerprint(data) == before
@@ -102,61 +111,46 @@ def test_it_goes_on_after_a_stop_at_any_block_with_the_same_bytes(packed, tmp_pa
     assert asked.out.read_bytes() == (work.submissions / "blend.csv").read_bytes()
 
 
-def test_a_folder_with_what_was_in_the_zip_is_a_pack_too_and_names_are_ids_without_a_sample(packed, tmp_path):
-    data, _, pack, _ = packed
-    with zipfile.ZipFile(pack) as archive:
-        archive.extractall(tmp_path / "pack")
-    shutil.copytree(data / "TrainVal", tmp_path / "pictures")
-    made = infer(tmp_path / "pack", tmp_path / "pictures", InferSettings(out=tmp_path / "out.csv", workers=1))
+def test_a_folder_with_what_was_in_the_zip_is_a_pack_too_and_names_are_ids_without_a_sample(packed, unpacked, tmp_path):
+    made = infer(unpacked, packed[0] / "TrainVal", InferSettings(out=tmp_path / "out.csv", workers=1))
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert (lines[0], made.rows) == ("id,predicted", 32)
     assert lines[1].startswith("0/0-0,")
 
 
-def test_without_time_the_csv_is_valid_and_says_what_was_not_seen(packed, tmp_path, blocks_of_eight):
-    data, _, pack, _ = packed
-    said = []
-    made = infer(pack, data / "Public", settings(tmp_path, data, max_hours=0.0), say=said.append)
-    assert (made.rows, len(made.unseen)) == (30, 30)
-    assert made.part == OpenPack(pack).pack.smaller[-1]
-    (view,) = next(iter(made.part.members.values()))
-    begin = rf"the whole ensemble would take \d:\d\d; 1 of 3 members under {view} \(out-of-fold top-3 error"
-    assert re.match(begin, said[0]), said
-    shutil.rmtree(tmp_path / "out.csv.parts")
-    enough = infer(pack, data / "Public", settings(tmp_path, data, max_hours=1.0))
-    assert (enough.unseen, enough.part) == ((), enough.whole)
-
-
-def test_after_the_time_was_up_the_same_command_goes_on_with_the_part_that_was_chosen(
+def test_without_time_the_csv_is_valid_and_a_second_call_goes_on_with_the_part_that_was_chosen(
     packed, tmp_path, blocks_of_eight
 ):
     data, _, pack, _ = packed
-    cut = infer(pack, data / "Public", settings(tmp_path, data, max_hours=0.0))
-    assert len(cut.unseen) == 30
-    rest = infer(pack, data / "Public", settings(tmp_path, data))
+    said = []
+    cut = infer(pack, data / "Public", settings(tmp_path, data, max_hours=0.0), say=said.append)
+    assert (cut.rows, len(cut.unseen)) == (30, 30)
+    assert cut.part == OpenPack(pack).pack.smaller[-1]
+    (view,) = next(iter(cut.part.members.values()))
+    begin = rf"the whole ensemble would take \d:\d\d; 1 of 3 members under {view} \(out-of-fold top-3 error"
+    assert re.match(begin, said[0]), said
+    rest = infer(pack, data / "Public", settings(tmp_path, data))  # goes on with the part that was chosen
     assert (rest.unseen, rest.part, (tmp_path / "out.csv.parts").exists()) == ((), cut.part, False)
+    enough = infer(pack, data / "Public", settings(tmp_path, data, max_hours=1.0))
+    assert (enough.unseen, enough.part) == ((), enough.whole)
 
 
 def test_the_first_way_that_the_time_suffices_for_is_taken_and_the_cheapest_where_it_suffices_for_none():
     assert [affordable([9.0, 5.0, 2.0], left=left) for left in (9.0, 8.9, 5.0, 2.0, 1.0)] == [0, 1, 1, 2, 2]
 
 
-def test_a_run_whose_tensors_change_its_error_is_named(packed, tmp_path):
-    _, work, pack, _ = packed
-    with zipfile.ZipFile(pack) as archive:
-        archive.extractall(tmp_path)
-    members = open_members(work, load_blend(work.blend))
-    given = {"device": "cpu", "track": silently}
-    assert list(_changed_runs(OpenPack(tmp_path), members, load_folds(work), open_store(work), **given)) == []
-    head = json.loads((tmp_path / "pack.json").read_text())
-    for file in sorted((tmp_path / "test_resnet").glob("*.safetensors")):
+def test_a_run_whose_tensors_change_its_error_is_named(packed, unpacked):
+    work = packed[1]
+    given = open_members(work, load_blend(work.blend)), load_folds(work), open_store(work)
+    assert list(_changed_runs(OpenPack(unpacked), *given, device="cpu", track=silently)) == []
+    head = json.loads((unpacked / "pack.json").read_text())
+    for file in sorted((unpacked / "test_resnet").glob("*.safetensors")):
         state = load_file(file)
         state["fc.weight"], state["fc.bias"] = -state["fc.weight"], -state["fc.bias"]
         save_file(state, file)
         head["files"][f"test_resnet/{file.name}"] = digest(file.read_bytes())
-    (tmp_path / "pack.json").write_text(json.dumps(head))
-    changed = _changed_runs(OpenPack(tmp_path), members, load_folds(work), open_store(work), **given)
-    assert list(changed) == ["test_resnet"]
+    (unpacked / "pack.json").write_text(json.dumps(head))
+    assert list(_changed_runs(OpenPack(unpacked), *given, device="cpu", track=silently)) == ["test_resnet"]
 
 
 def test_parts_of_the_ensemble_get_cheaper_and_the_whole_one_comes_first(packed):
@@ -176,21 +170,17 @@ def test_a_view_of_a_larger_side_costs_what_its_pixels_cost(packed):
     assert 1.5 < cost["centre@48"] / cost["centre"] < 4  # 2.25 times the pixels; maps are rounded up to whole ones
 
 
-def test_what_runs_share_is_packed_and_paid_once(packed):
+def test_what_runs_share_is_packed_and_paid_once_and_no_training_image_is_packed(packed):
     pack = OpenPack(packed[2]).pack
     with zipfile.ZipFile(packed[2]) as archive:
-        assert len(names := archive.namelist()) == len(set(names))
+        names, head = archive.namelist(), archive.read("pack.json").decode()
+    assert len(names) == len(set(names))
+    assert "0-0" not in head
+    assert json.loads(head)["images_per_class"] == [8, 8, 8, 8]
     probe, neighbours = (view_costs(pack.runs[f"test_resnet-probe{more}"])["centre"] for more in ("", "-knn"))
     assert probe.items() < neighbours.items()
     without = next(part for part in pack.smaller if len(part.members) == 2)
     assert list(without.members) == ["test_resnet-probe", "test_resnet-probe-knn"]  # one body for both
-
-
-def test_a_pack_holds_no_training_image(packed):
-    with zipfile.ZipFile(packed[2]) as archive:
-        head = archive.read("pack.json").decode()
-    assert "0-0" not in head
-    assert json.loads(head)["images_per_class"] == [8, 8, 8, 8]
 
 
 def test_float16_is_taken_where_no_error_changes_and_a_limit_leaves_members_out(packed, tmp_path):
@@ -201,62 +191,54 @@ def test_float16_is_taken_where_no_error_changes_and_a_limit_leaves_members_out(
     limit = 0.9 * pack.stat().st_size / 1e6
     small = make_pack(work, PackSettings(out=tmp_path / "small.zip", limit_mb=limit), plans, device="cpu")
     assert small.bytes <= limit * 1e6
-    assert list(small.pack.members) == list(small.part.members)
-    assert list(small.pack.members) == ["test_resnet-probe", "test_resnet-probe-knn"]  # they share a backbone
+    shared = ["test_resnet-probe", "test_resnet-probe-knn"]  # one backbone
+    assert list(small.pack.members) == list(small.part.members) == shared
     assert all(len(member.views) == 3 for member in small.pack.members.values())
     assert whole.part is None
+    tiny = PackSettings(out=tmp_path / "none.zip", limit_mb=0.001)
     with pytest.raises(UserError, match=r"^the smallest member takes \d+\.\d MB, and the limit is 0\.0 MB$"):
-        make_pack(work, PackSettings(out=tmp_path / "none.zip", limit_mb=0.001), plans, device="cpu")
-    assert not (tmp_path / "none.zip").exists()
+        make_pack(work, tiny, plans, device="cpu")
+    assert not tiny.out.exists()
 
 
 def test_a_probe_without_its_weights_at_hand_is_refused(packed, tmp_path):
     _, work, _, plans = packed
-    other = tmp_path / "other.safetensors"
-    save_file(build_network(resolve_backbone("test_resnet"), 7, size=32).state_dict(), other)
-    changed = [replace(plans[0], weights=other)]
-    with pytest.raises(
-        UserError, match=r"^test_resnet-probe is a probe of test_resnet.r160_in1k with the weights "
-    ) as no:
-        make_pack(work, PackSettings(out=tmp_path / "pack.zip"), changed, device="cpu")
-    assert no.value.hint.startswith("`python run.py pack --backbone test_resnet.r160_in1k --weights FILE`")
+    other = [replace(plans[0], weights=save_body(tmp_path / "other.safetensors", seed=4))]
+    message, hint = refusal(make_pack, work, PackSettings(out=tmp_path / "pack.zip"), other, device="cpu")
+    assert message.startswith("test_resnet-probe is a probe of test_resnet.r160_in1k with the weights ")
+    assert hint.startswith("`python run.py pack --backbone test_resnet.r160_in1k --weights FILE`")
 
 
-def test_what_cannot_be_predicted_is_refused_in_one_sentence(packed, tmp_path):
+def test_what_cannot_be_predicted_is_refused_in_one_sentence(packed, unpacked, tmp_path):
     data, _, pack, _ = packed
-    pictures = data / "Public"
-    with pytest.raises(UserError, match=r"^there is no pack "):
-        infer(tmp_path / "no.zip", pictures, settings(tmp_path, data))
-    (tmp_path / "text.zip").write_text("no zip")
-    with pytest.raises(UserError, match=r"is no pack, or a damaged one: "):
-        infer(tmp_path / "text.zip", pictures, settings(tmp_path, data))
-    inside = InferSettings(out=pictures / "out.csv", sample=data / "sample_submission.csv")
-    with pytest.raises(UserError, match=r"lies in the folder of the pictures, which is never written to$"):
-        infer(pack, pictures, inside)
-    with zipfile.ZipFile(pack) as archive:
-        archive.extractall(tmp_path / "pack")
-    tensors = next((tmp_path / "pack").glob("*/fold0.safetensors"))
+    pictures, asked = data / "Public", settings(tmp_path, data)
+    text, more = tmp_path / "text.zip", tmp_path / "more.csv"
+    assert refusal(infer, tmp_path / "no.zip", pictures, asked)[0].startswith("there is no pack ")
+    text.write_text("no zip")
+    assert "is no pack, or a damaged one: " in refusal(infer, text, pictures, asked)[0]
+    inside = refusal(infer, pack, pictures, replace(asked, out=pictures / "out.csv"))[0]
+    assert inside.endswith("lies in the folder of the pictures, which is never written to")
+    tensors = next(unpacked.glob("*/fold0.safetensors"))
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"\x7f")
-    with pytest.raises(UserError, match=r"checksum mismatch, .*fold0.safetensors changed after it was packed$"):
-        infer(tmp_path / "pack", pictures, settings(tmp_path, data))
-    more = tmp_path / "more.csv"
+    damaged = refusal(infer, unpacked, pictures, asked)[0]
+    assert re.search(r"checksum mismatch, .*fold0.safetensors changed after it was packed$", damaged)
     more.write_text("id,predicted\n000,0 1 2\nnever,0 1 2\n")
-    with pytest.raises(UserError, match=r"^1 ids of more.csv have no file in DATA: never$") as caught:
-        infer(pack, pictures, InferSettings(out=tmp_path / "other.csv", sample=more))
-    assert caught.value.hint == f"DATA is {pictures} here: give the folder that holds these pictures"
-    with pytest.raises(UserError, match=r"out.csv.parts was begun with another pack or other pictures$"):
-        infer(pack, data / "TrainVal" / "0", InferSettings(out=tmp_path / "out.csv", workers=1))
+    assert refusal(infer, pack, pictures, InferSettings(out=tmp_path / "other.csv", sample=more)) == (
+        "1 ids of more.csv have no file in DATA: never",
+        f"DATA is {pictures} here: give the folder that holds these pictures",
+    )
+    begun = refusal(infer, pack, data / "TrainVal" / "0", InferSettings(out=tmp_path / "out.csv", workers=1))[0]
+    assert begun.endswith("out.csv.parts was begun with another pack or other pictures")
 
 
-def test_each_network_as_onnx_says_what_torch_says(packed, tmp_path):
+def test_each_network_as_onnx_says_what_torch_says(packed, tmp_path, typed):
     """A network with views of two sides, and a probe with views of one; an export takes seconds: one of each."""
     import onnxruntime
 
     _, whole, pack, plans = packed
-    shutil.copytree(whole.root, tmp_path / "work")
-    work, alone = Workspace(tmp_path / "work"), OpenPack(pack)
+    work, alone = Workspace(shutil.copytree(whole.root, tmp_path / "work")), OpenPack(pack)
     shutil.rmtree(work.fold("test_resnet", 1))
-    assert run.main(["blend", "--members", "test_resnet", "--partial", "--work", str(work.root)]) == 0
+    typed("blend", "--members", "test_resnet", "--partial", "--work", work.root)
     opened = OpenPack(make_pack(work, PackSettings(onnx=True), plans, device="cpu").path)
     assert [(name, *one.parts) for name, one in opened.pack.runs.items()] == [("test_resnet", "fold0")]
     probe = replace(alone.pack.runs["test_resnet-probe"], views=("centre", "mirror"))

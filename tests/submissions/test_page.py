@@ -24,9 +24,8 @@ def browser():
     for flag in FLAGS:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER)) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +82,13 @@ def test_the_page_opens_without_an_error_or_a_request_and_fits_the_screen(opened
 
 
 def test_dark_is_dark_and_paper_is_white(opened):
-    colour = "return getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).map(Number)"
-    seen = {}
-    for scheme in ("light", "dark"):
-        show(opened, scheme=scheme)
-        seen[scheme] = opened.execute_script(colour)
-    show(opened, scheme="dark", media="print")
-    ink = opened.execute_script("return getComputedStyle(document.body).color.match(/[0-9.]+/g).map(Number)")
-    assert min(seen["light"]) > 200 > 60 > max(seen["dark"])
-    assert max(ink[:3]) < 60
+    def colour(of, **screen):
+        show(opened, **screen)
+        return opened.execute_script(f"return getComputedStyle(document.body).{of}.match(/[0-9.]+/g).map(Number)")
+
+    assert min(colour("backgroundColor", scheme="light")) > 200
+    assert max(colour("backgroundColor", scheme="dark")) < 60
+    assert max(colour("color", scheme="dark", media="print")[:3]) < 60
 
 
 def test_every_picture_and_chart_has_words_and_every_id_is_there_once(opened):
@@ -122,16 +119,16 @@ def test_the_page_looks_the_same_with_scripts_off(opened, report):
 
 
 def check_bars(browser, chart):
-    tops = [place(browser, f"{chart['key']}-{i}") for i in range(len(chart["values"]))]
+    boxes = [box(browser, f"{chart['key']}-{i}") for i in range(len(chart["values"]))]
     if chart["is_log"]:
-        assert_on_a_scale(np.log(chart["values"]), [one["y"] for one in tops])
+        assert_on_a_scale(np.log(chart["values"]), [one["y"] for one in boxes])
     else:
-        assert_on_a_scale(chart["values"], [one["height"] for one in tops], through_zero=True)
+        assert_on_a_scale(chart["values"], [one["height"] for one in boxes], through_zero=True)
 
 
 def check_ranges(browser, chart):
-    shown = [i for i, value in enumerate(chart["values"]) if value <= chart["end"]]
-    assert_on_a_scale([chart["values"][i] for i in shown], [place(browser, f"{chart['key']}-{i}")["x"] for i in shown])
+    shown = {i: value for i, value in enumerate(chart["values"]) if value <= chart["end"]}
+    assert_on_a_scale(list(shown.values()), [box(browser, f"{chart['key']}-{i}")["x"] for i in shown])
 
 
 def check_lines(browser, chart):
@@ -160,10 +157,10 @@ def check_points(browser, chart):
 CHECKS = {"bars": check_bars, "ranges": check_ranges, "lines": check_lines, "points": check_points}
 
 
-def place(browser, name):
+def box(browser, name):
     """Left edge, top and height of an element, in the units of its SVG."""
-    box = "const b = document.getElementById(arguments[0]).getBBox(); return {x: b.x, y: b.y, height: b.height}"
-    return browser.execute_script(box, name)
+    script = "const b = document.getElementById(arguments[0]).getBBox(); return {x: b.x, y: b.y, height: b.height}"
+    return browser.execute_script(script, name)
 
 
 def assert_on_a_scale(values, places, *, through_zero=False):

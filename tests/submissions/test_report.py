@@ -11,10 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import run
 from ensemble.blend.blend_json import load_blend, save_blend
 from ensemble.blend.expected import expected_words
-from folds.base.errors import UserError
 from folds.base.interval import wilson_interval
 from folds.base.workspace import Workspace
 from folds.manifest.manifest import csv_bytes, read_manifest
@@ -27,25 +25,18 @@ from submissions.report.scores import scores_section
 from submissions.report.workfolder import Ranks, WorkFolder
 from submissions.settings import ReportSettings
 from tests.competition import fingerprint
-
-SETTINGS = ReportSettings()
-ONE_WORKER = ("--workers", "1")
+from tests.ensemble.small import refusal
 
 
 @pytest.fixture
 def work(reported, tmp_path):
     """A copy of a reported work folder, to be damaged."""
-    shutil.copytree(reported[0].root, tmp_path / "work")
-    return Workspace(tmp_path / "work")
+    return Workspace(shutil.copytree(reported[0].root, tmp_path / "work"))
 
 
-def read_csv(path):
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
-
-
-def report(workspace, settings=SETTINGS):
-    """The page and the numbers beside it."""
-    made = make_report(workspace, settings, [])
+def report(workspace):
+    """(what `report` returned, the page, the numbers beside it)"""
+    made = make_report(workspace, ReportSettings(), [])
     return made, made.path.read_text(), json.loads((workspace.report / "report.json").read_text())
 
 
@@ -55,14 +46,15 @@ def test_the_report_says_what_blend_and_done_markers_say(reported):
     blend = json.loads(work.blend.read_text())
     entries = {entry["name"]: entry for entry in said["scores"]["entries"]}
     assert entries["blend"]["top3_error"] == blend["oof_top3_error"]
-    for run_name in ("one", "two"):
-        folds, misses = load_folds(work), []
+    folds = load_folds(work)
+    for name in ("one", "two"):
+        misses = []
         for fold in range(2):
-            oof = load_predictions(work.fold(run_name, fold) / "oof.npz", hint="")
+            oof = load_predictions(work.fold(name, fold) / "oof.npz", hint="")
             target = folds.target[np.searchsorted(folds.image_id, oof.image_id)]
-            misses.append(np.argsort(-oof.probs(), axis=1, kind="stable")[:, :3] != target[:, None])
-        expected = np.concatenate(misses).all(axis=1).mean()
-        assert entries[run_name]["top3_error"] == pytest.approx(expected)
+            top3 = np.argsort(-oof.probs(), axis=1, kind="stable")[:, :3]
+            misses += (top3 != target[:, None]).all(axis=1).tolist()
+        assert entries[name]["top3_error"] == pytest.approx(np.mean(misses))
     assert f"{blend['oof_top3_error']:.4f}" in page
     assert said["charts"]["cv"]["values"][0] == blend["oof_top3_error"]
 
@@ -71,10 +63,9 @@ def test_the_blend_of_another_metric_was_shown_as_if_its_top3_error_were_exact(w
     blend = load_blend(work.blend)
     save_blend(work.blend, dataclasses.replace(blend, metric="log-loss"))
     entry = scores_section(WorkFolder(work), {}, [])["entries"][0]
-    group = load_folds(work).group
-    assert (entry.low, entry.high) == pytest.approx(
-        wilson_interval(blend.oof_top3_error, len(group) ** 2 / (np.unique(group, return_counts=True)[1] ** 2).sum())
-    )
+    sizes = np.unique(load_folds(work).group, return_counts=True)[1]
+    interval = wilson_interval(blend.oof_top3_error, sizes.sum() ** 2 / (sizes**2).sum())
+    assert (entry.low, entry.high) == pytest.approx(interval)
 
 
 def test_a_run_without_errors_was_promised_by_its_images_where_its_pictures_count():
@@ -85,12 +76,9 @@ def test_a_run_without_errors_was_promised_by_its_images_where_its_pictures_coun
 def test_copies_leaks_and_left_out_files_stand_on_the_page_with_their_pictures(reported):
     _, made, said = reported
     page = made.path.read_text()
-    kinds = {one["title"]: one for one in said["data"]["copies"]}
-    assert {
-        "copies inside a class",
-        "the same picture under two labels",
-        "training images that are also test images",
-    } <= set(kinds)
+    kinds = {one["title"] for one in said["data"]["copies"]}
+    assert kinds >= {"copies inside a class", "the same picture under two labels"}
+    assert "training images that are also test images" in kinds
     lost = {one["image"]["path"]: one["status"] for one in said["data"]["left_out"]}
     same, empty = ("TrainVal/1/same.jpg", "TrainVal/2/same.jpg"), "TrainVal/0/empty.jpg"
     assert lost == {**dict.fromkeys(same, "left out"), empty: "unreadable"}
@@ -98,29 +86,20 @@ def test_copies_leaks_and_left_out_files_stand_on_the_page_with_their_pictures(r
     assert 'alt="train image 1/same.jpg, label 1"' in page
 
 
-def test_a_report_is_made_after_every_step(tmp_path, whole):
-    steps = {
-        "prepare": ("folds.csv", "folds.json", "models", "ensemble", "submissions"),
-        "split": ("models", "ensemble", "submissions"),
-        "train": ("ensemble", "submissions"),
-        "blend": ("submissions",),
-    }
-    for step, gone in steps.items():
-        work = Workspace(tmp_path / step)
-        shutil.copytree(whole, work.root)
-        for name in gone:
-            path = work.folds / name if "." in name else work.root / name
+def test_a_report_is_made_after_every_step_and_none_before_prepare(tmp_path, whole):
+    work = Workspace(shutil.copytree(whole, tmp_path / "work"))
+    later = [[work.submissions], [work.ensemble], [work.models], [work.folds_csv, work.folds_json]]
+    for step, gone in zip(("blend", "train", "split", "prepare"), later, strict=True):
+        for path in gone:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(work.report, ignore_errors=True)
         made, page, said = report(work)
         assert made.problems == ()
         assert page.count("<section") == 6
-        assert (said["mistakes"] is None) == (step in ("prepare", "split"))
-
-
-def test_without_prepare_there_is_nothing_to_report(tmp_path):
-    with pytest.raises(UserError, match=r"manifest.csv does not exist") as caught:
-        make_report(Workspace(tmp_path), SETTINGS, [])
-    assert caught.value.hint == "`python run.py prepare DATA`"
+        assert (said["mistakes"] is None) == (step in ("split", "prepare"))
+    message, hint = refusal(report, Workspace(tmp_path))
+    assert "manifest.csv does not exist" in message
+    assert hint == "`python run.py prepare DATA`"
 
 
 def test_a_run_that_lacks_a_fold_is_shown_by_the_folds_that_it_has(work):
@@ -149,9 +128,8 @@ def test_the_same_work_folder_makes_the_same_bytes_and_nothing_else_is_changed(r
     report(work)
     after = fingerprint(work.root)
     assert {path: data for path, (data, _) in after.items()} == {path: data for path, (data, _) in before.items()}
-    assert {path for path in before if after[path] != before[path]} <= {
-        "report/index.html", "report/report.json", "report/relabel.csv"
-    }  # fmt: skip
+    written = {path for path in before if after[path] != before[path]}
+    assert written <= {"report/index.html", "report/report.json", "report/relabel.csv"}
 
 
 def test_a_page_that_would_be_too_long_gets_fewer_pictures(work, reported, monkeypatch):
@@ -186,17 +164,13 @@ def test_confident_learning_copes_with_a_class_without_images():
     assert suspected_labels(probs, np.array([0, 0, 2, 2])).tolist() == []
 
 
-def test_the_same_chart_is_the_same_text_with_its_words_and_the_colours_of_the_page():
-    chart = bars("sizes", "Sizes", rows=[("a", 10.0), ("b & c", 40.0)], y_title="images")
-    assert chart == bars("sizes", "Sizes", rows=[("a", 10.0), ("b & c", 40.0)], y_title="images")
-    assert 'aria-label="Sizes: 2 classes, 10 to 40 images"' in chart["svg"]
-    assert "b &amp; c: 40" in chart["svg"]
+def test_the_same_chart_is_the_same_text_with_odd_names_as_they_are_and_the_colours_of_the_page():
+    rows = [("$a$", 10.0), ("<b>", 20.0), ("猫", 30.0), ("_c", 30.0), ("b & c", 40.0)]
+    chart, again = (bars("sizes", "Sizes", rows=rows, y_title="images") for _ in range(2))
+    assert chart == again
+    assert 'aria-label="Sizes: 5 classes, 10 to 40 images"' in chart["svg"]
+    assert all(text in chart["svg"] for text in ("b &amp; c: 40", ">$a$<", "&lt;b&gt;", "猫", ">_c<"))
     assert "#" not in chart["svg"]
-
-
-def test_odd_names_of_classes_are_drawn_as_they_are():
-    svg = bars("odd", "t", rows=[("$a$", 1), ("<b>", 2), ("猫", 3), ("_c", 4)], y_title="images")["svg"]
-    assert all(name in svg for name in (">$a$<", "&lt;b&gt;", "猫", ">_c<"))
 
 
 XY = {"x_title": "x", "y_title": "y"}
@@ -244,63 +218,53 @@ def test_many_classes_make_an_outline_and_not_thousands_of_bars():
     assert len(bars("many", "t", rows=rows, y_title="images")["svg"]) < 100_000
 
 
-def test_the_command_says_where_the_page_is_and_no_absolute_path_stands_in_it(work, monkeypatch, capsys):
+def test_the_command_says_where_the_page_is_and_no_absolute_path_stands_in_it(work, monkeypatch, typed):
     monkeypatch.chdir(work.root.parent)
-    assert run.main(["report", "--work", str(work.root), "--contact-pictures", "0"]) == 0
-    out = capsys.readouterr().out
-    assert f"{work.root.name}/report/index.html: 0." in out
+    out = typed("report", "--work", work.root, "--contact-pictures", "0").out
+    assert "work/report/index.html: 0." in out
     written = [path.read_text() for path in work.report.iterdir()]
     assert len(written) == 3
     assert not [text for text in written if str(work.root.parent) in text]
-    assert f"--work {work.root.name}</code>" in written[0] + written[1] + written[2]
+    assert "--work work</code>" in "".join(written)
 
 
 def test_an_edited_relabel_csv_is_left_as_it_is_until_it_is_fed_back_and_then_repeats_what_was_decided(
-    work, whole, capsys
+    work, whole, typed
 ):
     path = work.report / "relabel.csv"
-    assert list(read_csv(path).columns[:3]) == ["image_id", "label", "suggested"]
-    edits = {"0/0-1.jpg": "1", "2/2-3.jpg": ""}  # the other rows have the labels that are there
-    table = read_csv(path)
-    rows = [f"{image_id},{label},,,,\n" for image_id, label in edits.items()]
-    path.write_bytes(csv_bytes(table[~table["image_id"].isin(edits)]) + "".join(rows).encode())
-    edited = path.read_bytes()
-    assert run.main(["report", "--work", str(work.root)]) == 0
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert list(table.columns[:3]) == ["image_id", "label", "suggested"]
+    others = table[~table["image_id"].isin(["0/0-1.jpg", "2/2-3.jpg"])]  # with the labels that are there
+    edited = csv_bytes(others) + b"0/0-1.jpg,1,,,,\n2/2-3.jpg,,,,,\n"
+    path.write_bytes(edited)
+    assert "has edits and is left as it is" in typed("report", "--work", work.root).out
     assert path.read_bytes() == edited
-    assert "has edits and is left as it is" in capsys.readouterr().out
-    data = str(whole.parent / "data")
-    assert run.main(["prepare", data, "--work", str(work.root), *ONE_WORKER, "--relabel", str(path)]) == 0
+    typed("prepare", whole.parent / "data", "--work", work.root, "--workers", "1", "--relabel", path)
     made = report(work)[0]
     assert not made.is_relabel_kept
-    assert (
-        "folds and runs are older than the manifest; 2 images were added, removed or relabelled since: 0/0-1.jpg"
-        in made.problems[0]
-    )
-    rows = read_csv(path)[["image_id", "label", "note"]].to_numpy().tolist()
+    changed = "2 images were added, removed or relabelled since: 0/0-1.jpg"
+    assert f"folds and runs are older than the manifest; {changed}" in made.problems[0]
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)[["image_id", "label", "note"]].to_numpy().tolist()
     assert rows[:2] == [["0/0-1.jpg", "1", "relabelled: was 0"], ["2/2-3.jpg", "", "unlabelled: was 2"]]
 
 
 def test_score_says_the_expected_error_and_a_lineage_that_is_a_list_costs_neither_score_nor_report(
-    work, reported, capsys
+    work, reported, typed
 ):
     """`score` ended in a traceback."""
     guess, truth = work.submissions / "blend.csv", work.root / "truth.csv"
     first = guess.read_text().splitlines()[1].split(",")[0]
     truth.write_text(f"id,label\n{first},0\n")
-    words = ["score", str(guess), "--labels", str(truth), "--work", str(work.root)]
-    assert run.main(words) == 0
+    words = "score", guess, "--labels", truth, "--work", work.root
     expected = expected_words(load_blend(work.blend).expected_top3)
-    assert capsys.readouterr().out.endswith(f"\nexpected: {expected}\n")
+    assert typed(*words).out.endswith(f"\nexpected: {expected}\n")
     assert f"top-3 error <b>{expected}</b> on " in reported[1].path.read_text()
     guess.with_suffix(".json").write_text("[]")
-    assert run.main(words) == 0
-    assert "expected" not in capsys.readouterr().out
+    assert "expected" not in typed(*words).out
     assert scores_section(WorkFolder(work), {}, [])["submission"]["expected"] is None
 
 
-def test_status_quotes_a_path_with_a_space_so_that_the_next_command_can_be_typed(whole, tmp_path, capsys):
-    shutil.copytree(whole, tmp_path / "my work")
-    assert run.main(["status", "--work", str(tmp_path / "my work")]) == 0
-    shown = capsys.readouterr().out.splitlines()[-1].removeprefix("next: python run.py ")
-    assert run.main(shlex.split(shown)) == 0
-    assert capsys.readouterr().out.endswith("rows, valid\n")
+def test_status_quotes_a_path_with_a_space_so_that_the_next_command_can_be_typed(whole, tmp_path, typed):
+    work = shutil.copytree(whole, tmp_path / "my work")
+    shown = typed("status", "--work", work).out.splitlines()[-1].removeprefix("next: python run.py ")
+    assert typed(*shlex.split(shown)).out.endswith("rows, valid\n")

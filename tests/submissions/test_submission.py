@@ -1,14 +1,11 @@
 """Tests the CSV: what is in it, where it comes from, and what is wrong with other people's."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
 import pytest
 
 from ensemble.blend.make_blend import make_blend
-from folds.base.errors import UserError
 from folds.base.interval import wilson_interval
 from submissions.check import (
     check_submission,
@@ -24,18 +21,35 @@ from submissions.status import what_is_missing
 from submissions.write import write_submission
 from tests.benchmarks.synthetic import World
 from tests.competition import fingerprint
-from tests.ensemble.small import small_test, small_work
-from tests.submissions.conftest import QUICK, with_manifest
+from tests.ensemble.small import EQUAL, refusal, small_test, small_work, with_manifest
 
 LAYOUT = Layout(("id", "predicted"), ("01", "2", "10"), ("a", "b", "c", "d"), ",", " ")
 GOOD = "id,predicted\n01,a b c\n2,b c d\n10,d a b\n"
 
 
-def test_every_id_gets_its_three_best_labels_in_the_samples_order_and_format(blended, blended_copy):
-    work, folds = blended_copy, blended[1]
+def writer(path):
+    def write(text):
+        path.write_bytes(text.encode())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def guess(tmp_path):
+    """Writes a CSV of guesses, its bytes as they are; returns its path."""
+    return writer(tmp_path / "guess.csv")
+
+
+@pytest.fixture
+def truth(tmp_path):
+    return writer(tmp_path / "truth.csv")
+
+
+def test_every_id_gets_its_three_best_labels_in_the_samples_order_and_format(blended, work):
+    folds = blended[1]
     ids = [f"{number:07d}" for number in np.random.default_rng(0).permutation(40)] + ["x2", "x1"]
-    sample = "image;guess\n" + "".join(f"{name};c001|c000|c002\n" for name in ids)
-    work.sample.write_text(sample)
+    work.sample.write_text("image;guess\n" + "".join(f"{name};c001|c000|c002\n" for name in ids))
     result = write_submission(work, SubmitSettings())
     lines = result.path.read_text().splitlines()
     assert lines[0] == "image;guess"
@@ -49,38 +63,45 @@ def test_every_id_gets_its_three_best_labels_in_the_samples_order_and_format(ble
     assert (result.rows, result.guessed) == (42, ("x2", "x1"))
 
 
-def test_two_errors_of_450_were_scored_as_if_0_0106_were_the_worst(tmp_path):
+@pytest.mark.parametrize("text", ["id,label\n1,a\n2,a\n3,a\n4,a\n", "label,id\na,4\na,3\na,2\na,1\n"])
+def test_ranks_one_two_three_and_none_are_three_first_errors_and_one_of_three(guess, truth, text):
+    """Image 9 has no true label and does not count; the columns are known by their names, not by their places."""
+    guesses = guess("id,predicted\n1,a b c\n2,b a c\n3,b c a\n4,b c d\n9,a b c\n")
+    score = score_submission(guesses, truth(text), LAYOUT)
+    assert (score.images, score.top1_error, score.top3_error) == (4, 3 / 4, 1 / 4)
+    assert "of 4 images: top-1 error 0.7500, top-3 error 0.2500" in score.sentence
+
+
+def test_labels_of_other_images_are_refused(guess, truth):
+    guesses, labels = guess(GOOD), truth("id,label\n7,a\n")
+    fault = f"none of the ids of {guesses} has a label in {labels}, whose ids are 7"
+    assert refusal(score_submission, guesses, labels, LAYOUT)[0] == fault
+
+
+def test_two_errors_of_450_were_scored_as_if_0_0106_were_the_worst(guess, truth):
     names = [f"{number:03d}" for number in range(450)]
-    (tmp_path / "guess.csv").write_text("id,predicted\n" + "".join(f"{name},a b c\n" for name in names))
-    truth = ["d", "d", *["a"] * 448]
-    lines = [f"{name},{label}\n" for name, label in zip(names, truth, strict=True)]
-    (tmp_path / "truth.csv").write_text("id,label\n" + "".join(lines))
-    alone = score_submission(tmp_path / "guess.csv", tmp_path / "truth.csv", LAYOUT)
-    assert alone.sentence == (
-        "on the true labels of 450 images: top-1 error 0.0044, top-3 error 0.0044 (0.0012 to 0.0161)"
-    )
+    guesses = guess("id,predicted\n" + "".join(f"{name},a b c\n" for name in names))
+    labels = truth("id,label\n000,d\n001,d\n" + "".join(f"{name},a\n" for name in names[2:]))
+    alone = score_submission(guesses, labels, LAYOUT).sentence
+    assert alone == "on the true labels of 450 images: top-1 error 0.0044, top-3 error 0.0044 (0.0012 to 0.0161)"
     twice = {name: number // 2 for number, name in enumerate(names)}  # the two errors are copies of one picture
-    copies = score_submission(tmp_path / "guess.csv", tmp_path / "truth.csv", LAYOUT, copies=twice)
+    copies = score_submission(guesses, labels, LAYOUT, copies=twice)
     assert (copies.low, copies.high) == pytest.approx(wilson_interval(1 / 225, 225), rel=0.01)
 
 
-def test_copies_among_the_test_images_are_those_of_the_manifest(tmp_path):
-    work, folds = small_work(tmp_path)
-    assert copies_of_test_images(work) == {}
-    with_manifest(work, folds)
+def test_copies_among_the_test_images_are_those_of_the_manifest(work):
     assert copies_of_test_images(work) == {f"{number:07d}": 0 for number in range(40)}
+    work.manifest.unlink()
+    assert copies_of_test_images(work) == {}
 
 
-def test_a_readable_test_image_without_a_prediction_is_refused(blended_copy):
-    work = blended_copy
+def test_a_readable_test_image_without_a_prediction_is_refused(work):
     work.manifest.write_text(work.manifest.read_text().replace("x1,x1,test,,unreadable", "x1,x1,test,,usable"))
-    with pytest.raises(UserError, match="1 readable test images have no prediction: x1"):
-        write_submission(work, SubmitSettings())
+    assert refusal(write_submission, work, SubmitSettings())[0] == "1 readable test images have no prediction: x1"
 
 
-def test_one_run_alone_can_be_submitted(blended, blended_copy):
-    work, folds = blended_copy, blended[1]
-    result = write_submission(work, SubmitSettings(), run="m01")
+def test_one_run_alone_can_be_submitted(blended, work):
+    folds, result = blended[1], write_submission(work, SubmitSettings(), run="m01")
     assert result.path.name == "m01.csv"
     best = np.argsort(-np.exp(small_test(1)), axis=1, kind="stable")[0, :3]
     assert result.path.read_text().splitlines()[1] == f"0000000,{' '.join(folds.classes[c] for c in best)}"
@@ -91,13 +112,13 @@ def test_two_classes_give_two_labels(tmp_path):
     world = World(n=120, n_test=40, n_classes=2, n_folds=3, margin=3.0)
     work, folds = small_work(tmp_path, world=world)
     with_manifest(work, folds, unreadable=())
-    make_blend(work, QUICK, seed=0)
+    make_blend(work, EQUAL, seed=0)
     result = write_submission(work, SubmitSettings())
     assert all(len(line.split(",")[1].split()) == 2 for line in result.path.read_text().splitlines()[1:])
 
 
-def test_the_lineage_names_everything_but_this_machine(blended, blended_copy):
-    work, blend = blended_copy, blended[2]
+def test_the_lineage_names_everything_but_this_machine(blended, work):
+    blend = blended[2]
     result = write_submission(work, SubmitSettings(csv_name="final"))
     lineage = json.loads(result.path.with_suffix(".json").read_text())
     assert result.path.name == "final.csv"
@@ -109,70 +130,63 @@ def test_the_lineage_names_everything_but_this_machine(blended, blended_copy):
 
 
 @pytest.mark.parametrize("csv_name", [None, "final"])
-def test_a_valid_csv_that_was_changed_after_submit_wrote_it_is_not_valid_and_status_says_so(blended_copy, csv_name):
-    work = blended_copy
-    path = write_submission(work, SubmitSettings(csv_name=csv_name)).path
+def test_a_valid_csv_that_was_changed_after_submit_wrote_it_is_not_valid_and_status_says_so(work, csv_name):
+    written = write_submission(work, SubmitSettings(csv_name=csv_name))
+    path, text = written.path, written.path.read_text()
+    assert expected_top3(path) == written.blend.expected_top3
     assert check_submission(path, read_layout(work)).faults == ()
     assert what_is_missing(work, ["m00"]) == (["nothing is missing"], f"check {path}")
-    written = path.read_text()
-    labels = written.splitlines()[1].split(",")[1]
-    path.write_text(written.replace(labels, " ".join(reversed(labels.split(" "))), 1))
+    labels = text.splitlines()[1].split(",")[1]
+    path.write_text(text.replace(labels, " ".join(reversed(labels.split(" "))), 1))
+    assert expected_top3(path) is None
     fault = f"it was changed after `submit` wrote it: {path.with_suffix('.json').name} has another checksum"
     assert check_submission(path, read_layout(work)).faults == (fault,)
     assert what_is_missing(work, ["m00"]) == ([f"{path} was changed after `submit` wrote it"], "submit")
-    path.write_text(written)
+    path.write_text(text)
     assert check_submission(path, read_layout(work)).faults == ()
+    path.with_suffix(".json").unlink()
+    assert expected_top3(path) is None
 
 
-def test_status_names_a_lineage_that_is_cut_off(blended_copy):
-    work = blended_copy
-    lineage = write_submission(work, SubmitSettings()).path.with_suffix(".json")
-    lineage.write_text(lineage.read_text()[:40])
-    (sentence,), command = what_is_missing(work, ["m00"])
-    assert (lineage.name in sentence, command) == (True, "submit")
-
-
-def test_a_submit_that_fails_leaves_the_last_valid_csv_as_it_was(blended_copy, monkeypatch):
+def test_a_submit_that_fails_leaves_the_last_valid_csv_as_it_was(work, monkeypatch):
     """It was overwritten, and then deleted."""
-    work = blended_copy
     written = write_submission(work, SubmitSettings())
     before = fingerprint(work.submissions)
     text = written.path.read_text().replace("c0", "zebra", 1)
     monkeypatch.setattr("submissions.csv_form.Layout.text", lambda *args, **kwargs: text)
-    with pytest.raises(UserError, match=r"^the submission would not be valid, and was not written: 1 row with labels"):
-        write_submission(work, SubmitSettings())
+    message, _ = refusal(write_submission, work, SubmitSettings())
+    assert message.startswith("the submission would not be valid, and was not written: 1 row with labels")
     assert fingerprint(work.submissions) == before
 
 
 @pytest.mark.parametrize(
     "said", [[], [{"digest": 1}], "text", 7, None, {}, {"csv": 1}, {"csv": "guess.csv", "digest": []}]
 )
-def test_a_json_beside_a_csv_that_is_no_lineage_ends_no_command_in_a_traceback(tmp_path, said):
+def test_a_json_beside_a_csv_that_is_no_lineage_ends_no_command_in_a_traceback(guess, said):
     """`score`, `check` and `report` read it each in its way; of a list, `score` asked for a key."""
-    path = tmp_path / "guess.csv"
-    path.write_text(GOOD)
+    path = guess(GOOD)
     path.with_suffix(".json").write_text(json.dumps(said))
     assert read_lineage(path) == {}
     assert expected_top3(path) is None
     assert not is_changed(path)
 
 
-def test_a_lineage_that_is_cut_off_is_named(tmp_path):
-    path = tmp_path / "guess.csv"
-    path.write_text(GOOD)
-    path.with_suffix(".json").write_text('{"csv": "guess.csv", ')
+def test_a_lineage_that_is_cut_off_is_named_by_status_too(work):
+    path = write_submission(work, SubmitSettings()).path
+    path.with_suffix(".json").write_text('{"csv": "blend.csv", ')
     for read in (read_lineage, expected_top3, is_changed):
-        with pytest.raises(UserError, match=r"guess.json is damaged") as caught:
-            read(path)
-        assert caught.value.hint == "`python run.py submit` writes the CSV and its lineage again"
+        message, hint = refusal(read, path)
+        assert "blend.json is damaged" in message
+        assert hint == "`python run.py submit` writes the CSV and its lineage again"
+    (sentence,), command = what_is_missing(work, ["m00"])
+    assert ("blend.json" in sentence, command) == (True, "submit")
 
 
-def test_ids_with_commas_and_quotes_come_back(tmp_path):
+def test_ids_with_commas_and_quotes_come_back(guess):
     layout = Layout(("id", "predicted"), ('a,"b"', "c d"), ("x", "y", "z"), ",", " ")
-    path = tmp_path / "odd.csv"
-    path.write_text(layout.line(layout.header) + layout.line(('a,"b"', "x y z")) + layout.line(("c d", "z y x")))
-    assert path.read_text().splitlines()[1] == '"a,""b""",x y z'
-    assert check_submission(path, layout).faults == ()
+    text = "".join(layout.line(cells) for cells in (layout.header, ('a,"b"', "x y z"), ("c d", "z y x")))
+    assert text.splitlines()[1] == '"a,""b""",x y z'
+    assert check_submission(guess(text), layout).faults == ()
 
 
 @pytest.mark.parametrize(
@@ -200,15 +214,12 @@ def test_ids_with_commas_and_quotes_come_back(tmp_path):
         (GOOD.replace("b c d", "b  c d"), "1 row without 3 labels separated by ` `: line 3 `2 | b  c d`"),
     ],
 )  # fmt: skip
-def test_every_fault_of_a_csv_is_named(tmp_path, text, fault):
-    path = tmp_path / "guess.csv"
-    path.write_bytes(text.encode())
-    assert fault in check_submission(path, LAYOUT).faults
+def test_every_fault_of_a_csv_is_named(guess, text, fault):
+    assert fault in check_submission(guess(text), LAYOUT).faults
 
 
-def test_a_valid_csv_has_no_fault(tmp_path):
-    path = tmp_path / "guess.csv"
-    path.write_text(GOOD)
+def test_a_valid_csv_has_no_fault(guess):
+    path = guess(GOOD)
     result = check_submission(path, LAYOUT)
     assert (result.faults, result.rows, result.sentence) == ((), 3, f"{path}: 3 rows, valid")
 
@@ -217,20 +228,15 @@ def test_bytes_that_are_no_text_are_a_fault_and_no_crash(tmp_path):
     path = tmp_path / "guess.csv"
     path.write_bytes(b"id,predicted\n01,\xff\n")
     assert check_submission(path, LAYOUT).faults == ("it is not UTF-8: byte 16 is 0xff",)
-    with pytest.raises(UserError, match="cannot read"):
-        check_submission(tmp_path / "nowhere.csv", LAYOUT)
+    assert "cannot read" in refusal(check_submission, tmp_path / "nowhere.csv", LAYOUT)[0]
 
 
-def test_labels_with_blanks_get_another_separator(tmp_path):
+def test_labels_with_blanks_get_another_separator(guess):
     layout = Layout(("id", "predicted"), ("1",), ("a b", "c"), ",", ";")
-    path = tmp_path / "guess.csv"
-    path.write_text("id,predicted\n1,c;a b\n")
-    assert check_submission(path, layout).faults == ()
+    assert check_submission(guess("id,predicted\n1,c;a b\n"), layout).faults == ()
 
 
-def test_a_sample_with_three_columns_is_refused(tmp_path):
-    work, folds = small_work(tmp_path, members=1)
-    with_manifest(work, folds)
+def test_a_sample_with_three_columns_is_refused(work):
     work.sample.write_text("id,first,second\nx1,c000,c001\n")
-    with pytest.raises(UserError, match="has the columns id, first, second, not an id and one column for the labels"):
-        read_layout(work)
+    fault = "has the columns id, first, second, not an id and one column for the labels"
+    assert fault in refusal(read_layout, work)[0]

@@ -21,10 +21,8 @@ def posteriors(target, share, *, seed, width=6, spread=0.6, sharpness=1.0):
 def world(seed, *, share=TAIL, test_share=None, n=600, n_test=150, **options):
     """(out-of-fold predictions, their classes, test predictions, their classes)"""
     rng = np.random.default_rng([seed, 9])
-    target, truth = (
-        rng.choice(len(share), size, p=own)
-        for size, own in ((n, share), (n_test, share if test_share is None else test_share))
-    )
+    target = rng.choice(len(share), n, p=share)
+    truth = rng.choice(len(share), n_test, p=share if test_share is None else test_share)
     oof, test = (posteriors(own, share, seed=[seed, part], **options) for part, own in enumerate((target, truth)))
     return Predicted(oof, np.arange(n)), target, Predicted(test, np.arange(n_test)), truth
 
@@ -84,9 +82,8 @@ def test_weighing_by_a_mild_shift_of_doubtful_predictions_no_longer_costs_much()
 def test_probabilities_that_were_flattened_made_the_mix_run_away_and_calibration_stops_it():
     oof, target, test, truth = world(0, test_share=TAIL[::-1], n_test=2000, n=4000, spread=1.0)
     flat = [Predicted(own.probs**0.4 / (own.probs**0.4).sum(axis=1, keepdims=True), own.group) for own in (oof, test)]
-    wild = likely_mixes(
-        (flat[1].probs / counted(target)).astype(np.float32), np.ones((1, 2000), np.float32), counted(target)
-    )
+    ratios = (flat[1].probs / counted(target)).astype(np.float32)
+    wild = likely_mixes(ratios, np.ones((1, 2000), np.float32), counted(target))
     mix = estimate_class_mix(flat[0], target, flat[1])
     assert mix.calibration.sharpness == pytest.approx(1 / 0.4, rel=0.1)
     assert distance(mix.test, counted(truth)) < 0.05
@@ -133,10 +130,9 @@ def test_a_hundred_and_three_classes_of_five_test_images_some_of_them_lacking():
 
 
 def test_a_class_without_training_images_and_sure_predictions_end_in_numbers():
-    sure = np.eye(4)[[0, 1, 2] * 10]
-    mix = estimate_class_mix(
-        Predicted(sure, np.arange(30)), np.array([0, 1, 2] * 10), Predicted(sure[:7], np.arange(7))
-    )
+    target = np.arange(30) % 3
+    sure = np.eye(4)[target]
+    mix = estimate_class_mix(Predicted(sure, np.arange(30)), target, Predicted(sure[:7], np.arange(7)))
     for values in (mix.test, mix.low, mix.high, mix.null_low, mix.null_high, mix.matched(sure)):
         assert np.isfinite(values).all()
     assert not mix.is_shift

@@ -1,26 +1,17 @@
 """Tests the comparison of two runs: figures that can be counted by hand, and what cannot be compared."""
 
 import csv
-import io
 import shutil
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from ensemble.analysis.compare import compare_runs, comparison_summary
-from folds.base.errors import UserError
 from folds.base.metrics import log_loss, topk_error
-from tests.ensemble.small import small_oof, small_work
+from tests.ensemble.small import refusal, shown, small_oof
 
 
-@pytest.fixture
-def small(tmp_path):
-    return small_work(tmp_path, members=2)
-
-
-def test_the_losses_are_those_of_each_run_and_the_difference_is_paired(small):
-    work, folds = small
+def test_the_losses_are_those_of_each_run_and_the_difference_is_paired(work, folds):
     made = compare_runs(work, "m00", "m01")
     for member in (0, 1):
         probs = np.exp(small_oof(folds, member))
@@ -33,26 +24,23 @@ def test_the_losses_are_those_of_each_run_and_the_difference_is_paired(small):
     assert difference.low < difference.mean < difference.high
 
 
-def test_the_csv_has_every_image_that_one_run_alone_has_right(small):
-    work, folds = small
+def test_the_csv_has_every_image_that_one_run_alone_has_right(work, folds):
     made = compare_runs(work, "m00", "m01")
-    rows = list(csv.DictReader(io.StringIO(made.path.read_text())))
+    rows = list(csv.DictReader(made.path.open()))
     ranks = [(int(row["rank m00"]) <= 3, int(row["rank m01"]) <= 3) for row in rows]
     assert all(a != b for a, b in ranks)
     assert {row["better"] for row, (a, _) in zip(rows, ranks, strict=True) if a} == {"m00"}
     label = dict(zip(folds.image_id.tolist(), folds.label.tolist(), strict=True))
     assert all(row["label"] == label[row["image_id"]] for row in rows)
     assert all((row["label"] in row["top 3 m00"].split(" | ")) == (row["better"] == "m00") for row in rows)
-    miss = [np.exp(small_oof(folds, member)).argsort(1)[:, -3:] for member in (0, 1)]
-    hits = [(top == folds.target[:, None]).any(1) for top in miss]
+    top3 = [small_oof(folds, member).argsort(1)[:, -3:] for member in (0, 1)]
+    hits = [(top == folds.target[:, None]).any(1) for top in top3]
     assert len(rows) == (hits[0] != hits[1]).sum()
 
 
-def test_what_is_shown_names_both_runs_and_the_file(small):
-    made = compare_runs(small[0], "m00", "m01")
-    console = Console(width=120, file=io.StringIO(), record=True)
-    console.print(comparison_summary(made))
-    text = console.export_text()
+def test_what_is_shown_names_both_runs_and_the_file(work):
+    made = compare_runs(work, "m00", "m01")
+    text = shown(comparison_summary(made), width=120)
     only = [(made.changes["better"] == run).sum() for run in ("m00", "m01")]
     assert f"images that one run alone has among its first three: m00 {only[0]}, m01 {only[1]}; " in text
     assert "compare-m00-m01.csv" in text
@@ -64,16 +52,11 @@ def test_what_is_shown_names_both_runs_and_the_file(small):
         (("m00", "m00"), "m00 cannot be compared with itself"),
         (("m00", "m99"), "there is no finished fold of a run m99"),
         (("m01", "m00"), "m01 lacks fold 2 of 3"),
-        (
-            ("m00", "blend"),
-            "the blend cannot be compared: its weights were fitted on the images that it would be compared on",
-        ),
+        (("m00", "blend"),
+         "the blend cannot be compared: its weights were fitted on the images that it would be compared on"),
     ],
-)
-def test_what_cannot_be_compared_is_refused(small, names, error):
-    work, _ = small
+)  # fmt: skip
+def test_what_cannot_be_compared_is_refused(work, names, error):
     shutil.rmtree(work.fold("m01", 2))
-    with pytest.raises(UserError) as caught:
-        compare_runs(work, *names)
-    assert caught.value.message == error
+    assert refusal(compare_runs, work, *names)[0] == error
     assert not work.report.exists()

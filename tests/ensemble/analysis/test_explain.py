@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import run
 from ensemble.analysis.explain import explain_image, nearest
 from ensemble.analysis.explain_picture import draw_explained
 from ensemble.blend.apply import apply_blend
 from ensemble.blend.blend_json import load_blend
 from ensemble.blend.make_blend import make_blend
 from ensemble.settings import BlendSettings
-from folds.base.errors import UserError
 from folds.base.metrics import top_classes
 from folds.split.assign import load_folds
 from models.predict.gradcam import first_maps
 from models.predict.predictions import load_predictions
+from tests.ensemble.small import refusal
 from tests.models.small import SETTINGS, prepared, train
 
 
@@ -62,16 +61,14 @@ def test_the_picture_shows_a_map_of_a_net_that_has_one_and_says_why_another_has_
     assert (maps.run, maps.fold, maps.classes) == ("test_resnet", 0, tuple(labels["test_resnet"]))
     assert "test_vit" in why
     assert "keeps no map of the picture" in why
-    path = draw_explained(world, said, maps, why)
-    with Image.open(path) as picture:
+    with Image.open(draw_explained(world, said, maps, why)) as picture:
         assert (picture.format, picture.width > 1000) == ("PNG", True)
     assert first_maps(world, {"test_vit": ["0"]}, "004", fold=0)[0] is None
 
 
-def test_the_command_writes_the_picture_and_shows_the_guesses(world, capsys):
-    image_id = str(load_folds(world).image_id[0])
-    assert run.main(["explain", image_id, "--work", str(world.root), "--run", "test_vit"]) == 0
-    out = capsys.readouterr().out
+def test_the_command_writes_the_picture_and_shows_the_guesses(world, typed):
+    image_id = load_folds(world).image_id[0]
+    out = typed("explain", image_id, "--work", world.root, "--run", "test_vit").out
     assert f"{image_id}, labelled " in out
     assert "no map: test_vit: " in out
     assert len(list(world.report.glob("explain-*.png"))) >= 1
@@ -87,10 +84,9 @@ def test_the_command_writes_the_picture_and_shows_the_guesses(world, capsys):
     ],
 )
 def test_what_is_not_there_is_refused_with_the_nearest(world, image_id, run_name, error, hint):
-    with pytest.raises(UserError) as caught:
-        explain_image(world, image_id, run=run_name)
-    assert caught.value.message == error
-    assert hint in caught.value.hint
+    message, said = refusal(explain_image, world, image_id, run=run_name)
+    assert message == error
+    assert hint in said
 
 
 def test_the_nearest_ids_hold_the_text_or_are_spelled_like_it():

@@ -15,11 +15,10 @@ from ensemble.analysis.test_likeness import (
     measure_likeness,
     principal_parts,
 )
-from folds.base.workspace import Workspace, digest, write_json
+from folds.base.workspace import digest, write_json
 from folds.manifest.manifest import read_manifest, read_manifest_bytes, write_manifest
 from folds.split.assign import load_folds
-from tests.ensemble.small import SMALL, small_work
-from tests.submissions.conftest import with_manifest
+from tests.ensemble.small import SMALL, flip, with_manifest
 
 
 def measured(features, is_test, group=None, *, seed=0):
@@ -31,6 +30,11 @@ def measured(features, is_test, group=None, *, seed=0):
     return odds, *crossfit_auc(odds, is_test, fold, group, noise=fit_noise(parts, is_test, fold))
 
 
+def likeness(features, is_test, *, seed=0):
+    odds, *interval = measured(features, is_test, seed=seed)
+    return Likeness(*interval, np.empty(0), odds[~is_test], np.empty(0), odds[is_test], "")
+
+
 def sets(n, n_test, *, width=30, moved=0.0, seed=0):
     """Features of two sets, of which the test images are moved along the first one, and which rows are test images."""
     features = np.random.default_rng(seed).normal(size=(n + n_test, width))
@@ -39,27 +43,26 @@ def sets(n, n_test, *, width=30, moved=0.0, seed=0):
 
 
 def test_sets_that_are_alike_are_not_called_far_apart():
-    found = [measured(*sets(600, 200, seed=seed), seed=seed) for seed in range(30)]
-    assert np.mean([auc for _, auc, _, _ in found]) == pytest.approx(0.5, abs=0.02)
-    assert sum(Likeness(*one, *[np.empty(0)] * 4, "").is_far for _, *one in found) <= 1
-    assert np.mean([low <= 0.5 <= high for _, _, low, high in found]) > 0.85  # 92% of 120
+    found = [likeness(*sets(600, 200, seed=seed), seed=seed) for seed in range(30)]
+    assert np.mean([one.auc for one in found]) == pytest.approx(0.5, abs=0.02)
+    assert sum(one.is_far for one in found) <= 1
+    assert np.mean([one.low <= 0.5 <= one.high for one in found]) > 0.85  # 92% of 120
 
 
 def test_half_of_the_variance_is_the_fits_noise_where_sets_are_alike_and_none_where_they_are_far_apart():
     def noise(moved):
         features, is_test = sets(900, 300, moved=moved)
-        return fit_noise(
-            principal_parts(features), is_test, deal_groups(np.arange(1200), is_test, np.random.default_rng(0))
-        )
+        fold = deal_groups(np.arange(1200), is_test, np.random.default_rng(0))
+        return fit_noise(principal_parts(features), is_test, fold)
 
     assert noise(0.0) > 0.7
     assert noise(3.0) < 0.1
 
 
 def test_sets_that_differ_have_the_auc_that_the_distance_gives():
-    found = [measured(*sets(2000, 700, moved=1.0, seed=seed), seed=seed) for seed in range(10)]
-    assert np.mean([auc for _, auc, _, _ in found]) == pytest.approx(norm.cdf(1 / np.sqrt(2)), abs=0.015)
-    assert all(Likeness(*one, *[np.empty(0)] * 4, "").is_far for _, *one in found)
+    found = [likeness(*sets(2000, 700, moved=1.0, seed=seed), seed=seed) for seed in range(10)]
+    assert np.mean([one.auc for one in found]) == pytest.approx(norm.cdf(1 / np.sqrt(2)), abs=0.015)
+    assert all(one.is_far for one in found)
 
 
 def test_the_auc_is_the_share_of_pairs_in_order_inside_the_folds():
@@ -120,8 +123,7 @@ def test_too_few_groups_are_no_folds():
 
 def test_an_error_that_depends_on_the_difference_is_weighted_up_and_another_is_not():
     features, is_test = sets(4000, 1500, moved=1.0)
-    odds, *interval = measured(features, is_test)
-    found = Likeness(*interval, np.empty(0), odds[~is_test], np.empty(0), odds[is_test], "")
+    found = likeness(features, is_test)
     rng = np.random.default_rng(5)
     truth = 1 / (1 + np.exp(2 - features[:, 0]))
     hard = found.weighted_rate((rng.random(4000) < truth[:4000]).astype(float))
@@ -134,51 +136,38 @@ def test_an_error_that_depends_on_the_difference_is_weighted_up_and_another_is_n
 
 
 def test_where_no_training_image_looks_like_a_test_image_no_error_is_known():
-    features, is_test = sets(300, 100, moved=6.0)
-    odds, *interval = measured(features, is_test)
-    found = Likeness(*interval, np.empty(0), odds[~is_test], np.empty(0), odds[is_test], "")
-    assert not found.weighted_rate(np.zeros(300)).is_known
+    assert not likeness(*sets(300, 100, moved=6.0)).weighted_rate(np.zeros(300)).is_known
 
 
 @pytest.fixture
-def work(tmp_path):
-    """A work folder of 600 training and 40 test images."""
-    workspace, folds = small_work(tmp_path)
-    with_manifest(workspace, folds, unreadable=())
-    manifest = read_manifest(workspace)
-    write_manifest(workspace, manifest.assign(group=np.arange(len(manifest))))  # nobody's copies
-    return workspace
+def work(work):
+    """A work folder of 600 training and 40 test images, none of them copies."""
+    with_manifest(work, load_folds(work), unreadable=())
+    write_manifest(work, read_manifest(work).assign(group=np.arange(640)))
+    return work
 
 
-def keep(workspace: Workspace, features, *, tag="net", view="centre", manifest=None, images=None):
-    """The features of one split; images: their split and ids."""
-    facts = {"tag": tag, "view": view, "manifest": manifest or digest(read_manifest_bytes(workspace)), "images": images}
-    path = workspace.features / f"{digest(json.dumps(facts, sort_keys=True).encode())}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, features.astype(np.float16))
-    stored = np.load(path)
-    write_json(
-        path.with_suffix(".json"),
-        {"facts": facts, "shape": list(stored.shape), "digest": digest(stored.data.cast("B"))},
-    )
-    return path
-
-
-def keep_both(workspace, *, moved=0.0, width=12, **options):
-    features, _ = sets(600, 40, moved=moved, width=width)
-    ids = {"train": load_folds(workspace).image_id.tolist(), "test": SMALL.test_id.tolist()}
-    parts = zip((features[:600], features[600:]), ids.items(), strict=True)
-    return [
-        keep(workspace, own, images=digest("\n".join([*[split] * len(names), *names]).encode()), **options)
-        for own, (split, names) in parts
-    ]
+def keep(work, *, moved=0.0, width=12, tag="net", view="centre", manifest=None):
+    """Store features of the training and of the test images, as `probe` does; returns their two paths."""
+    features = sets(600, 40, moved=moved, width=width)[0].astype(np.float16)
+    facts = {"tag": tag, "view": view, "manifest": manifest or digest(read_manifest_bytes(work))}
+    work.features.mkdir(parents=True, exist_ok=True)
+    paths = []
+    parts = ("train", load_folds(work).image_id, features[:600]), ("test", SMALL.test_id, features[600:])
+    for split, names, own in parts:
+        facts["images"] = digest("\n".join([*[split] * len(names), *names]).encode())
+        paths.append(work.features / f"{digest(json.dumps(facts, sort_keys=True).encode())}.npy")
+        np.save(paths[-1], own)
+        said = {"facts": facts, "shape": list(own.shape), "digest": digest(own.tobytes())}
+        write_json(paths[-1].with_suffix(".json"), said)
+    return paths
 
 
 def test_features_of_both_sets_are_found_and_the_widest_are_compared(work):
     assert measure_likeness(work) is None
-    keep_both(work)
-    keep_both(work, tag="wide", moved=3.0, width=16)
-    keep_both(work, tag="wide", width=16, view="mirror")
+    keep(work)
+    keep(work, tag="wide", moved=3.0, width=16)
+    keep(work, tag="wide", width=16, view="mirror")
     found = measure_likeness(work)
     assert (found.features, found.is_far) == ("wide", True)
     assert (len(found.train_id), len(found.test_id)) == (600, 40)
@@ -186,7 +175,7 @@ def test_features_of_both_sets_are_found_and_the_widest_are_compared(work):
 
 
 def test_the_likeness_of_the_same_features_is_measured_once(work):
-    keep_both(work)
+    keep(work)
     first, stored = measure_likeness(work), work.ensemble / "likeness.npz"
     with np.load(stored) as arrays:
         np.savez(stored, **{**arrays, "auc": 0.75})
@@ -195,17 +184,15 @@ def test_the_likeness_of_the_same_features_is_measured_once(work):
     assert np.array_equal(again.test_id, first.test_id)
     stored.write_bytes(stored.read_bytes()[:-40])
     assert measure_likeness(work).auc == first.auc
-    keep_both(work, moved=3.0)
+    keep(work, moved=3.0)
     assert measure_likeness(work).is_far
 
 
 def test_features_of_another_manifest_or_of_one_set_or_damaged_ones_are_not_compared(work):
-    keep_both(work, manifest="older")
+    keep(work, manifest="older")
     assert measure_likeness(work) is None
-    train, test = keep_both(work)
-    data = bytearray(test.read_bytes())
-    data[-1] ^= 1
-    test.write_bytes(data)
+    train, test = keep(work)
+    flip(test, -1)
     assert measure_likeness(work) is None
     test.unlink()
     train.with_suffix(".json").write_text("{")

@@ -1,7 +1,5 @@
 """Tests the expected score of the test images: how often its interval holds, and what each part adds to it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -17,26 +15,24 @@ from ensemble.weights.metric import TOP3, Metric
 from ensemble.weights.recipe import Recipe
 from folds.base.interval import predictive_interval, rate_points
 from folds.base.metrics import topk_error
-from folds.base.workspace import Workspace, read_json, write_json
+from folds.base.workspace import Workspace
 from tests.benchmarks.expected import make_networks, one_world
 from tests.benchmarks.synthetic import World, write_member
-from tests.ensemble.small import SMALL, small_oof, small_work, write_small
+from tests.ensemble.small import SMALL, as_probes, small_oof, small_work
 
 NO_GAIN = Gain(0.0, 1, 1, "the member is a probe")
-
-
-def rows(n: int) -> Rows:
-    """Images of ten classes, each in turn, without copies."""
-    one, classes = np.arange(n), tuple(map(str, range(10)))
-    return Rows(one.astype(str), one % 10, one * 0, one, classes, n_folds=1, digest="", folds=(0,))
 
 
 def errors(n: int, of: int) -> np.ndarray:
     return np.repeat([1.0, 0.0], [n, of - n])
 
 
-def images(n: int, *, guessed: int = 0, share: float = 1.0) -> ScoredImages:
-    return ScoredImages(np.arange(n), guessed, share)
+def expected(outcomes: np.ndarray, scored: int | ScoredImages, *, metric: Metric = TOP3, gain: Gain = NO_GAIN):
+    """Known from images of ten classes, each in turn, without copies. scored: test images, or their number"""
+    one, classes = np.arange(len(outcomes)), tuple(map(str, range(10)))
+    rows = Rows(one.astype(str), one % 10, one * 0, one, classes, n_folds=1, digest="", folds=(0,))
+    scored = scored if isinstance(scored, ScoredImages) else ScoredImages(np.arange(scored), 0, 1.0)
+    return expected_score(metric, outcomes, rows, scored=scored, gain=gain)
 
 
 @pytest.mark.parametrize(
@@ -62,33 +58,28 @@ def test_one_error_of_712_images_is_the_beta_binomial_distribution():
 
 
 def test_without_test_images_the_interval_is_that_of_the_rate():
-    outcomes = errors(7, 700)
-    one = expected_score(TOP3, outcomes, rows(len(outcomes)), scored=images(0), gain=NO_GAIN)
+    one = expected(errors(7, 700), 0)
     assert (one.low, one.high) == pytest.approx(beta(7.5, 693.5).ppf([0.025, 0.975]), rel=0.02)
     assert (one.mean, one.test_images, one.test_error) == (0.01, 0, 0.0)
     assert "(there is no test set)" in expected_sentences(TOP3, one)[0]
 
 
 def test_copies_among_the_test_images_count_once_and_a_private_share_is_fewer_images():
-    outcomes = errors(30, 600)
-    twice = ScoredImages(np.repeat(np.arange(200), 2), 0, 1.0)
-    of = [expected_score(TOP3, outcomes, rows(len(outcomes)), scored=one, gain=NO_GAIN) for one in (images(200), twice)]
-    assert (of[0].low, of[0].high) == (of[1].low, of[1].high)
-    assert (of[0].test_images, of[1].test_images) == (200, 400)
-    half = expected_score(TOP3, outcomes, rows(len(outcomes)), scored=images(400, share=0.5), gain=NO_GAIN)
-    assert replace(half, test_images=0) == replace(of[0], test_images=0)
+    pairs, half = np.repeat(np.arange(200), 2), ScoredImages(np.arange(400), 0, 0.5)
+    once, twice, private = (expected(errors(30, 600), scored) for scored in (200, ScoredImages(pairs, 0, 1.0), half))
+    assert (once.low, once.high) == (twice.low, twice.high)
+    assert (once.test_images, twice.test_images) == (200, 400)
+    assert replace(private, test_images=0) == replace(once, test_images=0)
 
 
 def test_a_gain_of_no_error_at_all_is_said_too():
-    outcomes = errors(0, 100)
-    one = expected_score(TOP3, outcomes, rows(len(outcomes)), scored=images(50), gain=Gain(0.2, 1, 5))
+    one = expected(errors(0, 100), 50, gain=Gain(0.2, 1, 5))
     assert "-20% +-10% as 5 networks predict each test image" in expected_sentences(TOP3, one)[1]
 
 
 def test_unreadable_test_images_are_errors_as_often_as_the_frequent_classes_are_wrong():
-    outcomes = errors(6, 600)  # ten classes, equally frequent: three of them are wrong 7 times of 10
-    one = expected_score(TOP3, outcomes, rows(len(outcomes)), scored=images(90, guessed=10), gain=NO_GAIN)
-    assert one.mean == pytest.approx(0.9 * 0.01 + 0.1 * 0.7)
+    one = expected(errors(6, 600), ScoredImages(np.arange(90), 10, 1.0))
+    assert one.mean == pytest.approx(0.9 * 0.01 + 0.1 * 0.7)  # three of ten equal classes are wrong 7 times of 10
     assert one.low < one.mean < one.high
 
 
@@ -97,7 +88,7 @@ def test_of_a_loss_without_limit_both_samples_widen_the_interval():
     held = []
     for _ in range(400):
         seen, fresh = rng.lognormal(-2, 1.5, 500), rng.lognormal(-2, 1.5, 300)
-        one = expected_score(Metric("log-loss"), seen, rows(500), scored=images(300), gain=NO_GAIN)
+        one = expected(seen, 300, metric=Metric("log-loss"))
         held.append(one.low <= fresh.mean() <= one.high)
     assert 0.90 <= np.mean(held) <= 0.98
     assert one.test_error / one.oof_error == pytest.approx(np.sqrt(500 / 300))
@@ -125,14 +116,11 @@ def test_what_averaging_networks_gains_is_known_without_labels(tmp_path, metric)
         assert gain.spread < 1 - gain.share
 
 
-def test_no_gain_is_expected_of_probes_or_of_networks_that_agree(tmp_path):
-    work, folds = small_work(tmp_path, members=1)  # its folds have the same test predictions
-    assert (
-        make_blend(work, BlendSettings(), seed=0).blend.expected.why_no_gain == "the networks agree on the test images"
-    )
-    write_small(work, folds, "m01", small_oof(folds, 1))
-    for path in work.models.glob("*/fold*/settings.json"):
-        write_json(path, {**read_json(path, hint=""), "kind": "probe"})
+def test_no_gain_is_expected_of_probes_or_of_networks_that_agree(work):
+    """The three networks of a member have the same test predictions here."""
+    alone = make_blend(work, BlendSettings(), seed=0, members=("m00",)).blend.expected
+    assert alone.why_no_gain == "the networks agree on the test images"
+    as_probes(work, "m00", "m01", "m02")
     made = make_blend(work, BlendSettings(trials=16), seed=0)
     assert made.blend.expected.gain == 0
     assert "probes" in expected_sentences(made.metric, made.blend.expected)[1]
@@ -144,9 +132,9 @@ def test_a_work_folder_without_test_images_has_an_expected_score_and_no_gain(tmp
     for member in range(2):
         write_member(work, world, folds, f"m{member}", small_oof(folds, member), np.zeros((0, 8), np.float32))
     made = make_blend(work, BlendSettings(trials=16), seed=0)
-    expected = made.blend.expected
-    assert (expected.test_images, expected.why_no_gain) == (0, "there are no test images")
-    assert expected.low < expected.mean < expected.high
+    found = made.blend.expected
+    assert (found.test_images, found.why_no_gain) == (0, "there are no test images")
+    assert found.low < found.mean < found.high
 
 
 def test_the_interval_of_the_whole_procedure_holds_on_fresh_images():
@@ -156,9 +144,8 @@ def test_the_interval_of_the_whole_procedure_holds_on_fresh_images():
     assert np.mean([one["expected"] for one in made]) == pytest.approx(np.mean([one["fresh"] for one in made]), rel=0.1)
 
 
-def test_the_top3_error_is_expected_whatever_the_metric_is(tmp_path):
-    work, folds = small_work(tmp_path, members=1)
-    blend = make_blend(work, BlendSettings(metric="log-loss"), seed=0).blend
+def test_the_top3_error_is_expected_whatever_the_metric_is(work, folds):
+    blend = make_blend(work, BlendSettings(metric="log-loss"), seed=0, members=("m00",)).blend
     error = topk_error(small_oof(folds, 0), folds.target, k=3)
     assert blend.oof_top3_error == blend.expected_top3.mean == pytest.approx(error)
     assert blend.expected.mean != blend.expected_top3.mean

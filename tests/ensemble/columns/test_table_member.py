@@ -16,11 +16,11 @@ from ensemble.members.members import disagreeing_members, load_members
 from ensemble.members.open_run import open_run
 from ensemble.members.training_rows import rows_of
 from ensemble.settings import BlendSettings, TableSettings
-from folds.manifest.manifest import COLUMNS, write_manifest
+from folds.manifest.manifest import read_manifest, write_manifest
 from models.predict.predictions import Predictions, load_predictions, save_predictions
 from submissions.offline.make_pack import _refuse_without_networks
 from tests.competition import fingerprint
-from tests.ensemble.small import SMALL, refusal, small_oof, small_work, write_small
+from tests.ensemble.small import SMALL, refusal, small_oof, small_work, with_manifest, write_small
 
 QUICK = TableSettings(rounds=5)
 
@@ -29,20 +29,23 @@ QUICK = TableSettings(rounds=5)
 def house(tmp_path):
     """A work folder with a manifest and one run, and columns: a place that tells half of the classes, and noise."""
     work, folds = small_work(tmp_path, members=1)
-    tests = SMALL.test_id.tolist()
-    ids = [*folds.image_id, *tests]
-    n, rng = len(ids), np.random.default_rng(0)
-    split = ["train"] * len(folds.image_id) + ["test"] * len(tests)
-    facts = {"image_id": ids, "split": split, "label": [*folds.label, *[""] * len(tests)], "status": "usable"}
-    facts |= {"path": [*folds.image_id, *[f"test/{name}.jpg" for name in tests]], "reasons": "", "format": "JPEG"}
-    facts |= {"mode": "RGB", "width": rng.integers(100, 200, n), "height": 50, "bytes": rng.integers(9, 999, n)}
-    manifest = pd.DataFrame({**facts, "digest": "d", "group": np.arange(n)})
-    write_manifest(work, manifest[list(COLUMNS)])
+    with_manifest(work, folds, unreadable=())
+    manifest, n, rng = read_manifest(work), 640, np.random.default_rng(0)
+    sizes = {"width": rng.integers(100, 200, n), "height": 50, "bytes": rng.integers(9, 999, n)}
+    write_manifest(work, manifest.assign(**sizes, group=np.arange(n)))
     target = np.concatenate([folds.target, SMALL.targets(1)])
     place = np.where(target < 4, target, rng.integers(4, 8, n))
-    cells = {"id": ids, "place": [f"place {number}" for number in place], "hour": rng.random(n).round(4)}
+    cells = {
+        "id": manifest["image_id"],
+        "place": [f"place {number}" for number in place],
+        "hour": rng.random(n).round(4),
+    }
     pd.DataFrame(cells).sample(frac=1, random_state=0).to_csv(tmp_path / "c.csv", index=False)
-    return SimpleNamespace(work=work, folds=folds, csv=tmp_path / "c.csv", manifest=manifest)
+    return SimpleNamespace(work=work, folds=folds, csv=tmp_path / "c.csv")
+
+
+def add(house, csvs=None, settings=QUICK, **options):
+    return add_table(house.work, [house.csv] if csvs is None else csvs, settings, seed=0, **options)
 
 
 def changed(house, change) -> list:
@@ -53,12 +56,8 @@ def changed(house, change) -> list:
     return [path]
 
 
-def table_refusal(house, csvs, settings=QUICK):
-    return refusal(add_table, house.work, csvs, settings, seed=0)
-
-
 def test_columns_become_a_member_that_blends_like_a_run(house):
-    made = add_table(house.work, [house.csv], QUICK, seed=0)
+    made = add(house)
     assert [column.kind for column in made.table.columns] == ["category of 8 values", "number"]
     assert made.scores["log_loss"] < made.scores["prior_log_loss"] - 0.3
     member = load_members(house.work, ["table"]).members[0]
@@ -80,7 +79,7 @@ def test_columns_become_a_member_that_blends_like_a_run(house):
 def test_a_member_of_columns_is_not_taken_for_one_whose_rows_are_shifted(house):
     for member in (1, 2):
         write_small(house.work, house.folds, f"m0{member}", small_oof(house.folds, member))
-    add_table(house.work, [house.csv], QUICK, seed=0)
+    add(house)
     assert disagreeing_members(load_members(house.work)) == []
 
 
@@ -89,22 +88,21 @@ def test_no_image_is_predicted_by_trees_that_have_seen_its_label(house):
     values, folds = np.random.default_rng(0).random((600, 2)), house.folds
     held = folds.fold == 1
     other = np.where(held, np.random.default_rng(1).permutation(folds.target), folds.target)
-    made = [
-        fit_table_model(
-            values[~held], target[~held], folds.group[~held], QUICK, is_category=np.zeros(2, bool), n_classes=8, seed=0
-        ).probs(values[held])
+    facts = {"is_category": np.zeros(2, bool), "n_classes": 8, "seed": 0}
+    models = [
+        fit_table_model(values[~held], target[~held], folds.group[~held], QUICK, **facts)
         for target in (folds.target, other)
     ]
-    np.testing.assert_array_equal(*made)
+    np.testing.assert_array_equal(*(model.probs(values[held]) for model in models))
 
 
 def test_rows_in_any_order_are_the_same_bytes_and_a_second_time_there_is_nothing_to_do(house):
-    folder = add_table(house.work, [house.csv], QUICK, seed=0).folder
+    folder = add(house).folder
     before = fingerprint(folder)
-    assert add_table(house.work, [house.csv], QUICK, seed=0).seconds is None
+    assert add(house).seconds is None
     assert fingerprint(folder) == before
     mixed = changed(house, lambda table: table.sample(frac=1, random_state=5))
-    other = add_table(house.work, mixed, replace(QUICK, name="other"), seed=0)
+    other = add(house, mixed, replace(QUICK, name="other"))
     for file in ("fold0/oof.npz", "fold2/oof.npz", "test.npz"):
         assert (other.folder / file).read_bytes() == (folder / file).read_bytes()
 
@@ -115,12 +113,12 @@ def test_after_a_stop_the_folds_that_are_done_are_not_fitted_again(house):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        add_table(house.work, [house.csv], QUICK, seed=0, track=stop_after_the_first)
+        add(house, track=stop_after_the_first)
     (kept,) = (house.work.members / "table").glob(".folds/*/fold0/oof.npz")
     made = load_predictions(kept, hint="")
     even = np.full_like(made.log_probs, np.log(1 / 8))
     save_predictions(kept, Predictions(made.image_id, made.classes, made.views, even, made.folds_digest))
-    add_table(house.work, [house.csv], QUICK, seed=0)
+    add(house)
     assert load_members(house.work, ["table"]).members[0].probs(0, 50) == pytest.approx(1 / 8)
     assert not (house.work.members / "table" / ".folds").exists()
 
@@ -140,14 +138,12 @@ def test_after_a_stop_the_folds_that_are_done_are_not_fitted_again(house):
     ],
 )  # fmt: skip
 def test_a_csv_that_teaches_nothing_is_refused_in_a_sentence(house, change, sentence):
-    assert table_refusal(house, changed(house, change))[0].startswith(sentence)
+    assert refusal(add, house, changed(house, change))[0].startswith(sentence)
 
 
 def test_images_without_a_row_are_named_and_rows_without_an_image_too(house):
-    lacking = changed(
-        house, lambda table: pd.concat([table[table.id != "train/0000004.jpg"], table.head(1).assign(id="gone.jpg")])
-    )
-    assert add_table(house.work, lacking, QUICK, seed=0).table.notes == (
+    lacking = changed(house, lambda table: table.replace({"id": {"train/0000004.jpg": "gone.jpg"}}))
+    assert add(house, lacking).table.notes == (
         "1 rows of changed.csv name no image here: gone.jpg",
         "changed.csv has no row for 1 of 600 training images, and their values are missing: train/0000004.jpg",
     )
@@ -161,49 +157,46 @@ def test_each_set_may_have_a_csv_of_its_own_and_what_one_lacks_is_left_out(house
     pair = [house.csv.with_name(name) for name in ("train.csv", "test.csv")]
     for part, path in zip((train, table[~is_train]), pair, strict=True):
         part.to_csv(path, index=False)
-    made = add_table(house.work, pair, QUICK, seed=0)
+    made = add(house, pair)
     assert made.table.notes == ("species stands in train.csv alone, and is left out",)
-    assert (
-        table_refusal(house, pair[::-1])[0]
-        == "no column of train.csv names a test image: it has id, place, hour, species"
-    )
-    assert table_refusal(house, [*pair, *pair])[0] == "one or two CSVs were wanted, and 4 came"
+    fault = "no column of train.csv names a test image: it has id, place, hour, species"
+    assert refusal(add, house, pair[::-1])[0] == fault
+    assert refusal(add, house, [*pair, *pair])[0] == "one or two CSVs were wanted, and 4 came"
 
 
 def test_a_column_that_says_the_label_is_refused_unless_it_is_named(house):
     label = dict(zip(house.folds.image_id, house.folds.target, strict=True))
     leaky = changed(house, lambda table: table.assign(row=table.id.map(label).fillna(3) * 10))
-    message, hint = table_refusal(house, leaky)
+    message, hint = refusal(add, house, leaky)
     assert message == "row says the label by itself: a leak, unless private images have it too"
     assert hint == "`--columns place,hour` leaves it out"
-    assert add_table(house.work, leaky, replace(QUICK, columns=("row",)), seed=0).table.warnings[0] == message
-    assert table_refusal(house, leaky, replace(QUICK, columns=("raw",))) == (
-        "there is no column raw",
-        "there are place, hour, row",
-    )
+    assert add(house, leaky, replace(QUICK, columns=("row",))).table.warnings[0] == message
+    unknown = "there is no column raw", "there are place, hour, row"
+    assert refusal(add, house, leaky, replace(QUICK, columns=("raw",))) == unknown
 
 
 def test_a_column_with_other_values_in_the_test_images_is_named_also_by_blend(house):
-    shifted = changed(house, lambda table: table.assign(site=np.where(table.id.str.len() == 7, "new", "old")))
-    shifted = changed(house, lambda table: pd.read_csv(shifted[0], dtype=str).assign(site=lambda t: t.site + t.place))
-    made = add_table(house.work, shifted, QUICK, seed=0)
+    def with_site(table):
+        return table.assign(site=table.id.str.len().map(lambda n: "new " if n == 7 else "old ") + table.place)
+
+    made = add(house, changed(house, with_site))
     (warning,) = made.table.warnings
     assert warning.startswith("site has other values in the test images (AUC 1.00, ")
     assert any(warning in said for said in make_blend(house.work, BlendSettings(trials=16), seed=0).warnings)
 
 
 def test_the_columns_of_the_manifest_come_with_a_warning(house):
-    made = add_table(house.work, [], replace(QUICK, from_manifest=True), seed=0)
+    made = add(house, [], replace(QUICK, from_manifest=True))
     assert [column.name for column in made.table.used] == ["width", "bytes"]
     assert made.table.warnings == (
         "width, bytes of the manifest say how the files were made: a leak that the private images may not share",
     )
     assert score_sentence(made).endswith("by the shares of the classes): these columns teach nothing")
-    both = add_table(house.work, [house.csv], replace(QUICK, from_manifest=True, name="both"), seed=0)
+    both = add(house, settings=replace(QUICK, from_manifest=True, name="both"))
     assert [column.name for column in both.table.used] == ["place", "hour", "width", "bytes"]
     wide = changed(house, lambda table: table.rename(columns={"hour": "width"}))
-    assert table_refusal(house, wide, replace(QUICK, from_manifest=True))[0].startswith("width would be two columns")
-    assert table_refusal(house, [])[1].endswith("or `--from-manifest`")
+    assert refusal(add, house, wide, replace(QUICK, from_manifest=True))[0].startswith("width would be two columns")
+    assert refusal(add, house, [])[1].endswith("or `--from-manifest`")
 
 
 def test_what_stops_the_trees_is_a_tenth_with_copies_together_and_leaves_every_class_something_to_learn():

@@ -1,7 +1,5 @@
 """Tests members that other tools made."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from ensemble.settings import AddSettings
 from folds.base.errors import CannotWriteError, UserError
 from models.predict.predictions import save_predictions
 from tests.competition import fingerprint
-from tests.ensemble.small import QUICK, SMALL, refusal, small_oof, small_test, small_work
+from tests.ensemble.small import QUICK, SMALL, flip, refusal, small_oof, small_test
 
 
 def table(ids, classes, probs, **more) -> pd.DataFrame:
@@ -25,14 +23,12 @@ def table(ids, classes, probs, **more) -> pd.DataFrame:
 
 
 @pytest.fixture
-def house(tmp_path):
-    """A work folder with two runs, and the predictions of a third one as somebody else would have them."""
-    work, folds = small_work(tmp_path, members=2)
+def settings(folds, tmp_path):
+    """The predictions of member 2 as somebody else would have them."""
     oof, test = np.exp(small_oof(folds, 2).astype(np.float64)), np.exp(small_test(2).astype(np.float64))
     table(folds.image_id, folds.classes, oof, fold=folds.fold * 10).to_csv(tmp_path / "oof.csv", index=False)
     table(SMALL.test_id, folds.classes, test).to_csv(tmp_path / "test.csv", index=False)
-    settings = AddSettings(oof=str(tmp_path / "oof.csv"), test=str(tmp_path / "test.csv"))
-    return work, folds, settings
+    return AddSettings(oof=str(tmp_path / "oof.csv"), test=str(tmp_path / "test.csv"))
 
 
 def rewritten(settings: AddSettings, change) -> AddSettings:
@@ -43,6 +39,11 @@ def rewritten(settings: AddSettings, change) -> AddSettings:
     return replace(settings, oof=str(path))
 
 
+def in_order(folds) -> np.ndarray:
+    """The third one's out-of-fold probabilities as members give them: fold by fold. (N, C)"""
+    return np.exp(small_oof(folds, 2))[np.argsort(folds.fold, kind="stable")]
+
+
 def add_refusal(work, settings) -> tuple[str, str | None]:
     said = refusal(add_member, work, "other", settings)
     assert not (work.ensemble / "members" / "other" / "done.json").exists()
@@ -50,41 +51,33 @@ def add_refusal(work, settings) -> tuple[str, str | None]:
 
 
 @pytest.mark.parametrize("place", ["fold0/oof.npz", "test.npz", "done.json"])
-def test_the_hint_for_a_damaged_added_member_is_no_prediction_of_a_network_that_it_lacks(house, place):
+def test_the_hint_for_a_damaged_added_member_is_no_prediction_of_a_network_that_it_lacks(work, settings, place):
     """It was `predict --run other`, which ends in: there is no run other."""
-    work, _, settings = house
     folder = add_member(work, "other", settings).folder
-    data = bytearray((folder / place).read_bytes())
-    data[len(data) // 2] ^= 1
-    (folder / place).write_bytes(data)
+    flip(folder / place)
     message, hint = refusal(load_members, work) if "oof" in place else refusal(apply_blend, work, "other")
     assert place.rpartition("/")[2] in message
     assert hint == f"`python run.py add other --oof FILE --test FILE`, or remove {folder}"
 
 
-def test_the_hint_for_a_view_that_an_added_member_lacks_is_to_leave_one_of_them_out(house):
-    work, _, settings = house
+def test_the_hint_for_a_view_that_an_added_member_lacks_is_to_leave_one_of_them_out(work, settings):
     add_member(work, "other", settings)
-    assert refusal(load_members, work, ["other"], views=("centre",)) == (
-        "other has no view centre; it has as-given",
-        "no network made it: leave out `--member-views`, or other with `--members`",
-    )
+    hint = "no network made it: leave out `--member-views`, or other with `--members`"
+    fault = "other has no view centre; it has as-given"
+    assert refusal(load_members, work, ["other"], views=("centre",)) == (fault, hint)
 
 
-def test_an_added_member_blends_like_a_trained_one(house):
-    work, folds, settings = house
+def test_an_added_member_blends_like_a_trained_one(work, folds, settings):
     added = add_member(work, "other", settings)
     assert (added.images, added.test_images, added.warnings) == (600, 40, ())
     members = load_members(work)
-    assert members.names == ("m00", "m01", "other")
-    expected = np.exp(small_oof(folds, 2))[np.argsort(folds.fold, kind="stable")]
-    assert members.members[2].probs(0, 600) == pytest.approx(expected, abs=1e-6)
+    assert members.names == ("m00", "m01", "m02", "other")
+    assert members.members[3].probs(0, 600) == pytest.approx(in_order(folds), abs=1e-6)
     assert "other" in make_blend(work, QUICK, seed=0).blend.weights
 
 
-def test_an_add_that_fails_leaves_the_member_of_that_name_as_it_was(house, monkeypatch):
+def test_an_add_that_fails_leaves_the_member_of_that_name_as_it_was(work, settings, monkeypatch):
     """Its `done.json` was removed and its files overwritten one by one: a full disk cost the member."""
-    work, _, settings = house
     folder = add_member(work, "other", settings).folder
     before = fingerprint(folder)
 
@@ -99,32 +92,24 @@ def test_an_add_that_fails_leaves_the_member_of_that_name_as_it_was(house, monke
     assert fingerprint(folder) == before
 
 
-def test_rows_and_columns_in_any_order_are_the_same_member(house):
-    work, _, settings = house
+def test_rows_and_columns_in_any_order_are_the_same_member(work, settings):
     add_member(work, "one", settings)
-    mixed = rewritten(
-        settings, lambda data: data.sample(frac=1, random_state=0)[["id", "fold", *reversed(data.columns[2:])]]
-    )
-    add_member(work, "two", mixed)
+    rows = rewritten(settings, lambda data: data.sample(frac=1, random_state=0))
+    add_member(work, "two", rewritten(rows, lambda data: data[["id", "fold", *reversed(data.columns[2:])]]))
     members = load_members(work, ("one", "two"))
     assert np.array_equal(members.members[0].probs(0, 600), members.members[1].probs(0, 600))
 
 
-def test_logits_are_said_to_be_logits(house):
-    work, folds, settings = house
-    columns = list(folds.classes)
-    logits = rewritten(settings, lambda data: data.assign(**{name: np.log(data[name]) + 3 for name in columns}))
+def test_logits_are_said_to_be_logits(work, folds, settings):
+    logits = rewritten(settings, lambda data: data.assign(**np.log(data[list(folds.classes)]) + 3))
     assert add_refusal(work, logits)[1] == "`--logits` if these are logits"
-    tests = pd.read_csv(settings.test, dtype={"id": str})
     path = Path(settings.test).with_name("logits.csv")
-    tests.assign(**{name: np.log(tests[name]) - 1 for name in columns}).to_csv(path, index=False)
+    table(SMALL.test_id, folds.classes, small_test(2) - 1).to_csv(path, index=False)
     add_member(work, "other", replace(logits, test=str(path), logits=True))
-    expected = np.exp(small_oof(folds, 2))[np.argsort(folds.fold, kind="stable")]
-    assert load_members(work, ("other",)).members[0].probs(0, 600) == pytest.approx(expected, abs=1e-5)
+    assert load_members(work, ("other",)).members[0].probs(0, 600) == pytest.approx(in_order(folds), abs=1e-5)
 
 
-def test_npz_and_npy_need_their_ids_and_classes(house, tmp_path):
-    work, folds, settings = house
+def test_npz_and_npy_need_their_ids_and_classes(work, folds, settings, tmp_path):
     oof, test = np.exp(small_oof(folds, 2)), np.exp(small_test(2))
     np.savez(tmp_path / "o.npz", ids=folds.image_id, classes=np.array(folds.classes), probs=oof, fold=folds.fold)
     np.save(tmp_path / "t.npy", test)
@@ -152,25 +137,18 @@ def test_npz_and_npy_need_their_ids_and_classes(house, tmp_path):
         (lambda data: data.assign(fold=np.arange(600) % 3), "other was made on other folds"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named(house, change, sentence):
-    work, _, settings = house
+def test_what_is_wrong_is_named(work, settings, change, sentence):
     assert add_refusal(work, rewritten(settings, change))[0] == sentence
 
 
-def test_sums_a_little_off_are_divided_by_and_counted(house):
-    work, _folds, settings = house
+def test_sums_a_little_off_are_divided_by_and_counted_and_trusted_folds_are_recorded(work, settings):
     off = rewritten(settings, lambda data: data.assign(c000=data.c000 + (data.index < 3) * 0.004))
     (note,) = add_member(work, "other", off).warnings
     assert note == "3 rows of changed.csv had a sum up to 0.0040 from 1 and were divided by it"
     assert f"other: {note}" in make_blend(work, QUICK, seed=0).warnings
-
-
-def test_trusted_folds_are_recorded(house):
-    work, _, settings = house
     trusted = replace(rewritten(settings, lambda data: data.drop(columns="fold")), trust_folds=True)
-    assert add_member(work, "other", trusted).warnings == (
-        "its folds are trusted, not known to be those of this work folder",
-    )
+    (note,) = add_member(work, "other", trusted).warnings
+    assert note == "its folds are trusted, not known to be those of this work folder"
 
 
 @pytest.mark.parametrize(
@@ -182,15 +160,13 @@ def test_trusted_folds_are_recorded(house):
         ("Blend", "`Blend` is no name for a member: its CSV would replace the blend's"),
     ],
 )
-def test_a_member_cannot_take_the_name_of_something_else(house, name, fault):
-    work, _, settings = house
+def test_a_member_cannot_take_the_name_of_something_else(work, settings, name, fault):
     message, hint = refusal(add_member, work, name, settings)
     assert message.startswith(fault)
     assert hint == "`python run.py add NAME --oof FILE --test FILE`"
 
 
-def test_numbers_that_are_none_are_refused_in_a_sentence(house):
-    work, _, settings = house
+def test_numbers_that_are_none_are_refused_in_a_sentence(work, settings):
     words = rewritten(settings, lambda data: data.astype({"c000": object}).assign(c000="much"))
     assert add_refusal(work, words)[0].startswith("changed.csv cannot be read: could not convert string to float")
     assert add_refusal(work, replace(settings, oof="nowhere.csv"))[0] == "nowhere.csv does not exist"

@@ -1,8 +1,6 @@
 """Holds the fits of weights against slow, general optimisers and against what was planted."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -16,17 +14,13 @@ from ensemble.weights.recipe import FLOOR, softmax
 from ensemble.weights.reduction import build_reduction
 from ensemble.weights.search import Search, best_on_line, descend, half_of_groups, start_weights
 from ensemble.weights.simple import FitData, LogLoss, greedy_weights, log_loss_weights
-from tests.ensemble.small import small_oof, small_work, write_small
+from tests.ensemble.small import small_oof, write_small
+
+NAMES = ("a", "b", "c", "d", "e")
 
 
-@dataclass(frozen=True)
-class Made:
-    data: FitData
-    probs: np.ndarray
-    target: np.ndarray
-
-
-def made(seed: int, *, n: int = 800, n_members: int = 5, n_classes: int = 12) -> Made:
+def made(seed: int, *, n: int = 800, n_members: int = 5, n_classes: int = 12) -> tuple[FitData, np.ndarray, np.ndarray]:
+    """What weights are fitted to, the probabilities (M, N, C) and the targets (N,)."""
     rng = np.random.default_rng(seed)
     target = rng.integers(0, n_classes, n)
     logits = rng.normal(size=(n, n_classes)) + 2.0 * rng.normal(size=(n_members, n, n_classes)) / 2
@@ -35,11 +29,11 @@ def made(seed: int, *, n: int = 800, n_members: int = 5, n_classes: int = 12) ->
     steps, pieces = Metric("top-k-error", 3).steps(n_classes), [(slice(0, n), probs.astype(np.float32))]
     reduction = build_reduction(pieces, target, steps=steps)
     true_probs = probs[:, np.arange(n), target].astype(np.float32)
-    return Made(FitData(reduction, LogLoss(true_probs), np.arange(n)), probs, target)
+    return FitData(reduction, LogLoss(true_probs), np.arange(n)), probs, target
 
 
 def test_log_loss_weights_are_those_of_a_general_optimiser_and_pass_their_certificate():
-    true_probs = made(0).data.log_loss.true_probs.astype(np.float64)
+    true_probs = made(0)[0].log_loss.true_probs.astype(np.float64)
     weights = log_loss_weights(true_probs)
     general = minimize(
         lambda w: -np.log(w @ true_probs).mean(), np.full(5, 0.2), method="SLSQP", bounds=[(0, 1)] * 5,
@@ -51,10 +45,9 @@ def test_log_loss_weights_are_those_of_a_general_optimiser_and_pass_their_certif
     assert (true_probs / mix).mean(axis=1).max() <= 1 + 1e-4  # Cover 1984: at the optimum no member has a mean above 1
 
 
-def test_weighted_log_probabilities_are_those_of_a_general_optimiser(tmp_path):
-    work, _ = small_work(tmp_path, members=3)
+def test_weighted_log_probabilities_are_those_of_a_general_optimiser(work):
     members = load_members(work)
-    score = np.log(np.stack([members.stacked(piece) for piece in [slice(0, 600)]])[0].astype(np.float64) + FLOOR)
+    score = np.log(members.stacked(slice(0, 600)).astype(np.float64) + FLOOR)
     target = members.rows.target
 
     def loss(point: np.ndarray, rows: np.ndarray) -> float:
@@ -64,10 +57,8 @@ def test_weighted_log_probabilities_are_those_of_a_general_optimiser(tmp_path):
         shrink = WEIGHT_SHRINKAGE / 2 * ((point[:3] - 1 / 3) ** 2).sum()
         return float(nll + shrink + (point[3:] ** 2).sum() / (2 * BIAS_SD**2 * rows.sum()))
 
-    whole, *without = fit_log_pools(members).biased
-    for recipe, rows in zip(
-        [whole, *without], [np.ones(600, bool), *(members.rows.fold != k for k in range(3))], strict=True
-    ):
+    parts = [np.ones(600, bool), *(members.rows.fold != k for k in range(3))]
+    for recipe, rows in zip(fit_log_pools(members).biased, parts, strict=True):
         found = np.append(recipe.weights, recipe.bias)
         start = np.append(np.full(3, 1 / 3), np.zeros(8))
         bounds = [(0, None)] * 3 + [(None, None)] * 8
@@ -76,12 +67,10 @@ def test_weighted_log_probabilities_are_those_of_a_general_optimiser(tmp_path):
         assert loss(found, rows) <= best + 1e-4
 
 
-def test_weights_without_a_fold_do_not_know_that_fold(tmp_path):
-    work, folds = small_work(tmp_path, members=2)
+def test_weights_without_a_fold_do_not_know_that_fold(work, folds):
     _, *before = fit_log_pools(load_members(work)).plain
     spoilt = np.log(np.random.default_rng(0).dirichlet(np.ones(8), size=600)).astype(np.float32)
-    rows = folds.fold == 1
-    write_small(work, folds, "m00", np.where(rows[:, None], spoilt, small_oof(folds, 0)))
+    write_small(work, folds, "m00", np.where(folds.fold[:, None] == 1, spoilt, small_oof(folds, 0)))
     _, *after = fit_log_pools(load_members(work)).plain
     assert after[1].weights == pytest.approx(before[1].weights, abs=0.02)
     assert np.abs(after[0].weights - before[0].weights).max() > 0.1
@@ -89,8 +78,7 @@ def test_weights_without_a_fold_do_not_know_that_fold(tmp_path):
 
 def test_a_line_search_finds_what_a_fine_grid_finds():
     for seed in range(20):
-        case = made(seed, n=300, n_members=3)
-        reduction = case.data.objective
+        reduction = made(seed, n=300, n_members=3)[0].objective
         start, end = np.random.default_rng(seed).dirichlet(np.ones(3), size=2)
         share, loss = best_on_line(reduction, start, end)
         shares = np.linspace(0, 1, 2001)
@@ -101,26 +89,25 @@ def test_a_line_search_finds_what_a_fine_grid_finds():
 
 def test_descent_never_makes_it_worse():
     for seed in range(10):
-        case = made(seed, n=300)
-        start = np.random.default_rng(seed).dirichlet(np.ones(5))
-        found = descend(case.data.objective, start, passes=6)
-        losses = case.data.objective.losses(np.stack([start, found]))
-        assert losses[1] <= losses[0]
+        reduction, start = made(seed, n=300)[0].objective, np.random.default_rng(seed).dirichlet(np.ones(5))
+        found = descend(reduction, start, passes=6)
+        before, after = reduction.losses(np.stack([start, found]))
+        assert after <= before
         assert found.sum() == pytest.approx(1)
         assert (found >= 0).all()
 
 
 def test_greedy_selection_is_that_of_the_slow_way():
-    case = made(3, n=300, n_members=4)
-    found = greedy_weights(case.data.objective.losses, case.data.log_loss.losses, 4, steps=20)
+    data, probs, target = made(3, n=300, n_members=4)
+    found = greedy_weights(data.objective.losses, data.log_loss.losses, 4, steps=20)
     taken: list[int] = []
     best, best_loss = np.zeros(4), np.inf
     for _ in range(20):
         losses, ties = [], []
         for member in range(4):
-            mean = case.probs.astype(np.float32)[[*taken, member]].mean(axis=0, dtype=np.float64)
-            losses.append(Metric("top-k-error", 3).outcomes(mean, case.target).mean())
-            ties.append(-np.log(mean[np.arange(300), case.target]).mean())
+            mean = probs.astype(np.float32)[[*taken, member]].mean(axis=0, dtype=np.float64)
+            losses.append(Metric("top-k-error", 3).outcomes(mean, target).mean())
+            ties.append(-np.log(mean[np.arange(300), target]).mean())
         taken.append(min(range(4), key=lambda m: (losses[m], ties[m])))
         if losses[taken[-1]] < best_loss:
             best_loss, best = losses[taken[-1]], np.bincount(taken, minlength=4) / len(taken)
@@ -129,28 +116,22 @@ def test_greedy_selection_is_that_of_the_slow_way():
 
 @pytest.mark.parametrize("sampler", ["cma", "tpe", "random"])
 def test_the_search_is_no_worse_than_its_starts_and_repeats_itself(sampler):
-    case = made(4)
-    search = Search(("a", "b", "c", "d", "e"), trials=48, sampler=sampler, half_samples=1, seed=0)
-    found = search.weights(case.data, 1)
-    assert case.data.objective.losses(found[None])[0] <= case.data.objective.losses(start_weights(case.data)).min()
-    assert np.array_equal(search.weights(case.data, 1), found)
+    data = made(4)[0]
+    search = Search(NAMES, trials=48, sampler=sampler, half_samples=1, seed=0)
+    found = search.weights(data, 1)
+    assert data.objective.losses(found[None])[0] <= data.objective.losses(start_weights(data)).min()
+    assert np.array_equal(search.weights(data, 1), found)
 
 
-def test_a_search_by_half_samples_repeats_itself():
-    case = made(5, n=200)
-    search = Search(("a", "b", "c", "d", "e"), trials=32, sampler="cma", half_samples=2, seed=7)
-    assert np.array_equal(search.weights(case.data, 0), search.weights(case.data, 0))
-
-
-def test_the_study_file_opens_in_optuna_and_replaces_whatever_was_there(tmp_path):
-    case, path, names = made(6, n=200), tmp_path / "study.log", ("a", "b", "c", "d", "e")
-    path.write_bytes(b"no journal" * 100)
-    search = Search(names, trials=64, sampler="cma", half_samples=2, seed=0, study=path)
-    assert np.array_equal(search.weights(case.data, 0), replace(search, study=None).weights(case.data, 0))
+def test_a_search_by_half_samples_repeats_itself_and_its_study_opens_in_optuna(tmp_path):
+    data, path = made(6, n=200)[0], tmp_path / "study.log"
+    path.write_bytes(b"no journal" * 100)  # is replaced
+    search = Search(NAMES, trials=64, sampler="cma", half_samples=2, seed=0, study=path)
+    assert np.array_equal(search.weights(data, 0), replace(search, study=None).weights(data, 0))
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
     loaded = optuna.load_study(study_name="blend", storage=storage)
-    assert (len(loaded.trials), set(loaded.best_params)) == (64, set(names))
-    losses = case.data.objective.losses(softmax(np.array([list(loaded.best_params.values())])))
+    assert (len(loaded.trials), set(loaded.best_params)) == (64, set(NAMES))
+    losses = data.objective.losses(softmax(np.array([list(loaded.best_params.values())])))
     assert loaded.best_value == losses[0]
 
 
