@@ -234,7 +234,7 @@ def bombs() -> dict[str, bytes]:
     length, png = struct.pack(">I", len(chunk) - 4), saved(small, "PNG")
     frames = [Image.new("L", (40, 40), n % 256) for n in range(3000)]
     return {
-        "pixels.png": png[:16] + struct.pack(">II", 60_000, 60_000) + png[24:29] + _crc(png, 60_000) + png[33:],
+        "pixels.png": lying_png(60_000),
         "text.png": saved(small, "PNG", pnginfo=text),
         "profile.png": png[:33] + length + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[33:],
         "frames.gif": saved(small, "GIF", save_all=True, append_images=frames),
@@ -245,8 +245,10 @@ def bombs() -> dict[str, bytes]:
     }
 
 
-def _crc(png: bytes, side: int) -> bytes:
-    return struct.pack(">I", zlib.crc32(b"IHDR" + struct.pack(">II", side, side) + png[24:29]))
+def lying_png(side: int) -> bytes:
+    """A PNG of a few bytes whose header promises a square of this side."""
+    png = saved(flat("RGB", side=40), "PNG")
+    return _with_checksum(png[:16] + struct.pack(">II", side, side) + png[24:])
 
 
 def _loop() -> bytes:

@@ -19,7 +19,8 @@ from folds.base.errors import UserError
 from folds.base.workspace import Workspace
 from folds.split.assign import Folds
 from submissions.write import blend_files
-from tests.ensemble.small import refusal, small_oof, small_test, small_work
+from tests.competition import refusal
+from tests.ensemble.small import small_oof, small_test, small_work
 from tests.faults.whole import count
 
 CLASSES = ("a", "b", "NA", "1e5")
@@ -225,7 +226,6 @@ def with_probs(settings: AddSettings, change: Callable[[np.ndarray], np.ndarray]
     ],
 )
 def test_rows_that_are_no_probabilities_are_refused_and_nothing_is_stored(house, change, fault):
-    count("external files")
     work, _, settings = house
     with pytest.raises(UserError, match=fault):
         add_member(work, "other", with_probs(settings, change))
@@ -233,7 +233,6 @@ def test_rows_that_are_no_probabilities_are_refused_and_nothing_is_stored(house,
 
 
 def test_a_file_without_rows_is_refused(house, tmp_path):
-    count("external files")
     work, folds, settings = house
     (tmp_path / "none.csv").write_text(",".join(["id", *folds.classes]) + "\n")
     for odd in (replace(settings, oof=str(tmp_path / "none.csv")), replace(settings, test=str(tmp_path / "none.csv"))):
@@ -253,7 +252,6 @@ def test_a_file_without_rows_is_refused(house, tmp_path):
 )
 def test_lists_of_names_that_are_none_are_refused_by_their_own_name(house, tmp_path, flag, content, fault):
     """An empty list was said to be a fault of the predictions."""
-    count("external files")
     work, _, settings = house
     if content is None:
         (tmp_path / "names").mkdir()
@@ -277,7 +275,6 @@ def test_lists_of_names_that_are_none_are_refused_by_their_own_name(house, tmp_p
     ],
 )
 def test_labels_beside_such_files_that_are_none_are_refused(tmp_path, labels, sentence):
-    count("CSVs")
     (tmp_path / "labels.csv").write_text(labels)
     files = FileSettings(labels=str(tmp_path / "labels.csv"), member=("m=o.csv:t.csv",), out=str(tmp_path / "out.csv"))
     assert refusal(blend_files, files, BlendSettings(trials=16), seed=0)[0].startswith(sentence)

@@ -11,7 +11,8 @@ from PIL import Image
 from folds.base.locks import alone
 from folds.base.workspace import Workspace
 from folds.manifest.prepare import prepare
-from folds.settings import PrepareSettings
+from folds.settings import PrepareSettings, SplitSettings
+from folds.split.assign import split
 
 
 def make_picture(seed: int, *, width: int = 64, height: int = 48) -> Image.Image:
@@ -22,17 +23,10 @@ def make_picture(seed: int, *, width: int = 64, height: int = 48) -> Image.Image
 
 def make_competition(data: Path, *, classes: dict[str, int], test: int = 0) -> Path:
     """TrainVal/<label>/<label>_<n>.png and Public/t<n>.png, all pictures different."""
-    seed = 0
-    for label, count in classes.items():
-        (data / "TrainVal" / label).mkdir(parents=True)
-        for n in range(count):
-            seed += 1
-            make_picture(seed).save(data / "TrainVal" / label / f"{label}_{n}.png")
-    if test:
-        (data / "Public").mkdir()
-        for n in range(test):
-            seed += 1
-            make_picture(seed).save(data / "Public" / f"t{n}.png")
+    names = [f"TrainVal/{label}/{label}_{n}.png" for label, count in classes.items() for n in range(count)]
+    for seed, name in enumerate([*names, *(f"Public/t{n}.png" for n in range(test))], start=1):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        make_picture(seed).save(data / name)
     return data
 
 
@@ -67,3 +61,9 @@ def run_prepare(workspace):
         return prepare(workspace, data, PrepareSettings(**{"store_size": 32, "workers": 1} | settings), lock=lock)
 
     return run
+
+
+@pytest.fixture
+def run_split(workspace):
+    """`split` of the work folder; keyword arguments are settings. Returns the folds and the notes."""
+    return lambda *, seed=0, **settings: split(workspace, SplitSettings(**settings), seed=seed)

@@ -1,4 +1,5 @@
 import json
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -7,20 +8,18 @@ import pytest
 from folds.base.errors import UserError
 from folds.base.workspace import read_json, write_bytes, write_json
 from folds.manifest.manifest import COLUMNS, write_manifest
-from folds.settings import SplitSettings
-from folds.split.assign import assign_folds, load_folds, split
+from folds.split.assign import assign_folds, load_folds
+from tests.competition import refusal
 
 
-def images(counts, *, groups=None):
+def images(counts, *, groups=MappingProxyType({})):
     """A table of usable training images: `counts` per label; `groups` maps image ids to a common number."""
     ids = [(f"{label}/{n:03d}.jpg", label) for label, count in counts.items() for n in range(count)]
     rows = [
-        {"image_id": image_id, "path": f"train/{image_id}", "label": label, "group": number}
+        {"image_id": image_id, "path": f"train/{image_id}", "label": label, "group": groups.get(image_id, number)}
         for number, (image_id, label) in enumerate(ids)
     ]
-    table = pd.DataFrame(rows)
-    table["group"] = [(groups or {}).get(row.image_id, row.group) for row in table.itertuples()]
-    return table
+    return pd.DataFrame(rows)
 
 
 def store(workspace, table):
@@ -31,6 +30,13 @@ def store(workspace, table):
         status="usable", reasons="", format="JPEG", mode="RGB", width=4, height=3, bytes=9, digest="0" * 16
     )
     write_manifest(workspace, full[list(COLUMNS)])
+
+
+@pytest.fixture
+def folds(workspace, run_split):
+    """Three folds of 9 images of a and 6 of b, stored."""
+    store(workspace, images({"a": 9, "b": 6}))
+    return run_split(n_folds=3)[0]
 
 
 def test_every_image_is_in_exactly_one_fold_and_classes_are_spread_evenly():
@@ -66,25 +72,27 @@ def test_targets_follow_the_natural_order_of_the_labels():
     assert dict(zip(table["label"], table["target"], strict=True)) == {"1": 0, "2": 1, "10": 2}
 
 
-def test_folds_that_images_or_copies_cannot_fill_are_refused():
-    copies = {f"{label}/{n:03d}.jpg": label for label in "ab" for n in range(6)}
-    for table, n_folds, message in (
-        (images({"a": 4, "b": 3}), 4, "5 folds need a class with 5 images, and the largest has 4"),
+@pytest.mark.parametrize(
+    ("counts", "groups", "n_folds", "sentence"),
+    [
+        ({"a": 4, "b": 3}, {}, 4, "5 folds need a class with 5 images, and the largest has 4"),
         (
-            images({"a": 6, "b": 6}, groups=copies),
+            {"a": 6, "b": 6},
+            {f"{label}/{n:03d}.jpg": label for label in "ab" for n in range(6)},
             2,
             "5 folds need images of 5 groups, and there are 2: copies count as one group",
         ),
-    ):
-        with pytest.raises(UserError) as caught:
-            assign_folds(table, n_folds=5, seed=0)
-        assert str(caught.value) == message
-        assert caught.value.hint == f"`python run.py split --n-folds {n_folds}`"
+    ],
+    ids=["images", "copies"],
+)
+def test_folds_that_images_or_copies_cannot_fill_are_refused(counts, groups, n_folds, sentence):
+    said = refusal(assign_folds, images(counts, groups=groups), n_folds=5, seed=0)
+    assert said == (sentence, f"`python run.py split --n-folds {n_folds}`")
 
 
-def test_a_split_is_stored_and_loaded_as_it_was(workspace):
+def test_a_split_is_stored_and_loaded_as_it_was(workspace, run_split):
     store(workspace, images({"x": 9, "NA": 6, "007": 6}))
-    folds, _ = split(workspace, SplitSettings(n_folds=3), seed=4)
+    folds, _ = run_split(n_folds=3, seed=4)
     again = load_folds(workspace)
     for name in ("image_id", "path", "label", "target", "fold", "group"):
         assert getattr(folds, name).tolist() == getattr(again, name).tolist()
@@ -96,7 +104,7 @@ def test_a_split_is_stored_and_loaded_as_it_was(workspace):
     assert (head["images"], head["images_per_fold"], head["images_per_class"]) == (21, [7, 7, 7], [6, 6, 9])
 
 
-def test_folds_json_comes_after_the_folds_that_it_describes(workspace, monkeypatch):
+def test_folds_json_comes_after_the_folds_that_it_describes(workspace, run_split, monkeypatch):
     """The other way round, a kill between the two would leave folds that nothing but their removal mends."""
     store(workspace, images({"a": 9, "b": 4}))
     written = []
@@ -107,82 +115,61 @@ def test_folds_json_comes_after_the_folds_that_it_describes(workspace, monkeypat
 
     monkeypatch.setattr("folds.base.workspace.write_bytes", noted)
     monkeypatch.setattr("folds.split.assign.write_bytes", noted)
-    split(workspace, SplitSettings(n_folds=3), seed=0)
+    run_split(n_folds=3)
     assert written == [workspace.folds_csv, workspace.folds_json]
 
 
-def test_a_second_split_changes_nothing(workspace):
-    store(workspace, images({"a": 9, "b": 6}))
-    split(workspace, SplitSettings(n_folds=3), seed=0)
+def test_a_second_split_changes_nothing(workspace, folds, run_split):
     before = workspace.folds_csv.read_bytes(), workspace.folds_csv.stat().st_mtime_ns
-    split(workspace, SplitSettings(n_folds=3), seed=0)
+    assert run_split(n_folds=3)[0].digest == folds.digest
     assert (workspace.folds_csv.read_bytes(), workspace.folds_csv.stat().st_mtime_ns) == before
 
 
-def test_other_settings_than_the_stored_ones_are_refused_with_two_ways_out(workspace):
-    store(workspace, images({"a": 9, "b": 6}))
-    split(workspace, SplitSettings(n_folds=3), seed=0)
-    with pytest.raises(UserError) as caught:
-        split(workspace, SplitSettings(n_folds=5), seed=1)
-    assert str(caught.value) == (
-        f"the folds in {workspace.folds_csv} were assigned with 3 folds and seed 0, not 5 folds and seed 1"
-    )
-    assert caught.value.hint == (
+@pytest.mark.usefixtures("folds")
+def test_other_settings_than_the_stored_ones_are_refused_with_two_ways_out(workspace, run_split):
+    assert refusal(run_split, n_folds=5, seed=1) == (
+        f"the folds in {workspace.folds_csv} were assigned with 3 folds and seed 0, not 5 folds and seed 1",
         f"keep both with another `--work DIR`, or start the folds again: "
-        f"`rm -r {workspace.folds_csv} {workspace.folds_json} {workspace.models}`, then `python run.py split`"
+        f"`rm -r {workspace.folds_csv} {workspace.folds_json} {workspace.models}`, then `python run.py split`",
     )
 
 
-def test_training_images_that_changed_are_named(workspace):
-    store(workspace, images({"a": 9, "b": 6}))
-    split(workspace, SplitSettings(n_folds=3), seed=0)
+@pytest.mark.usefixtures("folds")
+def test_training_images_that_changed_are_named(workspace, run_split):
     store(workspace, images({"a": 11, "b": 4}))
-    with pytest.raises(UserError) as caught:
-        split(workspace, SplitSettings(n_folds=3), seed=0)
-    assert str(caught.value) == (
+    assert refusal(run_split, n_folds=3)[0] == (
         f"4 training images changed since the folds in {workspace.folds_csv} were assigned: "
         "a/009.jpg, a/010.jpg, b/004.jpg and 1 more"
     )
 
 
-def test_copies_that_the_stored_folds_cut_are_refused(workspace):
-    store(workspace, images({"a": 9, "b": 6}))
-    folds, _ = split(workspace, SplitSettings(n_folds=3), seed=0)
+def test_copies_that_the_stored_folds_cut_are_refused(workspace, folds, run_split):
     one, other = folds.image_id[folds.fold == 0][0], folds.image_id[folds.fold == 1][0]
     store(workspace, images({"a": 9, "b": 6}, groups={one: 77, other: 77}))
     with pytest.raises(UserError, match=rf"^2 training images changed since .*: {one}, {other}$"):
-        split(workspace, SplitSettings(n_folds=3), seed=0)
+        run_split(n_folds=3)
 
 
-def test_renumbered_groups_are_no_change(workspace):
-    store(workspace, images({"a": 9, "b": 6}))
-    folds, _ = split(workspace, SplitSettings(n_folds=3), seed=0)
+def test_renumbered_groups_are_no_change(workspace, folds, run_split):
     table = images({"a": 9, "b": 6})
     store(workspace, table.assign(group=table["group"] + 5))
-    assert split(workspace, SplitSettings(n_folds=3), seed=0)[0].digest == folds.digest
+    assert run_split(n_folds=3)[0].digest == folds.digest
 
 
-def test_what_has_no_step_before_it_is_refused_with_the_next_command(workspace):
-    for call, path, hint in (
-        (lambda: load_folds(workspace), workspace.folds_json, "`python run.py split`"),
-        (lambda: split(workspace, SplitSettings(), seed=0), workspace.manifest, "`python run.py prepare DATA`"),
-    ):
-        with pytest.raises(UserError) as caught:
-            call()
-        assert (str(caught.value), caught.value.hint) == (f"{path} does not exist", hint)
+def test_what_has_no_step_before_it_is_refused_with_the_next_command(workspace, run_split):
+    assert refusal(load_folds, workspace) == (f"{workspace.folds_json} does not exist", "`python run.py split`")
+    assert refusal(run_split) == (f"{workspace.manifest} does not exist", "`python run.py prepare DATA`")
 
 
+@pytest.mark.usefixtures("folds")
 def test_folds_that_were_edited_are_refused(workspace):
-    store(workspace, images({"a": 9, "b": 6}))
-    split(workspace, SplitSettings(n_folds=3), seed=0)
     workspace.folds_csv.write_text(workspace.folds_csv.read_text().replace("a/000", "a/999"))
     with pytest.raises(UserError, match=r"^.*folds.csv is not the file that folds.json describes$"):
         load_folds(workspace)
 
 
+@pytest.mark.usefixtures("folds")
 def test_classes_in_another_order_are_refused(workspace):
-    store(workspace, images({"a": 9, "b": 6}))
-    split(workspace, SplitSettings(n_folds=3), seed=0)
     head = read_json(workspace.folds_json, hint="")
     write_json(workspace.folds_json, head | {"classes": ["b", "a"]})
     with pytest.raises(UserError, match=r"^.*folds.json holds other classes than folds.csv$"):
