@@ -74,10 +74,10 @@ def test_sample_ids_find_their_files_with_and_without_extension_and_folder(tmp_p
 )
 def test_a_csv_is_read_however_it_was_saved_and_ids_and_labels_stay_text(tmp_path, text):
     write_files(tmp_path, "train/007.jpg", "train/1e5.jpg", "test/007.jpg", "test/1e5.jpg", train=text, sample=text)
-    test_ids = ["007.jpg", "1e5.jpg"] if ".jpg" in text else ["007", "1e5"]
+    ending = ".jpg" if ".jpg" in text else ""
     assert found(tmp_path) == [
         *(("train", "007.jpg", "cat"), ("train", "1e5.jpg", "NA")),
-        *(("test", image_id, "") for image_id in test_ids),
+        *(("test", f"007{ending}", ""), ("test", f"1e5{ending}", "")),
     ]
 
 
@@ -109,12 +109,6 @@ def test_train_and_test_images_may_lie_together(tmp_path):
     write_files(tmp_path, "images/1.jpg", "images/2.jpg", "images/3.jpg", train="id,label\n1,a\n2,b\n")
     write_files(tmp_path, sample="id,predicted\n3,a\n")
     assert found(tmp_path) == [("train", "images/1.jpg", "a"), ("train", "images/2.jpg", "b"), ("test", "3", "")]
-
-
-def test_an_id_of_the_csv_without_a_file_is_a_row_of_its_own(tmp_path):
-    write_files(tmp_path, "train/1.jpg", "train/2.jpg", train="id,label\n1,a\n2,b\n3,b\n")
-    items = find_dataset(tmp_path, PrepareSettings()).items
-    assert [(item.image_id, str(item.file.fault)) for item in items][-1] == ("3", "no file of this name")
 
 
 def test_an_id_with_two_labels_in_the_csv_is_left_out(tmp_path):
@@ -203,30 +197,23 @@ def test_a_csv_that_is_no_list_of_ids_or_labels_is_refused(tmp_path, csv, text, 
 
 
 @pytest.mark.parametrize(
-    ("sample", "text"),
+    ("train", "sample", "settings"),
     [
-        ("image,species\na,x\n", "image,species\n1,x\n2,y\n"),  # it was refused: `train.csv has no label column`
-        ("photo,species\na,x\n", "species,source,photo\nx,web,1\ny,web,2\n"),
-        ("image,target\na,x\n", "image,label,target\n1,p,x\n2,q,y\n"),  # `label` was taken, though never asked for
-        ("image,guess\na,x\n", "image,species\n1,x\n2,y\n"),
-        (None, "image,species\n1,x\n2,y\n"),
-        (None, "species,photo\nx,1\ny,2\n"),
-        (None, "photo,label\n1,x\n2,y\n"),
+        ("image,species\n1,x\n2,y\n", "image,species\na,x\n", {}),  # it was refused: `train.csv has no label column`
+        ("species,source,photo\nx,web,1\ny,web,2\n", "photo,species\na,x\n", {}),
+        ("image,label,target\n1,p,x\n2,q,y\n", "image,target\na,x\n", {}),  # `label` was taken, though never asked for
+        ("image,species\n1,x\n2,y\n", "image,guess\na,x\n", {}),
+        ("image,genus,species\n1,x,p\n2,y,q\n", "image,species\na,p\n", {"label_column": "genus"}),
+        ("image,species\n1,x\n2,y\n", "id\na\n", {}),
+        ("species,photo\nx,1\ny,2\n", "id\na\n", {}),
+        ("photo,label\n1,x\n2,y\n", "id\na\n", {}),
     ],
 )
-def test_what_sample_and_train_csv_share_names_ids_and_labels_and_of_two_columns_the_one_of_files_is_the_ids(
-    tmp_path, sample, text
+def test_columns_are_those_named_or_shared_with_the_sample_and_of_two_the_one_of_files_is_the_ids(
+    tmp_path, train, sample, settings
 ):
-    write_files(tmp_path, "train/1.jpg", "train/2.jpg", "test/a.jpg", train=text)
-    if sample:
-        write_files(tmp_path, sample=sample)
-    assert found(tmp_path) == [("train", "1.jpg", "x"), ("train", "2.jpg", "y"), ("test", "a", "")]
-
-
-def test_a_column_that_is_named_beats_what_the_sample_shares(tmp_path):
-    write_files(tmp_path, "train/1.jpg", "train/2.jpg", "test/a.jpg", train="image,species,genus\n1,x,p\n2,y,q\n")
-    write_files(tmp_path, sample="image,species\na,x\n")
-    assert [label for _, _, label in found(tmp_path, label_column="genus")] == ["p", "q", ""]
+    write_files(tmp_path, "train/1.jpg", "train/2.jpg", "test/a.jpg", train=train, sample=sample)
+    assert found(tmp_path, **settings) == [("train", "1.jpg", "x"), ("train", "2.jpg", "y"), ("test", "a", "")]
 
 
 def test_a_csv_that_is_no_utf8_is_refused():

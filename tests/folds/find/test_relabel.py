@@ -33,8 +33,7 @@ def test_an_image_gets_another_label_or_is_left_out_and_the_manifest_says_what_i
     assert fingerprint(data) == before
 
 
-def test_a_file_left_as_it_was_changes_nothing(data, run_prepare, labels, workspace):
-    run_prepare(data)
+def test_a_file_left_as_it_was_changes_nothing(prepared, data, run_prepare, labels, workspace):
     before = fingerprint(workspace.root)
     result = run_prepare(data, relabel=labels("cat/cat_1.png,cat,0.9\n", header="image_id,label,suggested\n"))
     assert (result.unchanged, fingerprint(workspace.root)) == (True, before)
@@ -100,8 +99,7 @@ def test_a_file_beside_the_class_folders_can_be_given_a_label(data, run_prepare,
     assert told(found, "lost.png") == ("cat", "usable", "relabelled: was without label")
 
 
-def test_folds_that_know_other_labels_are_refused_with_the_way_out(data, run_prepare, run_split, labels):
-    run_prepare(data)
+def test_folds_that_know_other_labels_are_refused_with_the_way_out(prepared, data, run_prepare, run_split, labels):
     run_split(n_folds=2)
     run_prepare(data, relabel=labels("cat/cat_1.png,dog\n"))
     with pytest.raises(UserError, match=r"^1 training images changed since the folds .*: cat/cat_1.png$") as caught:
@@ -110,8 +108,7 @@ def test_folds_that_know_other_labels_are_refused_with_the_way_out(data, run_pre
     assert "`--work DIR`" in caught.value.hint
 
 
-def test_a_relabelling_touches_no_pixel(data, run_prepare, labels, workspace):
-    run_prepare(data)
+def test_a_relabelling_touches_no_pixel(prepared, data, run_prepare, labels, workspace):
     stores = [workspace.folds / name for name in ("pixels-32.u8", "pixels-32.json", "files.csv")]
     before = [(path.read_bytes(), path.stat().st_ino) for path in stores]
     run_prepare(data, relabel=labels("cat/cat_1.png,\ncat/cat_2.png,dog\n"))

@@ -11,26 +11,11 @@ from folds.manifest import manifest
 from folds.manifest.prepare import prepare
 from folds.pixels.store import damaged_rows, open_store
 from folds.settings import PrepareSettings
-from tests.competition import by_image, fingerprint, refusal
-from tests.folds.conftest import make_competition
+from tests.competition import by_image, fingerprint, make_competition, refusal
 
 
 def contents(workspace):
     return {path.name: path.read_bytes() for path in workspace.folds.iterdir()}
-
-
-def make_dirty(data, picture):
-    """One file of each defect in class cat, and the same picture under two labels."""
-    cat = data / "TrainVal/cat"
-    (cat / "empty.jpg").write_bytes(b"")
-    (cat / "page.jpg").write_bytes(b"<html></html>")
-    picture(50).save(cat / "png.jpg", format="PNG")
-    picture(51, width=300, height=300).save(cat / "cut.jpg")
-    (cat / "cut.jpg").write_bytes((cat / "cut.jpg").read_bytes()[:4000])
-    picture(52).convert("CMYK").save(cat / "cmyk.jpg", quality=95)
-    for seed, name in ((53, "cat/twice"), (53, "dog/twice"), (54, "cat/leak"), (54, "../Public/leaked")):
-        picture(seed).save(data / "TrainVal" / f"{name}.png")
-    (data / ".DS_Store").write_bytes(b"x")
 
 
 def test_the_manifest_has_a_row_for_every_file_in_order(data, run_prepare, workspace):
@@ -43,9 +28,8 @@ def test_the_manifest_has_a_row_for_every_file_in_order(data, run_prepare, works
     assert manifest.read_manifest(workspace).equals(table)
 
 
-def test_row_i_of_the_store_is_row_i_of_the_manifest(data, run_prepare, workspace, picture):
-    make_dirty(data, picture)
-    table = run_prepare(data).manifest
+def test_row_i_of_the_store_is_row_i_of_the_manifest(dirty, run_prepare, workspace):
+    table = run_prepare(dirty).manifest
     store = open_store(workspace)
     assert store.image_id.tolist() == table["image_id"].tolist()
     assert (store.split == "").tolist() == (table["status"] != "usable").tolist()
@@ -54,15 +38,14 @@ def test_row_i_of_the_store_is_row_i_of_the_manifest(data, run_prepare, workspac
         if status == "unreadable":
             assert not store.pixels[row].any()
         elif not path.endswith("cut.jpg"):
-            whole = Image.open(data / path).convert("RGB")
+            whole = Image.open(dirty / path).convert("RGB")
             expected = whole.resize((32, 32), Image.Resampling.BICUBIC, reducing_gap=3.0)
             assert (store.pixels[row] == np.asarray(expected)).all(), path
     assert damaged_rows(workspace).tolist() == []
 
 
-def test_every_defect_is_named(data, run_prepare, picture):
-    make_dirty(data, picture)
-    result = run_prepare(data)
+def test_every_defect_is_named(dirty, run_prepare):
+    result = run_prepare(dirty)
     table = by_image(result.manifest)
     expected = {
         "cat/empty.jpg": ["unreadable", "zero-byte"],
@@ -79,27 +62,23 @@ def test_every_defect_is_named(data, run_prepare, picture):
     assert result.hidden == (".DS_Store",)
 
 
-def test_nothing_under_data_is_written(data, run_prepare, picture):
-    make_dirty(data, picture)
-    before = fingerprint(data)
-    run_prepare(data)
-    run_prepare(data, near_bits=2)
-    assert fingerprint(data) == before
+def test_nothing_under_data_is_written(dirty, run_prepare):
+    before = fingerprint(dirty)
+    run_prepare(dirty)
+    run_prepare(dirty, near_bits=2)
+    assert fingerprint(dirty) == before
 
 
-def test_a_truncated_image_is_trained_with_only_if_asked_for_and_always_predicted(data, run_prepare, picture):
-    make_dirty(data, picture)
-    shutil.copy(data / "TrainVal/cat/cut.jpg", data / "Public/t_cut.jpg")
-    run_prepare(data)
+def test_a_truncated_image_is_trained_with_only_if_asked_for_and_always_predicted(dirty, run_prepare):
+    run_prepare(dirty)
     for is_kept, status in ((False, "left out"), (True, "usable")):
-        made = run_prepare(data, keep_truncated=is_kept)
+        made = run_prepare(dirty, keep_truncated=is_kept)
         assert by_image(made.manifest).loc[["cat/cut.jpg", "t_cut"], "status"].tolist() == [status, "usable"]
         assert made.decoded == 0  # what was left out has its row too
 
 
-def test_two_labels_are_kept_if_asked_for(data, run_prepare, picture):
-    make_dirty(data, picture)
-    table = by_image(run_prepare(data, keep_two_labels=True).manifest)
+def test_two_labels_are_kept_if_asked_for(dirty, run_prepare):
+    table = by_image(run_prepare(dirty, keep_two_labels=True).manifest)
     assert table.loc["cat/twice.png", "status"] == "usable"
     assert table.loc["cat/twice.png", "group"] == table.loc["dog/twice.png", "group"]
 
@@ -130,26 +109,19 @@ def test_a_mirrored_picture_may_stand_under_another_label(data, run_prepare, pic
     assert table["group"].nunique() == 1
 
 
-def test_a_second_prepare_does_nothing(data, run_prepare, workspace):
-    run_prepare(data)
-    before = fingerprint(workspace.root)
-    again = run_prepare(data)
-    assert (again.unchanged, again.decoded, fingerprint(workspace.root)) == (True, 0, before)
-
-
 @pytest.mark.parametrize("store", ["raw", "jpeg"])
-def test_after_a_change_of_few_files_those_are_decoded_and_the_rest_is_as_from_scratch(
-    data, run_prepare, workspace, picture, store
+def test_after_a_change_of_few_files_those_are_decoded_and_the_rest_is_as_from_scratch_by_more_processes(
+    dirty, run_prepare, workspace, picture, store
 ):
-    run_prepare(data, store=store)
-    (data / "TrainVal/cat/cat_1.png").unlink()
-    picture(70).save(data / "TrainVal/cat/cat_2.png")
-    picture(71).save(data / "TrainVal/dog/aaa.png")
-    result = run_prepare(data)
+    run_prepare(dirty, store=store)
+    (dirty / "TrainVal/cat/cat_1.png").unlink()
+    picture(70).save(dirty / "TrainVal/cat/cat_2.png")
+    picture(71).save(dirty / "TrainVal/dog/aaa.png")
+    result = run_prepare(dirty)
     assert (result.unchanged, result.decoded) == (False, 2)
     changed = contents(workspace)
     shutil.rmtree(workspace.root)
-    run_prepare(data, store=store, workers=3)
+    run_prepare(dirty, store=store, workers=3)
     assert contents(workspace) == changed
 
 
@@ -173,24 +145,13 @@ def test_a_fault_that_may_pass_is_looked_at_again(data, run_prepare, workspace, 
     assert by_image(result.manifest).loc["cat/empty.jpg", "reasons"] == "zero-byte"
 
 
-def test_the_number_of_processes_makes_no_difference(data, run_prepare, workspace, picture):
-    make_dirty(data, picture)
-    run_prepare(data, workers=1)
-    one = contents(workspace)
-    shutil.rmtree(workspace.root)
-    run_prepare(data, workers=3)
-    assert contents(workspace) == one
-
-
-def test_another_store_size_replaces_the_store(data, run_prepare, workspace):
-    run_prepare(data)
+def test_another_store_size_replaces_the_store(prepared, data, run_prepare, workspace):
     assert run_prepare(data, store_size=48).decoded == 10
     assert [path.name for path in sorted(workspace.folds.glob("pixels-*"))] == ["pixels-48.json", "pixels-48.u8"]
     assert open_store(workspace).size == 48
 
 
-def test_a_work_folder_of_another_version_is_refused_and_made_anew(data, run_prepare, workspace):
-    run_prepare(data)
+def test_a_work_folder_of_another_version_is_refused_and_made_anew(prepared, data, run_prepare, workspace):
     head = workspace.folds / "pixels-32.json"
     write_json(head, {**read_json(head, hint=""), "version": 1})
     said = (f"{head} was written by another version", "`python run.py prepare DATA`")
@@ -202,23 +163,20 @@ def test_a_work_folder_of_another_version_is_refused_and_made_anew(data, run_pre
     assert open_store(workspace).size == 32
 
 
-def test_a_manifest_that_was_edited_is_made_anew_from_the_pixels_that_are_there(data, run_prepare, workspace):
-    run_prepare(data)
+def test_a_manifest_that_was_edited_is_made_anew_from_the_pixels_that_are_there(prepared, data, run_prepare, workspace):
     before = workspace.manifest.read_bytes()
     workspace.manifest.write_bytes(before.replace(b",cat,usable", b",dog,usable", 1))
     again = run_prepare(data)
     assert (again.unchanged, again.decoded, workspace.manifest.read_bytes()) == (False, 0, before)
 
 
-def test_the_same_data_at_another_place_are_accepted(data, run_prepare, tmp_path):
-    run_prepare(data)
+def test_the_same_data_at_another_place_are_accepted(prepared, data, run_prepare, tmp_path):
     shutil.copytree(data, tmp_path / "moved")  # with the times of change
     assert run_prepare(tmp_path / "moved").unchanged
 
 
-def test_a_work_folder_made_from_other_data_is_refused(data, run_prepare, workspace, tmp_path):
-    run_prepare(data)
-    other = make_competition(tmp_path / "other", classes={"x": 1, "y": 1})
+def test_a_work_folder_made_from_other_data_is_refused(prepared, run_prepare, workspace, tmp_path):
+    other = make_competition(tmp_path / "other", per_class=1, n_test=1)
     assert refusal(run_prepare, other) == (
         f"{workspace.root} was made from other data: 0 of its 10 files are in {other}",
         "choose another folder with `--work DIR`",

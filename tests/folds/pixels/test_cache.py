@@ -12,9 +12,8 @@ from folds.pixels.store import open_store
 
 
 @pytest.fixture(autouse=True)
-def store(data, run_prepare, workspace):
+def store(prepared, workspace):
     """A raw store of ten pictures."""
-    run_prepare(data)
     return workspace.folds / "pixels-32.u8"
 
 

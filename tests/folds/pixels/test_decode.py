@@ -9,7 +9,7 @@ from folds.find.reasons import reason_text
 from folds.manifest.hashes import perceptual_hashes, thumbnail
 from folds.pixels.decode import decode
 from folds.pixels.formats import FORMATS
-from tests.faults.pictures import lying_png
+from tests.faults.pictures import by_hand, lying_png
 
 SIZE = 32
 # 24 x 16 pixels, red on the left and blue on the right, as pillow-heif 1.8 writes them.
@@ -112,16 +112,22 @@ def test_a_truncated_picture_tells_how_much_decoded(tmp_path, form):
     assert pixels is not None
 
 
-def test_a_picture_that_lacks_its_last_bytes_is_never_whole(tmp_path, picture):
-    path = saved(picture(1, width=300, height=200), tmp_path / "a.jpg")
-    path.write_bytes(path.read_bytes()[:-20])
-    assert notes(path) == "truncated: 99% decoded"
+@pytest.mark.parametrize(
+    ("is_progressive", "kept", "said"),
+    [(False, slice(-20), "99% decoded"), (True, slice(3000), "100% of the rows decoded, coarsely")],
+)
+def test_a_jpeg_that_lacks_its_end_is_never_whole_and_a_progressive_one_coarse(
+    tmp_path, picture, is_progressive, kept, said
+):
+    path = saved(picture(1, width=300, height=200), tmp_path / "a.jpg", progressive=is_progressive)
+    path.write_bytes(path.read_bytes()[kept])
+    assert notes(path) == f"truncated: {said}"
 
 
-def test_a_cut_progressive_jpeg_is_coarse_everywhere(tmp_path, picture):
-    path = saved(picture(1, width=300, height=200), tmp_path / "a.jpg", progressive=True)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    assert notes(path) == "truncated: 100% of the rows decoded, coarsely"
+def test_a_stream_that_its_decoder_has_closed_is_opened_anew(tmp_path):
+    """FTEX closes the file as soon as it has read it; a damaged one ended `prepare` with a ValueError."""
+    (tmp_path / "a.ftc").write_bytes(dict(by_hand())["FTEX"][:2000])
+    assert notes(tmp_path / "a.ftc").startswith(("truncated: ", "damaged: "))
 
 
 def test_broken_bytes_inside_are_damage_and_not_truncation(tmp_path, picture):
@@ -133,65 +139,65 @@ def test_broken_bytes_inside_are_damage_and_not_truncation(tmp_path, picture):
     assert 0 < facts.decoded < 1
 
 
-@pytest.mark.parametrize("form", ["PNG", "GIF", "BMP", "TIFF", "WEBP"])
-def test_a_wrong_extension_is_kept(tmp_path, picture, form):
-    facts, pixels = decode(saved(picture(1), tmp_path / "a.jpg", format=form), size=SIZE)
-    assert reason_text(facts.reasons) == f"wrong extension: {form} named .jpg"
+@pytest.mark.parametrize(
+    ("name", "form", "said"),
+    [
+        *(("a.jpg", form, f"wrong extension: {form} named .jpg") for form in ("PNG", "GIF", "BMP", "TIFF", "WEBP")),
+        *((name, "JPEG", "") for name in ("a.JPG", "a.jpeg", "a.jfif", "a")),
+    ],
+)
+def test_a_wrong_extension_is_kept_and_other_spellings_of_one_are_right(tmp_path, picture, name, form, said):
+    facts, pixels = decode(saved(picture(1), tmp_path / name, format=form), size=SIZE)
+    assert reason_text(facts.reasons) == said
     assert pixels is not None
 
 
-@pytest.mark.parametrize("name", ["a.JPG", "a.jpeg", "a.jfif", "a"])
-def test_other_spellings_of_an_extension_are_right(tmp_path, picture, name):
-    assert notes(saved(picture(1), tmp_path / name, format="JPEG")) == ""
+RED, BLUE, WHITE = [255, 0, 0], [0, 0, 255], [255, 255, 255]
 
 
-def test_cmyk_becomes_rgb(tmp_path):
-    red = Image.new("CMYK", (40, 40), (0, 255, 255, 0))
-    facts, pixels = decode(saved(red, tmp_path / "a.tif"), size=SIZE)
-    assert (facts.mode, reason_text(facts.reasons)) == ("CMYK", "CMYK")
-    assert pixels[0, 0].tolist() == [255, 0, 0]
+def grey(level):
+    return [level] * 3
 
 
-def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
-    levels = np.array([0, 257, 128 * 257, 255 * 257], dtype=np.uint16).repeat(16)
-    ramp = Image.fromarray(np.tile(levels, (64, 1)))
-    facts, pixels = decode(saved(ramp, tmp_path / "a.png"), size=64)
-    assert reason_text(facts.reasons) == "16-bit"
-    assert pixels[32, [4, 24, 40, 60], 0].tolist() == [0, 1, 128, 255]
+def halves(mode, left, right, *, palette=None):
+    image = Image.new(mode, (40, 40), right)
+    image.paste(left, (0, 0, 20, 40))
+    if palette:
+        image.putpalette(palette)
+    return image
+
+
+def deep(kind, left, right):
+    values = np.full((40, 40), right, dtype=kind)
+    values[:, :20] = left
+    values[0, 0] = np.nan if kind == "f4" else left
+    return Image.fromarray(values)
 
 
 @pytest.mark.parametrize(
-    ("kind", "high", "level"),
-    [("32-bit", 200, 200), ("32-bit", 65535, 255), ("32-bit", 1_000_000, 255)]
-    + [("float", 1.0, 255), ("float", 200.0, 200), ("float", 5000.0, 255)],
+    ("image", "name", "note", "left", "right"),
+    [
+        (halves("CMYK", (0, 255, 255, 0), (0, 0, 0, 0)), "a.tif", "CMYK", RED, WHITE),
+        (halves("RGBA", (0, 0, 0, 128), (0, 0, 0, 0)), "a.png", "alpha: on white", grey(127), WHITE),
+        (halves("LA", (0, 128), (0, 0)), "a.png", "alpha: on white", grey(127), WHITE),
+        (halves("P", 1, 0, palette=[*RED, *BLUE]), "a.gif", "alpha: on white", BLUE, WHITE),
+        (deep("u2", 0, 257), "a.png", "16-bit", grey(0), grey(1)),
+        (deep("u2", 128 * 257, 255 * 257), "a.png", "16-bit", grey(128), grey(255)),
+        (deep("i4", 0, 200), "a.tif", "32-bit", grey(0), grey(200)),
+        (deep("i4", 0, 65_535), "a.tif", "32-bit", grey(0), grey(255)),
+        (deep("i4", 0, 1_000_000), "a.tif", "32-bit", grey(0), grey(255)),
+        (deep("f4", 0, 1.0), "a.tif", "float", grey(0), grey(255)),
+        (deep("f4", 0, 200.0), "a.tif", "float", grey(0), grey(200)),
+        (deep("f4", 0, 5000.0), "a.tif", "float", grey(0), grey(255)),
+    ],
 )
-def test_deep_levels_fit_their_range_and_nan_is_black(tmp_path, kind, high, level):
-    values = np.zeros((40, 40), dtype=np.int32 if kind == "32-bit" else np.float32)
-    values[:, 20:] = high
-    values[0, 0] = np.nan if kind == "float" else 0
-    facts, pixels = decode(saved(Image.fromarray(values), tmp_path / "a.tif"), size=40)
-    assert reason_text(facts.reasons) == kind
-    assert pixels[20, [5, 35], 0].tolist() == [0, level]
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparent_pixels_are_white_and_half_ones_are_mixed(tmp_path, mode):
-    black = (0,) * (len(mode) - 1)
-    image = Image.new(mode, (40, 40), (*black, 0))
-    image.paste((*black, 128), (0, 0, 20, 40))
-    facts, pixels = decode(saved(image, tmp_path / "a.png"), size=40)
-    assert reason_text(facts.reasons) == "alpha: on white"
-    assert pixels[20, 35].tolist() == [255, 255, 255]
-    assert pixels[20, 5].tolist() == [127, 127, 127]
-
-
-def test_a_transparent_palette_colour_is_white(tmp_path):
-    image = Image.new("P", (40, 40), 0)
-    image.putpalette([255, 0, 0, 0, 0, 255])
-    image.paste(1, (0, 0, 20, 40))
-    facts, pixels = decode(saved(image, tmp_path / "a.gif", transparency=0), size=40)
-    assert reason_text(facts.reasons) == "alpha: on white"
-    assert pixels[20, [5, 35]].tolist() == [[0, 0, 255], [255, 255, 255]]
+def test_any_kind_of_pixels_becomes_rgb_with_deep_levels_scaled_and_transparent_ones_white(
+    tmp_path, image, name, note, left, right
+):
+    """Half transparent black is half white; a level that is no number is black and leaves the others as they are."""
+    facts, pixels = decode(saved(image, tmp_path / name, **({"transparency": 0} if image.mode == "P" else {})), size=40)
+    assert (facts.mode, reason_text(facts.reasons)) == (image.mode, note)
+    assert pixels[20, [5, 35]].tolist() == [left, right]
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
@@ -201,7 +207,7 @@ def test_an_animation_is_its_first_frame(tmp_path, form):
     path = saved(frames[0], tmp_path / f"a.{form.lower()}", save_all=True, append_images=frames[1:], **options)
     facts, pixels = decode(path, size=SIZE)
     assert reason_text(facts.reasons) == "animated: first frame"
-    assert pixels[0, 0].tolist() == [255, 0, 0]
+    assert pixels[0, 0].tolist() == RED
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -12,13 +12,11 @@ from folds.pixels.fill import RowTask, write_row
 from folds.pixels.jpeg import encode, slot_bytes
 from folds.pixels.store import damaged_rows, open_store
 from tests.competition import refusal
-from tests.folds.manifest.test_prepare import make_dirty
 
 
 @pytest.fixture
-def raw(data, run_prepare, workspace):
+def raw(prepared, workspace):
     """A store of the pixels of ten pictures."""
-    run_prepare(data)
     return workspace.folds / "pixels-32.u8"
 
 
@@ -35,11 +33,10 @@ def flip(path, place):
     path.write_bytes(data)
 
 
-def test_both_forms_have_one_manifest_and_nearly_the_same_pictures(data, run_prepare, workspace, picture):
-    make_dirty(data, picture)
-    run_prepare(data)
+def test_both_forms_have_one_manifest_and_nearly_the_same_pictures(dirty, run_prepare, workspace):
+    run_prepare(dirty)
     raw, manifest = np.array(open_store(workspace).pixels), workspace.manifest.read_bytes()
-    made = run_prepare(data, store="jpeg")
+    made = run_prepare(dirty, store="jpeg")
     store = open_store(workspace)
     assert workspace.manifest.read_bytes() == manifest
     assert (made.store, store.pixels.shape, store.identity) == ("jpeg", raw.shape, [*raw.shape, "jpeg"])

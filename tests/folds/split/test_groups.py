@@ -32,6 +32,13 @@ def clinic(tmp_path, picture):
     return data
 
 
+@pytest.fixture
+def treated(clinic, run_prepare):
+    """The clinic, prepared."""
+    run_prepare(clinic)
+    return clinic
+
+
 def rewrite(path, old, new):
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
@@ -41,18 +48,16 @@ def patients(folds):
     return np.array([name[:2] for name in folds.image_id.tolist()])
 
 
-def folds_of(folds, groups):
-    """The folds of each group, by its name."""
-    return {name: set(folds.fold[groups == name].tolist()) for name in sorted(set(groups.tolist()))}
+def folds_of_patients(folds):
+    return {name: set(folds.fold[patients(folds) == name].tolist()) for name in sorted(set(patients(folds)))}
 
 
 @pytest.mark.parametrize(
     "settings", [{"group_column": "patient"}, {"group_regex": r"/(p\d)_"}, {"group_regex": r"p\d"}]
 )
-def test_images_of_one_group_share_a_fold(clinic, run_prepare, run_split, settings):
-    run_prepare(clinic)
+def test_images_of_one_group_share_a_fold(treated, run_split, settings):
     folds, notes = run_split(n_folds=3, **settings)
-    assert set(map(len, folds_of(folds, patients(folds)).values())) == {1}
+    assert set(map(len, folds_of_patients(folds).values())) == {1}
     assert np.bincount(folds.fold).tolist() == [12, 12, 12]
     assert agreeing_images(folds.group) == PATIENTS  # intervals count patients, not images
     what = "column patient" if "group_column" in settings else "`--group-regex`"
@@ -60,13 +65,13 @@ def test_images_of_one_group_share_a_fold(clinic, run_prepare, run_split, settin
 
 
 def test_copies_join_the_groups_that_they_stand_in(clinic, run_prepare, run_split, picture):
-    for patient in (3, 7):
-        picture(99).save(clinic / "train" / f"p{patient}_copy.png")
-        rewrite(clinic / "train.csv", f"p{patient}_{patient * EACH:02d},", f"p{patient}_copy,dog,p{patient},9\n"
-                f"p{patient}_{patient * EACH:02d},")  # fmt: skip
+    for patient in ("p3", "p7"):
+        picture(99).save(clinic / "train" / f"{patient}_copy.png")
+        with open(clinic / "train.csv", "a") as file:
+            file.write(f"{patient}_copy,dog,{patient},9\n")
     run_prepare(clinic)
     folds, notes = run_split(n_folds=3, group_column="patient")
-    where = folds_of(folds, patients(folds))
+    where = folds_of_patients(folds)
     assert where["p3"] == where["p7"]
     assert len(where["p3"]) == 1
     assert len(set(folds.group[np.isin(patients(folds), ["p3", "p7"])].tolist())) == 1
@@ -77,7 +82,7 @@ def test_a_column_and_a_pattern_join_in_chains(clinic, run_prepare, run_split):
     rewrite(clinic / "train.csv", ",p1,", ",p0,")
     run_prepare(clinic)
     folds, notes = run_split(n_folds=3, group_column="patient", group_regex="p[12]|p[0-9]_..")
-    where = folds_of(folds, patients(folds))
+    where = folds_of_patients(folds)
     assert where["p0"] == where["p1"]
     assert notes[-1] == (
         "8 groups by column patient and `--group-regex` and by copies; the largest has 8 training images: "
@@ -85,8 +90,7 @@ def test_a_column_and_a_pattern_join_in_chains(clinic, run_prepare, run_split):
     )
 
 
-def test_a_csv_beside_the_data_is_joined_by_id_whatever_its_columns_are_called(data, tmp_path, run_prepare, run_split):
-    run_prepare(data)
+def test_a_csv_beside_the_data_is_joined_by_id_whatever_its_columns_are_called(prepared, tmp_path, run_split):
     rows = [f"{place};{label}_{n}" for label in ("cat", "dog") for n, place in enumerate(("sea", "sea", "hill", ""))]
     (tmp_path / "places.csv").write_text("\n".join(["place;which", *rows, "sea;elsewhere"]) + "\n")
     folds, notes = run_split(n_folds=2, groups=tmp_path / "places.csv", group_column="place")
@@ -99,12 +103,11 @@ def test_a_csv_beside_the_data_is_joined_by_id_whatever_its_columns_are_called(d
     )
 
 
-def test_given_folds_are_taken_as_they_are_in_natural_order(clinic, run_prepare, run_split):
-    run_prepare(clinic)
+def test_given_folds_are_taken_as_they_are_in_natural_order(treated, run_split):
     folds, notes = run_split(fold_column="fold", group_column="patient")
     assert folds.n_folds == 3
     wanted = {f"p{patient}": {(2, 1, 0)[patient % 3]} for patient in range(PATIENTS)}
-    assert folds_of(folds, patients(folds)) == wanted
+    assert folds_of_patients(folds) == wanted
     assert notes[0] == "folds by column fold: 0 is 9, 1 is 10, 2 is two"
     assert run_split(fold_column="fold", group_column="patient")[0].digest == folds.digest
 
@@ -113,7 +116,7 @@ def test_copies_that_given_folds_part_are_reported_and_left_there(clinic, run_pr
     picture(0).save(clinic / "train" / "p1_04.png")
     run_prepare(clinic)
     folds, notes = run_split(fold_column="fold")
-    assert folds_of(folds, patients(folds))["p1"] == {1}
+    assert folds_of_patients(folds)["p1"] == {1}
     assert notes[0] == (
         "the folds of column fold part 2 training images from their copies, so scores may be too good: "
         "p0_00.png, p1_04.png"
@@ -149,8 +152,7 @@ def test_what_cannot_be_meant_is_refused_in_one_sentence(clinic, run_prepare, wo
     assert not workspace.folds_json.exists()
 
 
-def test_a_csv_that_names_no_image_or_one_twice_is_refused(clinic, tmp_path, run_prepare, run_split):
-    run_prepare(clinic)
+def test_a_csv_that_names_no_image_or_one_twice_is_refused(treated, tmp_path, run_split):
     path = tmp_path / "groups.csv"
     for text, sentence in (
         ("id,patient\n1,2\n", f"no column of {path} names a training image: it has id, patient"),
@@ -160,8 +162,9 @@ def test_a_csv_that_names_no_image_or_one_twice_is_refused(clinic, tmp_path, run
         assert refusal(run_split, groups=path, group_column="patient")[0] == sentence
 
 
-def test_a_copy_of_the_labels_that_changed_or_went_is_refused_and_made_again(clinic, run_prepare, workspace, run_split):
-    run_prepare(clinic)
+def test_a_copy_of_the_labels_that_changed_or_went_is_refused_and_made_again(
+    treated, run_prepare, workspace, run_split
+):
     content = workspace.labels.read_bytes()
     for harm, sentence in (
         (lambda: workspace.labels.write_bytes(content.replace(b"p1", b"p2")), "labels.csv is damaged: its content is"),
@@ -171,24 +174,21 @@ def test_a_copy_of_the_labels_that_changed_or_went_is_refused_and_made_again(cli
         with pytest.raises(UserError, match=sentence) as caught:
             run_split(group_column="patient")
         assert caught.value.hint.endswith("`python run.py prepare DATA`")
-        run_prepare(clinic)
+        run_prepare(treated)
         assert workspace.labels.read_bytes() == content
 
 
-def test_one_column_can_be_folds_and_groups(clinic, run_prepare, run_split):
-    run_prepare(clinic)
+def test_one_column_can_be_folds_and_groups(treated, run_split):
     folds, _ = run_split(fold_column="fold", group_column="fold")
     assert len(set(zip(folds.group.tolist(), folds.fold.tolist(), strict=True))) == len(set(folds.fold.tolist())) == 3
 
 
-def test_class_folders_have_no_column(data, run_prepare, run_split):
-    run_prepare(data)
+def test_class_folders_have_no_column(prepared, run_split):
     said = "DATA had no CSV of labels when it was prepared, so there is no column x"
     assert refusal(run_split, group_column="x")[0] == said
 
 
-def test_other_groups_than_the_stored_ones_are_refused(clinic, run_prepare, workspace, run_split):
-    run_prepare(clinic)
+def test_other_groups_than_the_stored_ones_are_refused(treated, workspace, run_split):
     folds, _ = run_split(n_folds=3, group_column="patient")
     stored = f"the folds in {workspace.folds_csv} were assigned with 3 folds and seed 0 and group column patient"
     for settings, words in (
@@ -205,11 +205,10 @@ def test_other_groups_than_the_stored_ones_are_refused(clinic, run_prepare, work
     ({"group_column": "patient", "n_folds": 9}, "p8_35,dog,p8", "p8_35,dog,p7", 5),
     ({"fold_column": "fold"}, "p8_35,dog,p8,9", "p8_35,dog,p8,10", 1),
 ])  # fmt: skip
-def test_a_cell_that_changed_since_is_noticed(clinic, run_prepare, run_split, settings, old, new, count):
-    run_prepare(clinic)
+def test_a_cell_that_changed_since_is_noticed(treated, run_prepare, run_split, settings, old, new, count):
     run_split(**settings)
-    rewrite(clinic / "train.csv", old, new)
-    again = run_prepare(clinic)
+    rewrite(treated / "train.csv", old, new)
+    again = run_prepare(treated)
     assert (again.unchanged, again.decoded) == (False, 0)  # the copy of train.csv is new, the pixels are not
     with pytest.raises(UserError, match=f"^{count} training images changed since the folds "):
         run_split(**settings)
@@ -225,8 +224,7 @@ def test_the_command_says_how_even_the_folds_are_and_which_class_has_one_fold_on
     assert "warning: 1 class has all images in one fold, which is predicted without having seen any: fox: 2" in text
 
 
-def test_flags_and_keys_reach_the_folds(clinic, run_prepare, workspace, tmp_path, capsys):
-    run_prepare(clinic)
+def test_flags_and_keys_reach_the_folds(treated, workspace, tmp_path, capsys):
     (tmp_path / "kit.toml").write_text("[split]\nn_folds = 3\ngroup_regex = '/(p\\d)_'\n")
     place = ["--work", str(workspace.root), "--config", str(tmp_path / "kit.toml")]
     assert run.main(["split", *place]) == 0
