@@ -1,7 +1,5 @@
 """Tests CSVs as people save them: whatever stands in them is read as text, or refused in one sentence."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import json
@@ -32,6 +30,10 @@ ANY_BYTES = st.binary(max_size=80) | st.text(alphabet="abc01,;\t|\"'\r\n \0\ufef
 FUZZ = settings(
     max_examples=100, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
+
+
+def joined(*parts: str) -> st.SearchStrategy[bytes]:
+    return st.lists(st.sampled_from(parts)).map(lambda drawn: "".join(drawn).encode())
 
 
 @pytest.mark.parametrize("name", ["has space", "a,b", "a;b", 'a"b', "007", "1e5", "NA", "-1", "two\nlines", "\u00e9"])
@@ -71,12 +73,7 @@ def test_any_bytes_are_a_table_or_one_sentence(content):
 
 
 @FUZZ
-@given(
-    ANY_BYTES
-    | st.lists(st.sampled_from(["01,", "2,", "10,", "a b c", "d", '"', "\n", "\r\n", "id,predicted\n"])).map(
-        lambda parts: "".join(parts).encode()
-    )
-)
+@given(ANY_BYTES | joined("01,", "2,", "10,", "a b c", "d", '"', "\n", "\r\n", "id,predicted\n"))
 def test_any_bytes_are_checked_and_scored_without_a_crash(tmp_path, content):
     count("CSVs")
     (tmp_path / "guess.csv").write_bytes(content)
@@ -148,27 +145,21 @@ def test_labels_that_look_like_numbers_stay_text_from_the_folder_to_the_csv(tmp_
 def four_images(tmp_path_factory):
     """A work folder that knows four images, all different, of two classes."""
     data, rng = tmp_path_factory.mktemp("groups") / "data", np.random.default_rng(0)
-    names = ("train/a/0.jpg", "train/a/1.jpg", "train/b/0.jpg", "train/b/01.jpg")
-    for name in names:
+    for name in ("train/a/0.jpg", "train/a/1.jpg", "train/b/0.jpg", "train/b/01.jpg"):
         (write_files(data, name) / name).write_bytes(jpeg((90, 90, 90), rng))
     work = Workspace(data.parent / "work")
     prepare(work, data, PrepareSettings(store_size=16, workers=1))
     return work
 
 
-CELLS = st.lists(st.sampled_from(["a/0,", "b/01,", "0.jpg,", "c,", "x", "01", "\n", "id,c\n", "c,id\n", '"', ""]))
-
-
 @FUZZ
-@given(ANY_BYTES | CELLS.map(lambda parts: "".join(parts).encode()), st.booleans())
+@given(ANY_BYTES | joined("a/0,", "b/01,", "0.jpg,", "c,", "x", "01", "\n", "id,c\n", "c,id\n", '"', ""), st.booleans())
 def test_any_bytes_of_groups_or_folds_are_folds_or_one_sentence(four_images, content, is_fold):
     count("CSVs")
-    path = four_images.root / "groups.csv"
+    path, kind = four_images.root / "groups.csv", "fold" if is_fold else "group"
     path.write_bytes(content)
-    column = {"fold_column" if is_fold else "group_column": "c"}
     with contextlib.suppress(UserError):
-        images, _ = training_images(four_images, SplitSettings(groups=path, **column))
-        numbers = images["fold" if is_fold else "group"]
+        numbers = training_images(four_images, SplitSettings(groups=path, **{f"{kind}_column": "c"}))[0][kind]
         assert sorted(set(numbers)) == list(range(numbers.nunique()))
         assert len(numbers) == 4
 
