@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pytest
 from PIL import Image
+
+from folds.base.errors import UserError
+from folds.find.reasons import reason_text
 
 SCRATCH = ["--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--batch-size", "8"]
 TRAIN = [*SCRATCH, "--precision", "fp32", "--device", "cpu"]
@@ -21,6 +27,12 @@ def jpeg(colour: tuple[int, int, int], rng: np.random.Generator, *, size: tuple[
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=92)
     return buffer.getvalue()
+
+
+def make_picture(seed: int, *, width: int = 64, height: int = 48) -> Image.Image:
+    """Smooth coloured noise: no two seeds look alike, and it survives saving as JPEG."""
+    cells = np.random.default_rng(seed).integers(0, 256, size=(5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def make_competition(folder: Path, *, per_class: int = 8, n_test: int = 6, seed: int = 0) -> Path:
@@ -39,7 +51,32 @@ def make_competition(folder: Path, *, per_class: int = 8, n_test: int = 6, seed:
     return folder
 
 
-def fingerprint(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Content and modification time of every file below a folder, by path."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+def write_files(data: Path, *paths: str, **csvs: str) -> Path:
+    """Files of one byte, and CSVs of these texts: `train` is train.csv, `sample` sample_submission.csv."""
+    contents = dict.fromkeys(paths, b"x")
+    contents |= {f"{'sample_submission' if name == 'sample' else name}.csv": csvs[name].encode() for name in csvs}
+    for path, content in contents.items():
+        (data / path).parent.mkdir(parents=True, exist_ok=True)
+        (data / path).write_bytes(content)
+    return data
+
+
+def fingerprint(folder: Path) -> dict[str, tuple[bytes, tuple[int, int]]]:
+    """Content, and mode and modification time, of every file below a folder, by path."""
+    found = {path: path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), (stat.st_mode, stat.st_mtime_ns))
+        for path, stat in found.items()
+    }
+
+
+def by_image(manifest: pd.DataFrame) -> pd.DataFrame:
+    """The manifest by image_id, its reasons as people read them."""
+    return manifest.assign(reasons=manifest["reasons"].map(reason_text)).set_index("image_id")
+
+
+def refusal(call: Callable[..., object], *args, **options) -> tuple[str, str | None]:
+    """Message and hint of the UserError that a call ends in."""
+    with pytest.raises(UserError) as caught:
+        call(*args, **options)
+    return caught.value.message, caught.value.hint

@@ -1,12 +1,10 @@
 """Prints how many faults of each kind were tried."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 
-from tests.faults.whole import TRIED, make_world
+from tests.faults.whole import TRIED, begin_again, make_world
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -21,6 +19,12 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def world(tmp_path_factory, nursery):
     return make_world(tmp_path_factory.mktemp("world"), nursery)
+
+
+@pytest.fixture
+def place(tmp_path, world):
+    """Another folder with the data and the settings of the undisturbed one."""
+    return begin_again(tmp_path, world)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -7,8 +7,6 @@ the n-th event of any kind, or after so many seconds; and another signal than SI
 may exceed. No hook for it is in the kit. It may have a terminal and a session of its own, as from a shell.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import os
@@ -18,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +23,22 @@ ROOT = Path(__file__).parents[2]
 COUNTED = ("open", "os.rename", "os.remove", "os.link", "os.mkdir", "sqlite3.connect")
 
 
-@dataclass
 class Nursery:
     """The process that forks, and what is asked of it."""
 
-    process: Any = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
+        words = [sys.executable, "-m", "tests.faults.nursery"]
         environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.nursery"],
-            cwd=ROOT,
-            env=environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process: Any = subprocess.Popen(words, cwd=ROOT, env=environ, **pipes)
 
     def start(
         self, words: list[str], *, folder: Path, out: Path | str, die: dict[str, Any] | None = None, **more
     ) -> int:
         """Start a command in a folder, its output in `out`; returns its process number.
 
-        more: `terminal`, a path of one that its stdin and stderr are; `environ`, variables to set and (None) to unset
+        more: `terminal`, a path of one that its stdin and stderr are; `environ`, variables to set and (None) to unset;
+        `events`, a path where their number is written down at the end
         """
         return self._ask({"do": "start", "words": words, "folder": str(folder), "out": str(out), "die": die, **more})
 
@@ -56,11 +46,12 @@ class Nursery:
         """The exit code of a command, or minus the signal that killed it."""
         return self._ask({"do": "wait", "pid": pid})
 
-    def run(self, words: list[str], *, folder: Path, die: dict[str, Any] | None = None) -> tuple[int, str]:
-        """A command's exit code, and all that it printed."""
+    def run(self, words: str, *, folder: Path, code: int = 0, **more) -> str:
+        """All that a command printed, which must end with this code."""
         out = folder / "out.txt"
-        code = self.wait(self.start(words, folder=folder, out=out, die=die))
-        return code, out.read_text()
+        ended = self.wait(self.start(words.split(), folder=folder, out=out, **more))
+        assert ended == code, f"{words} ended with {ended}, not {code}: {out.read_text()}"
+        return out.read_text()
 
     def close(self) -> None:
         self.process.stdin.close()
@@ -110,51 +101,32 @@ def _live(asked: dict[str, Any]) -> int:
         os.environ.update({name: value} if value is not None else {})
     sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
     os.chdir(asked["folder"])
-    _plan_death(asked["die"] or {})
+    events = _plan_death(asked["die"] or {})
     code = run.main(asked["words"])
+    if "events" in asked:
+        Path(asked["events"]).write_text(str(len(events)))
     sys.stdout.flush()
     os._exit(code)
 
 
-def _plan_death(die: dict[str, Any]) -> None:
+def _plan_death(die: dict[str, Any]) -> list[str]:
+    """Returns the names of the events that are counted, as they come."""
+    own, events = os.getpid(), list[str]()
     if "file_bytes" in die:  # a disk that is full after so many bytes of a file
         resource.setrlimit(resource.RLIMIT_FSIZE, (die["file_bytes"], die["file_bytes"]))
-        return
-    left = die.get("nth", 1)
-
-    def watch(event: str, args: tuple[Any, ...]) -> None:
-        nonlocal left
-        if event in COUNTED and os.getpid() == own and _is_meant(event, args, die):
-            left -= 1
-            if left == 0:
-                os.kill(own, die.get("signal", signal.SIGKILL))
-
-    own = os.getpid()
     if "seconds" in die:
         threading.Thread(target=lambda: (time.sleep(die["seconds"]), os.kill(own, signal.SIGKILL)), daemon=True).start()
-    elif "count" in die:
-        _count(die["count"])
-    elif die:
-        sys.addaudithook(watch)
-
-
-def _is_meant(event: str, args: tuple[Any, ...], die: dict[str, Any]) -> bool:
-    name = str(args[1] if event in ("os.rename", "os.link") else args[0])
-    return event == die.get("event", event) and name.endswith(die.get("name", ""))
-
-
-def _count(path: str) -> None:
-    """Write down at the end how many events there were."""
-    events = 0
 
     def watch(event: str, args: tuple[Any, ...]) -> None:
-        nonlocal events
-        events += event in COUNTED
-        if event == "os.rename" and str(args[1]).endswith("submissions/blend.json"):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
-            os.write(descriptor, str(events).encode())
+        if event in COUNTED and os.getpid() == own and event == die.get("event", event):
+            name = str(args[1] if event in ("os.rename", "os.link") else args[0])
+            if name.endswith(die.get("name", "")):
+                events.append(name)
+                if len(events) == die.get("nth"):
+                    os.kill(own, die.get("signal", signal.SIGKILL))
 
     sys.addaudithook(watch)
+    return events
 
 
 if __name__ == "__main__":

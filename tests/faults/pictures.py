@@ -1,7 +1,5 @@
 """Makes broken pictures (real files of every format, changed at random from a seed), and small files of huge ones."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib
@@ -11,6 +9,8 @@ from functools import cache
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from tests.competition import make_picture
 
 WIDTH, HEIGHT = 61, 47  # odd enough to be found again as numbers in a header
 MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16", "I", "F", "YCbCr", "LAB", "PA")
@@ -97,8 +97,7 @@ def originals() -> dict[str, tuple[bytes, ...]]:
 
 def picture(mode: str, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Image.Image:
     """Smooth coloured noise in any mode."""
-    cells = np.random.default_rng(len(mode)).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    smooth = Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC)
+    smooth = make_picture(len(mode), width=size[0], height=size[1])
     wide = {"I;16": "u2", "I": "i4", "F": "f4"}
     if mode in wide:
         return Image.fromarray((np.asarray(smooth.convert("L")) * 200.0).astype(wide[mode]))
@@ -117,18 +116,17 @@ def _saved(form: str) -> Iterator[bytes]:
         "GIF": [{}, {"save_all": True, "append_images": [picture("P"), picture("L")], "transparency": 0}],
         "WEBP": [{}, {"lossless": True}, {"save_all": True, "append_images": [picture("RGB")], "exif": _turned_exif()}],
         "DDS": [{}, {"pixel_format": "DXT1"}, {"pixel_format": "BC5"}],
-        "PPM": [{}, {"format": "PFM"}],
+        "PPM": [{}, {"form": "PFM"}],
     }
+    size = (64, 64) if form == "ICNS" else (WIDTH, HEIGHT)
     for mode in MODES:
         for options in variants.get(form, [{}]):
-            buffer = io.BytesIO()
-            size = (64, 64) if form == "ICNS" else (WIDTH, HEIGHT)
             try:
-                picture(mode, size).save(buffer, **{"format": form, **options})
+                content = saved(picture(mode, size), **{"form": form, **options})
             except (OSError, ValueError, KeyError, TypeError, SystemError, RuntimeError):
                 continue  # a mode that the format does not know
-            if buffer.getvalue():
-                yield buffer.getvalue()
+            if content:
+                yield content
 
 
 def _turned_exif() -> Image.Exif:
@@ -226,15 +224,13 @@ def many_scans(scans: int) -> bytes:
 
 def bombs() -> dict[str, bytes]:
     """Small files that promise or unpack to much more than a picture needs."""
-    small = flat("RGB", side=40)
-    text = PngInfo()
+    small, text = flat("RGB", side=40), PngInfo()
     text.add_text("Comment", "a" * 60_000_000, zip=True)
-    profile = zlib.compress(bytes(100_000_000), 9)
-    chunk = b"iCCPx\0\0" + profile
+    chunk = b"iCCPx\0\0" + zlib.compress(bytes(100_000_000), 9)
     length, png = struct.pack(">I", len(chunk) - 4), saved(small, "PNG")
     frames = [Image.new("L", (40, 40), n % 256) for n in range(3000)]
     return {
-        "pixels.png": png[:16] + struct.pack(">II", 60_000, 60_000) + png[24:29] + _crc(png, 60_000) + png[33:],
+        "pixels.png": lying_png(60_000),
         "text.png": saved(small, "PNG", pnginfo=text),
         "profile.png": png[:33] + length + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[33:],
         "frames.gif": saved(small, "GIF", save_all=True, append_images=frames),
@@ -245,15 +241,16 @@ def bombs() -> dict[str, bytes]:
     }
 
 
-def _crc(png: bytes, side: int) -> bytes:
-    return struct.pack(">I", zlib.crc32(b"IHDR" + struct.pack(">II", side, side) + png[24:29]))
+def lying_png(side: int) -> bytes:
+    """A PNG of a few bytes whose header promises a square of this side."""
+    png = saved(flat("RGB", side=40), "PNG")
+    return _with_checksum(png[:16] + struct.pack(">II", side, side) + png[24:])
 
 
 def _loop() -> bytes:
     """A TIFF whose list of directories leads back to its first one."""
-    whole = bytearray(saved(flat("L", side=40), "TIFF"))
+    whole = saved(flat("L", side=40), "TIFF")
     first = struct.unpack("<I", whole[4:8])[0]
     entries = struct.unpack("<H", whole[first : first + 2])[0]
     at = first + 2 + 12 * entries
-    whole[at : at + 4] = struct.pack("<I", first)
-    return bytes(whole)
+    return whole[:at] + whole[4:8] + whole[at + 4 :]

@@ -1,11 +1,8 @@
 """Tests CSVs as people save them: whatever stands in them is read as text, or refused in one sentence."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +21,7 @@ from folds.split.assign import load_folds
 from folds.split.groups import training_images
 from submissions.check import check_submission, score_submission
 from submissions.csv_form import Layout
-from tests.competition import QUICK, jpeg
+from tests.competition import QUICK, jpeg, refusal, write_files
 from tests.faults.whole import count
 
 LIKE_NUMBERS = ("NA", "null", "nan", "1e5", "inf", "True", "-0", "007", "7", "1.0", "None", "#N/A")
@@ -35,42 +32,13 @@ FUZZ = settings(
 )
 
 
-def files(data: Path, *paths: str) -> Path:
-    for path in paths:
-        (data / path).parent.mkdir(parents=True, exist_ok=True)
-        (data / path).write_bytes(b"x")
-    return data
-
-
-def labelled(data: Path) -> dict[str, str]:
-    """Labels by id of the files that are used or lack."""
-    return {i.image_id: i.label for i in find_dataset(data, PrepareSettings()).items if not i.is_left_out}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "\ufeffid,label\r\n1,cat\r\n\r\n2,007\r\n",
-        "id;label\n1;cat\n2;007\n",
-        "id\tlabel\n 1\tcat \n2\t007\n\n\n",
-        '"id","label"\n"1","cat"\n"2","007"\n',
-        "label|id\ncat|1\n007|2",
-        "\n\nid,label\n,\n1,cat\n2,007\n",
-        "Image_ID,Class-Name,note\n1.jpg,cat,\n2.jpg,007,\"a, b\"\n",
-        "id,label\r1,cat\r2,007\r",
-    ],
-)  # fmt: skip
-def test_labels_are_read_however_the_csv_was_saved(tmp_path, text):
-    count("CSVs")
-    data = files(tmp_path, "train/1.jpg", "train/2.jpg")
-    (data / "train.csv").write_bytes(text.encode())
-    assert labelled(data) == {"1.jpg": "cat", "2.jpg": "007"}
+def joined(*parts: str) -> st.SearchStrategy[bytes]:
+    return st.lists(st.sampled_from(parts)).map(lambda drawn: "".join(drawn).encode())
 
 
 @pytest.mark.parametrize("name", ["has space", "a,b", "a;b", 'a"b', "007", "1e5", "NA", "-1", "two\nlines", "\u00e9"])
 def test_ids_of_any_text_find_their_file(tmp_path, name):
-    count("CSVs")
-    data = files(tmp_path, f"train/{name}.jpg", "train/other.jpg", f"test/{name}.png")
+    data = write_files(tmp_path, f"train/{name}.jpg", "train/other.jpg", f"test/{name}.png")
     for file, rows in (
         ("train.csv", [["id", "label"], [name, "x"], ["other", "y"]]),
         ("sample_submission.csv", [["id"], [name]]),
@@ -84,40 +52,14 @@ def test_ids_of_any_text_find_their_file(tmp_path, name):
 @pytest.mark.parametrize(
     "name", ["../outside", "/etc/passwd", "a/../../outside", "C:\\x", "..", "\\\\host\\x", "./../x"]
 )
-@pytest.mark.parametrize("csv_name", ["train.csv", "sample_submission.csv"])
+@pytest.mark.parametrize("csv_name", ["train", "sample"])
 def test_ids_that_lead_outside_are_refused(tmp_path, csv_name, name):
-    count("CSVs")
-    data = files(tmp_path / "data", "train/a/1.jpg", "train/b/2.jpg", "test/1.jpg")
-    files(tmp_path, "outside.jpg", "outside")
-    (data / csv_name).write_text(f"id,label\n1,a\n{name},b\n")
-    with pytest.raises(UserError) as caught:
-        find_dataset(data, PrepareSettings())
-    assert caught.value.message == f"{csv_name} names {name}, which may lead outside the data folder: it is not read"
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("", "train.csv is empty"),
-        ("\n\n", "train.csv is empty"),
-        ("id,label\n", "none of the 0 ids of train.csv has a file"),
-        ("id,label\n9,a\n8,b\n", "none of the 2 ids of train.csv has a file below train: 9, 8"),
-        ("id,label\n1,a\n,b\n", "row 3 of train.csv has no id"),
-        ("id,label\n\n1,a\n\n,b\n", "row 5 of train.csv has no id"),
-        ("id,label\n1,a\n2,b,c\n", "row 3 of train.csv has 3 cells where its header has 2"),
-        ("id,label\n1,a\n2\n", "row 3 of train.csv has 1 cells where its header has 2"),
-        ("id,label\n1,\n2,\n", "train.csv holds no class folder"),
-        ('id,label\n1,"a\n2,b\n', "train.csv cannot be read as CSV: unexpected end of data, in line 3"),
-        ("id,label\n" + "1," + "a" * 200_000, "train.csv cannot be read as CSV: field larger than field limit"),
-    ],
-)
-def test_labels_that_are_none_are_refused(tmp_path, text, sentence):
-    count("CSVs")
-    data = files(tmp_path, "train/1.jpg", "train/2.jpg")
-    (data / "train.csv").write_text(text)
-    with pytest.raises(UserError) as caught:
-        find_dataset(data, PrepareSettings())
-    assert caught.value.message.startswith(sentence)
+    write_files(tmp_path, "outside.jpg", "outside")
+    classes = ("train/a/1.jpg", "train/b/2.jpg", "test/1.jpg")
+    data = write_files(tmp_path / "data", *classes, **{csv_name: f"id,label\n1,a\n{name},b\n"})
+    said, _ = refusal(find_dataset, data, PrepareSettings())
+    file = {"train": "train.csv", "sample": "sample_submission.csv"}[csv_name]
+    assert said == f"{file} names {name}, which may lead outside the data folder: it is not read"
 
 
 @FUZZ
@@ -131,12 +73,7 @@ def test_any_bytes_are_a_table_or_one_sentence(content):
 
 
 @FUZZ
-@given(
-    ANY_BYTES
-    | st.lists(st.sampled_from(["01,", "2,", "10,", "a b c", "d", '"', "\n", "\r\n", "id,predicted\n"])).map(
-        lambda parts: "".join(parts).encode()
-    )
-)
+@given(ANY_BYTES | joined("01,", "2,", "10,", "a b c", "d", '"', "\n", "\r\n", "id,predicted\n"))
 def test_any_bytes_are_checked_and_scored_without_a_crash(tmp_path, content):
     count("CSVs")
     (tmp_path / "guess.csv").write_bytes(content)
@@ -149,7 +86,6 @@ def test_any_bytes_are_checked_and_scored_without_a_crash(tmp_path, content):
 @pytest.mark.parametrize("name", ["a,b", 'a"b', "two\nlines", "re\rturn", "both\r\nends", " ", "007"])
 def test_a_submission_with_odd_ids_is_valid_as_it_is_written(tmp_path, name):
     """An id with a carriage return made a CSV that its own check refused."""
-    count("CSVs")
     layout = Layout(("id", "predicted"), (name, "1"), ("x", "y", "z"), ",", " ")
     path = tmp_path / "guess.csv"
     path.write_bytes("".join(map(layout.line, [layout.header, (name, "x y z"), ("1", "z y x")])).encode())
@@ -158,7 +94,6 @@ def test_a_submission_with_odd_ids_is_valid_as_it_is_written(tmp_path, name):
 
 def test_a_submission_of_one_column_has_no_score(tmp_path):
     """It ended in an IndexError."""
-    count("CSVs")
     (tmp_path / "guess.csv").write_text("id\n01\n")
     (tmp_path / "truth.csv").write_text("id,label\n01,a\n")
     with pytest.raises(UserError, match=r"guess.csv has one column, not an id and labels$"):
@@ -166,17 +101,14 @@ def test_a_submission_of_one_column_has_no_score(tmp_path):
 
 
 def test_thirty_thousand_rows_of_labels_are_read(tmp_path):
-    count("CSVs")
-    data = files(tmp_path, "train/0000007.jpg", "train/0000008.jpg")
     rows = "".join(f"{number:07d},{number % 103:03d}\n" for number in range(30_000))
-    (data / "train.csv").write_text("id,label\n" + rows)
+    data = write_files(tmp_path, "train/0000007.jpg", "train/0000008.jpg", train="id,label\n" + rows)
     items = find_dataset(data, PrepareSettings()).items
     assert len(items) == 30_000
     assert [i.label for i in items if not i.file.fault] == ["007", "008"]
 
 
 def test_thirty_thousand_rows_are_checked(tmp_path):
-    count("CSVs")
     ids = tuple(f"{number:07d}" for number in range(30_000))
     layout = Layout(("id", "predicted"), ids, LIKE_NUMBERS, ",", " ")
     path = tmp_path / "guess.csv"
@@ -186,28 +118,18 @@ def test_thirty_thousand_rows_are_checked(tmp_path):
 
 @pytest.mark.parametrize("has_csv", [False, True])
 def test_labels_that_look_like_numbers_stay_text_from_the_folder_to_the_csv(tmp_path, capsys, has_csv):
-    count("CSVs")
-    data, rng = tmp_path / "data", np.random.default_rng(0)
-    rows = []
-    for label in LIKE_NUMBERS:
-        for number in range(4):
-            name = f"{label.replace('/', '-')}-{number}"
-            path = data / "train" / ("" if has_csv else label.replace("#N/A", "#NA")) / f"{name}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(jpeg((90, 90, 90), rng))
-            rows.append(f"{name},{label}\n")
+    data, rng, ids = tmp_path / "data", np.random.default_rng(0), ("NA", "1e5", "007", "inf")
+    classes = {label if has_csv else label.replace("#N/A", "#NA") for label in LIKE_NUMBERS}
+    labels = {f"{label.replace('/', '-')}-{n}": label for label in sorted(classes) for n in range(4)}
+    train = [f"train/{name}.jpg" if has_csv else f"train/{label}/{name}.jpg" for name, label in labels.items()]
+    for path in (*train, *(f"test/{name}.jpg" for name in ids)):
+        (write_files(data, path) / path).write_bytes(jpeg((90, 90, 90), rng))
+    write_files(data, sample="id,predicted\n" + "".join(f"{name},NA 7 007\n" for name in ids))
     if has_csv:
-        (data / "train.csv").write_text("id,label\n" + "".join(rows))
-    (data / "test").mkdir()
-    ids = ("NA", "1e5", "007", "inf")
-    for name in ids:
-        (data / "test" / f"{name}.jpg").write_bytes(jpeg((90, 90, 90), rng))
-    (data / "sample_submission.csv").write_text("id,predicted\n" + "".join(f"{name},NA 7 007\n" for name in ids))
+        write_files(data, train="id,label\n" + "".join(f"{name},{label}\n" for name, label in labels.items()))
     work = Workspace(tmp_path / "work")
-    assert run.main(["all", str(data), "--work", str(work.root), *QUICK, "--trials", "16"]) == 0, (
-        capsys.readouterr().err
-    )
-    classes = {*LIKE_NUMBERS} if has_csv else {label.replace("#N/A", "#NA") for label in LIKE_NUMBERS}
+    code = run.main(["all", str(data), "--work", str(work.root), *QUICK, "--trials", "16"])
+    assert code == 0, capsys.readouterr().err
     assert set(read_manifest(work).loc[lambda table: table["split"] == "train", "label"]) == classes
     assert set(load_folds(work).classes) == classes
     with np.load(work.fold("test_resnet", 0) / "oof.npz") as arrays:
@@ -223,27 +145,21 @@ def test_labels_that_look_like_numbers_stay_text_from_the_folder_to_the_csv(tmp_
 def four_images(tmp_path_factory):
     """A work folder that knows four images, all different, of two classes."""
     data, rng = tmp_path_factory.mktemp("groups") / "data", np.random.default_rng(0)
-    for name in ("a/0.jpg", "a/1.jpg", "b/0.jpg", "b/01.jpg"):
-        files(data, f"train/{name}")
-        (data / "train" / name).write_bytes(jpeg((90, 90, 90), rng))
+    for name in ("train/a/0.jpg", "train/a/1.jpg", "train/b/0.jpg", "train/b/01.jpg"):
+        (write_files(data, name) / name).write_bytes(jpeg((90, 90, 90), rng))
     work = Workspace(data.parent / "work")
     prepare(work, data, PrepareSettings(store_size=16, workers=1))
     return work
 
 
-CELLS = st.lists(st.sampled_from(["a/0,", "b/01,", "0.jpg,", "c,", "x", "01", "\n", "id,c\n", "c,id\n", '"', ""]))
-
-
 @FUZZ
-@given(ANY_BYTES | CELLS.map(lambda parts: "".join(parts).encode()), st.booleans())
+@given(ANY_BYTES | joined("a/0,", "b/01,", "0.jpg,", "c,", "x", "01", "\n", "id,c\n", "c,id\n", '"', ""), st.booleans())
 def test_any_bytes_of_groups_or_folds_are_folds_or_one_sentence(four_images, content, is_fold):
     count("CSVs")
-    path = four_images.root / "groups.csv"
+    path, kind = four_images.root / "groups.csv", "fold" if is_fold else "group"
     path.write_bytes(content)
-    column = {"fold_column" if is_fold else "group_column": "c"}
     with contextlib.suppress(UserError):
-        images, _ = training_images(four_images, SplitSettings(groups=path, **column))
-        numbers = images["fold" if is_fold else "group"]
+        numbers = training_images(four_images, SplitSettings(groups=path, **{f"{kind}_column": "c"}))[0][kind]
         assert sorted(set(numbers)) == list(range(numbers.nunique()))
         assert len(numbers) == 4
 

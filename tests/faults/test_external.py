@@ -1,7 +1,5 @@
 """Odd predictions of other tools given to `add` and to `blend --labels`: each is used right or refused."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import zipfile
@@ -19,7 +17,8 @@ from folds.base.errors import UserError
 from folds.base.workspace import Workspace
 from folds.split.assign import Folds
 from submissions.write import blend_files
-from tests.ensemble.small import refusal, small_oof, small_test, small_work
+from tests.competition import refusal
+from tests.ensemble.small import small_oof, small_test, small_work
 from tests.faults.whole import count
 
 CLASSES = ("a", "b", "NA", "1e5")
@@ -50,14 +49,16 @@ def npy_header(text: str) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
 
 
+def shaped(rows: int) -> str:
+    return f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({rows}, 4)}}\n"
+
+
 def bomb(*, megabytes: int) -> bytes:
     """An npz of a thousandth of what it unpacks to."""
     buffer = io.BytesIO()
-    with (
-        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-        archive.open("probs.npy", "w") as file,
-    ):
-        file.write(npy_header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({megabytes << 15}, 4)}}\n"))
+    packed = zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+    with packed as archive, archive.open("probs.npy", "w") as file:
+        file.write(npy_header(shaped(megabytes << 15)))
         for _ in range(megabytes):
             file.write(bytes(1 << 20))
     return buffer.getvalue()
@@ -150,17 +151,9 @@ def test_arrays_of_any_kind_of_number_and_order_are_read(tmp_path, arrays):
         ("p.npy", npz, "p.npy holds several arrays: its name should end in .npz"),
         ("p.npy", lambda: npy_header("{'descr': 1+1}  "), "p.npy cannot be read: "),
         ("p.npy", lambda: npy_header("((((((((((((((("), "p.npy cannot be read: "),
-        (
-            "p.npy",
-            lambda: npy_header(f"{{'descr':'<f8','fortran_order':False,'shape':({10**13},4)}}"),
-            "p.npy cannot be",
-        ),
+        ("p.npy", lambda: npy_header(shaped(10**13)), "p.npy cannot be"),
         ("p.npz", encrypted, "p.npz cannot be read: "),
-        (
-            "p.npz",
-            lambda: npz(probs=EVEN.astype(complex)),
-            "p.npz is complex128 of shape (2, 4), not numbers for 2 ids",
-        ),
+        ("p.npz", lambda: npz(probs=EVEN * 1j), "p.npz is complex128 of shape (2, 4), not numbers for 2 ids"),
         ("p.npz", lambda: npz(probs=EVEN.astype(str)), "p.npz is <U32 of shape (2, 4), not numbers for 2 ids"),
         ("p.npz", lambda: npz(probs=EVEN[None]), "p.npz is float64 of shape (1, 2, 4), not numbers for 2 ids"),
         ("p.npz", lambda: npz(ids=np.array("x")), "p.npz is float64 of shape (2, 4), not numbers for 1 ids"),
@@ -175,7 +168,7 @@ def test_arrays_of_any_kind_of_number_and_order_are_read(tmp_path, arrays):
         ("p.txt", lambda: b"x", ""),
     ],
 )
-def test_arrays_that_are_none_are_refused(tmp_path, name: str, content: Callable[[], bytes], sentence: str):
+def test_arrays_that_are_none_are_refused(tmp_path, name, content, sentence):
     assert refusal(read, tmp_path, name, content())[0].startswith(sentence)
 
 
@@ -211,21 +204,22 @@ def with_probs(settings: AddSettings, change: Callable[[np.ndarray], np.ndarray]
     return replace(settings, oof=str(path))
 
 
+def with_third_row(value: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda probs: np.where(np.arange(600)[:, None] == 3, value, probs)
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
         (lambda probs: probs * 0.9, "holds no probabilities for"),
-        (lambda probs: np.where(np.arange(600)[:, None] == 3, 0.0, probs), "holds no probabilities for"),
         (lambda probs: probs - 0.2, "holds no probabilities for"),
-        (lambda probs: np.where(np.arange(600)[:, None] == 3, np.inf, probs), "has NaN or infinity for"),
-        (lambda probs: np.where(np.arange(600)[:, None] == 3, -np.inf, probs), "has NaN or infinity for"),
-        (lambda probs: np.where(np.arange(600)[:, None] == 3, np.nan, probs), "has NaN or infinity for"),
         (lambda probs: probs * 1e308, "holds no probabilities for"),
+        (with_third_row(0.0), "holds no probabilities for"),
+        *((with_third_row(value), "has NaN or infinity for") for value in (np.inf, -np.inf, np.nan)),
         (lambda probs: probs[:0], "not numbers for"),
     ],
 )
 def test_rows_that_are_no_probabilities_are_refused_and_nothing_is_stored(house, change, fault):
-    count("external files")
     work, _, settings = house
     with pytest.raises(UserError, match=fault):
         add_member(work, "other", with_probs(settings, change))
@@ -233,12 +227,11 @@ def test_rows_that_are_no_probabilities_are_refused_and_nothing_is_stored(house,
 
 
 def test_a_file_without_rows_is_refused(house, tmp_path):
-    count("external files")
     work, folds, settings = house
     (tmp_path / "none.csv").write_text(",".join(["id", *folds.classes]) + "\n")
-    for odd in (replace(settings, oof=str(tmp_path / "none.csv")), replace(settings, test=str(tmp_path / "none.csv"))):
+    for part in ("oof", "test"):
         with pytest.raises(UserError, match=r"^none.csv has no row"):
-            add_member(work, "other", odd)
+            add_member(work, "other", replace(settings, **{part: str(tmp_path / "none.csv")}))
 
 
 @pytest.mark.parametrize("flag", ["oof_ids", "test_ids", "class_names"])
@@ -253,7 +246,6 @@ def test_a_file_without_rows_is_refused(house, tmp_path):
 )
 def test_lists_of_names_that_are_none_are_refused_by_their_own_name(house, tmp_path, flag, content, fault):
     """An empty list was said to be a fault of the predictions."""
-    count("external files")
     work, _, settings = house
     if content is None:
         (tmp_path / "names").mkdir()
@@ -277,7 +269,6 @@ def test_lists_of_names_that_are_none_are_refused_by_their_own_name(house, tmp_p
     ],
 )
 def test_labels_beside_such_files_that_are_none_are_refused(tmp_path, labels, sentence):
-    count("CSVs")
     (tmp_path / "labels.csv").write_text(labels)
     files = FileSettings(labels=str(tmp_path / "labels.csv"), member=("m=o.csv:t.csv",), out=str(tmp_path / "out.csv"))
     assert refusal(blend_files, files, BlendSettings(trials=16), seed=0)[0].startswith(sentence)

@@ -1,7 +1,5 @@
 """Tests what is promised of trust: nothing stored names the machine or a secret, no code in data is run."""
 
-from __future__ import annotations
-
 import ast
 import json
 import os
@@ -10,29 +8,26 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from safetensors.torch import save_file
+import torch
 
 import run
 from folds.base.errors import UserError
 from folds.base.workspace import Workspace, digest
-from models.backbones import build_network, read_weights, resolve_backbone
-from tests.cli.test_house import imports, nodes
-from tests.competition import make_competition
+from models.backbones import read_weights
+from tests.cli.test_house import ROOMS, ROOT, imports, nodes
+from tests.competition import QUICK, TRAIN, make_competition
+from tests.models.small import save_body
 
-ROOT = Path(run.__file__).parent
-HOUSE = [
-    path for room in ("folds", "models", "ensemble", "submissions") for path in sorted((ROOT / room).rglob("*.py"))
-]
-TRAIN = [
-    *("--backbone", "test_resnet", "--image-size", "32", "--batch-size", "8", "--epochs", "1"),
-    *("--device", "cpu", "--precision", "fp32"),
-]
-FLAGS = [*TRAIN, "--store-size", "32", "--n-folds", "2", "--trials", "16"]
+HOUSE = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 UNPICKLERS = {
     *("pickle", "cPickle", "_pickle", "dill", "cloudpickle"),
     *("joblib", "shelve", "marshal", "yaml", "jsonpickle"),
 }
 SECRET = "s3cret-0f-the-machine"
+
+
+def from_weights(words: list[str]) -> list[str]:
+    return [word for word in words if word != "--no-pretrained"]
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +38,7 @@ def finished(tmp_path_factory):
     snapshot.mkdir(parents=True)
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("a1b2c3")
-    save_file(
-        build_network(resolve_backbone("test_resnet"), 1000, size=64).state_dict(), snapshot / "model.safetensors"
-    )
+    save_body(snapshot / "model.safetensors", n_classes=1000)
     data = make_competition(folder / "data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder / "hub"))
@@ -53,9 +46,13 @@ def finished(tmp_path_factory):
             patch.setenv(name, SECRET)
         patch.setenv("HOME", str(folder / "home-of-somebody"))
         patch.chdir(folder)
-        assert run.main(["all", str(data), "--work", str(folder / "work"), *FLAGS]) == 0
+        assert run.main(["all", str(data), "--work", str(folder / "work"), *from_weights(QUICK), "--trials", "16"]) == 0
         assert run.main(["predict", "--work", str(folder / "work")]) == 0
     return Workspace(folder / "work"), snapshot / "model.safetensors"
+
+
+def recorded(work: Workspace, name: str, fold: int, *, file: str = "done.json") -> dict[str, object]:
+    return json.loads((work.fold(name, fold) / file).read_text())
 
 
 def stored(work: Workspace) -> list[Path]:
@@ -65,25 +62,22 @@ def stored(work: Workspace) -> list[Path]:
 def test_the_digest_of_the_downloaded_file_stands_with_every_fold(finished):
     work, weights = finished
     for fold in (0, 1):
-        done = json.loads((work.fold("test_resnet", fold) / "done.json").read_text())
-        settings = json.loads((work.fold("test_resnet", fold) / "settings.json").read_text())
-        assert done["weights_digest"] == digest(weights.read_bytes())
+        assert recorded(work, "test_resnet", fold)["weights_digest"] == digest(weights.read_bytes())
+        settings = recorded(work, "test_resnet", fold, file="settings.json")
         assert (settings["backbone"], settings["weights"]) == ("test_resnet.r160_in1k", "pretrained")
 
 
 def test_a_local_file_stands_with_its_digest_and_a_random_start_with_none(finished):
     work, weights = finished
-    words = ["train", "--work", str(work.root), *TRAIN, "--fold", "0"]
+    words = ["train", "--work", str(work.root), *from_weights(TRAIN), "--epochs", "1", "--fold", "0"]
     assert run.main([*words, "--weights", str(weights), "--run", "local"]) == 0
     assert run.main([*words, "--no-pretrained", "--run", "random"]) == 0
-    probe = ["probe", "--work", str(work.root), *TRAIN[:4], "--weights", str(weights), "--run", "probed"]
-    assert run.main([*probe, "--device", "cpu", "--precision", "fp32"]) == 0
-    names = ("local", "random", "probed")
-    done = {name: json.loads((work.fold(name, 0) / "done.json").read_text()) for name in names}
-    settings = json.loads((work.fold("local", 0) / "settings.json").read_text())
-    assert done["local"]["weights_digest"] == settings["weights"] == digest(weights.read_bytes())
-    assert done["probed"]["weights_digest"] == digest(weights.read_bytes())
-    assert "weights_digest" not in done["random"]
+    probe = ["probe", "--work", str(work.root), "--backbone", "test_resnet", "--image-size", "32", "--run", "probed"]
+    assert run.main([*probe, "--weights", str(weights), "--device", "cpu", "--precision", "fp32"]) == 0
+    of_file = digest(weights.read_bytes())
+    assert recorded(work, "local", 0, file="settings.json")["weights"] == of_file
+    assert [recorded(work, name, 0)["weights_digest"] for name in ("local", "probed")] == [of_file, of_file]
+    assert "weights_digest" not in recorded(work, "random", 0)
 
 
 def test_nothing_that_is_stored_holds_a_path_of_this_machine(finished):
@@ -109,12 +103,9 @@ def test_everything_that_is_stored_is_of_a_kind_that_holds_no_code(finished):
     assert kinds <= {".csv", ".json", ".jsonl", ".log", ".html"} | pictures | arrays, kinds
 
 
-def calls(path: Path) -> list[ast.Call]:
-    return [node for node in nodes(path) if isinstance(node, ast.Call)]
-
-
-def name_of(call: ast.Call) -> str:
-    return ast.unparse(call.func)
+def calls(path: Path) -> list[tuple[str, ast.Call]]:
+    """What is called in a file, by the name that it is called by."""
+    return [(ast.unparse(node.func), node) for node in nodes(path) if isinstance(node, ast.Call)]
 
 
 def said(call: ast.Call, keyword: str) -> object:
@@ -123,8 +114,7 @@ def said(call: ast.Call, keyword: str) -> object:
 
 def test_nothing_in_the_house_unpickles_or_runs_text():
     assert ROOT / "submissions" / "report" / "make.py" in HOUSE  # folders within the rooms were once left out
-    for path, call in ((one, call) for one in [*HOUSE, ROOT / "run.py"] for call in calls(one)):
-        name = name_of(call)
+    for path, (name, call) in ((one, called) for one in [*HOUSE, ROOT / "run.py"] for called in calls(one)):
         assert name.split(".")[0] not in UNPICKLERS, (path, name)
         assert name not in ("eval", "exec", "compile", "__import__", "os.system", "torch.hub.load"), (path, name)
         assert name != "torch.load" or said(call, "weights_only") is True, path
@@ -142,7 +132,7 @@ def test_no_module_imports_what_unpickles_but_for_the_name_of_an_error():
 
 
 def test_settings_are_read_by_toml_and_json_only():
-    names = {name_of(call) for path in [*HOUSE, ROOT / "run.py"] for call in calls(path)}
+    names = {name for path in [*HOUSE, ROOT / "run.py"] for name, _ in calls(path)}
     assert {name for name in names if name.endswith(".loads")} == {"tomllib.loads", "json.loads"}
 
 
@@ -158,8 +148,6 @@ class Code:
 
 @pytest.mark.parametrize("name", ["net.pth", "net.pt", "net.bin", "net.safetensors", "net"])
 def test_code_in_a_weights_file_is_not_run(tmp_path, name):
-    import torch
-
     torch.save({"fc.weight": Code(tmp_path / "was-run")}, tmp_path / name)
     with pytest.raises(UserError, match="holds no weights that can be read safely"):
         read_weights(tmp_path / name)

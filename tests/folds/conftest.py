@@ -1,39 +1,15 @@
 """Makes pictures and small competitions for the tests of the `folds` room."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from folds.base.locks import alone
 from folds.base.workspace import Workspace
 from folds.manifest.prepare import prepare
-from folds.settings import PrepareSettings
-
-
-def make_picture(seed: int, *, width: int = 64, height: int = 48) -> Image.Image:
-    """Smooth coloured noise: no two seeds look alike, and it survives saving as JPEG."""
-    cells = np.random.default_rng(seed).integers(0, 256, size=(5, 6, 3), dtype=np.uint8)
-    return Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def make_competition(data: Path, *, classes: dict[str, int], test: int = 0) -> Path:
-    """TrainVal/<label>/<label>_<n>.png and Public/t<n>.png, all pictures different."""
-    seed = 0
-    for label, count in classes.items():
-        (data / "TrainVal" / label).mkdir(parents=True)
-        for n in range(count):
-            seed += 1
-            make_picture(seed).save(data / "TrainVal" / label / f"{label}_{n}.png")
-    if test:
-        (data / "Public").mkdir()
-        for n in range(test):
-            seed += 1
-            make_picture(seed).save(data / "Public" / f"t{n}.png")
-    return data
+from folds.settings import PrepareSettings, SplitSettings
+from folds.split.assign import split
+from tests.competition import make_picture
 
 
 @pytest.fixture
@@ -42,15 +18,41 @@ def picture():
 
 
 @pytest.fixture
-def data(tmp_path):
-    """Two classes with four images each, and two test images."""
-    return make_competition(tmp_path / "data", classes={"cat": 4, "dog": 4}, test=2)
+def competition(tmp_path):
+    """Makes TrainVal/<label>/<label>_<n>.png and Public/t<n>.png, all pictures different; returns their folder."""
+
+    def make(classes: dict[str, int], *, test: int = 0) -> Path:
+        names = [f"TrainVal/{label}/{label}_{n}.png" for label, count in classes.items() for n in range(count)]
+        for seed, name in enumerate([*names, *(f"Public/t{n}.png" for n in range(test))], start=1):
+            path = tmp_path / "data" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            make_picture(seed).save(path)
+        return tmp_path / "data"
+
+    return make
 
 
 @pytest.fixture
-def competition(tmp_path):
-    """A function that makes a competition of the classes and counts that it is given."""
-    return lambda classes, test=0: make_competition(tmp_path / "data", classes=classes, test=test)
+def data(competition):
+    """Two classes with four images each, and two test images."""
+    return competition({"cat": 4, "dog": 4}, test=2)
+
+
+@pytest.fixture
+def dirty(data):
+    """The two classes with one file of each defect in cat, the same picture under two labels, and a cut test image."""
+    cat = data / "TrainVal/cat"
+    (cat / "empty.jpg").write_bytes(b"")
+    (cat / "page.jpg").write_bytes(b"<html></html>")
+    make_picture(50).save(cat / "png.jpg", format="PNG")
+    make_picture(51, width=300, height=300).save(cat / "cut.jpg")
+    for name in ("TrainVal/cat/cut.jpg", "Public/t_cut.jpg"):
+        (data / name).write_bytes((cat / "cut.jpg").read_bytes()[:4000])
+    make_picture(52).convert("CMYK").save(cat / "cmyk.jpg", quality=95)
+    for seed, name in ((53, "cat/twice"), (53, "dog/twice"), (54, "cat/leak"), (54, "../Public/leaked")):
+        make_picture(seed).save(data / "TrainVal" / f"{name}.png")
+    (data / ".DS_Store").write_bytes(b"x")
+    return data
 
 
 @pytest.fixture
@@ -67,3 +69,15 @@ def run_prepare(workspace):
         return prepare(workspace, data, PrepareSettings(**{"store_size": 32, "workers": 1} | settings), lock=lock)
 
     return run
+
+
+@pytest.fixture
+def prepared(data, run_prepare):
+    """What `prepare` found in the two classes, whose work folder is there."""
+    return run_prepare(data)
+
+
+@pytest.fixture
+def run_split(workspace):
+    """`split` of the work folder; keyword arguments are settings. Returns the folds and the notes."""
+    return lambda *, seed=0, **settings: split(workspace, SplitSettings(**settings), seed=seed)

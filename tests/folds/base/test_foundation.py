@@ -1,12 +1,15 @@
 import os
+import re
+from functools import partial
 
 import numpy as np
 import pytest
 
-from folds.base.errors import UserError, first_few
+from folds.base.errors import first_few
 from folds.base.metrics import log_loss, top_classes, topk_error, true_rank
 from folds.base.workspace import read_json, replacing, write_bytes, write_json
 from folds.split.classes import class_order, natural_key
+from tests.competition import refusal
 
 
 def test_first_few_names_three_and_counts_the_rest():
@@ -69,26 +72,23 @@ def test_a_file_takes_its_name_only_once_its_bytes_are_on_the_disk(tmp_path, mon
     write_bytes(path, b"old")
     happened = []
 
-    def noted(what, call):
-        def do(*args):
-            there = [one.read_bytes() for one in sorted(tmp_path.glob(".a.bin.*"))]
-            happened.append((what, path.read_bytes(), there))
-            return call(*args)
+    def noted(call, *args):
+        happened.append((call, path.read_bytes(), [one.read_bytes() for one in tmp_path.glob(".a.bin.*")]))
+        return call(*args)
 
-        return do
-
-    monkeypatch.setattr(os, "fsync", noted("fsync", os.fsync))
-    monkeypatch.setattr(os, "replace", noted("replace", os.replace))
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", partial(noted, fsync))
+    monkeypatch.setattr(os, "replace", partial(noted, replace))
     write_bytes(path, b"new")
-    assert happened == [("fsync", b"old", [b"new"]), ("replace", b"old", [b"new"])]
+    assert happened == [(fsync, b"old", [b"new"]), (replace, b"old", [b"new"])]
     assert path.read_bytes() == b"new"
 
 
 def test_a_folder_that_cannot_be_written_is_the_users_to_mend(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(UserError, match=r"^cannot write .*a.json: (Not a directory|File exists)$") as caught:
-        write_json(tmp_path / "file" / "a.json", {})
-    assert caught.value.hint == "free some room or choose another folder with `--work DIR`"
+    said, hint = refusal(write_json, tmp_path / "file" / "a.json", {})
+    assert re.fullmatch(r"cannot write .*a.json: (Not a directory|File exists)", said)
+    assert hint == "free some room or choose another folder with `--work DIR`"
 
 
 def test_json_comes_back_and_damage_is_named(tmp_path):
@@ -97,16 +97,13 @@ def test_json_comes_back_and_damage_is_named(tmp_path):
     assert read_json(path, hint="`x`") == {"b": ["é", 1.5], "a": None}
     assert path.read_text(encoding="utf-8").startswith('{\n  "b"')
     path.write_text("{")
-    with pytest.raises(UserError, match=r"a.json is damaged: ") as caught:
-        read_json(path, hint="`x`")
-    assert caught.value.hint == "`x`"
-    with pytest.raises(UserError, match=r"none.json does not exist$"):
-        read_json(tmp_path / "none.json", hint="`x`")
+    said, hint = refusal(read_json, path, hint="`x`")
+    assert (said.partition(":")[0], hint) == (f"{path} is damaged", "`x`")
+    assert refusal(read_json, tmp_path / "none.json", hint="`x`")[0] == f"{tmp_path / 'none.json'} does not exist"
 
 
 def test_a_number_that_was_changed_in_a_json_file_is_damage(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"weight": 0.25, "of": "a"})
     path.write_text(path.read_text(encoding="utf-8").replace("0.25", "0.75"), encoding="utf-8")
-    with pytest.raises(UserError, match=r"a.json is damaged: its content is not what was written$"):
-        read_json(path, hint="`x`")
+    assert refusal(read_json, path, hint="`x`")[0] == f"{path} is damaged: its content is not what was written"

@@ -7,16 +7,7 @@ from folds.base.errors import UserError
 from folds.find.dataset import find_dataset
 from folds.find.reasons import reason_text
 from folds.settings import PrepareSettings
-
-
-def write(data, *paths, content=b"x"):
-    for path in paths:
-        (data / path).parent.mkdir(parents=True, exist_ok=True)
-        (data / path).write_bytes(content)
-
-
-def write_text(data, path, text):
-    write(data, path, content=text.encode())
+from tests.competition import refusal, write_files
 
 
 def found(data, **settings):
@@ -24,111 +15,104 @@ def found(data, **settings):
     return [(item.split, item.image_id, item.label) for item in items if not item.is_left_out and not item.file.fault]
 
 
-def refusal(data, **settings):
-    with pytest.raises(UserError) as caught:
-        find_dataset(data, PrepareSettings(**settings))
-    return caught.value
-
-
 @pytest.mark.parametrize("train", ["train", "Training", "TrainVal", "train_images", "train/train"])
 @pytest.mark.parametrize("test", ["test", "Public", "Private", "test_images", "test/test"])
 def test_folders_are_found_by_their_names(tmp_path, train, test):
-    write(tmp_path, f"{train}/cat/1.jpg", f"{train}/dog/2.jpg", f"{test}/7.jpg")
+    write_files(tmp_path, f"{train}/cat/1.jpg", f"{train}/dog/2.jpg", f"{test}/7.jpg")
     assert found(tmp_path) == [("train", "cat/1.jpg", "cat"), ("train", "dog/2.jpg", "dog"), ("test", "7", "")]
 
 
 def test_the_label_is_the_first_folder_however_deep_the_file_lies(tmp_path):
-    write(tmp_path, "train/cat/2020/may/1.jpg", "train/dog/2.JPG")
+    write_files(tmp_path, "train/cat/2020/may/1.jpg", "train/dog/2.JPG")
     assert found(tmp_path) == [("train", "cat/2020/may/1.jpg", "cat"), ("train", "dog/2.JPG", "dog")]
 
 
 def test_class_folders_may_lie_right_in_the_data_beside_the_test_folder(tmp_path):
-    write(tmp_path, "cat/1.jpg", "dog/2.jpg", "test/3.jpg", "README.md")
+    write_files(tmp_path, "cat/1.jpg", "dog/2.jpg", "test/3.jpg", "README.md")
     assert found(tmp_path) == [("train", "cat/1.jpg", "cat"), ("train", "dog/2.jpg", "dog"), ("test", "3", "")]
 
 
 def test_folders_can_be_given(tmp_path):
-    write(tmp_path, "a/cat/1.jpg", "a/dog/2.jpg", "b/3.jpg")
+    write_files(tmp_path, "a/cat/1.jpg", "a/dog/2.jpg", "b/3.jpg")
     assert found(tmp_path, train_folder="a/", test_folder="./b")[-1] == ("test", "3", "")
 
 
 def test_hidden_and_system_files_are_left_out_and_counted(tmp_path):
-    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "train/.DS_Store", "train/cat/Thumbs.db", "__MACOSX/x.jpg")
+    write_files(
+        tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "train/.DS_Store", "train/cat/Thumbs.db", "__MACOSX/x.jpg"
+    )
     dataset = find_dataset(tmp_path, PrepareSettings())
     assert [item.image_id for item in dataset.items] == ["cat/1.jpg", "dog/2.jpg"]
     assert dataset.hidden == ("__MACOSX", "train/.DS_Store", "train/cat/Thumbs.db")
 
 
 def test_a_file_beside_the_class_folders_is_left_out(tmp_path):
-    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "train/3.jpg")
+    write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "train/3.jpg")
     item = find_dataset(tmp_path, PrepareSettings()).items[0]
     assert (item.image_id, reason_text(item.reasons)) == ("3.jpg", "no label: it lies beside the class folders")
 
 
 @pytest.mark.parametrize("ids", [("7", "8"), ("7.jpg", "8.png"), ("Public/7.jpg", "Public/8.png"), ("./7.jpg", "8")])
 def test_sample_ids_find_their_files_with_and_without_extension_and_folder(tmp_path, ids):
-    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "Public/7.jpg", "Public/8.png")
-    write_text(tmp_path, "sample_submission.csv", "id,predicted\n" + "".join(f"{i},0\n" for i in ids))
+    write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "Public/7.jpg", "Public/8.png")
+    write_files(tmp_path, sample="id,predicted\n" + "".join(f"{i},0\n" for i in ids))
     assert [image_id for split, image_id, _ in found(tmp_path) if split == "test"] == list(ids)
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "\ufeffid,predicted\r\n007,a b c\r\n\r\n1e5,a b c\r\n",
-        "id;predicted\n007;a b c\n1e5;a b c\n",
-        '"id","predicted"\n"007","a, b"\n"1e5",""\n',
-        "id\n007\n1e5\n",
-        "\n\nid\tpredicted\n 007 \ta\n1e5\ta\n",
+        "\ufeffid,label\r\n007,cat\r\n\r\n1e5,NA\r\n",
+        "id;label\n007;cat\n1e5;NA\n",
+        "\n\nid\tlabel\n 007 \tcat \n1e5\tNA\n\n\n",
+        '"id","label","note"\n"007","cat","a, b"\n"1e5","NA",""\n',
+        "label|id\ncat|007\nNA|1e5",
+        "\n\nid,label\n,\n007,cat\n1e5,NA\n",
+        'Image_ID,Class-Name,note\n007.jpg,cat,\n1e5.jpg,NA,"a, b"\n',
+        "id,label\r007,cat\r1e5,NA\r",
     ],
 )
-def test_a_sample_is_read_however_it_was_saved_and_ids_stay_text(tmp_path, text):
-    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/007.jpg", "test/1e5.jpg")
-    write_text(tmp_path, "sample_submission.csv", text)
-    assert [image_id for split, image_id, _ in found(tmp_path) if split == "test"] == ["007", "1e5"]
+def test_a_csv_is_read_however_it_was_saved_and_ids_and_labels_stay_text(tmp_path, text):
+    write_files(tmp_path, "train/007.jpg", "train/1e5.jpg", "test/007.jpg", "test/1e5.jpg", train=text, sample=text)
+    ending = ".jpg" if ".jpg" in text else ""
+    assert found(tmp_path) == [
+        *(("train", "007.jpg", "cat"), ("train", "1e5.jpg", "NA")),
+        *(("test", f"007{ending}", ""), ("test", f"1e5{ending}", "")),
+    ]
 
 
 def test_a_test_file_that_the_sample_does_not_ask_for_is_left_out(tmp_path):
-    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg", "test/b.jpg")
-    write_text(tmp_path, "sample_submission.csv", "id\na\n")
+    write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg", "test/b.jpg", sample="id\na\n")
     item = find_dataset(tmp_path, PrepareSettings()).items[-1]
     assert (item.image_id, item.reasons) == ("b.jpg", (("not listed", "sample_submission.csv"),))
 
 
 def test_the_sample_tells_public_from_private(tmp_path):
-    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "Public/a.jpg", "Private/b.jpg")
-    error = refusal(tmp_path)
-    assert str(error) == f"{tmp_path} has 2 folders of test images: Private, Public"
-    assert error.hint == "choose one with `--test-folder Private`"
-    write_text(tmp_path, "sample_submission.csv", "id\na\n")
+    write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "Public/a.jpg", "Private/b.jpg")
+    assert refusal(found, tmp_path) == (
+        f"{tmp_path} has 2 folders of test images: Private, Public",
+        "choose one with `--test-folder Private`",
+    )
+    write_files(tmp_path, sample="id\na\n")
     assert found(tmp_path)[-1] == ("test", "a", "")
 
 
 def test_labels_come_from_a_csv_and_stay_text(tmp_path):
-    write(tmp_path, *(f"train/{n}.jpg" for n in range(6)))
-    write_text(tmp_path, "train.csv", "image_id,label\n0,NA\n1.jpg,null\n2,1e5\ntrain/3.jpg,007\n4,nan\n")
+    write_files(tmp_path, *(f"train/{n}.jpg" for n in range(6)))
+    write_files(tmp_path, train="image_id,label\n0,NA\n1.jpg,null\n2,1e5\ntrain/3.jpg,007\n4,nan\n")
     assert [label for _, _, label in found(tmp_path)] == ["NA", "null", "1e5", "007", "nan"]
     last = find_dataset(tmp_path, PrepareSettings()).items[-1]
     assert (last.image_id, last.reasons) == ("5.jpg", (("not listed", "train.csv"),))
 
 
 def test_train_and_test_images_may_lie_together(tmp_path):
-    write(tmp_path, "images/1.jpg", "images/2.jpg", "images/3.jpg")
-    write_text(tmp_path, "train.csv", "id,label\n1,a\n2,b\n")
-    write_text(tmp_path, "sample_submission.csv", "id,predicted\n3,a\n")
+    write_files(tmp_path, "images/1.jpg", "images/2.jpg", "images/3.jpg", train="id,label\n1,a\n2,b\n")
+    write_files(tmp_path, sample="id,predicted\n3,a\n")
     assert found(tmp_path) == [("train", "images/1.jpg", "a"), ("train", "images/2.jpg", "b"), ("test", "3", "")]
 
 
-def test_an_id_of_the_csv_without_a_file_is_a_row_of_its_own(tmp_path):
-    write(tmp_path, "train/1.jpg", "train/2.jpg")
-    write_text(tmp_path, "train.csv", "id,label\n1,a\n2,b\n3,b\n")
-    items = find_dataset(tmp_path, PrepareSettings()).items
-    assert [(item.image_id, str(item.file.fault)) for item in items][-1] == ("3", "no file of this name")
-
-
 def test_an_id_with_two_labels_in_the_csv_is_left_out(tmp_path):
-    write(tmp_path, "train/1.jpg", "train/2.jpg")
-    write_text(tmp_path, "train.csv", "id,label\n1,a\n2,b\n1,b\n2,b\n")
+    write_files(tmp_path, "train/1.jpg", "train/2.jpg", train="id,label\n1,a\n2,b\n1,b\n2,b\n")
     items = find_dataset(tmp_path, PrepareSettings()).items
     assert [reason_text(item.reasons) for item in items] == ["two labels: a and b in train.csv", ""]
 
@@ -167,64 +151,69 @@ SORTS = "train/1.jpg train.csv=picture,sort,source\n1,a,web\n"
 def test_what_is_no_competition_is_refused_in_one_sentence(tmp_path, files, settings, message, hint):
     for entry in files.split(" ") if files else []:
         path, _, text = entry.partition("=")
-        (tmp_path / path).mkdir() if path.endswith("/") else write_text(tmp_path, path, text)
-    error = refusal(tmp_path / settings.pop("data", ""), **settings)
-    assert (str(error), error.hint) == (message.replace("DATA", str(tmp_path)), hint)
+        write_files(tmp_path, path) if not path.endswith("/") else (tmp_path / path).mkdir()
+        if text:
+            (tmp_path / path).write_text(text)
+    said = refusal(found, tmp_path / settings.pop("data", ""), **settings)
+    assert said == (message.replace("DATA", str(tmp_path)), hint)
 
 
 def test_two_test_files_with_one_stem_are_refused_unless_a_sample_tells_them_apart(tmp_path):
-    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg", "test/a.png")
-    assert str(refusal(tmp_path)) == "1 test ids stand for several files, first a: test/a.jpg and test/a.png"
-    write_text(tmp_path, "sample_submission.csv", "id\na\n")
-    assert str(refusal(tmp_path)) == "the id a fits 2 files: test/a.jpg, test/a.png"
-    write_text(tmp_path, "sample_submission.csv", "id\na.png\na.jpg\n")
+    write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg", "test/a.png")
+    assert refusal(found, tmp_path)[0] == "1 test ids stand for several files, first a: test/a.jpg and test/a.png"
+    write_files(tmp_path, sample="id\na\n")
+    assert refusal(found, tmp_path)[0] == "the id a fits 2 files: test/a.jpg, test/a.png"
+    write_files(tmp_path, sample="id\na.png\na.jpg\n")
     assert [image_id for split, image_id, _ in found(tmp_path) if split == "test"] == ["a.jpg", "a.png"]
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("csv", "text", "message"),
     [
-        ("", "sample_submission.csv is empty"),
-        ("id,predicted\n", "sample_submission.csv has no ids"),
-        ("id,predicted\na,0\na,1\n", "sample_submission.csv has the id a twice"),
-        ("id,predicted\na,0\n,1\n", "row 3 of sample_submission.csv has no id"),
-        ("id,predicted\na,0,1\n", "row 2 of sample_submission.csv has 3 cells where its header has 2"),
-        ("id,predicted\na,0\na.jpg,1\n", "the ids a and a.jpg of sample_submission.csv both mean test/a.jpg"),
+        ("sample", "", "sample_submission.csv is empty"),
+        ("sample", "id,predicted\n", "sample_submission.csv has no ids"),
+        ("sample", "id,predicted\na,0\na,1\n", "sample_submission.csv has the id a twice"),
+        ("sample", "id,predicted\na,0\n,1\n", "row 3 of sample_submission.csv has no id"),
+        ("sample", "id,predicted\na,0,1\n", "row 2 of sample_submission.csv has 3 cells where its header has 2"),
+        ("sample", "id,predicted\na,0\na.jpg,1\n", "the ids a and a.jpg of sample_submission.csv both mean test/a.jpg"),
+        ("train", "", "train.csv is empty"),
+        ("train", "\n\n", "train.csv is empty"),
+        ("train", "id,label\n", "none of the 0 ids of train.csv has a file below train: "),
+        ("train", "id,label\n9,a\n8,b\n", "none of the 2 ids of train.csv has a file below train: 9, 8"),
+        ("train", "id,label\n1,a\n,b\n", "row 3 of train.csv has no id"),
+        ("train", "id,label\n\n1,a\n\n,b\n", "row 5 of train.csv has no id"),
+        ("train", "id,label\n1,a\n2,b,c\n", "row 3 of train.csv has 3 cells where its header has 2"),
+        ("train", "id,label\n1,a\n2\n", "row 3 of train.csv has 1 cells where its header has 2"),
+        ("train", "id,label\n1,\n2,\n", "train.csv holds no class folder"),
+        ("train", 'id,label\n1,"a\n2,b\n', "train.csv cannot be read as CSV: unexpected end of data, in line 3"),
+        ("train", "a" * 200_000, "train.csv cannot be read as CSV: field larger than field limit (131072), in line 1"),
     ],
+    ids=lambda given: given[:60],
 )
-def test_a_sample_that_is_no_list_of_ids_is_refused(tmp_path, text, message):
-    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg")
-    write_text(tmp_path, "sample_submission.csv", text)
-    assert str(refusal(tmp_path)) == message
+def test_a_csv_that_is_no_list_of_ids_or_labels_is_refused(tmp_path, csv, text, message):
+    texts = {"train": "id,label\n1,x\n2,y\n", "sample": "id\na\n", csv: text}
+    write_files(tmp_path, "train/1.jpg", "train/2.jpg", "test/a.jpg", **texts)
+    assert refusal(found, tmp_path)[0] == message
 
 
 @pytest.mark.parametrize(
-    ("sample", "text"),
+    ("train", "sample", "settings"),
     [
-        ("image,species\na,x\n", "image,species\n1,x\n2,y\n"),  # it was refused: `train.csv has no label column`
-        ("photo,species\na,x\n", "species,source,photo\nx,web,1\ny,web,2\n"),
-        ("image,target\na,x\n", "image,label,target\n1,p,x\n2,q,y\n"),  # `label` was taken, though never asked for
-        ("image,guess\na,x\n", "image,species\n1,x\n2,y\n"),
-        (None, "image,species\n1,x\n2,y\n"),
-        (None, "species,photo\nx,1\ny,2\n"),
-        (None, "photo,label\n1,x\n2,y\n"),
+        ("image,species\n1,x\n2,y\n", "image,species\na,x\n", {}),  # it was refused: `train.csv has no label column`
+        ("species,source,photo\nx,web,1\ny,web,2\n", "photo,species\na,x\n", {}),
+        ("image,label,target\n1,p,x\n2,q,y\n", "image,target\na,x\n", {}),  # `label` was taken, though never asked for
+        ("image,species\n1,x\n2,y\n", "image,guess\na,x\n", {}),
+        ("image,genus,species\n1,x,p\n2,y,q\n", "image,species\na,p\n", {"label_column": "genus"}),
+        ("image,species\n1,x\n2,y\n", "id\na\n", {}),
+        ("species,photo\nx,1\ny,2\n", "id\na\n", {}),
+        ("photo,label\n1,x\n2,y\n", "id\na\n", {}),
     ],
 )
-def test_what_sample_and_train_csv_share_names_ids_and_labels_and_of_two_columns_the_one_of_files_is_the_ids(
-    tmp_path, sample, text
+def test_columns_are_those_named_or_shared_with_the_sample_and_of_two_the_one_of_files_is_the_ids(
+    tmp_path, train, sample, settings
 ):
-    write(tmp_path, "train/1.jpg", "train/2.jpg", "test/a.jpg")
-    write_text(tmp_path, "train.csv", text)
-    if sample:
-        write_text(tmp_path, "sample_submission.csv", sample)
-    assert found(tmp_path) == [("train", "1.jpg", "x"), ("train", "2.jpg", "y"), ("test", "a", "")]
-
-
-def test_a_column_that_is_named_beats_what_the_sample_shares(tmp_path):
-    write(tmp_path, "train/1.jpg", "train/2.jpg", "test/a.jpg")
-    write_text(tmp_path, "train.csv", "image,species,genus\n1,x,p\n2,y,q\n")
-    write_text(tmp_path, "sample_submission.csv", "image,species\na,x\n")
-    assert [label for _, _, label in found(tmp_path, label_column="genus")] == ["p", "q", ""]
+    write_files(tmp_path, "train/1.jpg", "train/2.jpg", "test/a.jpg", train=train, sample=sample)
+    assert found(tmp_path, **settings) == [("train", "1.jpg", "x"), ("train", "2.jpg", "y"), ("test", "a", "")]
 
 
 def test_a_csv_that_is_no_utf8_is_refused():
@@ -232,26 +221,11 @@ def test_a_csv_that_is_no_utf8_is_refused():
         read_csv(b"id,label\n\xff\xfe,1\n", name="labels.csv")
 
 
-def test_links_inside_are_followed_and_loops_end(tmp_path):
-    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "pool/3.jpg")
-    (tmp_path / "train/cat/loop").symlink_to("..")
-    (tmp_path / "train/dog/more").symlink_to(tmp_path / "pool")
-    (tmp_path / "train/dog/single.jpg").symlink_to(tmp_path / "train/cat/1.jpg")
-    ids = [image_id for _, image_id, _ in found(tmp_path, train_folder="train")]
-    assert ids == ["cat/1.jpg", "dog/2.jpg", "dog/single.jpg"]
-
-
-def test_a_linked_folder_of_the_data_is_read_where_it_lies(tmp_path):
-    write(tmp_path, "pool/cat/1.jpg", "pool/dog/2.jpg")
-    (tmp_path / "train").symlink_to("pool")
-    assert found(tmp_path, train_folder="pool") == [("train", "cat/1.jpg", "cat"), ("train", "dog/2.jpg", "dog")]
-
-
 def test_a_link_to_a_folder_of_the_data_stands_for_that_folder(tmp_path):
     """It was refused: `train holds no file`, since its files are listed where they lie."""
-    write(tmp_path, "images/cat/1.jpg", "images/dog/2.jpg")
+    write_files(tmp_path, "images/cat/1.jpg", "images/dog/2.jpg")
     (tmp_path / "train").symlink_to("images")
-    for settings in ({}, {"train_folder": "train"}):
+    for settings in ({}, {"train_folder": "train"}, {"train_folder": "images"}):
         assert found(tmp_path, **settings) == [("train", "cat/1.jpg", "cat"), ("train", "dog/2.jpg", "dog")]
     assert find_dataset(tmp_path, PrepareSettings()).notes[0] == (
         "1 link leads to a folder that is read already: train is images"
@@ -261,12 +235,12 @@ def test_a_link_to_a_folder_of_the_data_stands_for_that_folder(tmp_path):
 def test_data_whose_folders_are_links_to_another_disk_is_read(tmp_path):
     """It was refused: `no folder of training images; it holds TrainVal`."""
     data, disk = tmp_path / "data", tmp_path / "disk"
-    write(disk, "TrainVal/cat/1.jpg", "TrainVal/dog/2.jpg", "Public/a.jpg", "more/3.jpg", "4.jpg", "sample.csv")
-    write_text(disk, "sample.csv", "id,predicted\na,cat\n")
+    write_files(disk, "TrainVal/cat/1.jpg", "TrainVal/dog/2.jpg", "Public/a.jpg", "more/3.jpg", "4.jpg")
+    write_files(disk, sample="id,predicted\na,cat\n")
     data.mkdir()
     for name in ("TrainVal", "Public"):
         (data / name).symlink_to(disk / name)
-    (data / "sample_submission.csv").symlink_to(disk / "sample.csv")
+    (data / "sample_submission.csv").symlink_to(disk / "sample_submission.csv")
     (disk / "TrainVal" / "cow").symlink_to("../more")
     (disk / "TrainVal" / "dog" / "one.jpg").symlink_to("../../4.jpg")
     dataset = find_dataset(data, PrepareSettings())
@@ -278,8 +252,8 @@ def test_data_whose_folders_are_links_to_another_disk_is_read(tmp_path):
 
 def test_a_link_to_a_folder_that_holds_it_is_not_followed_and_named(tmp_path):
     data, disk = tmp_path / "data", tmp_path / "disk"
-    write(tmp_path, "secret/3.jpg")
-    write(disk, "train/cat/1.jpg", "train/dog/2.jpg", "4.jpg")
+    write_files(tmp_path, "secret/3.jpg")
+    write_files(disk, "train/cat/1.jpg", "train/dog/2.jpg", "4.jpg")
     data.mkdir()
     (data / "train").symlink_to(disk / "train")
     (data / "up").symlink_to("..")  # around DATA: `secret` is no part of it
@@ -291,8 +265,8 @@ def test_a_link_to_a_folder_that_holds_it_is_not_followed_and_named(tmp_path):
 
 
 def test_two_links_to_one_folder_read_it_once_and_say_so(tmp_path):
-    write(tmp_path / "disk", "1.jpg")
-    write(tmp_path / "data", "train/dog/2.jpg")
+    write_files(tmp_path / "disk", "1.jpg")
+    write_files(tmp_path / "data", "train/dog/2.jpg")
     for name in ("cat", "cow"):
         (tmp_path / "data" / "train" / name).symlink_to(tmp_path / "disk")
     dataset = find_dataset(tmp_path / "data", PrepareSettings())
@@ -301,12 +275,11 @@ def test_two_links_to_one_folder_read_it_once_and_say_so(tmp_path):
 
 
 def test_a_pipe_is_named_and_never_opened(tmp_path):
-    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg")
+    write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg")
     os.mkfifo(tmp_path / "train/cat/pipe.jpg")
     assert find_dataset(tmp_path, PrepareSettings()).items[1].file.fault == ("not a regular file", "")
 
 
 def test_composed_and_decomposed_names_are_one(tmp_path):
-    write(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/cafe\u0301.jpg")
-    write_text(tmp_path, "sample_submission.csv", "id\ncaf\u00e9\n")
+    write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/cafe\u0301.jpg", sample="id\ncaf\u00e9\n")
     assert found(tmp_path)[-1] == ("test", "caf\u00e9", "")

@@ -3,59 +3,49 @@
 import pytest
 
 from folds.base.errors import UserError
-from folds.find.reasons import reason_text
 from folds.pixels.store import open_store
-from folds.settings import SplitSettings
-from folds.split.assign import split
-from tests.folds.manifest.test_prepare import tree
+from tests.competition import by_image, fingerprint
 
 
 @pytest.fixture
 def labels(tmp_path):
     """Write a CSV of image_id,label and give its path."""
 
-    def write(text, *, name="relabel.csv", header="image_id,label\n"):
-        (tmp_path / name).write_text(header + text)
-        return tmp_path / name
+    def write(text, *, header="image_id,label\n"):
+        (tmp_path / "relabel.csv").write_text(header + text)
+        return tmp_path / "relabel.csv"
 
     return write
 
 
-def rows(result):
-    columns = (result.manifest[name] for name in ("image_id", "label", "status", "reasons"))
-    return {name: (label, status, reason_text(cell)) for name, label, status, cell in zip(*columns, strict=True)}
+def told(result, image_id):
+    """Label, status and reasons of an image in the manifest."""
+    return tuple(by_image(result.manifest).loc[image_id, ["label", "status", "reasons"]])
 
 
-def test_an_image_gets_another_label_and_the_manifest_says_what_it_was(data, run_prepare, labels):
-    before = tree(data)
-    result = run_prepare(data, relabel=labels("cat/cat_1.png,dog\ncat/cat_2.png,cat\n"))
-    assert rows(result)["cat/cat_1.png"] == ("dog", "usable", "relabelled: was cat")
-    assert rows(result)["cat/cat_2.png"] == ("cat", "usable", "")
-    assert tree(data) == before
-
-
-def test_an_empty_label_leaves_the_image_out(data, run_prepare, labels):
-    result = run_prepare(data, relabel=labels("dog/dog_0.png,\n"))
-    assert rows(result)["dog/dog_0.png"] == ("dog", "left out", "unlabelled: was dog")
+def test_an_image_gets_another_label_or_is_left_out_and_the_manifest_says_what_it_was(data, run_prepare, labels):
+    before = fingerprint(data)
+    result = run_prepare(data, relabel=labels("cat/cat_1.png,dog\ncat/cat_2.png,cat\ndog/dog_0.png,\n"))
+    assert told(result, "cat/cat_1.png") == ("dog", "usable", "relabelled: was cat")
+    assert told(result, "cat/cat_2.png") == ("cat", "usable", "")
+    assert told(result, "dog/dog_0.png") == ("dog", "left out", "unlabelled: was dog")
     assert result.manifest["status"].tolist().count("usable") == 9
+    assert fingerprint(data) == before
 
 
-def test_a_file_left_as_it_was_changes_nothing(data, run_prepare, labels, workspace):
-    run_prepare(data)
-    before = tree(workspace.root)
+def test_a_file_left_as_it_was_changes_nothing(prepared, data, run_prepare, labels, workspace):
+    before = fingerprint(workspace.root)
     result = run_prepare(data, relabel=labels("cat/cat_1.png,cat,0.9\n", header="image_id,label,suggested\n"))
-    assert result.unchanged
-    assert tree(workspace.root) == before
+    assert (result.unchanged, fingerprint(workspace.root)) == (True, before)
     assert "changes nothing" in result.notes[0]
 
 
 def test_the_second_prepare_with_the_same_file_has_nothing_to_do(data, run_prepare, labels, workspace):
     path = labels("cat/cat_1.png,dog\n")
     run_prepare(data, relabel=path)
-    before = tree(workspace.root)
+    before = fingerprint(workspace.root)
     result = run_prepare(data, relabel=path)
-    assert (result.unchanged, result.decoded) == (True, 0)
-    assert tree(workspace.root) == before
+    assert (result.unchanged, result.decoded, fingerprint(workspace.root)) == (True, 0, before)
 
 
 def test_without_the_file_the_labels_are_those_of_data_again_and_one_is_told(data, run_prepare, labels):
@@ -93,33 +83,32 @@ def test_a_file_that_is_not_there_is_named(data, run_prepare, tmp_path):
 def test_a_picture_under_two_labels_is_judged_by_its_new_label(data, run_prepare, labels, picture):
     for label in ("cat", "dog"):
         picture(53).save(data / "TrainVal" / label / "twice.png")
-    assert rows(run_prepare(data))["cat/twice.png"][1] == "left out"
-    mended = rows(run_prepare(data, relabel=labels("cat/twice.png,dog\n")))
-    assert mended["cat/twice.png"] == ("dog", "usable", "relabelled: was cat; exact copy in train: dog/twice.png")
-    assert mended["dog/twice.png"] == ("dog", "usable", "exact copy in train: cat/twice.png")
-    other = rows(run_prepare(data, relabel=labels("cat/twice.png,\n")))
-    assert other["dog/twice.png"] == ("dog", "usable", "")
+    assert told(run_prepare(data), "cat/twice.png")[1] == "left out"
+    mended = run_prepare(data, relabel=labels("cat/twice.png,dog\n"))
+    reason = "relabelled: was cat; exact copy in train: dog/twice.png"
+    assert told(mended, "cat/twice.png") == ("dog", "usable", reason)
+    assert told(mended, "dog/twice.png") == ("dog", "usable", "exact copy in train: cat/twice.png")
+    other = run_prepare(data, relabel=labels("cat/twice.png,\n"))
+    assert told(other, "dog/twice.png") == ("dog", "usable", "")
 
 
 def test_a_file_beside_the_class_folders_can_be_given_a_label(data, run_prepare, labels, picture):
-    picture(60).save(data / "TrainVal" / "lost.png")
-    assert rows(run_prepare(data))["lost.png"][1] == "left out"
-    found = rows(run_prepare(data, relabel=labels("lost.png,cat\n")))
-    assert found["lost.png"] == ("cat", "usable", "relabelled: was without label")
+    picture(60).save(data / "TrainVal/lost.png")
+    assert told(run_prepare(data), "lost.png")[1] == "left out"
+    found = run_prepare(data, relabel=labels("lost.png,cat\n"))
+    assert told(found, "lost.png") == ("cat", "usable", "relabelled: was without label")
 
 
-def test_folds_that_know_other_labels_are_refused_with_the_way_out(data, run_prepare, labels, workspace):
-    run_prepare(data)
-    split(workspace, SplitSettings(n_folds=2), seed=0)
+def test_folds_that_know_other_labels_are_refused_with_the_way_out(prepared, data, run_prepare, run_split, labels):
+    run_split(n_folds=2)
     run_prepare(data, relabel=labels("cat/cat_1.png,dog\n"))
     with pytest.raises(UserError, match=r"^1 training images changed since the folds .*: cat/cat_1.png$") as caught:
-        split(workspace, SplitSettings(n_folds=2), seed=0)
+        run_split(n_folds=2)
     assert "`rm -r " in caught.value.hint
     assert "`--work DIR`" in caught.value.hint
 
 
-def test_a_relabelling_touches_no_pixel(data, run_prepare, labels, workspace):
-    run_prepare(data)
+def test_a_relabelling_touches_no_pixel(prepared, data, run_prepare, labels, workspace):
     stores = [workspace.folds / name for name in ("pixels-32.u8", "pixels-32.json", "files.csv")]
     before = [(path.read_bytes(), path.stat().st_ino) for path in stores]
     run_prepare(data, relabel=labels("cat/cat_1.png,\ncat/cat_2.png,dog\n"))

@@ -1,5 +1,3 @@
-import hashlib
-import os
 import shutil
 
 import numpy as np
@@ -7,53 +5,17 @@ import pytest
 from PIL import Image
 
 from folds.base.errors import UserError
-from folds.base.workspace import Workspace, read_json, this_host, write_json
-from folds.find.reasons import from_cell, reason_text
+from folds.base.workspace import Workspace, read_json, write_json
+from folds.find.reasons import from_cell
 from folds.manifest import manifest
 from folds.manifest.prepare import prepare
 from folds.pixels.store import damaged_rows, open_store
 from folds.settings import PrepareSettings
-
-
-def tree(folder):
-    """Every file below a folder: path, content, mode, time of change."""
-    return {
-        str(path.relative_to(folder)): (
-            hashlib.sha256(path.read_bytes()).hexdigest(),
-            path.stat().st_mode,
-            path.stat().st_mtime_ns,
-        )
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+from tests.competition import by_image, fingerprint, make_competition, refusal
 
 
 def contents(workspace):
     return {path.name: path.read_bytes() for path in workspace.folds.iterdir()}
-
-
-def reasons(result):
-    return dict(zip(result.manifest["path"], map(reason_text, result.manifest["reasons"]), strict=True))
-
-
-def statuses(result):
-    return dict(zip(result.manifest["path"], result.manifest["status"], strict=True))
-
-
-def make_dirty(data, picture):
-    """One file of each defect in class cat, and the same picture under two labels."""
-    cat = data / "TrainVal" / "cat"
-    (cat / "empty.jpg").write_bytes(b"")
-    (cat / "page.jpg").write_bytes(b"<html></html>")
-    picture(50).save(cat / "png.jpg", format="PNG")
-    picture(51, width=300, height=300).save(cat / "cut.jpg")
-    (cat / "cut.jpg").write_bytes((cat / "cut.jpg").read_bytes()[:4000])
-    picture(52).convert("CMYK").save(cat / "cmyk.jpg", quality=95)
-    for label in ("cat", "dog"):
-        picture(53).save(data / "TrainVal" / label / "twice.png")
-    picture(54).save(cat / "leak.png")
-    picture(54).save(data / "Public" / "leaked.png")
-    (data / ".DS_Store").write_bytes(b"x")
 
 
 def test_the_manifest_has_a_row_for_every_file_in_order(data, run_prepare, workspace):
@@ -66,9 +28,8 @@ def test_the_manifest_has_a_row_for_every_file_in_order(data, run_prepare, works
     assert manifest.read_manifest(workspace).equals(table)
 
 
-def test_row_i_of_the_store_is_row_i_of_the_manifest(data, run_prepare, workspace, picture):
-    make_dirty(data, picture)
-    table = run_prepare(data).manifest
+def test_row_i_of_the_store_is_row_i_of_the_manifest(dirty, run_prepare, workspace):
+    table = run_prepare(dirty).manifest
     store = open_store(workspace)
     assert store.image_id.tolist() == table["image_id"].tolist()
     assert (store.split == "").tolist() == (table["status"] != "usable").tolist()
@@ -77,157 +38,124 @@ def test_row_i_of_the_store_is_row_i_of_the_manifest(data, run_prepare, workspac
         if status == "unreadable":
             assert not store.pixels[row].any()
         elif not path.endswith("cut.jpg"):
-            whole = Image.open(data / path).convert("RGB")
+            whole = Image.open(dirty / path).convert("RGB")
             expected = whole.resize((32, 32), Image.Resampling.BICUBIC, reducing_gap=3.0)
             assert (store.pixels[row] == np.asarray(expected)).all(), path
     assert damaged_rows(workspace).tolist() == []
 
 
-def test_every_defect_is_named(data, run_prepare, picture):
-    make_dirty(data, picture)
-    result = run_prepare(data)
-    reason, status = reasons(result), statuses(result)
-    cat = "TrainVal/cat"
-    assert (status[f"{cat}/empty.jpg"], reason[f"{cat}/empty.jpg"]) == ("unreadable", "zero-byte")
-    assert (status[f"{cat}/page.jpg"], reason[f"{cat}/page.jpg"]) == ("unreadable", "not an image")
-    assert (status[f"{cat}/png.jpg"], reason[f"{cat}/png.jpg"]) == ("usable", "wrong extension: PNG named .jpg")
-    assert (status[f"{cat}/cmyk.jpg"], reason[f"{cat}/cmyk.jpg"]) == ("usable", "CMYK")
-    assert status[f"{cat}/cut.jpg"] == "left out"
-    assert reason[f"{cat}/cut.jpg"].startswith("truncated: ")
-    twice = "two labels: cat and dog; exact copy in train: dog/twice.png"
-    assert (status[f"{cat}/twice.png"], reason[f"{cat}/twice.png"]) == ("left out", twice)
-    assert (status[f"{cat}/leak.png"], reason[f"{cat}/leak.png"]) == ("usable", "exact copy in test: leaked")
-    assert reason["Public/leaked.png"] == "exact copy in train: cat/leak.png"
+def test_every_defect_is_named(dirty, run_prepare):
+    result = run_prepare(dirty)
+    table = by_image(result.manifest)
+    expected = {
+        "cat/empty.jpg": ["unreadable", "zero-byte"],
+        "cat/page.jpg": ["unreadable", "not an image"],
+        "cat/png.jpg": ["usable", "wrong extension: PNG named .jpg"],
+        "cat/cmyk.jpg": ["usable", "CMYK"],
+        "cat/twice.png": ["left out", "two labels: cat and dog; exact copy in train: dog/twice.png"],
+        "cat/leak.png": ["usable", "exact copy in test: leaked"],
+        "leaked": ["usable", "exact copy in train: cat/leak.png"],
+    }
+    assert {name: table.loc[name, ["status", "reasons"]].tolist() for name in expected} == expected
+    assert table.loc["cat/cut.jpg", "status"] == "left out"
+    assert table.loc["cat/cut.jpg", "reasons"].startswith("truncated: ")
     assert result.hidden == (".DS_Store",)
 
 
-def test_nothing_under_data_is_written(data, run_prepare, picture):
-    make_dirty(data, picture)
-    before = tree(data)
-    run_prepare(data)
-    run_prepare(data, near_bits=2)
-    assert tree(data) == before
+def test_nothing_under_data_is_written(dirty, run_prepare):
+    before = fingerprint(dirty)
+    run_prepare(dirty)
+    run_prepare(dirty, near_bits=2)
+    assert fingerprint(dirty) == before
 
 
-def test_a_truncated_training_image_is_left_out_unless_asked_for(data, run_prepare, picture):
-    make_dirty(data, picture)
-    run_prepare(data)
-    kept = run_prepare(data, keep_truncated=True)
-    assert statuses(kept)["TrainVal/cat/cut.jpg"] == "usable"
-    assert kept.decoded == 0  # what was left out has its row too
+def test_a_truncated_image_is_trained_with_only_if_asked_for_and_always_predicted(dirty, run_prepare):
+    run_prepare(dirty)
+    for is_kept, status in ((False, "left out"), (True, "usable")):
+        made = run_prepare(dirty, keep_truncated=is_kept)
+        assert by_image(made.manifest).loc[["cat/cut.jpg", "t_cut"], "status"].tolist() == [status, "usable"]
+        assert made.decoded == 0  # what was left out has its row too
 
 
-def test_a_truncated_test_image_is_used(data, run_prepare, picture):
-    picture(9, width=300, height=300).save(data / "Public" / "cut.jpg")
-    (data / "Public" / "cut.jpg").write_bytes((data / "Public" / "cut.jpg").read_bytes()[:4000])
-    assert statuses(run_prepare(data))["Public/cut.jpg"] == "usable"
-
-
-def test_two_labels_are_kept_if_asked_for(data, run_prepare, picture, workspace):
-    make_dirty(data, picture)
-    kept = run_prepare(data, keep_two_labels=True)
-    assert statuses(kept)["TrainVal/cat/twice.png"] == "usable"
-    table = kept.manifest.set_index("path")
-    assert table.loc["TrainVal/cat/twice.png", "group"] == table.loc["TrainVal/dog/twice.png", "group"]
+def test_two_labels_are_kept_if_asked_for(dirty, run_prepare):
+    table = by_image(run_prepare(dirty, keep_two_labels=True).manifest)
+    assert table.loc["cat/twice.png", "status"] == "usable"
+    assert table.loc["cat/twice.png", "group"] == table.loc["dog/twice.png", "group"]
 
 
 def test_copies_inside_a_class_share_a_group_and_stay(data, run_prepare, picture):
     for name in ("a.png", "b.bmp"):
-        picture(60).save(data / "TrainVal" / "cat" / name)
-    picture(60).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(data / "TrainVal" / "cat" / "c.png")
-    result = run_prepare(data)
-    table = result.manifest.set_index("image_id")
+        picture(60).save(data / "TrainVal/cat" / name)
+    picture(60).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(data / "TrainVal/cat/c.png")
+    table = by_image(run_prepare(data).manifest)
     assert table.loc[["cat/a.png", "cat/b.bmp", "cat/c.png"], "group"].nunique() == 1
     assert set(table["status"]) == {"usable"}
-    assert reasons(result)["TrainVal/cat/b.bmp"] == "exact copy in train: cat/a.png"
-    assert reasons(result)["TrainVal/cat/c.png"] == "mirrored copy in train: cat/a.png"
+    assert table.loc["cat/b.bmp", "reasons"] == "exact copy in train: cat/a.png"
+    assert table.loc["cat/c.png", "reasons"] == "mirrored copy in train: cat/a.png"
 
 
 def test_a_reason_holds_any_name(data, run_prepare, picture):
     for name in ('a; zero-byte: "x".png', "b.png"):
-        picture(60).save(data / "TrainVal" / "cat" / name)
+        picture(60).save(data / "TrainVal/cat" / name)
     cell = run_prepare(data).manifest.set_index("image_id").loc["cat/b.png", "reasons"]
     assert from_cell(cell) == (("exact copy in train", 'cat/a; zero-byte: "x".png'),)
 
 
 def test_a_mirrored_picture_may_stand_under_another_label(data, run_prepare, picture):
-    picture(60).save(data / "TrainVal" / "cat" / "left.png")
-    picture(60).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(data / "TrainVal" / "dog" / "right.png")
-    table = run_prepare(data).manifest.set_index("image_id")
-    assert table.loc[["cat/left.png", "dog/right.png"], "status"].tolist() == ["usable", "usable"]
-    assert table.loc["cat/left.png", "group"] == table.loc["dog/right.png", "group"]
-
-
-def test_a_second_prepare_does_nothing(data, run_prepare, workspace):
-    run_prepare(data)
-    before = tree(workspace.root)
-    again = run_prepare(data)
-    assert (again.unchanged, again.decoded) == (True, 0)
-    assert tree(workspace.root) == before
+    picture(60).save(data / "TrainVal/cat/left.png")
+    picture(60).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(data / "TrainVal/dog/right.png")
+    table = by_image(run_prepare(data).manifest).loc[["cat/left.png", "dog/right.png"]]
+    assert table["status"].tolist() == ["usable", "usable"]
+    assert table["group"].nunique() == 1
 
 
 @pytest.mark.parametrize("store", ["raw", "jpeg"])
-def test_after_a_change_of_few_files_those_are_decoded_and_the_rest_is_as_from_scratch(
-    data, run_prepare, workspace, picture, store
+def test_after_a_change_of_few_files_those_are_decoded_and_the_rest_is_as_from_scratch_by_more_processes(
+    dirty, run_prepare, workspace, picture, store
 ):
-    run_prepare(data, store=store)
-    (data / "TrainVal" / "cat" / "cat_1.png").unlink()
-    picture(70).save(data / "TrainVal" / "cat" / "cat_2.png")
-    picture(71).save(data / "TrainVal" / "dog" / "aaa.png")
-    result = run_prepare(data)
+    run_prepare(dirty, store=store)
+    (dirty / "TrainVal/cat/cat_1.png").unlink()
+    picture(70).save(dirty / "TrainVal/cat/cat_2.png")
+    picture(71).save(dirty / "TrainVal/dog/aaa.png")
+    result = run_prepare(dirty)
     assert (result.unchanged, result.decoded) == (False, 2)
     changed = contents(workspace)
     shutil.rmtree(workspace.root)
-    run_prepare(data, store=store, workers=3)
+    run_prepare(dirty, store=store, workers=3)
     assert contents(workspace) == changed
 
 
 def test_a_file_that_cannot_be_read_may_change_its_name(data, run_prepare, workspace):
-    link = data / "TrainVal" / "cat" / "gone.png"
+    link = data / "TrainVal/cat/gone.png"
     for name in (link, link.with_name("lost.png")):
         link.unlink(missing_ok=True)
         name.symlink_to("nowhere")
-        assert reasons(run_prepare(data))[str(name.relative_to(data))] == "a broken link"
+        assert by_image(run_prepare(data).manifest).loc[f"cat/{name.name}", "reasons"] == "a broken link"
         assert open_store(workspace).image_id[4] == f"cat/{name.name}"
 
 
 def test_a_fault_that_may_pass_is_looked_at_again(data, run_prepare, workspace, picture):
-    (data / "TrainVal" / "cat" / "empty.jpg").write_bytes(b"")
+    (data / "TrainVal/cat/empty.jpg").write_bytes(b"")
     run_prepare(data)
     facts = workspace.folds / "files.csv"
     facts.write_text(facts.read_text().replace("zero-byte", "decoder took too long"))
-    picture(70).save(data / "TrainVal" / "dog" / "new.png")
+    picture(70).save(data / "TrainVal/dog/new.png")
     result = run_prepare(data)
     assert result.decoded == 2
-    assert reasons(result)["TrainVal/cat/empty.jpg"] == "zero-byte"
+    assert by_image(result.manifest).loc["cat/empty.jpg", "reasons"] == "zero-byte"
 
 
-def test_the_number_of_processes_makes_no_difference(data, run_prepare, workspace, picture):
-    make_dirty(data, picture)
-    run_prepare(data, workers=1)
-    one = contents(workspace)
-    shutil.rmtree(workspace.root)
-    run_prepare(data, workers=3)
-    assert contents(workspace) == one
-
-
-def test_another_store_size_replaces_the_store(data, run_prepare, workspace):
-    run_prepare(data)
+def test_another_store_size_replaces_the_store(prepared, data, run_prepare, workspace):
     assert run_prepare(data, store_size=48).decoded == 10
     assert [path.name for path in sorted(workspace.folds.glob("pixels-*"))] == ["pixels-48.json", "pixels-48.u8"]
     assert open_store(workspace).size == 48
 
 
-def test_a_work_folder_of_another_version_is_refused_and_made_anew(data, run_prepare, workspace):
-    run_prepare(data)
+def test_a_work_folder_of_another_version_is_refused_and_made_anew(prepared, data, run_prepare, workspace):
     head = workspace.folds / "pixels-32.json"
     write_json(head, {**read_json(head, hint=""), "version": 1})
-    with pytest.raises(UserError) as caught:
-        open_store(workspace)
-    assert (caught.value.message, caught.value.hint) == (
-        f"{head} was written by another version",
-        "`python run.py prepare DATA`",
-    )
+    said = (f"{head} was written by another version", "`python run.py prepare DATA`")
+    assert refusal(open_store, workspace) == said
     workspace.manifest.write_text(workspace.manifest.read_text().replace("reasons", "reason", 1))
     with pytest.raises(UserError, match=rf"^{workspace.manifest} was written by another version$"):
         manifest.read_manifest(workspace)
@@ -235,37 +163,29 @@ def test_a_work_folder_of_another_version_is_refused_and_made_anew(data, run_pre
     assert open_store(workspace).size == 32
 
 
-def test_a_manifest_that_was_edited_is_made_anew_from_the_pixels_that_are_there(data, run_prepare, workspace):
-    run_prepare(data)
+def test_a_manifest_that_was_edited_is_made_anew_from_the_pixels_that_are_there(prepared, data, run_prepare, workspace):
     before = workspace.manifest.read_bytes()
     workspace.manifest.write_bytes(before.replace(b",cat,usable", b",dog,usable", 1))
     again = run_prepare(data)
     assert (again.unchanged, again.decoded, workspace.manifest.read_bytes()) == (False, 0, before)
 
 
-def test_the_same_data_at_another_place_are_accepted(data, run_prepare, tmp_path):
-    run_prepare(data)
+def test_the_same_data_at_another_place_are_accepted(prepared, data, run_prepare, tmp_path):
     shutil.copytree(data, tmp_path / "moved")  # with the times of change
     assert run_prepare(tmp_path / "moved").unchanged
 
 
-def test_a_work_folder_made_from_other_data_is_refused(data, run_prepare, workspace, tmp_path, picture):
-    run_prepare(data)
-    for label in ("x", "y"):
-        (tmp_path / "other" / "train" / label).mkdir(parents=True)
-        picture(80).save(tmp_path / "other" / "train" / label / "1.png")
-    with pytest.raises(UserError) as caught:
-        run_prepare(tmp_path / "other")
-    assert str(caught.value) == (
-        f"{workspace.root} was made from other data: 0 of its 10 files are in {tmp_path / 'other'}"
+def test_a_work_folder_made_from_other_data_is_refused(prepared, run_prepare, workspace, tmp_path):
+    other = make_competition(tmp_path / "other", per_class=1, n_test=1)
+    assert refusal(run_prepare, other) == (
+        f"{workspace.root} was made from other data: 0 of its 10 files are in {other}",
+        "choose another folder with `--work DIR`",
     )
-    assert caught.value.hint == "choose another folder with `--work DIR`"
 
 
 def test_a_work_folder_inside_the_data_is_refused(data):
-    with pytest.raises(UserError) as caught:
-        prepare(Workspace(data / "work"), data, PrepareSettings())
-    assert str(caught.value) == f"the work folder {data / 'work'} lies inside {data}, where nothing is written"
+    said, _ = refusal(prepare, Workspace(data / "work"), data, PrepareSettings())
+    assert said == f"the work folder {data / 'work'} lies inside {data}, where nothing is written"
 
 
 def test_a_work_folder_that_cannot_be_written_is_refused(data, run_prepare, workspace):
@@ -275,20 +195,15 @@ def test_a_work_folder_that_cannot_be_written_is_refused(data, run_prepare, work
     assert caught.value.hint == "free some room or choose another folder with `--work DIR`"
 
 
-def test_classes_without_a_usable_image_leave_too_few(tmp_path, run_prepare, picture):
-    for label in ("cat", "dog"):
-        (tmp_path / "d" / "train" / label).mkdir(parents=True)
-    picture(1).save(tmp_path / "d" / "train" / "cat" / "1.png")
-    (tmp_path / "d" / "train" / "dog" / "1.png").write_bytes(b"")
-    with pytest.raises(UserError) as caught:
-        run_prepare(tmp_path / "d")
-    assert str(caught.value) == (
-        "1 classes of 2 have usable training images and two are needed; first reasons: zero-byte"
-    )
+def test_classes_without_a_usable_image_leave_too_few(competition, run_prepare):
+    data = competition({"cat": 1, "dog": 1})
+    (data / "TrainVal/dog/dog_0.png").write_bytes(b"")
+    said = "1 classes of 2 have usable training images and two are needed; first reasons: zero-byte"
+    assert refusal(run_prepare, data)[0] == said
 
 
 def test_test_ids_come_in_the_samples_order_with_unreadable_ones(data, run_prepare, workspace):
-    (data / "Public" / "a.png").write_bytes(b"")
+    (data / "Public/a.png").write_bytes(b"")
     (data / "sample_submission.csv").write_text("id,predicted\nt1,x\na,x\nt0,x\n")
     run_prepare(data)
     assert manifest.test_ids(workspace) == ["t1", "a", "t0"]
@@ -298,47 +213,6 @@ def test_test_ids_come_in_the_samples_order_with_unreadable_ones(data, run_prepa
 def test_test_ids_come_in_natural_order_without_a_sample(competition, run_prepare, workspace):
     run_prepare(competition({"cat": 2, "dog": 2}, test=11))
     assert manifest.test_ids(workspace) == [f"t{n}" for n in range(11)]
-
-
-def test_a_killed_prepare_leaves_no_store_and_its_rest_is_swept(data, run_prepare, workspace):
-    run_prepare(data)
-    (workspace.folds / "pixels-32.json").unlink()  # killed between the store and its description
-    torn = workspace.folds / f".pixels-32.u8.{this_host()}.999999999.tmp"
-    torn.write_bytes(b"x")
-    with pytest.raises(UserError) as caught:
-        open_store(workspace)
-    assert str(caught.value) == f"{workspace.folds} has no pixel store that fits its manifest"
-    assert caught.value.hint == "`python run.py prepare DATA`"
-    assert run_prepare(data).decoded == 10
-    assert open_store(workspace).size == 32
-    assert not torn.exists()
-
-
-def test_a_cut_store_is_noticed(data, run_prepare, workspace):
-    run_prepare(data)
-    os.truncate(workspace.folds / "pixels-32.u8", 1000)
-    with pytest.raises(UserError, match="no pixel store that fits"):
-        open_store(workspace)
-    assert not run_prepare(data).unchanged
-
-
-def test_a_flipped_byte_of_the_store_is_found_by_its_sum(data, run_prepare, workspace):
-    run_prepare(data)
-    with open(workspace.folds / "pixels-32.u8", "r+b") as file:
-        file.seek(3 * 32 * 32 * 3 + 77)
-        byte = file.read(1)[0]
-        file.seek(-1, 1)
-        file.write(bytes([byte ^ 1]))
-    assert damaged_rows(workspace).tolist() == ["cat/cat_3.png"]
-
-
-def test_rows_are_found_by_id_and_split(data, run_prepare, workspace):
-    run_prepare(data)
-    store = open_store(workspace)
-    assert store.rows(np.array(["dog/dog_0.png", "cat/cat_1.png"]), split="train").tolist() == [4, 1]
-    assert store.rows(np.array(["t1"]), split="test").tolist() == [9]
-    with pytest.raises(UserError, match=r"^the pixel store has no test image cat/cat_1.png, zzz$"):
-        store.rows(np.array(["cat/cat_1.png", "t0", "zzz"]), split="test")
 
 
 def test_progress_counts_the_images_that_are_decoded(data, workspace):
@@ -353,9 +227,9 @@ def test_progress_counts_the_images_that_are_decoded(data, workspace):
 
 
 def test_a_file_without_a_decoder_is_looked_at_again_once_there_is_one(data, run_prepare, monkeypatch):
-    (data / "TrainVal" / "cat" / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+    (data / "TrainVal/cat/a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
     monkeypatch.setattr("folds.manifest.prepare.FORMATS", ("PNG",))
-    reason = reasons(run_prepare(data))["TrainVal/cat/a.heic"]
+    reason = by_image(run_prepare(data).manifest).loc["cat/a.heic", "reasons"]
     assert run_prepare(data).unchanged
     monkeypatch.setattr("folds.manifest.prepare.FORMATS", ("PNG", "HEIF"))
     again = run_prepare(data)

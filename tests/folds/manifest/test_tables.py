@@ -4,8 +4,6 @@ from rich.console import Console
 from folds.commands import headline, prepare_tables, split_tables
 from folds.manifest.summary import class_sizes, copy_counts, quartiles, reasons, status_counts
 from folds.pixels.formats import FORMATS
-from folds.settings import SplitSettings
-from folds.split.assign import split
 
 
 def text_of(renderable):
@@ -14,22 +12,14 @@ def text_of(renderable):
     return console.export_text()
 
 
-def make_mixed(data, picture):
-    """Three empty files, a copy inside cat, a picture under two labels, and a leak."""
-    for n in range(3):
-        (data / "TrainVal" / "dog" / f"empty[{n}].jpg").write_bytes(b"")
-    for name in ("x.png", "y.bmp"):
-        picture(60).save(data / "TrainVal" / "cat" / name)
-    for label in ("cat", "dog"):
-        picture(61).save(data / "TrainVal" / label / "both.png")
-    picture(62).save(data / "TrainVal" / "dog" / "leak.png")
-    picture(62).save(data / "Public" / "leak.png")
-    (data / "TrainVal" / "mouse").mkdir()
-    (data / "TrainVal" / "mouse" / "m.png").write_bytes(b"")
-
-
 def test_files_copies_and_classes_are_counted_and_shown(data, run_prepare, picture):
-    make_mixed(data, picture)
+    (data / "TrainVal/mouse").mkdir()
+    for name in ("dog/empty[0].jpg", "dog/empty[1].jpg", "dog/empty[2].jpg", "mouse/m.png"):
+        (data / "TrainVal" / name).write_bytes(b"")
+    seeds = {"cat/x.png": 60, "cat/y.bmp": 60, "cat/both.png": 61, "dog/both.png": 61, "dog/leak.png": 62}
+    for name, seed in seeds.items():
+        picture(seed).save(data / "TrainVal" / name)
+    picture(62).save(data / "Public/leak.png")
     result = run_prepare(data)
     table = result.manifest
     assert status_counts(table) == {"usable": (11, 3), "left out": (2, 0), "unreadable": (4, 0)}
@@ -69,28 +59,24 @@ def test_no_empty_table_of_reasons_is_shown_where_nothing_is_wrong(data, run_pre
 
 def test_how_many_files_lack_a_decoder_and_what_to_install_is_noted(data, run_prepare):
     for name in ("a", "b"):
-        (data / "TrainVal" / "cat" / f"{name}.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+        (data / "TrainVal/cat" / f"{name}.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
     made = run_prepare(data)
-    if "HEIF" in FORMATS:
-        assert made.notes == ()
-    else:
-        assert made.notes == (
-            "2 files are HEIC, which `pip install pillow-heif` reads; then `python run.py prepare DATA` again",
-        )
+    said = "2 files are HEIC, which `pip install pillow-heif` reads; then `python run.py prepare DATA` again"
+    assert made.notes == (() if "HEIF" in FORMATS else (said,))
     assert run_prepare(data).notes == made.notes
 
 
 def test_the_headline_says_what_was_done(data, run_prepare, picture):
     first = run_prepare(data)
     assert headline(first).startswith("10 files: 10 decoded, in 0:0")
-    picture(99).save(data / "TrainVal" / "cat" / "cat_0.png")
+    picture(99).save(data / "TrainVal/cat/cat_0.png")
     assert headline(run_prepare(data)).startswith("10 files: 1 decoded, 9 unchanged ones kept, in 0:0")
     assert headline(run_prepare(data)) == "10 files, unchanged since the last prepare: nothing to do"
 
 
-def test_the_split_table_shows_the_rarest_class_and_names_small_ones(competition, run_prepare, workspace):
+def test_the_split_table_shows_the_rarest_class_and_names_small_ones(competition, run_prepare, run_split):
     run_prepare(competition({"a": 6, "b": 1, "c": 3}))
-    folds, _ = split(workspace, SplitSettings(n_folds=3), seed=0)
+    folds, _ = run_split(n_folds=3)
     text = text_of(split_tables(folds))
     assert "1 class has fewer images than the 3 folds: b: 1 image" in text
     assert text.count("b: 1 image") == 2  # in its one fold, and in the line below

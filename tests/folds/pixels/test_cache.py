@@ -1,6 +1,5 @@
 """Copies pixel stores to another folder: once, whole, and only pixels that are what was written."""
 
-import os
 import subprocess
 import sys
 
@@ -8,19 +7,14 @@ import numpy as np
 import pytest
 
 from folds.base.errors import UserError
-from folds.base.workspace import Workspace
-from folds.manifest.prepare import prepare
 from folds.pixels.cache import MARK, cached
 from folds.pixels.store import open_store
-from folds.settings import PrepareSettings
-from tests.competition import make_competition
 
 
-@pytest.fixture
-def workspace(tmp_path):
-    made = Workspace(tmp_path / "work")
-    prepare(made, make_competition(tmp_path / "data"), PrepareSettings(store_size=32, workers=1))
-    return made
+@pytest.fixture(autouse=True)
+def store(prepared, workspace):
+    """A raw store of ten pictures."""
+    return workspace.folds / "pixels-32.u8"
 
 
 def inodes(folder):
@@ -40,31 +34,29 @@ def test_a_copy_holds_the_same_pixels_and_is_made_once(workspace, tmp_path):
 
 def test_a_copy_that_was_touched_or_is_not_whole_is_made_anew(workspace, tmp_path):
     copy = cached(workspace, tmp_path / "disk")
-    expected = (copy.folds / "pixels-32.u8").read_bytes()
-    (copy.folds / "pixels-32.u8").write_bytes(expected[:-1] + b"x")
+    pixels = copy.folds / "pixels-32.u8"
+    expected = pixels.read_bytes()
+    pixels.write_bytes(expected[:-1] + b"x")
     cached(workspace, tmp_path / "disk")
-    assert (copy.folds / "pixels-32.u8").read_bytes() == expected
+    assert pixels.read_bytes() == expected
     (copy.root / MARK).unlink()  # as after a kill in the middle
-    (copy.folds / "pixels-32.u8").unlink()
+    pixels.unlink()
     cached(workspace, tmp_path / "disk")
-    assert (copy.folds / "pixels-32.u8").read_bytes() == expected
+    assert pixels.read_bytes() == expected
 
 
-def test_damaged_pixels_are_found_while_they_are_copied_and_nothing_is_left(workspace, tmp_path):
-    path = workspace.folds / "pixels-32.u8"
-    data = bytearray(path.read_bytes())
-    data[0] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(
-        UserError, match=r"^checksum mismatch: the pixels of 0/0-0\.jpg in .* changed after they were written$"
-    ):
+def test_damaged_pixels_are_found_while_they_are_copied_and_nothing_is_left(workspace, store, tmp_path):
+    first, *rest = store.read_bytes()
+    store.write_bytes(bytes([first ^ 1, *rest]))
+    sentence = r"^checksum mismatch: the pixels of cat/cat_0\.png in .* changed after they were written$"
+    with pytest.raises(UserError, match=sentence):
         cached(workspace, tmp_path / "disk")
     assert [found for found in (tmp_path / "disk").rglob("*") if found.is_file()] == []
 
 
-def test_the_copy_of_an_older_store_is_removed(workspace, tmp_path):
+def test_the_copy_of_an_older_store_is_removed(data, run_prepare, workspace, tmp_path):
     old = cached(workspace, tmp_path / "disk")
-    prepare(workspace, tmp_path / "data", PrepareSettings(store_size=48, workers=1))
+    run_prepare(data, store_size=48)
     new = cached(workspace, tmp_path / "disk")
     assert open_store(new).size == 48
     assert not old.root.exists()
@@ -87,5 +79,5 @@ def test_of_processes_that_come_at_once_one_copies(workspace, tmp_path):
         "cached(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), track=track); print(sum(copied))\n"
     )
     words = [sys.executable, "-c", code, str(workspace.root), str(tmp_path / "disk")]
-    crew = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) for _ in range(3)]
+    crew = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert sorted(process.communicate(timeout=60)[0] for process in crew) == ["0\n", "0\n", "1\n"]

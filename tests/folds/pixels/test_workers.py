@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from folds.find.reasons import Reason
-from folds.pixels import pool as workers
+from folds.pixels import pool
 from folds.pixels.pool import in_processes
 
 ROOT = Path(__file__).parents[3]
@@ -30,29 +30,32 @@ def act(item):
     return item * 2
 
 
-def test_every_item_is_answered_at_its_position():
-    assert dict(in_processes(act, list(range(50)), workers=2)) == {n: 2 * n for n in range(50)}
+CRASHED = Reason("decoder crashed")
 
 
-def test_no_items_need_no_process():
-    assert list(in_processes(act, [], workers=2)) == []
-
-
-def test_a_crash_costs_one_item_only():
-    answers = dict(in_processes(act, [1, 2, "crash", 3, 4, "crash", 5, 6], workers=1))
-    assert answers[2] == answers[5] == Reason("decoder crashed")
-    assert [answers[n] for n in (0, 1, 3, 4, 6, 7)] == [2, 4, 6, 8, 10, 12]
+@pytest.mark.parametrize(
+    ("items", "workers", "answers"),
+    [
+        (list(range(50)), 2, list(range(0, 100, 2))),
+        ([], 2, []),
+        ([1, 2, "crash", 3, 4, "crash", 5, 6], 1, [2, 4, CRASHED, 6, 8, CRASHED, 10, 12]),
+        (["memory", 1], 1, ["no memory", 2]),
+    ],
+    ids=["many", "none", "crash", "memory is bounded for each process"],
+)
+def test_every_item_is_answered_at_its_position_and_a_crash_costs_one_item_only(items, workers, answers):
+    assert dict(in_processes(act, items, workers=workers)) == dict(enumerate(answers))
 
 
 def test_a_hang_costs_one_item_only(monkeypatch):
-    monkeypatch.setattr(workers, "SECONDS", 0.5)
+    monkeypatch.setattr(pool, "SECONDS", 0.5)
     answers = dict(in_processes(act, [1, "hang", 2], workers=1))
     assert answers == {0: 2, 1: Reason("decoder took too long", "more than 0 s"), 2: 4}
 
 
 def spin(seconds):
     """What a decoder may do that is busy and never done."""
-    workers.CPU_SECONDS = 0.3  # in this process, for the items to come
+    pool.CPU_SECONDS = 0.3  # in this process, for the items to come
     end = time.process_time() + seconds
     while time.process_time() < end:
         pass
@@ -78,10 +81,6 @@ def test_a_process_does_not_import_the_main_script():
 def test_a_bug_shows_its_traceback():
     with pytest.raises(RuntimeError, match="on purpose"):
         list(in_processes(act, [1, "bug"], workers=1))
-
-
-def test_memory_is_bounded_for_each_process():
-    assert dict(in_processes(act, ["memory", 1], workers=1)) == {0: "no memory", 1: 2}
 
 
 IN_PROCESSES = """

@@ -1,26 +1,27 @@
 import json
+import warnings
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.model_selection import StratifiedGroupKFold
 
 from folds.base.errors import UserError
 from folds.base.workspace import read_json, write_bytes, write_json
 from folds.manifest.manifest import COLUMNS, write_manifest
-from folds.settings import SplitSettings
-from folds.split.assign import assign_folds, load_folds, split
+from folds.split.assign import assign_folds, load_folds, stratified_group_folds
+from tests.competition import refusal
 
 
-def images(counts, *, groups=None):
+def images(counts, *, groups=MappingProxyType({})):
     """A table of usable training images: `counts` per label; `groups` maps image ids to a common number."""
     ids = [(f"{label}/{n:03d}.jpg", label) for label, count in counts.items() for n in range(count)]
     rows = [
-        {"image_id": image_id, "path": f"train/{image_id}", "label": label, "group": number}
+        {"image_id": image_id, "path": f"train/{image_id}", "label": label, "group": groups.get(image_id, number)}
         for number, (image_id, label) in enumerate(ids)
     ]
-    table = pd.DataFrame(rows)
-    table["group"] = [(groups or {}).get(row.image_id, row.group) for row in table.itertuples()]
-    return table
+    return pd.DataFrame(rows)
 
 
 def store(workspace, table):
@@ -33,20 +34,17 @@ def store(workspace, table):
     write_manifest(workspace, full[list(COLUMNS)])
 
 
+@pytest.fixture
+def folds(workspace, run_split):
+    """Three folds of 9 images of a and 6 of b, stored."""
+    store(workspace, images({"a": 9, "b": 6}))
+    return run_split(n_folds=3)[0]
+
+
 def test_every_image_is_in_exactly_one_fold_and_classes_are_spread_evenly():
     table = assign_folds(images({"a": 50, "b": 23, "c": 5}), n_folds=5, seed=0)
-    assert len(table) == 78
     counts = table.groupby(["label", "fold"]).size().unstack()
-    assert counts.loc["a"].tolist() == [10] * 5
-    assert sorted(counts.loc["b"]) == [4, 4, 5, 5, 5]
-    assert counts.loc["c"].tolist() == [1] * 5
-
-
-def test_copies_share_a_fold():
-    groups = {f"a/{n:03d}.jpg": 1000 + n // 4 for n in range(40)} | {"b/000.jpg": 1000, "b/001.jpg": 1003}
-    table = assign_folds(images({"a": 40, "b": 40}, groups=groups), n_folds=5, seed=3)
-    assert table.groupby("group")["fold"].nunique().max() == 1
-    assert table["fold"].nunique() == 5
+    assert [sorted(counts.loc[label]) for label in "abc"] == [[10] * 5, [4, 4, 5, 5, 5], [1] * 5]
 
 
 def test_folds_do_not_depend_on_the_order_of_the_rows():
@@ -66,25 +64,27 @@ def test_targets_follow_the_natural_order_of_the_labels():
     assert dict(zip(table["label"], table["target"], strict=True)) == {"1": 0, "2": 1, "10": 2}
 
 
-def test_folds_that_images_or_copies_cannot_fill_are_refused():
-    copies = {f"{label}/{n:03d}.jpg": label for label in "ab" for n in range(6)}
-    for table, n_folds, message in (
-        (images({"a": 4, "b": 3}), 4, "5 folds need a class with 5 images, and the largest has 4"),
+@pytest.mark.parametrize(
+    ("counts", "groups", "n_folds", "sentence"),
+    [
+        ({"a": 4, "b": 3}, {}, 4, "5 folds need a class with 5 images, and the largest has 4"),
         (
-            images({"a": 6, "b": 6}, groups=copies),
+            {"a": 6, "b": 6},
+            {f"{label}/{n:03d}.jpg": label for label in "ab" for n in range(6)},
             2,
             "5 folds need images of 5 groups, and there are 2: copies count as one group",
         ),
-    ):
-        with pytest.raises(UserError) as caught:
-            assign_folds(table, n_folds=5, seed=0)
-        assert str(caught.value) == message
-        assert caught.value.hint == f"`python run.py split --n-folds {n_folds}`"
+    ],
+    ids=["images", "copies"],
+)
+def test_folds_that_images_or_copies_cannot_fill_are_refused(counts, groups, n_folds, sentence):
+    said = refusal(assign_folds, images(counts, groups=groups), n_folds=5, seed=0)
+    assert said == (sentence, f"`python run.py split --n-folds {n_folds}`")
 
 
-def test_a_split_is_stored_and_loaded_as_it_was(workspace):
+def test_a_split_is_stored_and_loaded_as_it_was(workspace, run_split):
     store(workspace, images({"x": 9, "NA": 6, "007": 6}))
-    folds, _ = split(workspace, SplitSettings(n_folds=3), seed=4)
+    folds, _ = run_split(n_folds=3, seed=4)
     again = load_folds(workspace)
     for name in ("image_id", "path", "label", "target", "fold", "group"):
         assert getattr(folds, name).tolist() == getattr(again, name).tolist()
@@ -96,7 +96,7 @@ def test_a_split_is_stored_and_loaded_as_it_was(workspace):
     assert (head["images"], head["images_per_fold"], head["images_per_class"]) == (21, [7, 7, 7], [6, 6, 9])
 
 
-def test_folds_json_comes_after_the_folds_that_it_describes(workspace, monkeypatch):
+def test_folds_json_comes_after_the_folds_that_it_describes(workspace, run_split, monkeypatch):
     """The other way round, a kill between the two would leave folds that nothing but their removal mends."""
     store(workspace, images({"a": 9, "b": 4}))
     written = []
@@ -107,83 +107,118 @@ def test_folds_json_comes_after_the_folds_that_it_describes(workspace, monkeypat
 
     monkeypatch.setattr("folds.base.workspace.write_bytes", noted)
     monkeypatch.setattr("folds.split.assign.write_bytes", noted)
-    split(workspace, SplitSettings(n_folds=3), seed=0)
+    run_split(n_folds=3)
     assert written == [workspace.folds_csv, workspace.folds_json]
 
 
-def test_a_second_split_changes_nothing(workspace):
-    store(workspace, images({"a": 9, "b": 6}))
-    split(workspace, SplitSettings(n_folds=3), seed=0)
+def test_a_second_split_changes_nothing(workspace, folds, run_split):
     before = workspace.folds_csv.read_bytes(), workspace.folds_csv.stat().st_mtime_ns
-    split(workspace, SplitSettings(n_folds=3), seed=0)
+    assert run_split(n_folds=3)[0].digest == folds.digest
     assert (workspace.folds_csv.read_bytes(), workspace.folds_csv.stat().st_mtime_ns) == before
 
 
-def test_other_settings_than_the_stored_ones_are_refused_with_two_ways_out(workspace):
-    store(workspace, images({"a": 9, "b": 6}))
-    split(workspace, SplitSettings(n_folds=3), seed=0)
-    with pytest.raises(UserError) as caught:
-        split(workspace, SplitSettings(n_folds=5), seed=1)
-    assert str(caught.value) == (
-        f"the folds in {workspace.folds_csv} were assigned with 3 folds and seed 0, not 5 folds and seed 1"
-    )
-    assert caught.value.hint == (
+def test_other_settings_than_the_stored_ones_are_refused_with_two_ways_out(workspace, folds, run_split):
+    assert refusal(run_split, n_folds=5, seed=1) == (
+        f"the folds in {workspace.folds_csv} were assigned with 3 folds and seed 0, not 5 folds and seed 1",
         f"keep both with another `--work DIR`, or start the folds again: "
-        f"`rm -r {workspace.folds_csv} {workspace.folds_json} {workspace.models}`, then `python run.py split`"
+        f"`rm -r {workspace.folds_csv} {workspace.folds_json} {workspace.models}`, then `python run.py split`",
     )
 
 
-def test_training_images_that_changed_are_named(workspace):
-    store(workspace, images({"a": 9, "b": 6}))
-    split(workspace, SplitSettings(n_folds=3), seed=0)
+def test_training_images_that_changed_are_named(workspace, folds, run_split):
     store(workspace, images({"a": 11, "b": 4}))
-    with pytest.raises(UserError) as caught:
-        split(workspace, SplitSettings(n_folds=3), seed=0)
-    assert str(caught.value) == (
+    assert refusal(run_split, n_folds=3)[0] == (
         f"4 training images changed since the folds in {workspace.folds_csv} were assigned: "
         "a/009.jpg, a/010.jpg, b/004.jpg and 1 more"
     )
 
 
-def test_copies_that_the_stored_folds_cut_are_refused(workspace):
-    store(workspace, images({"a": 9, "b": 6}))
-    folds, _ = split(workspace, SplitSettings(n_folds=3), seed=0)
+def test_copies_that_the_stored_folds_cut_are_refused(workspace, folds, run_split):
     one, other = folds.image_id[folds.fold == 0][0], folds.image_id[folds.fold == 1][0]
     store(workspace, images({"a": 9, "b": 6}, groups={one: 77, other: 77}))
     with pytest.raises(UserError, match=rf"^2 training images changed since .*: {one}, {other}$"):
-        split(workspace, SplitSettings(n_folds=3), seed=0)
+        run_split(n_folds=3)
 
 
-def test_renumbered_groups_are_no_change(workspace):
-    store(workspace, images({"a": 9, "b": 6}))
-    folds, _ = split(workspace, SplitSettings(n_folds=3), seed=0)
+def test_renumbered_groups_are_no_change(workspace, folds, run_split):
     table = images({"a": 9, "b": 6})
     store(workspace, table.assign(group=table["group"] + 5))
-    assert split(workspace, SplitSettings(n_folds=3), seed=0)[0].digest == folds.digest
+    assert run_split(n_folds=3)[0].digest == folds.digest
 
 
-def test_what_has_no_step_before_it_is_refused_with_the_next_command(workspace):
-    for call, path, hint in (
-        (lambda: load_folds(workspace), workspace.folds_json, "`python run.py split`"),
-        (lambda: split(workspace, SplitSettings(), seed=0), workspace.manifest, "`python run.py prepare DATA`"),
-    ):
-        with pytest.raises(UserError) as caught:
-            call()
-        assert (str(caught.value), caught.value.hint) == (f"{path} does not exist", hint)
+def test_what_has_no_step_before_it_is_refused_with_the_next_command(workspace, run_split):
+    assert refusal(load_folds, workspace) == (f"{workspace.folds_json} does not exist", "`python run.py split`")
+    assert refusal(run_split) == (f"{workspace.manifest} does not exist", "`python run.py prepare DATA`")
 
 
-def test_folds_that_were_edited_are_refused(workspace):
-    store(workspace, images({"a": 9, "b": 6}))
-    split(workspace, SplitSettings(n_folds=3), seed=0)
+def test_folds_that_were_edited_are_refused(workspace, folds):
     workspace.folds_csv.write_text(workspace.folds_csv.read_text().replace("a/000", "a/999"))
     with pytest.raises(UserError, match=r"^.*folds.csv is not the file that folds.json describes$"):
         load_folds(workspace)
 
 
-def test_classes_in_another_order_are_refused(workspace):
-    store(workspace, images({"a": 9, "b": 6}))
-    split(workspace, SplitSettings(n_folds=3), seed=0)
+def test_classes_in_another_order_are_refused(workspace, folds):
     head = read_json(workspace.folds_json, hint="")
     write_json(workspace.folds_json, head | {"classes": ["b", "a"]})
     with pytest.raises(UserError, match=r"^.*folds.json holds other classes than folds.csv$"):
         load_folds(workspace)
+
+
+def long_tail(rng, *, n, n_classes, per_group):
+    """Targets with a long tail and groups of about `per_group` images, whose numbers have gaps."""
+    share = np.arange(1, n_classes + 1) ** -rng.uniform(0, 1.5)
+    target = np.unique(rng.choice(n_classes, n, p=share / share.sum()), return_inverse=True)[1]
+    return target, 7 * rng.integers(0, max(int(n / per_group), 10), n)
+
+
+def counts(target, fold, n_folds):
+    """(K, C) images of each class in each fold."""
+    return np.stack([np.bincount(target[fold == k], minlength=target.max() + 1) for k in range(n_folds)])
+
+
+def ours_and_sklearns(target, group, *, n_folds, seed):
+    """(K, C) images of each class in each of our folds, in which all groups are whole, and in scikit-learn's."""
+    ours, theirs = stratified_group_folds(target, group, n_folds=n_folds, seed=seed), np.empty_like(target)
+    assert all(len(set(ours[group == one])) == 1 for one in set(group.tolist()))
+    splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for k, (_, rows) in enumerate(splitter.split(target, target, group)):
+            theirs[rows] = k
+    return [counts(target, fold, n_folds) for fold in (ours, theirs)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_groups_are_whole_and_the_balance_is_that_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    target, group = long_tail(rng, n=600, n_classes=2 + 11 * seed, per_group=(0.3, 1, 3)[seed % 3])
+    ours, theirs = ours_and_sklearns(target, group, n_folds=2 + seed % 7, seed=seed)
+    unevenness = [np.std(one / np.bincount(target), axis=0).mean() for one in (ours, theirs)]
+    assert unevenness[0] <= 1.05 * unevenness[1]
+    assert np.ptp(ours.sum(axis=1)) <= 4  # images between the smallest and the largest fold
+
+
+@pytest.mark.parametrize("n_folds", [2, 5, 7])
+def test_where_every_image_is_its_own_group_classes_and_folds_differ_by_one_image(n_folds):
+    target, _ = long_tail(np.random.default_rng(0), n=3000, n_classes=50, per_group=1)
+    found = counts(target, stratified_group_folds(target, np.arange(3000), n_folds=n_folds, seed=0), n_folds)
+    assert np.ptp(found, axis=0).max() == 1
+    assert np.ptp(found.sum(axis=1)) <= 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_fold_stays_empty_where_there_are_as_many_groups(seed):
+    rng = np.random.default_rng(seed)
+    target, group = rng.integers(0, 3, 60), np.concatenate([rng.permutation(7), rng.integers(0, 7, 53)])
+    target[:3] = 0, 1, 2
+    assert set(stratified_group_folds(target, group, n_folds=7, seed=seed).tolist()) == set(range(7))
+
+
+@pytest.mark.parametrize("per_group", [10, 30, 60])
+def test_large_groups_such_as_patients_leave_the_balance_of_scikit_learn(per_group):
+    ratios = []
+    for seed in range(6):
+        target, group = long_tail(np.random.default_rng(seed), n=3000, n_classes=2 + 5 * seed, per_group=per_group)
+        ours, theirs = ours_and_sklearns(target, group, n_folds=2 + seed, seed=seed)
+        ratios.append(np.std(ours, axis=0).sum() / max(np.std(theirs, axis=0).sum(), 1))
+    assert np.mean(ratios) <= 1  # of its unevenness

@@ -1,4 +1,4 @@
-"""Prepares stores of JPEGs and damages them: what holds for raw pixels holds for them too."""
+"""Prepares pixel stores of both forms and damages them: what holds for raw pixels holds for JPEGs too."""
 
 import errno
 import os
@@ -7,15 +7,22 @@ import numpy as np
 import pytest
 
 from folds.base.errors import UserError
+from folds.base.workspace import this_host
 from folds.pixels.fill import RowTask, write_row
 from folds.pixels.jpeg import encode, slot_bytes
 from folds.pixels.store import damaged_rows, open_store
-from tests.folds.manifest.test_prepare import make_dirty
+from tests.competition import refusal
+
+
+@pytest.fixture
+def raw(prepared, workspace):
+    """A store of the pixels of ten pictures."""
+    return workspace.folds / "pixels-32.u8"
 
 
 @pytest.fixture
 def jpegs(data, run_prepare, workspace):
-    """A store of JPEGs of ten pictures."""
+    """A store of JPEGs of the same pictures."""
     run_prepare(data, store="jpeg")
     return workspace.folds / "pixels-32.jpegs"
 
@@ -26,11 +33,10 @@ def flip(path, place):
     path.write_bytes(data)
 
 
-def test_both_forms_have_one_manifest_and_nearly_the_same_pictures(data, run_prepare, workspace, picture):
-    make_dirty(data, picture)
-    run_prepare(data)
+def test_both_forms_have_one_manifest_and_nearly_the_same_pictures(dirty, run_prepare, workspace):
+    run_prepare(dirty)
     raw, manifest = np.array(open_store(workspace).pixels), workspace.manifest.read_bytes()
-    made = run_prepare(data, store="jpeg")
+    made = run_prepare(dirty, store="jpeg")
     store = open_store(workspace)
     assert workspace.manifest.read_bytes() == manifest
     assert (made.store, store.pixels.shape, store.identity) == ("jpeg", raw.shape, [*raw.shape, "jpeg"])
@@ -44,18 +50,51 @@ def test_the_form_that_is_there_stays_unless_another_one_is_asked_for(data, run_
     assert (made.store, made.decoded, jpegs.exists()) == ("raw", 10, False)
 
 
-def test_a_flipped_byte_of_a_jpeg_is_found_by_its_sum(workspace, jpegs):
+@pytest.mark.parametrize(
+    ("form", "place"), [("raw", lambda pixels: 3 * 32 * 32 * 3 + 77), ("jpegs", lambda pixels: pixels.place(3) + 300)]
+)
+def test_a_flipped_byte_is_found_by_its_sum(workspace, request, form, place):
+    path = request.getfixturevalue(form)
     assert damaged_rows(workspace).tolist() == []
-    flip(jpegs, int(open_store(workspace).pixels.index["start"][3]) + 300)
+    flip(path, place(open_store(workspace).pixels))
     assert damaged_rows(workspace).tolist() == ["cat/cat_3.png"]
 
 
-@pytest.mark.parametrize("damage", [lambda path: os.truncate(path, 5000), lambda path: flip(path, -20)])
-def test_a_cut_file_or_a_changed_index_is_no_store(data, run_prepare, workspace, jpegs, damage):
-    damage(jpegs)
+@pytest.mark.parametrize(
+    ("form", "damage"),
+    [
+        ("raw", lambda path: os.truncate(path, 1000)),
+        ("jpegs", lambda path: os.truncate(path, 5000)),
+        ("jpegs", lambda path: flip(path, -20)),
+    ],
+    ids=["raw cut", "jpegs cut", "index changed"],
+)
+def test_a_cut_file_or_a_changed_index_is_no_store(data, run_prepare, workspace, request, form, damage):
+    damage(request.getfixturevalue(form))
     with pytest.raises(UserError, match="no pixel store that fits"):
         open_store(workspace)
     assert run_prepare(data).decoded == 10
+
+
+def test_a_killed_prepare_leaves_no_store_and_its_rest_is_swept(data, run_prepare, workspace, raw):
+    raw.with_suffix(".json").unlink()  # killed between the store and its description
+    torn = workspace.folds / f".pixels-32.u8.{this_host()}.999999999.tmp"
+    torn.write_bytes(b"x")
+    assert refusal(open_store, workspace) == (
+        f"{workspace.folds} has no pixel store that fits its manifest",
+        "`python run.py prepare DATA`",
+    )
+    assert run_prepare(data).decoded == 10
+    assert open_store(workspace).size == 32
+    assert not torn.exists()
+
+
+def test_rows_are_found_by_id_and_split(workspace, raw):
+    store = open_store(workspace)
+    assert store.rows(np.array(["dog/dog_0.png", "cat/cat_1.png"]), split="train").tolist() == [4, 1]
+    assert store.rows(np.array(["t1"]), split="test").tolist() == [9]
+    with pytest.raises(UserError, match=r"^the pixel store has no test image cat/cat_1.png, zzz$"):
+        store.rows(np.array(["cat/cat_1.png", "t0", "zzz"]), split="test")
 
 
 @pytest.mark.parametrize("size", [16, 17, 32, 288])
@@ -66,13 +105,13 @@ def test_a_slot_has_room_for_the_worst_picture(size):
 
 @pytest.mark.parametrize("is_jpeg", [False, True])
 def test_a_full_disk_is_told_and_not_raised_in_the_process_that_writes(data, is_jpeg):
-    row = write_row(RowTask(str(data / "TrainVal" / "cat" / "cat_0.png"), "/dev/full", 0, 32, is_jpeg))
+    row = write_row(RowTask(str(data / "TrainVal/cat/cat_0.png"), "/dev/full", 0, 32, is_jpeg))
     assert row.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_rows_are_read_in_any_order_and_by_any_number_of_threads(run_prepare, workspace, data, monkeypatch, threads):
-    (data / "TrainVal" / "dog" / "empty.png").write_bytes(b"")
+    (data / "TrainVal/dog/empty.png").write_bytes(b"")
     run_prepare(data, store="jpeg")
     store, rows = open_store(workspace), np.array([8, 0, 3, 3, 9])
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
