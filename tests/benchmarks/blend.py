@@ -1,6 +1,6 @@
 """Measures the blend on made-up members: `python -m tests.benchmarks.blend`.
 
-88,220 images x 103 classes, members of 85 to 90% top-1 with correlated errors (`tests.benchmarks.synthetic`), read from
+88,220 images x 103 classes, members of 85 to 90% top-1 with correlated errors (`tests.synthetic`), read from
 disk. Every figure is taken several times; the least and the median stand side by side, since neighbours only add time.
 """
 
@@ -32,7 +32,7 @@ from ensemble.weights.reduction import Reduction
 from ensemble.weights.search import Search
 from folds.base.workspace import Workspace
 from tests.benchmarks.measure import finish, peak_mb, show
-from tests.benchmarks.synthetic import World, make_world
+from tests.synthetic import World, make_world
 
 IMAGES, CLASSES, MEMBERS = 88_220, 103, (3, 9, 15)
 METRIC = Metric("top-k-error", 3)

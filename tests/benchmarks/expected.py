@@ -24,7 +24,7 @@ from ensemble.blend.make_blend import BlendResult, make_blend
 from ensemble.settings import BlendSettings, MetricName
 from folds.base.workspace import Workspace, read_json, write_json
 from tests.benchmarks.measure import finish, show
-from tests.benchmarks.synthetic import World, make_folds, member_log_probs, write_fold
+from tests.synthetic import World, make_folds, member_log_probs, write_fold
 
 SIZES = {500: 8, 2_000: 3, 8_000: 1}  # training images, and private parts of as many test images
 MEMBERS, CLASSES, FOLDS = 6, 20, 5

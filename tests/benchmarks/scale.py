@@ -33,7 +33,7 @@ from folds.pixels.store import store_path, write_head
 from folds.settings import COMMA_LIST
 from folds.split.assign import load_folds
 from tests.benchmarks.measure import console, finish, peak_mb, show
-from tests.benchmarks.synthetic import World, member_log_probs, write_member
+from tests.synthetic import World, member_log_probs, write_member
 
 FREE_GIB = 20  # of the disk, which are left to others
 MEMORY_GIB = 24

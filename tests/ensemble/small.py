@@ -6,16 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from rich.console import Console
 
 from ensemble.members.oof_file import file_digest
 from ensemble.settings import BlendSettings
-from folds.base.errors import UserError
 from folds.base.workspace import Workspace, read_json, write_json
 from folds.manifest.manifest import COLUMNS, write_manifest
 from folds.split.assign import Folds
-from tests.benchmarks.synthetic import World, make_folds, member_log_probs, write_member
+from tests.synthetic import World, make_folds, member_log_probs, write_member
 
 SMALL = World(n=600, n_test=40, n_classes=8, n_folds=3, margin=4.0)
 QUICK = BlendSettings(trials=32, half_samples=2)
@@ -58,13 +56,6 @@ def with_manifest(workspace: Workspace, folds: Folds, *, unreadable: tuple[str, 
     text = dict.fromkeys(("reasons", "format", "mode", "digest"), "")
     numbers = dict.fromkeys(("width", "height", "bytes", "group"), 0)
     write_manifest(workspace, data.assign(**text, **numbers)[list(COLUMNS)])
-
-
-def refusal(do: Callable[..., object], *args, **options) -> tuple[str, str | None]:
-    """Message and hint of the UserError that a call ends in."""
-    with pytest.raises(UserError) as caught:
-        do(*args, **options)
-    return caught.value.message, caught.value.hint
 
 
 def shown(renderable: object, *, width: int) -> str:

@@ -13,8 +13,9 @@ from ensemble.settings import FileSettings
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
 from submissions.write import blend_files
-from tests.benchmarks.synthetic import World, member_log_probs
-from tests.ensemble.small import EQUAL, refusal
+from tests.competition import refusal
+from tests.ensemble.small import EQUAL
+from tests.synthetic import World, member_log_probs
 
 WORLD = World(n=500, n_test=60, n_classes=6, n_folds=5, margin=4.0)
 CLASSES = ["1", "2", "10", "NA", "null", "1e5"]  # labels that look like numbers, or like nothing

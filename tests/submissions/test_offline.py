@@ -31,8 +31,7 @@ from submissions.offline.infer import affordable, infer
 from submissions.offline.make_pack import _changed_runs, make_pack
 from submissions.offline.pack_file import OpenPack
 from submissions.settings import InferSettings, PackSettings
-from tests.competition import fingerprint, make_competition
-from tests.ensemble.small import refusal
+from tests.competition import fingerprint, make_competition, refusal
 from tests.models.small import save_body
 
 SMALL = ["--backbone", "test_resnet", "--image-size", "32", "--precision", "fp32", "--device", "cpu"]

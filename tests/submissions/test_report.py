@@ -24,8 +24,7 @@ from submissions.report.plots import bars, lines, points, ranges
 from submissions.report.scores import scores_section
 from submissions.report.workfolder import Ranks, WorkFolder
 from submissions.settings import ReportSettings
-from tests.competition import fingerprint
-from tests.ensemble.small import refusal
+from tests.competition import fingerprint, refusal
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from submissions.csv_form import Layout, read_layout
 from submissions.settings import SubmitSettings
 from submissions.status import what_is_missing
 from submissions.write import write_submission
-from tests.benchmarks.synthetic import World
-from tests.competition import fingerprint
-from tests.ensemble.small import EQUAL, refusal, small_test, small_work, with_manifest
+from tests.competition import fingerprint, refusal
+from tests.ensemble.small import EQUAL, small_test, small_work, with_manifest
+from tests.synthetic import World
 
 LAYOUT = Layout(("id", "predicted"), ("01", "2", "10"), ("a", "b", "c", "d"), ",", " ")
 GOOD = "id,predicted\n01,a b c\n2,b c d\n10,d a b\n"

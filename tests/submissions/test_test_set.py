@@ -17,11 +17,11 @@ from folds.base.workspace import Workspace
 from folds.manifest.manifest import read_manifest, write_manifest
 from submissions.settings import SubmitSettings
 from submissions.write import write_submission
-from tests.benchmarks.synthetic import World, make_folds, write_fold, write_member
 from tests.competition import make_competition
 from tests.ensemble.analysis.test_class_mix import posteriors
 from tests.ensemble.small import EQUAL
 from tests.models.small import save_body
+from tests.synthetic import World, make_folds, write_fold, write_member
 
 WORLD = World(n=800, n_test=300, n_classes=8, n_folds=4)
 

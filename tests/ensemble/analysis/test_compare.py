@@ -8,7 +8,8 @@ import pytest
 
 from ensemble.analysis.compare import compare_runs, comparison_summary
 from folds.base.metrics import log_loss, topk_error
-from tests.ensemble.small import refusal, shown, small_oof
+from tests.competition import refusal
+from tests.ensemble.small import shown, small_oof
 
 
 def test_the_losses_are_those_of_each_run_and_the_difference_is_paired(work, folds):

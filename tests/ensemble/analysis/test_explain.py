@@ -16,7 +16,7 @@ from folds.base.metrics import top_classes
 from folds.split.assign import load_folds
 from models.predict.gradcam import first_maps
 from models.predict.predictions import load_predictions
-from tests.ensemble.small import refusal
+from tests.competition import refusal
 from tests.models.small import SETTINGS, prepared, train
 
 

@@ -8,8 +8,8 @@ import pytest
 from ensemble.analysis.next_gain import gain_table, next_gains
 from ensemble.blend.blend_json import save_blend
 from ensemble.blend.make_blend import make_blend
-from tests.benchmarks.synthetic import World
 from tests.ensemble.small import EQUAL, change_json, shown, small_work
+from tests.synthetic import World
 
 
 def test_members_are_weighed_by_what_they_give_an_hour_and_a_further_one_by_the_power_law(work):

@@ -10,8 +10,9 @@ from ensemble.analysis.views import report_views, view_sentences, view_summary
 from ensemble.members.training_rows import rows_of
 from folds.base.interval import Difference
 from folds.base.metrics import topk_error, true_rank
-from tests.benchmarks.synthetic import write_fold
-from tests.ensemble.small import SMALL, refusal, shown, small_oof, small_work
+from tests.competition import refusal
+from tests.ensemble.small import SMALL, shown, small_oof, small_work
+from tests.synthetic import write_fold
 
 VIEWS = ("centre", "mirror", "wide")
 

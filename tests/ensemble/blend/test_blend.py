@@ -18,20 +18,20 @@ from ensemble.weights.metric import Metric
 from ensemble.weights.recipe import FLOOR, Recipe, blend_scores
 from folds.base.interval import paired_difference, wilson_interval
 from folds.base.metrics import top_classes, topk_error
-from tests.benchmarks.synthetic import World
+from tests.competition import refusal
 from tests.ensemble.small import (
     EQUAL,
     QUICK,
     SMALL,
     change_json,
     flip,
-    refusal,
     shown,
     small_oof,
     small_test,
     small_work,
     write_small,
 )
+from tests.synthetic import World
 
 
 def of(result, name):

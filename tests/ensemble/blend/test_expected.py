@@ -17,8 +17,8 @@ from folds.base.interval import predictive_interval, rate_points
 from folds.base.metrics import topk_error
 from folds.base.workspace import Workspace
 from tests.benchmarks.expected import make_networks, one_world
-from tests.benchmarks.synthetic import World, write_member
 from tests.ensemble.small import SMALL, as_probes, small_oof, small_work
+from tests.synthetic import World, write_member
 
 NO_GAIN = Gain(0.0, 1, 1, "the member is a probe")
 

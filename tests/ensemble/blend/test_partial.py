@@ -13,7 +13,8 @@ from ensemble.members.members import choose_parts, load_members
 from ensemble.settings import BlendSettings
 from submissions.settings import SubmitSettings
 from submissions.write import write_submission
-from tests.ensemble.small import as_probes, refusal
+from tests.competition import refusal
+from tests.ensemble.small import as_probes
 
 PARTIAL = BlendSettings(trials=16, half_samples=1, partial=True)
 

@@ -10,19 +10,19 @@ from ensemble.members.members import load_members
 from ensemble.members.oof_file import file_digest
 from folds.base.workspace import read_json, write_json
 from models.predict.predictions import Predictions, save_predictions
-from tests.benchmarks.synthetic import write_fold
+from tests.competition import refusal
 from tests.ensemble.small import (
     EQUAL,
     SMALL,
     change_json,
     change_oof,
     flip,
-    refusal,
     small_oof,
     small_test,
     small_work,
     with_manifest,
 )
+from tests.synthetic import write_fold
 
 
 def write_refit(work, folds, name, *, views=("centre",), settings=None, digest=None):

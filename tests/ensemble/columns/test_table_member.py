@@ -19,8 +19,8 @@ from ensemble.settings import BlendSettings, TableSettings
 from folds.manifest.manifest import read_manifest, write_manifest
 from models.predict.predictions import Predictions, load_predictions, save_predictions
 from submissions.offline.make_pack import _refuse_without_networks
-from tests.competition import fingerprint
-from tests.ensemble.small import SMALL, refusal, small_oof, small_work, with_manifest, write_small
+from tests.competition import fingerprint, refusal
+from tests.ensemble.small import SMALL, small_oof, small_work, with_manifest, write_small
 
 QUICK = TableSettings(rounds=5)
 

@@ -14,8 +14,8 @@ from ensemble.members.members import load_members
 from ensemble.settings import AddSettings
 from folds.base.errors import CannotWriteError, UserError
 from models.predict.predictions import save_predictions
-from tests.competition import fingerprint
-from tests.ensemble.small import QUICK, SMALL, flip, refusal, small_oof, small_test
+from tests.competition import fingerprint, refusal
+from tests.ensemble.small import QUICK, SMALL, flip, small_oof, small_test
 
 
 def table(ids, classes, probs, **more) -> pd.DataFrame:

@@ -12,8 +12,9 @@ from ensemble.members import members as members_module
 from ensemble.members.members import load_members
 from folds.base.workspace import write_json
 from models.predict.predictions import load_predictions
-from tests.benchmarks.synthetic import World, write_fold
-from tests.ensemble.small import QUICK, SMALL, change_oof, flip, refusal, small_oof, small_test, small_work, write_small
+from tests.competition import refusal
+from tests.ensemble.small import QUICK, SMALL, change_oof, flip, small_oof, small_test, small_work, write_small
+from tests.synthetic import World, write_fold
 
 
 def rewrite(work, folds, rows, *, ids=None, classes=None):
