@@ -104,11 +104,6 @@ class ClassMix:
         return np.argsort(-np.abs(self.test - self.train), kind="stable")
 
     @property
-    def is_outside(self) -> np.ndarray:
-        """The classes whose own share lies outside of what no shift gives, where a shift is called. (C,) bool"""
-        return self.is_shift & ((self.test < self.null_low) | (self.test > self.null_high))
-
-    @property
     def pays(self) -> bool:
         """Weighing by the mix gains more than one standard error in the simulation."""
         return self.gain is not None and self.gain.mean < -self.gain.standard_error
