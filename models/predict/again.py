@@ -130,7 +130,7 @@ def load_trained(workspace: Workspace, run: str, fold: int | None, folds: Folds,
     network.load_state_dict(read_weights(weights))
     precision = settings.precision
     if precision == "auto" and device.type == "cpu":  # as it was when the run was trained on one
-        precision = stored.get(CHOSEN, {}).get("train", precision)
+        precision = stored.get(CHOSEN, {}).get("forward", precision)
     target = folds.target[folds.fold != (-1 if fold is None else fold)]
     model = Model(
         network.to(device, memory_format=torch.channels_last).eval(),  # type: ignore[call-overload]

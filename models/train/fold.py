@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -57,7 +57,9 @@ def do_job(
     trainer = make_trainer(workspace, job, folds, store, lr=lr, track=track)
     identity = {"settings": job.settings_json, "fold": "all" if job.fold is None else job.fold, "lr": lr}
     checkpoint = Checkpoint(folder / CHECKPOINT, of={**identity, "images": store.identity})
-    settings_json = job.settings_json | ({CHOSEN: trainer.chosen_precision} if trainer.chosen_precision else {})
+    is_chosen = job.settings.precision == "auto" and trainer.device.type == "cpu"
+    chosen = {CHOSEN: {way: short_name(one) for way, one in trainer.precisions.items()}} if is_chosen else {}
+    settings_json = job.settings_json | chosen
     write_json(folder / "settings.json", settings_json)
     yield _started(trainer, views)
     rows, before = list[EpochRow](), 0.0
@@ -105,12 +107,11 @@ def make_trainer(
     )
     # Features of random weights do not tell classes apart: such networks start from a random head.
     is_to_probe = settings.head == "probe" and job.weights is not None
-    ways: tuple[Way, ...] = ("train", "forward") if is_to_probe else ("train",)
     before = chosen_precision(workspace, job.plan.name)
     precisions = {
-        way: run_precision(settings.precision, device, job.backbone, size=size, way=way, before=before) for way in ways
+        way: run_precision(settings.precision, device, job.backbone, size=size, way=way, before=before)
+        for way in get_args(Way)
     }
-    precisions.setdefault("forward", precisions["train"])
     is_probed = False
     if is_to_probe:  # linear probing, then fine-tuning (LP-FT, Kumar et al. 2022)
         body = FrozenBody(job.backbone, job.weights, size, device, precisions["forward"])
@@ -128,7 +129,6 @@ def make_trainer(
         target = folds.target if job.fold is None else folds.target[folds.fold != job.fold]
         shift = sampling_shift(target, settings, n_classes=len(folds.classes))
         is_probed = set_head(network, head.weight, head.bias - torch.from_numpy(shift).float())
-    is_chosen = settings.precision == "auto" and device.type == "cpu"
     return FoldTrainer(
         network,
         job,
@@ -136,9 +136,8 @@ def make_trainer(
         store,
         lr=lr,
         device=device,
-        precision=precisions["train"],
+        precisions=precisions,
         is_probed=is_probed,
-        chosen_precision={way: short_name(one) for way, one in precisions.items()} if is_chosen else {},
     )
 
 
@@ -151,7 +150,7 @@ def _started(trainer: FoldTrainer, views: Sequence[str]) -> FoldStarted:
         largest_size=max(trainer.sizes[-1], largest_size(views, trainer.model.size)),
         store_size=trainer.store.size,
         device=trainer.device.type,
-        precision=str(trainer.precision).removeprefix("torch."),
+        precision=str(trainer.precisions["train"]).removeprefix("torch."),
         lr=trainer.stepper.peak_lr,
         is_probed=trainer.is_probed,
     )

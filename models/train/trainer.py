@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from folds.base.progress import Track, silently
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
 from models.backbones import Backbone
-from models.device import return_memory
+from models.device import Way, return_memory
 from models.input.augment import Draws, Mixer, batch_size_for, draw, seed_everything, training_input
 from models.input.batches import gather_batches
 from models.input.sampling import draw_epoch, expected_repeats, prior_correction
@@ -99,21 +98,26 @@ class FoldTrainer:
         *,
         lr: float,
         device: torch.device,
-        precision: torch.dtype,
+        precisions: Mapping[Way, torch.dtype],
         is_probed: bool = False,
-        chosen_precision: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.chosen_precision = dict(chosen_precision)  # what `--precision auto` is for this run, by what it is for
         self.is_probed = is_probed  # whether the network's head comes fitted to its frozen features
         self.job, self.settings, self.fold, self.backbone, self.store = job, job.settings, job.fold, job.backbone, store
-        self.device, self.precision, n_classes, settings = device, precision, len(folds.classes), job.settings
+        self.device, self.precisions = device, precisions
+        n_classes, settings = len(folds.classes), job.settings
         self.data = FoldData(folds, store, fold=job.fold, settings=settings, seed=job.seed)
         self.sizes = epoch_sizes(settings, size=train_size(settings, job.backbone))
         self.shift = prior_correction(self.data.train_target, settings, n_classes=n_classes)
         self.mixer = Mixer(settings, n_classes=n_classes, device=device)
         steps, batch_size = self.data.epoch_steps, self.data.batch_size
         self.stepper = Stepper(
-            network, settings, lr=lr, epoch_steps=steps, batch_size=batch_size, device=device, precision=precision
+            network,
+            settings,
+            lr=lr,
+            epoch_steps=steps,
+            batch_size=batch_size,
+            device=device,
+            precision=precisions["train"],
         )
 
     @property
@@ -124,7 +128,7 @@ class FoldTrainer:
     def model(self) -> Model:
         """The network as it is now, in evaluation mode, and how it predicts."""
         size = predict_size(self.settings, self.backbone)
-        return Model(self.trained, self.backbone, size, self.device, self.precision, self.shift)
+        return Model(self.trained, self.backbone, size, self.device, self.precisions["forward"], self.shift)
 
     def epochs(self, *, first: int = 0, track: Track = silently) -> Iterator[EpochRow | MemoryShort]:
         """Train epoch after epoch, from the first that is not done, and yield a row after each."""
@@ -163,7 +167,11 @@ class FoldTrainer:
         gathered = gather_batches(self.store.pixels, [rows[i : i + batch] for i in starts], self.device)
         tracked = track(gathered, what=what, total=len(rows), each=batch)
         targets = torch.from_numpy(target).to(self.device).split(batch)
-        common: dict[str, Any] = {"size": self.sizes[epoch], "backbone": self.backbone, "precision": self.precision}
+        common: dict[str, Any] = {
+            "size": self.sizes[epoch],
+            "backbone": self.backbone,
+            "precision": self.precisions["train"],
+        }
         for i, pixels, wanted in zip(starts, tracked, targets, strict=True):
             yield self.mixer(training_input(pixels, draws[i : i + batch], **common), wanted, epoch=epoch)
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import cyclopts
 import numpy as np
@@ -26,7 +26,7 @@ from torch import Tensor
 from folds.pixels.store import PixelStore
 from folds.settings import COMMA_LIST
 from models.backbones import build_network, resolve_backbone
-from models.device import choose_device, choose_precision
+from models.device import Way, choose_device, choose_precision
 from models.input.augment import Mixer, draw, training_input
 from models.input.sizes import store_size_for, train_size
 from models.recipes import full_settings
@@ -134,7 +134,7 @@ def make_trainer(store: PixelStore, name: str, settings: TrainSettings, *, devic
     trainer = FoldTrainer(
         network, Job(RunPlan(name, name, None, settings), full, backbone, None, 0, 0, {}),
         synthetic_folds(store, n_classes=CLASSES), store,
-        lr=1e-4, device=device, precision=choose_precision("auto", device),
+        lr=1e-4, device=device, precisions=dict.fromkeys(get_args(Way), choose_precision("auto", device)),
     )  # fmt: skip
     trainer.stepper.train_mode()
     return trainer
