@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,10 @@ from folds.base.workspace import digest
 
 CHUNK_ROWS = 2048  # rows x 103 classes x float32 = 0.8 MB: a piece and its working copies stay in the processor's cache
 MOST_THREADS = 4  # each holds one piece of all members; beyond that the disk or the memory bus is the limit
+
+# One thread at a time has numpy parse headers of arrays: in Python 3.11.7 and others `ast` counts the depth of all threads
+# in one place, and a collection of garbage in between ends in a SystemError (CPython, issue 106905).
+PARSING = threading.Lock()
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -57,7 +62,7 @@ class StoredPredictions:
 def open_predictions(path: Path, *, hint: str) -> StoredPredictions:
     """Open a predictions file without reading its values. Raises UserError, with `hint`, where it is absent or torn."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with PARSING, np.load(path, allow_pickle=False) as arrays:
             image_id, classes, views = arrays["image_id"], arrays["classes"], arrays["views"]
             folds_digest = str(arrays["folds_digest"])
             offset, shape = _find_values(path)

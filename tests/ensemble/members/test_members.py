@@ -1,5 +1,6 @@
 """Tests what may enter a blend, and what is refused by name."""
 
+import gc
 import json
 import shutil
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 from ensemble.blend.make_blend import make_blend
 from ensemble.members import members as members_module
 from ensemble.members.members import load_members
+from ensemble.members.oof_file import in_threads, open_predictions
 from folds.base.workspace import write_json
 from models.predict.predictions import load_predictions
 from tests.competition import refusal
@@ -188,3 +190,16 @@ def test_views_apart_get_a_weight_each_and_a_useless_view_none(tmp_path):
     assert sorted(weights) == ["m00:centre", "m00:mirror", "m01:centre", "m01:mirror"]
     assert weights["m00:mirror"] < 0.02
     assert result.blend.views["m00:mirror"] == ("mirror",)
+
+
+def test_files_that_were_opened_side_by_side_while_garbage_was_collected_ended_in_a_system_error(work):
+    before = gc.get_threshold()
+    gc.callbacks.append(lambda *_: sum(range(50)))  # Python code, in which another thread may take over
+    gc.set_threshold(5)
+    try:
+        path = work.fold("m00", 0) / "oof.npz"
+        opened = list(in_threads(lambda _: open_predictions(path, hint=""), range(100)))
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.pop()
+    assert [len(one.image_id) for one in opened] == [200] * 100
