@@ -20,8 +20,8 @@ from folds.base.workspace import digest
 CHUNK_ROWS = 2048  # rows x 103 classes x float32 = 0.8 MB: a piece and its working copies stay in the processor's cache
 MOST_THREADS = 4  # each holds one piece of all members; beyond that the disk or the memory bus is the limit
 
-# One thread at a time has numpy parse headers of arrays: in Python 3.11.7 and others `ast` counts the depth of all threads
-# in one place, and a collection of garbage in between ends in a SystemError (CPython, issue 106905).
+# One thread at a time has numpy parse the headers of arrays: in Python 3.11.7 and others `ast` counts the depth of all
+# threads in one place, and a collection of garbage in between ends in a SystemError (CPython, issue 106905).
 PARSING = threading.Lock()
 
 Item = TypeVar("Item")

@@ -3,6 +3,7 @@
 import gc
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -193,13 +194,15 @@ def test_views_apart_get_a_weight_each_and_a_useless_view_none(tmp_path):
 
 
 def test_files_that_were_opened_side_by_side_while_garbage_was_collected_ended_in_a_system_error(work):
-    before = gc.get_threshold()
+    before, interval = gc.get_threshold(), sys.getswitchinterval()
     gc.callbacks.append(lambda *_: sum(range(50)))  # Python code, in which another thread may take over
     gc.set_threshold(5)
+    sys.setswitchinterval(1e-6)
     try:
         path = work.fold("m00", 0) / "oof.npz"
         opened = list(in_threads(lambda _: open_predictions(path, hint=""), range(100)))
     finally:
         gc.set_threshold(*before)
+        sys.setswitchinterval(interval)
         gc.callbacks.pop()
     assert [len(one.image_id) for one in opened] == [200] * 100
