@@ -5,6 +5,7 @@ import re
 import shutil
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -250,7 +251,7 @@ def test_each_network_as_onnx_says_what_torch_says(packed, tmp_path, typed):
     backbone, pixels = resolve_backbone("test_resnet"), torch.from_numpy(np.stack([store.pixels[row] for row in rows]))
     sides = {"width": store.width[rows], "height": store.height[rows]}
     for one, read, data in exported:
-        assert b".py" not in data  # no path of this machine
+        assert str(Path(torch.__file__).parent).encode() not in data  # nor any other path of this machine
         session = onnxruntime.InferenceSession(data)
         wanted = packed_log_probs(one, read, store, rows, n_classes=4, device_name="cpu", parts=["fold0"])[0]
         for v, view in enumerate(one.views):
