@@ -64,11 +64,11 @@ def explain(workspace: Workspace, image_id: str, *, run: str | None) -> list[Ren
     """What every member says of an image, and where a network looks."""
     from ensemble.analysis.explain import explain_image, explained_summary
     from ensemble.analysis.explain_picture import draw_explained
-    from models.predict.gradcam import first_maps  # torch, which the other commands need not wait for
+    from models.predict.gradcam import class_maps  # torch, which the other commands need not wait for
 
     said = explain_image(workspace, image_id, run=run)
     labels = {name: said.labels_of(name) for name in ([run] if run else [one.name for one in said.by_weight()])}
-    maps, why = first_maps(workspace, labels, image_id, fold=said.fold or 0)
+    maps, why = class_maps(workspace, labels, image_id, fold=said.fold)
     return [explained_summary(said, why), f"wrote {draw_explained(workspace, said, maps, why)}"]
 
 

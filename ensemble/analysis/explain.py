@@ -23,7 +23,8 @@ from folds.base.terminal import figures
 from folds.base.workspace import Workspace
 from folds.find.reasons import reason_text
 from folds.manifest.manifest import USABLE, read_manifest
-from folds.split.assign import load_folds
+from folds.split.assign import Folds, load_folds
+from models.runs import done_folds
 
 K = 3  # guesses that are shown
 MOST_COMPARED = 50_000  # ids that are searched for the nearest: more take longer than a user waits
@@ -84,37 +85,39 @@ def explain_image(workspace: Workspace, image_id: str, *, run: str | None = None
 
     Raises UserError where the id is unknown (with the nearest ones), the image was left out, or nothing is predicted.
     """
-    folds = load_folds(workspace)
-    split, rows = _find(workspace, image_id), rows_of(folds)
-    runs, left_out = _fit_runs(workspace, rows, tests_only=split == "test")
+    folds, split = load_folds(workspace), _find(workspace, image_id)
+    place = int(np.searchsorted(folds.image_id, image_id))
+    fold = int(folds.fold[place]) if split == "train" else None
+    runs, left_out = _fit_runs(workspace, folds, fold)
     if not runs:
         raise UserError(f"there is no finished run: {first_few(left_out)}", hint="`python run.py train`")
-    if run is not None and run not in [one.name for one in runs]:
-        hint = f"`--run` with one of {', '.join(one.name for one in runs)}"
+    known = [one.name for one, _ in runs]
+    if run is not None and run not in known:
+        hint = f"`--run` with one of {', '.join(known)}"
         raise UserError(next((why for why in left_out if why.startswith(run)), f"there is no run {run}"), hint=hint)
-    place = int(np.searchsorted(folds.image_id, image_id))
-    target = int(folds.target[place]) if split == "train" else None
+    target = None if fold is None else int(folds.target[place])
 
-    def probs(member: Member) -> np.ndarray:
-        """Out of fold, or of a test image as a submission has them. (1, C) float32"""
-        if split == "test":
+    def probs(member: Member, rows: Rows) -> np.ndarray:
+        """Out of fold, or of a test image as a submission has them. rows: with which it was opened. (1, C) float32"""
+        if fold is None:
             return member_test_probs(member.runs, np.array([image_id]), some=True)
         row = int(np.flatnonzero(rows.image_id == image_id)[0])
         return member.probs(row, row + 1)
 
-    members = {run.name: probs(Member(run.name, (run,)))[0].astype(np.float64) for run in runs}
-    blend, guess = _load_blend(workspace, rows), None
+    members = {run.name: probs(Member(run.name, (run,)), rows)[0].astype(np.float64) for run, rows in runs}
+    blend, guess = _load_blend(workspace, folds, fold), None
     if blend is not None:
         try:
-            made = open_blend(workspace, blend, tests_only=split == "test")
-            guess = _guess(f"blend ({blend.candidate})", made.probs(probs)[0], folds.classes, target)
+            made = open_blend(workspace, blend, tests_only=fold is None)
+            blended = made.probs(lambda member: probs(member, made.rows))[0]
+            guess = _guess(f"blend ({blend.candidate})", blended, folds.classes, target)
         except UserError:
             pass  # a member of it is gone or has changed
     return Explained(
         image_id=image_id,
         split=split,
         label=None if target is None else folds.classes[target],
-        fold=None if target is None else int(folds.fold[place]),
+        fold=fold,
         members=tuple(_guess(name, one, folds.classes, target) for name, one in members.items()),
         blend=guess,
         left_out=tuple(left_out),
@@ -122,13 +125,13 @@ def explain_image(workspace: Workspace, image_id: str, *, run: str | None = None
     )
 
 
-def _load_blend(workspace: Workspace, rows: Rows) -> Blend | None:
-    """The blend of these folds, if there is one that is not partial."""
+def _load_blend(workspace: Workspace, folds: Folds, fold: int | None) -> Blend | None:
+    """The blend, if there is one of these folds, and the image's own is among those that a partial one is of."""
     if not workspace.blend.is_file():
         return None
     blend = load_blend(workspace.blend)
-    is_ours = (blend.folds_digest, blend.classes) == (rows.digest, rows.classes)
-    return blend if is_ours and not blend.partial else None
+    is_ours = (blend.folds_digest, blend.classes) == (folds.digest, tuple(folds.classes))
+    return blend if is_ours and (fold is None or not blend.partial or fold in blend.partial["folds"]) else None
 
 
 def _guess(name: str, probs: np.ndarray, classes: tuple[str, ...], target: int | None) -> Guess:
@@ -139,12 +142,19 @@ def _guess(name: str, probs: np.ndarray, classes: tuple[str, ...], target: int |
     return Guess(name, tuple(classes[c] for c in top), tuple(float(probs[c]) for c in top), rank, true_prob)
 
 
-def _fit_runs(workspace: Workspace, rows: Rows, *, tests_only: bool) -> tuple[list[Run], list[str]]:
-    """All runs that have every fold, and the others with what is wrong with them."""
-    runs, left_out = [], []
+def _fit_runs(workspace: Workspace, folds: Folds, fold: int | None) -> tuple[list[tuple[Run, Rows]], list[str]]:
+    """All runs that have predicted the image, each with the rows it was opened with, and why the others have not.
+
+    fold  of a training image; None: a test image, which every network of a run predicts
+    """
+    runs, left_out, every = [], [], range(folds.n_folds)
     for name in list_runs(workspace):
         try:
-            runs.append(open_run(workspace, name, rows=rows, tests_only=tests_only))
+            done = every if (workspace.members / name).is_dir() else sorted(done_folds(workspace, name))
+            if fold is not None and fold not in done:
+                raise UserError(f"{name} lacks fold {fold}, which this image is in")
+            rows = rows_of(folds, done if fold is None else [fold])
+            runs.append((open_run(workspace, name, rows=rows, tests_only=fold is None), rows))
         except UserError as err:
             left_out.append(err.message)
     return runs, left_out
@@ -174,7 +184,7 @@ def nearest(text: str, ids: Sequence[str]) -> list[str]:
     return holding[:3] or difflib.get_close_matches(text, ids[:MOST_COMPARED], n=3)
 
 
-def explained_summary(said: Explained, no_map: str) -> Group:
+def explained_summary(said: Explained, no_map: Sequence[str]) -> Group:
     """A row per member and the blend. no_map: why runs have no map, where some have none."""
     guesses = [f"guess {place}" for place in range(1, K + 1)]
     table = figures(said.headline, texts=("member", *guesses), numbers=("truth",) if said.label is not None else ())
@@ -183,5 +193,5 @@ def explained_summary(said: Explained, no_map: str) -> Group:
         cells += [Text("")] * (K - len(cells))
         truth = [f"{one.true_prob:.2f}, place {one.rank}"] if one.rank is not None else []
         table.add_row(one.name, *cells, *truth)
-    notes = [f"left out: {why}" for why in said.left_out] + ([f"no map: {no_map}"] if no_map else [])
+    notes = [f"left out: {why}" for why in said.left_out] + [f"no map: {why}" for why in no_map]
     return Group(table, *map(Text, notes))

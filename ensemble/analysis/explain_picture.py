@@ -25,7 +25,7 @@ MOST_ROWS = 14  # members that are drawn; those that weigh most come first
 INK, TRUE, BAR = "#22313f", "#0b6e4f", "#9db4c0"
 
 
-def draw_explained(workspace: Workspace, said: Explained, maps: ClassMaps | None, no_map: str) -> Path:
+def draw_explained(workspace: Workspace, said: Explained, maps: ClassMaps | None, no_map: Sequence[str]) -> Path:
     """Write `report/explain-ID.png`; the id is made fit for a file's name."""
     store = open_store(workspace)
     row = int(store.rows(np.array([said.image_id]), split=said.split)[0])
@@ -44,7 +44,7 @@ def draw_explained(workspace: Workspace, said: Explained, maps: ClassMaps | None
         else:
             axes.set_axis_off()
     if not maps:
-        text = textwrap.fill(_plain(f"no map: {no_map}"), 44)
+        text = "\n".join(textwrap.fill(_plain(f"no map: {why}"), 44) for why in no_map)
         others[0].text(0, 0.5, text, fontsize=9, color=INK, va="center")
     _draw_guesses(figure.add_subplot(grid[1, :]), guesses, label=said.label, hidden=len(said.members) - MOST_ROWS)
     path = workspace.report / f"explain-{_file_name(said.image_id)}.png"

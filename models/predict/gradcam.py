@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from folds.base.errors import UserError
+from folds.base.errors import first_few
 from folds.base.workspace import Workspace
 from folds.pixels.store import open_store
 from folds.split.assign import load_folds
 from models.input.views import view_boxes
 from models.predict.again import load_trained
-from models.runs import PROBE, done_folds, kind_of
+from models.runs import done_folds, kind_of
 
 VIEW = "centre"
 
@@ -35,41 +35,40 @@ class ClassMaps:
     box: tuple[float, float, float, float]
 
 
-def class_maps(workspace: Workspace, run: str, image_id: str, *, fold: int, labels: Sequence[str]) -> ClassMaps:
-    """Maps of the network that was trained without `fold`, under the centre view.
+def class_maps(
+    workspace: Workspace, labels: Mapping[str, Sequence[str]], image_id: str, *, fold: int | None
+) -> tuple[ClassMaps | None, list[str]]:
+    """Maps of the first of some runs that has any, under the centre view, and why those before it have none.
 
-    Raises UserError, saying why, where the run has no network of its own or the network keeps no map of the picture.
+    labels  of each run, the classes to draw
+    fold    of a training image, so that its network was trained without it; None: a test image, the first network
     """
-    kind = kind_of(workspace, run)
-    if kind is not None:
-        what = "a probe: heads on a frozen backbone" if kind == PROBE else "a memory of features"
-        raise UserError(f"{run} is {what}, with no network of its own to look into")
-    if fold not in done_folds(workspace, run):
-        raise UserError(f"{run} has no network of fold {fold}", hint=f"`python run.py train --run {run}`")
-    folds, store = load_folds(workspace), open_store(workspace)
-    model = load_trained(workspace, run, fold, folds, device=torch.device("cpu")).model
-    row = store.rows(np.array([image_id]), split="train" if image_id in folds.image_id else "test")
-    (seen,) = next(model.inputs(store, row, (VIEW,)))  # (1, 3, size, size)
-    heat = grad_cam(model.network, seen, [folds.classes.index(label) for label in labels])
-    if heat is None:
-        size = f"{model.size} x {model.size} pixels"
-        raise UserError(f"{run}: {model.backbone.tag} keeps no map of the picture behind its last layer at {size}")
-    box = view_boxes(VIEW, width=store.width[row], height=store.height[row], crop_share=model.backbone.crop_share)
-    left, top, right, bottom = box[0].tolist()
-    return ClassMaps(run, fold, tuple(labels), heat, (left, top, right, bottom))
-
-
-def first_maps(
-    workspace: Workspace, labels: Mapping[str, Sequence[str]], image_id: str, *, fold: int
-) -> tuple[ClassMaps | None, str]:
-    """The maps of the first of some runs that has any, and why those before it have none. labels: of each run."""
-    refused: list[str] = []
+    folds, store, frozen, refused = load_folds(workspace), open_store(workspace), list[str](), list[str]()
+    row = store.rows(np.array([image_id]), split="test" if fold is None else "train")
+    found = None
     for run, classes in labels.items():
-        try:
-            return class_maps(workspace, run, image_id, fold=fold, labels=classes), "; ".join(refused)
-        except UserError as err:
-            refused.append(err.message)
-    return None, "; ".join(refused)
+        done = done_folds(workspace, run)
+        if not done or kind_of(workspace, run) is not None:
+            frozen.append(run)
+            continue
+        number = next(iter(done)) if fold is None else fold
+        if number not in done:
+            refused.append(f"{run} has no network of fold {number}")
+            continue
+        model = load_trained(workspace, run, number, folds, device=torch.device("cpu")).model
+        (seen,) = next(model.inputs(store, row, (VIEW,)))  # (1, 3, size, size)
+        heat = grad_cam(model.network, seen, [folds.classes.index(label) for label in classes])
+        if heat is not None:
+            crop_share = model.backbone.crop_share
+            (box,) = view_boxes(VIEW, width=store.width[row], height=store.height[row], crop_share=crop_share)
+            left, top, right, bottom = box.tolist()
+            found = ClassMaps(run, number, tuple(classes), heat, (left, top, right, bottom))
+            break
+        size = f"{model.size} x {model.size} pixels"
+        refused.append(f"{run}: {model.backbone.tag} keeps no map of the picture behind its last layer at {size}")
+    if frozen:
+        refused.append(f"{first_few(frozen)}: no network that was trained here")
+    return found, refused
 
 
 def grad_cam(network: nn.Module, seen: Tensor, targets: Sequence[int]) -> np.ndarray | None:

@@ -21,6 +21,7 @@ from folds.base.workspace import Workspace
 from folds.pixels.jpeg import JpegPixels
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
+from models.predict.predictions import average_views
 from models.runs import KNN, PROBE, kind_of, looked_up_by
 from submissions.csv_form import read_layout
 from submissions.offline.pack_file import OpenPack, Pack, PackedMember, Smaller, save_pack
@@ -185,18 +186,18 @@ def _onnx_files(pack: Pack, files: Files, *, track: Track) -> Iterator[tuple[str
 
 def _changed_runs(
     opened: OpenPack, members: Members, folds: Folds, store: PixelStore, *, device: str, track: Track
-) -> Iterator[str]:
+) -> list[str]:
     """The runs whose out-of-fold top-3 error is another one, to four decimals, with the tensors of the pack."""
     from models.predict.packed import packed_log_probs
 
-    rows = store.rows(folds.image_id, split="train")
-    by_name = {run.name: run for member in members.members for run in member.runs}
-    for name, run in opened.pack.runs.items():
-        before, now = [], []
-        stored = by_name[name]
-        place = 0
-        for fold in members.rows.folds:
-            own = np.flatnonzero(folds.fold == fold)
+    rows, place = store.rows(folds.image_id, split="train"), 0
+    runs = {run.name: run for member in members.members for run in member.runs}
+    before, now = ({name: list[np.ndarray]() for name in runs} for _ in range(2))
+    for fold in members.rows.folds:
+        own = np.flatnonzero(folds.fold == fold)
+        seen: dict[tuple[str, str], np.ndarray] = {}  # a probe and its neighbours ask one backbone
+        for name, stored in runs.items():
+            run = opened.pack.runs[name]
             probs = packed_log_probs(
                 run,
                 opened.read,
@@ -207,15 +208,16 @@ def _changed_runs(
                 what=f"{name}: fold {fold} in float16",
                 track=track,
                 parts=[f"fold{fold}"],
+                seen=seen,
             )[0]
-            used = [run.views.index(view) for view in stored.views]
-            now.append(np.exp(probs[:, used]).mean(axis=1))
-            before.append(stored.probs(place, place + len(own)))
-            place += len(own)
-        target = members.rows.target
-        errors = [round(topk_error(np.concatenate(one), target), SAME) for one in (before, now)]
-        if errors[0] != errors[1]:
-            yield name
+            now[name].append(average_views(probs, [run.views.index(view) for view in stored.views]))
+            before[name].append(stored.probs(place, place + len(own)))
+        place += len(own)
+
+    def error(probs: Sequence[np.ndarray]) -> float:
+        return round(topk_error(np.concatenate(probs), members.rows.target), SAME)
+
+    return [name for name in opened.pack.runs if error(before[name]) != error(now[name])]
 
 
 def _within(members: Members, recipe: Recipe, files: Files, *, is_half: bool, limit: float) -> Smaller:

@@ -142,7 +142,7 @@ def test_the_first_way_that_the_time_suffices_for_is_taken_and_the_cheapest_wher
 def test_a_run_whose_tensors_change_its_error_is_named(packed, unpacked):
     work = packed[1]
     given = open_members(work, load_blend(work.blend)), load_folds(work), open_store(work)
-    assert list(_changed_runs(OpenPack(unpacked), *given, device="cpu", track=silently)) == []
+    assert _changed_runs(OpenPack(unpacked), *given, device="cpu", track=silently) == []
     head = json.loads((unpacked / "pack.json").read_text())
     for file in sorted((unpacked / "test_resnet").glob("*.safetensors")):
         state = load_file(file)
@@ -150,7 +150,7 @@ def test_a_run_whose_tensors_change_its_error_is_named(packed, unpacked):
         save_file(state, file)
         head["files"][f"test_resnet/{file.name}"] = digest(file.read_bytes())
     (unpacked / "pack.json").write_text(json.dumps(head))
-    assert list(_changed_runs(OpenPack(unpacked), *given, device="cpu", track=silently)) == ["test_resnet"]
+    assert _changed_runs(OpenPack(unpacked), *given, device="cpu", track=silently) == ["test_resnet"]
 
 
 def test_parts_of_the_ensemble_get_cheaper_and_the_whole_one_comes_first(packed):

@@ -1,6 +1,7 @@
 """Tests what is said of one image: the numbers in the files, from no network that has seen it."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from ensemble.blend.blend_json import load_blend
 from ensemble.blend.make_blend import make_blend
 from ensemble.settings import BlendSettings
 from folds.base.metrics import top_classes
+from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
-from models.predict.gradcam import first_maps
+from models.predict.gradcam import class_maps
 from models.predict.predictions import load_predictions
 from tests.competition import refusal
 from tests.models.small import SETTINGS, prepared, train
@@ -57,13 +59,34 @@ def test_a_test_image_is_explained_as_the_submission_sees_it(world):
 def test_the_picture_shows_a_map_of_a_net_that_has_one_and_says_why_another_has_none(world):
     said = explain_image(world, "004")
     labels = {name: said.labels_of(name) for name in ("test_vit", "test_resnet")}
-    maps, why = first_maps(world, labels, "004", fold=0)
+    maps, why = class_maps(world, labels, "004", fold=None)
     assert (maps.run, maps.fold, maps.classes) == ("test_resnet", 0, tuple(labels["test_resnet"]))
-    assert "test_vit" in why
-    assert "keeps no map of the picture" in why
+    assert why[0].startswith("test_vit: ")
+    assert "keeps no map of the picture" in why[0]
     with Image.open(draw_explained(world, said, maps, why)) as picture:
         assert (picture.format, picture.width > 1000) == ("PNG", True)
-    assert first_maps(world, {"test_vit": ["0"]}, "004", fold=0)[0] is None
+    assert class_maps(world, {"test_vit": ["0"]}, "004", fold=None)[0] is None
+
+
+def test_a_run_that_lacks_folds_is_explained_where_it_has_the_images_own(world, tmp_path):
+    shutil.copytree(world.root, tmp_path / "work")
+    partial = Workspace(tmp_path / "work")
+    shutil.rmtree(partial.fold("test_vit", 1))
+    make_blend(partial, BlendSettings(trials=16, half_samples=2, partial=True), seed=0)
+    folds = load_folds(partial)
+    first, second = (str(folds.image_id[folds.fold == fold][0]) for fold in (0, 1))
+    said = explain_image(partial, first)
+    assert said.members == explain_image(world, first).members
+    assert said.left_out == ()
+    assert said.blend is not None
+    said = explain_image(partial, second)
+    assert [one.name for one in said.members] == ["test_resnet"]
+    assert said.left_out == ("test_vit lacks fold 1, which this image is in",)
+    assert said.blend is None
+    assert [one.name for one in explain_image(partial, "004").members] == ["test_resnet", "test_vit"]
+    maps, why = class_maps(partial, {"test_vit": ["0"], "given": ["0"], "test_resnet-probe": ["0"]}, second, fold=1)
+    assert maps is None
+    assert why == ["test_vit has no network of fold 1", "given, test_resnet-probe: no network that was trained here"]
 
 
 def test_the_command_writes_the_picture_and_shows_the_guesses(world, typed):

@@ -174,8 +174,10 @@ def test_what_has_no_features_or_no_network_is_refused_in_one_sentence(own):
     with pytest.raises(UserError, match=f"^the run {name} is made of nearest neighbours, and has no network") as no:
         list(predict_run(workspace, name, VIEWS, device_name="cpu"))
     assert no.value.hint == "`python run.py knn --run test_resnet-probe --views centre,mirror`"
-    with pytest.raises(UserError, match=f"^{name} is a memory of features, with no network of its own to look into$"):
-        class_maps(workspace, name, "0/0-0.jpg", fold=0, labels=["0"])
+    assert class_maps(workspace, {name: ["0"]}, "0/0-0.jpg", fold=0) == (
+        None,
+        [f"{name}: no network that was trained here"],
+    )
     for file in workspace.features.iterdir():
         file.unlink()
     shutil.rmtree(workspace.models / name)
