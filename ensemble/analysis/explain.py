@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.text import Text
 
 from ensemble.blend.apply import member_test_probs, open_blend
-from ensemble.blend.blend_json import Blend, load_blend
+from ensemble.blend.blend_json import load_blend
 from ensemble.members.members import Member
 from ensemble.members.open_run import list_runs, open_run
 from ensemble.members.run import Run
@@ -105,8 +105,10 @@ def explain_image(workspace: Workspace, image_id: str, *, run: str | None = None
         return member.probs(row, row + 1)
 
     members = {run.name: probs(Member(run.name, (run,)), rows)[0].astype(np.float64) for run, rows in runs}
-    blend, guess = _load_blend(workspace, folds, fold), None
-    if blend is not None:
+    blend, guess = load_blend(workspace.blend) if workspace.blend.is_file() else None, None
+    if blend is not None and (blend.folds_digest, blend.classes) != (folds.digest, tuple(folds.classes)):
+        blend = None
+    if blend is not None and (fold is None or not blend.partial or fold in blend.partial["folds"]):
         try:
             made = open_blend(workspace, blend, tests_only=fold is None)
             blended = made.probs(lambda member: probs(member, made.rows))[0]
@@ -123,15 +125,6 @@ def explain_image(workspace: Workspace, image_id: str, *, run: str | None = None
         left_out=tuple(left_out),
         weights={} if blend is None else {run: blend.weights[name] for name in blend.runs for run in blend.runs[name]},
     )
-
-
-def _load_blend(workspace: Workspace, folds: Folds, fold: int | None) -> Blend | None:
-    """The blend, if there is one of these folds, and the image's own is among those that a partial one is of."""
-    if not workspace.blend.is_file():
-        return None
-    blend = load_blend(workspace.blend)
-    is_ours = (blend.folds_digest, blend.classes) == (folds.digest, tuple(folds.classes))
-    return blend if is_ours and (fold is None or not blend.partial or fold in blend.partial["folds"]) else None
 
 
 def _guess(name: str, probs: np.ndarray, classes: tuple[str, ...], target: int | None) -> Guess:

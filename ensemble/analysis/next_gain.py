@@ -49,7 +49,10 @@ def next_gains(workspace: Workspace) -> list[NextGain]:
         return []
     if not is_of_these or (blend.metric, blend.k) != ("top-k-error", 3):
         return []
-    hours = {name: sum(_hours(workspace, run) for run in runs) for name, runs in blend.runs.items()}
+    hours = dict.fromkeys(blend.runs, 0.0)
+    for name, runs in blend.runs.items():
+        for path in (path for run in runs for path in sorted((workspace.models / run).glob("*/done.json"))):
+            hours[name] += float(read_json(path, hint="").get("seconds", 0.0)) / 3600
     known = [
         NextGain(f"{one.name}, which is there", hours[one.name], one.without - blend.crossfit)
         for one in blend.worth
@@ -90,11 +93,6 @@ def _further_member(blend: Blend, hours: dict[str, float]) -> list[NextGain]:
     last = mean(without for _, without in members) - blend.crossfit
     spent = mean(hours[name] for name, _ in members)
     return [NextGain("a further member like these", spent, last * (n - 1) / (n + 1))]
-
-
-def _hours(workspace: Workspace, run: str) -> float:
-    records = [read_json(path, hint="") for path in sorted((workspace.models / run).glob("*/done.json"))]
-    return float(sum(record.get("seconds", 0.0) for record in records)) / 3600
 
 
 def gain_table(gains: Sequence[NextGain]) -> Table:

@@ -55,7 +55,10 @@ def make_blend(
     """
     from threadpoolctl import threadpool_limits
 
-    _refuse_unknown_candidate(settings.keep)
+    known = [candidate.name for candidate in CANDIDATES]
+    if settings.keep not in (None, *known):
+        why = f"there is no candidate {settings.keep}; there are {', '.join(known)}"
+        raise UserError(why, hint="`python run.py blend`")
     with threadpool_limits(1):  # two BLAS threads beside a busy neighbour made 0.2 ms into 7.8 ms
         loaded = load_members(
             workspace,
@@ -80,7 +83,18 @@ def make_blend(
             k=metric.k,
             crossfit=kept.crossfit,
             in_sample=kept.in_sample,
-            scores=tuple(_score_record(score) for score in scores),
+            scores=tuple(
+                {
+                    "candidate": score.candidate.name,
+                    "in_sample": score.in_sample,
+                    "crossfit": score.crossfit,
+                    "low": score.interval[0],
+                    "high": score.interval[1],
+                    "behind": score.behind,
+                    "behind_error": score.behind_error,
+                }
+                for score in scores
+            ),
             seed=seed,
             worth=values,
             gain=gain_over_best(loaded, data.objective, kept, values),
@@ -115,12 +129,6 @@ def _fit_all(
         whole, *others = candidate.fit(given)
         fits[candidate] = Fits(whole, tuple(others))
     return fits
-
-
-def _refuse_unknown_candidate(name: str | None) -> None:
-    known = [candidate.name for candidate in CANDIDATES]
-    if name is not None and name not in known:
-        raise UserError(f"there is no candidate {name}; there are {', '.join(known)}", hint="`python run.py blend`")
 
 
 def _why(members: Members, kept: Score, scores: Sequence[Score], name: str | None) -> str:
@@ -164,19 +172,6 @@ def _contents(members: Members, kept: Score) -> dict[str, Any]:
     }
 
 
-def _score_record(score: Score) -> dict[str, Any]:
-    low, high = score.interval
-    return {
-        "candidate": score.candidate.name,
-        "in_sample": score.in_sample,
-        "crossfit": score.crossfit,
-        "low": low,
-        "high": high,
-        "behind": score.behind,
-        "behind_error": score.behind_error,
-    }
-
-
 def _expected(
     workspace: Workspace, members: Members, metric: Metric, nested: Nested, kept: Score, settings: BlendSettings
 ) -> dict[str, Any]:
@@ -188,17 +183,14 @@ def _expected(
         return expected_score(one, outcomes, members.rows, scored=scored, gain=gain)
 
     expected = score(metric, nested.outcomes)
-    top3 = expected if metric == TOP3 else score(TOP3, _nested_outcomes(members, TOP3, nested))
-    return {"expected": expected, "expected_top3": top3, "oof_top3_error": top3.oof}
-
-
-def _nested_outcomes(members: Members, metric: Metric, nested: Nested) -> np.ndarray:
-    """Each image's loss by a metric that the candidates were not chosen by. (N,)"""
-    outcomes = np.empty(len(members.rows))
+    if metric == TOP3:
+        return {"expected": expected, "expected_top3": expected, "oof_top3_error": expected.oof}
+    outcomes = np.empty(len(members.rows))  # by a metric that the candidates were not chosen by
     for fold, chosen in enumerate(nested.chosen):
         for piece, probs in members.chunks(members.rows.of_fold(fold)):
-            outcomes[piece] = metric.outcomes(chosen.fits.without[fold].scores(probs), members.rows.target[piece])
-    return outcomes
+            outcomes[piece] = TOP3.outcomes(chosen.fits.without[fold].scores(probs), members.rows.target[piece])
+    top3 = score(TOP3, outcomes)
+    return {"expected": expected, "expected_top3": top3, "oof_top3_error": top3.oof}
 
 
 def _warnings(members: Members) -> list[str]:

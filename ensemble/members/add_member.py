@@ -51,7 +51,9 @@ def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddRes
     test = _read(settings.test, settings.test_ids, settings, folds)
     warnings = _check_folds(name, oof, folds, trust=settings.trust_folds)
     oof_rows, oof_unused = _joined(oof, folds.image_id)
-    test_id = _test_ids(workspace, test)
+    test_id = np.sort(test.image_id)  # without a manifest the file's own
+    if workspace.manifest.is_file():
+        test_id = np.sort(usable_rows(read_manifest(workspace), split="test")["image_id"].to_numpy(str))
     test_rows, test_unused = _joined(test, test_id)
     oof_probs, oof_sums = _as_probs(oof, folds, logits=settings.logits)
     test_probs, test_sums = _as_probs(test, folds, logits=settings.logits)
@@ -134,13 +136,6 @@ def _check_folds(name: str, oof: External, folds: Folds, *, trust: bool) -> list
     raise UserError(
         f"{name} {fault}", hint="`--trust-folds` if every row was predicted by a model that had not seen its image"
     )
-
-
-def _test_ids(workspace: Workspace, test: External) -> np.ndarray:
-    """The usable test images of the work folder, sorted; without a manifest, the file's own."""
-    if not workspace.manifest.is_file():
-        return np.sort(test.image_id)
-    return np.sort(usable_rows(read_manifest(workspace), split="test")["image_id"].to_numpy(str))
 
 
 def as_predictions(image_id: np.ndarray, probs: np.ndarray, folds: Folds) -> Predictions:

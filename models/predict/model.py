@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from folds.base.progress import Track, silently
 from folds.pixels.store import PixelStore
 from models.backbones import Backbone, pooled_features
-from models.device import autocast
+from models.device import autocast, fused
 from models.input.batches import gather_batches
 from models.input.resample import network_input
 from models.input.views import view_boxes, view_size
@@ -64,11 +65,12 @@ class Model:
         inputs = self.inputs(store, rows, views, batch_size=batch_size, what=what, track=track)
         if not len(rows):  # one image that is not kept tells how many features there are
             inputs = iter([[torch.zeros(1, 3, self.size, self.size, device=self.device)] * len(views)])
-        for seen in inputs:
-            with torch.inference_mode(), autocast(self.device, self.precision):
-                of_views = [pooled_features(self.network, one) for one in seen]
-                found = [torch.stack(views) for views in zip(*of_views, strict=True)]
-            yield found if len(rows) else [one[:, :0] for one in found]
+        with fused(self.network, size=self.size, device=self.device):
+            for seen in inputs:
+                with torch.inference_mode(), autocast(self.device, self.precision):
+                    of_views = [pooled_features(self.network, one) for one in seen]
+                    found = [torch.stack(views) for views in zip(*of_views, strict=True)]
+                yield found if len(rows) else [one[:, :0] for one in found]
 
     def inputs(
         self,
@@ -112,12 +114,15 @@ def log_probs_of(
     first = models[0]
     shifts = torch.from_numpy(np.stack([model.shift for model in models])).float().to(first.device)  # (models, C)
     found = [torch.empty(len(models), 0, len(views), shifts.shape[1])]
-    for seen in first.inputs(store, rows, views, batch_size=batch_size, what=what, track=track):
-        with torch.inference_mode():
-            # One view at a time: eight at once cost 8.7 times one, since they leave no room in the processor's cache.
-            answers = [torch.stack([_logits(model, view) for model in models]) for view in seen]  # (models, B, C) each
-            logits = torch.stack(answers, dim=2) + shifts[:, None, None]
-            found.append(logits.log_softmax(dim=3).cpu())
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(fused(model.network, size=model.size, device=model.device))
+        for seen in first.inputs(store, rows, views, batch_size=batch_size, what=what, track=track):
+            with torch.inference_mode():
+                # One view at a time: eight at once cost 8.7 times one: they leave no room in the processor's cache.
+                answers = [torch.stack([_logits(model, view) for model in models]) for view in seen]  # (models, B, C)
+                logits = torch.stack(answers, dim=2) + shifts[:, None, None]
+                found.append(logits.log_softmax(dim=3).cpu())
     return torch.cat(found, dim=1).numpy()
 
 

@@ -18,7 +18,7 @@ from folds.base.progress import Track, silently
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
 from models.backbones import Backbone
-from models.device import Way, return_memory
+from models.device import Way, fused, return_memory
 from models.input.augment import Draws, Mixer, batch_size_for, draw, seed_everything, training_input
 from models.input.batches import gather_batches
 from models.input.sampling import draw_epoch, expected_repeats, prior_correction
@@ -177,13 +177,14 @@ class FoldTrainer:
 
     def _train_epoch(self, epoch: int, track: Track) -> float:
         """One pass; returns the mean training loss in nats."""
-        self.stepper.train_mode()
         loss_sum = torch.zeros((), device=self.device)
-        for i, (images, target) in enumerate(self.batches(epoch, track=track)):
-            step = epoch * self.data.epoch_steps + i
-            loss_sum += self.stepper.step(step, images, target)
-            if (i + 1) % CHECK_STEPS == 0 or i + 1 == self.data.epoch_steps:
-                self._refuse_divergence(bool(torch.isfinite(loss_sum)), step=step)
+        with fused(self.stepper.network, size=self.sizes[epoch], device=self.device, learns=True):
+            self.stepper.train_mode()
+            for i, (images, target) in enumerate(self.batches(epoch, track=track)):
+                step = epoch * self.data.epoch_steps + i
+                loss_sum += self.stepper.step(step, images, target)
+                if (i + 1) % CHECK_STEPS == 0 or i + 1 == self.data.epoch_steps:
+                    self._refuse_divergence(bool(torch.isfinite(loss_sum)), step=step)
         return float(loss_sum) / self.data.epoch_steps
 
     def _valid_figures(self, epoch: int) -> tuple[float, float, float]:

@@ -1,20 +1,24 @@
-"""Checks device and precision: `--precision auto` on a CPU is measured once, and malloc keeps freed memory."""
+"""Checks device and precision: `--precision auto` is measured once, malloc keeps memory, batch norm is fused."""
 
+import copy
 import dataclasses
 import json
 import resource
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from torch import nn
 
 from folds.base.errors import UserError
 from folds.split.assign import load_folds
 from models import device as precision
 from models.backbones import resolve_backbone
-from models.device import PRECISIONS, choose_device, keep_memory, return_memory, run_precision
+from models.device import PRECISIONS, choose_device, fused, keep_memory, return_memory, run_precision
 from models.predict.again import load_trained
 from models.probe.probe import probe_runs
 from models.runs import chosen_precision, plan_runs
@@ -160,3 +164,72 @@ def test_what_is_kept_is_given_back_between_training_and_evaluation():
 def test_a_system_without_glibc_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert keep_memory.__wrapped__() is False
+
+
+def stirred(network):
+    """A network in evaluation mode whose batch norms do something."""
+    torch.manual_seed(0)
+    for norm in (one for one in network.modules() if isinstance(one, nn.BatchNorm2d)):
+        for tensor, low, high in ((norm.running_mean, -0.5, 0.5), (norm.running_var, 0.5, 2.0), (norm.bias, -0.3, 0.3)):
+            nn.init.uniform_(tensor, low, high)
+    return network.eval()
+
+
+def n_fused(network):
+    return sum("forward" in vars(one) for one in network.modules()) // 2
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "norms"),
+    [
+        ("test_resnet", 32, 15),
+        ("test_efficientnet", 32, 13),  # `same` padding, activations inside the norms
+        ("inception_v3", 96, 94),
+        ("densenet121", 32, 59),  # the others stand before their convolutions
+        ("test_vit", 160, 0),
+    ],
+)
+def test_convolutions_and_batch_norms_are_one_on_a_cpu_and_give_the_same_logits(name, size, norms):
+    network = stirred(timm.create_model(name, num_classes=7))
+    before, seen = copy.deepcopy(network.state_dict()), torch.randn(2, 3, size, size)
+    with torch.inference_mode():
+        expected = network(seen)
+        with fused(network, size=size, device=CPU):
+            assert n_fused(network) == norms
+            assert network.state_dict().keys() == before.keys()
+            torch.testing.assert_close(network(seen), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+        assert torch.equal(network(seen), expected)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_nothing_is_fused_where_a_convolution_is_also_read_elsewhere():
+    class NormalisesFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, images):
+            stem = self.stem(images)
+            return (stem + self.norm(stem).relu()).mean((2, 3))
+
+    network = stirred(NormalisesFirst())
+    with fused(network, size=8, device=CPU):
+        assert n_fused(network) == 0
+
+
+def test_what_learns_is_not_fused_and_gets_the_gradient_that_it_had():
+    network, gradients = stirred(timm.create_model("test_resnet", num_classes=7)), []
+    for part in (network.conv1, network.bn1, network.layer1):
+        part.requires_grad_(False)
+    seen = torch.randn(2, 3, 32, 32)
+    for context in (nullcontext(), fused(network, size=32, device=CPU, learns=True)):
+        with context:
+            network(seen).square().sum().backward()
+            gradients.append({name: one.grad for name, one in network.named_parameters() if one.grad is not None})
+            fused_norms = n_fused(network)
+        network.zero_grad(set_to_none=True)
+    frozen = [one for one in network.modules() if isinstance(one, nn.BatchNorm2d) and not one.weight.requires_grad]
+    assert fused_norms == len(frozen) == 5
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
