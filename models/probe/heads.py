@@ -187,12 +187,7 @@ def fit_heads(features: FeatureRows, folds: Folds, *, track: Track = silently) -
 
 
 def fit_head(
-    features: FeatureRows,
-    folds: Folds,
-    rows: np.ndarray,
-    *,
-    strength: float,
-    start: Head | None = None,
+    features: FeatureRows, folds: Folds, rows: np.ndarray, *, strength: float, start: Head | None = None
 ) -> Head:
     """A head fitted to these rows of the folds, at a strength that is known; on the host."""
     target = torch.from_numpy(folds.target[rows])

@@ -28,15 +28,7 @@ from models.settings import PredictSettings
 from models.train.checkpoint import Checkpoint, RefusedError
 from models.train.trainer import FoldTrainer, Job
 from models.train.verdict import against_probe, judge, remedy_for
-from models.watch.events import (
-    CheckpointRefused,
-    EpochRow,
-    Event,
-    FoldDone,
-    FoldResumed,
-    FoldStarted,
-    Verdict,
-)
+from models.watch.events import CheckpointRefused, EpochRow, Event, FoldDone, FoldResumed, FoldStarted, Verdict
 
 CHECKPOINT = "checkpoint.safetensors"  # in the fold's folder, until the fold is done
 
@@ -116,29 +108,13 @@ def make_trainer(
     if is_to_probe:  # linear probing, then fine-tuning (LP-FT, Kumar et al. 2022)
         body = FrozenBody(job.backbone, job.weights, size, device, precisions["forward"])
         head = start_head(
-            workspace,
-            folds,
-            store,
-            body,
-            fold=job.fold,
-            mirror=settings.mirror,
-            stages=settings.stages,
-            track=track,
+            workspace, folds, store, body, fold=job.fold, mirror=settings.mirror, stages=settings.stages, track=track
         )
         # The probe was fitted under the natural prior; the bias starts from the prior that sampling makes.
         target = folds.target if job.fold is None else folds.target[folds.fold != job.fold]
         shift = sampling_shift(target, settings, n_classes=len(folds.classes))
         is_probed = set_head(network, head.weight, head.bias - torch.from_numpy(shift).float())
-    return FoldTrainer(
-        network,
-        job,
-        folds,
-        store,
-        lr=lr,
-        device=device,
-        precisions=precisions,
-        is_probed=is_probed,
-    )
+    return FoldTrainer(network, job, folds, store, lr=lr, device=device, precisions=precisions, is_probed=is_probed)
 
 
 def _started(trainer: FoldTrainer, views: Sequence[str]) -> FoldStarted:
