@@ -62,7 +62,7 @@ def do_job(
     if rows:
         yield FoldResumed(len(rows), job.settings.epochs)
     yield from _train(trainer, checkpoint, rows, seconds=before, track=track)
-    write_network(folder, trainer.trained)
+    write_network(folder, trainer.stepper.trained)
     model, size, oof = trainer.model, predict.predict_batch, None
     test = model.log_probs(store, test_rows(store), views, batch_size=size, what="predict test", track=track)
     if job.fold is not None:

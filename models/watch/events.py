@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from folds.base.workspace import Workspace
 
@@ -154,6 +154,11 @@ class FoldDone:
     seconds: float
     trained: bool
     views: tuple[str, ...]
+
+    @classmethod
+    def before(cls, record: dict[str, Any]) -> FoldDone:
+        """By an earlier command, whose done.json this is."""
+        return cls(record["oof_top3_error"], record["seconds"], trained=False, views=tuple(record["views"]))
 
 
 @dataclass(frozen=True)
