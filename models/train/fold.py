@@ -97,15 +97,15 @@ def make_trainer(
         drop_path=settings.drop_path,
         stages=settings.stages,
     )
-    # Features of random weights do not tell classes apart: such networks start from a random head.
-    is_to_probe = settings.head == "probe" and job.weights is not None
     before = chosen_precision(workspace, job.plan.name)
     precisions = {
         way: run_precision(settings.precision, device, job.backbone, size=size, way=way, before=before)
         for way in get_args(Way)
     }
     is_probed = False
-    if is_to_probe:  # linear probing, then fine-tuning (LP-FT, Kumar et al. 2022)
+    # Linear probing, then fine-tuning (LP-FT, Kumar et al. 2022), but for random weights: their features do not tell
+    # classes apart.
+    if settings.head == "probe" and job.weights is not None:
         body = FrozenBody(job.backbone, job.weights, size, device, precisions["forward"])
         head = start_head(
             workspace, folds, store, body, fold=job.fold, mirror=settings.mirror, stages=settings.stages, track=track
@@ -156,16 +156,8 @@ def _judged(workspace: Workspace, trainer: FoldTrainer, folds: Folds, rows: Sequ
     """The verdict on a fold whose `oof.npz` is written."""
     job, network = trainer.job, trainer.stepper.network
     train_loss, train_top3_error = trainer.score_training()
-    remedy = remedy_for(
-        job.settings,
-        lr=trainer.stepper.peak_lr,
-        has_batch_norm=any(isinstance(one, _BatchNorm) for one in network.modules()),
-        takes_head=one_head(network) is not None,
-    )
-    return judge(
-        rows,
-        train_loss=train_loss,
-        train_top3_error=train_top3_error,
-        against_probe=against_probe(workspace, folds, job),
-        remedy=remedy,
-    )
+    has_batch_norm = any(isinstance(one, _BatchNorm) for one in network.modules())
+    takes_head, lr = one_head(network) is not None, trainer.stepper.peak_lr
+    remedy = remedy_for(job.settings, lr=lr, has_batch_norm=has_batch_norm, takes_head=takes_head)
+    beside = against_probe(workspace, folds, job)
+    return judge(rows, train_loss=train_loss, train_top3_error=train_top3_error, against_probe=beside, remedy=remedy)

@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from folds.base.workspace import Workspace
 
+VerdictKind = Literal["no gain", "overfitting", "underfitting", "fine"]
+
 
 class JobKey(NamedTuple):
     """Which job: a fold of a run, or with fold None its refit on all images; also what concerns a whole run.
@@ -136,7 +138,7 @@ class AgainstProbe:
 class Verdict:
     """Scores on training and valid images under the same views; `gained`: relative fall of the last valid losses."""
 
-    kind: Literal["no gain", "overfitting", "underfitting", "fine"]
+    kind: VerdictKind
     advice: str
     train_loss: float
     valid_loss: float
