@@ -89,6 +89,36 @@ class Training:
                 command=lambda plan: f"predict --run {plan.name}",
             )
 
+    def probe_first(self, *, with_knn: bool) -> Generator[str | Complaint, None, list[str]]:
+        """What `all` makes before it trains, of what starts from weights: probes, and perhaps their nearest neighbours.
+
+        Returns the names of these runs.
+        """
+        plans = plans_to_probe(self.plans)
+        if not plans:
+            return []
+        refuse_runs(self.workspace, self.plans, seed=self.seed)
+        where = self.workspace, plans, self.predict, self.engine
+        devices = {as_probe(plan).name: plan.settings.device for plan in plans}
+        try:
+            with alone(self.workspace, "probe", say=self.screen.complain):
+                yield from self._do(probe_tasks(*where), what="probe")
+                if with_knn:
+                    n_folds = load_folds(self.workspace).n_folds
+                    whole = {one: devices[one] for one in devices if len(done_folds(self.workspace, one)) == n_folds}
+                    yield from self._do(knn_tasks(*where, whole), what="lookup")
+        except TimeUpError:
+            self.is_cut = True
+            yield "the time is up"
+        return [*devices, *(knn_name(one) for one in devices if with_knn)]
+
+    def _do(self, tasks: Sequence[Task], *, what: str) -> Iterator[str | Complaint]:
+        events = run_tasks(tasks, self.engine, _tracked(self.screen.track, self.engine, self.deadline))
+        for one, failure in _shown(events, LiveTable(self.screen)):
+            yield from job_lines(one)
+            if failure:
+                yield Complaint(f"{failure.why}; training goes on without this {what}", failure.hint, failure.trace)
+
     @property
     def failures(self) -> str:
         return f"{first_few(list(self.failed))} failed"
@@ -100,56 +130,6 @@ class Training:
         if others:
             return f"`python run.py blend --members {','.join(others)}` blends the others"
         return "`python run.py blend --partial` takes the folds that are done"
-
-
-@dataclass
-class FirstProbes:
-    """What `all` makes before it trains, of what starts from weights: probes, and their nearest neighbours.
-
-    Iterated as `Training` is.
-    """
-
-    workspace: Workspace
-    plans: Sequence[RunPlan]
-    predict: PredictSettings
-    engine: EngineSettings
-    seed: int
-    screen: Screen
-    with_knn: bool = True
-    deadline: float | None = None
-    is_cut: bool = False
-
-    def __post_init__(self) -> None:
-        self.chosen = plans_to_probe(self.plans)
-
-    @property
-    def names(self) -> list[str]:
-        probes = [as_probe(plan).name for plan in self.chosen]
-        return [*probes, *(knn_name(one) for one in probes if self.with_knn)]
-
-    def __iter__(self) -> Iterator[str | Complaint]:
-        if not self.chosen:
-            return
-        refuse_runs(self.workspace, self.plans, seed=self.seed)
-        where = self.workspace, self.chosen, self.predict, self.engine
-        try:
-            with alone(self.workspace, "probe", say=self.screen.complain):
-                yield from self._do(probe_tasks(*where), what="probe")
-                if self.with_knn:
-                    n_folds = load_folds(self.workspace).n_folds
-                    named = {as_probe(plan).name: plan.settings.device for plan in self.chosen}
-                    whole = {one: named[one] for one in named if len(done_folds(self.workspace, one)) == n_folds}
-                    yield from self._do(knn_tasks(*where, whole), what="lookup")
-        except TimeUpError:
-            self.is_cut = True
-            yield "the time is up"
-
-    def _do(self, tasks: Sequence[Task], *, what: str) -> Iterator[str | Complaint]:
-        events = run_tasks(tasks, self.engine, _tracked(self.screen.track, self.engine, self.deadline))
-        for one, failure in _shown(events, LiveTable(self.screen)):
-            yield from job_lines(one)
-            if failure:
-                yield Complaint(f"{failure.why}; training goes on without this {what}", failure.hint, failure.trace)
 
 
 def prepare(
