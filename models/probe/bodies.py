@@ -17,7 +17,7 @@ from folds.base.progress import Track
 from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
-from models.backbones import Backbone, resolve_backbone
+from models.backbones import resolve_backbone
 from models.jobs.hub import find_start
 from models.predict.again import FoldFiles, load_trained, test_rows
 from models.predict.model import Passes
@@ -146,13 +146,15 @@ def probed_bodies(
     each = (stored["backbone"], done.get("weights_digest", ""), settings["image_size"], settings["precision"])
     for tag, wanted, size, precision in zip(*map(apart, each), strict=True):
         backbone = resolve_backbone(tag)
-        plan = next((plan for plan in singles if _starts_from(plan, backbone, wanted)), None)
-        if plan is None and wanted:
+        likely = (one for one in singles if resolve_backbone(one.backbone).tag == backbone.tag and one.has_weights)
+        starts = (find_start(plan, backbone) for plan in likely) if wanted else ()
+        known = (path for path in starts if path is not None and path.is_file())
+        weights = next((path for path in known if digest(path.read_bytes()) == wanted), None)
+        if weights is None and wanted:
             raise UserError(
                 f"{run} is a probe of {tag} with the weights {wanted}, which the settings do not name",
                 hint=f"`python run.py {command} --backbone {tag} --weights FILE` with the file that was probed",
             )
-        weights = find_start(plan, backbone) if plan is not None and wanted else None
         found.append(FrozenBody(backbone, weights, int(size), device, getattr(torch, precision), stored["seed"]))
     return found
 
@@ -162,11 +164,3 @@ def trained_body(workspace: Workspace, run: str, fold: int, folds: Folds, *, dev
     model = load_trained(workspace, run, fold, folds, device=device).model
     path = JobKey(run, fold).folder(workspace) / "network.safetensors"
     return FrozenBody(model.backbone, path, model.size, device, model.precision, is_trained=True)
-
-
-def _starts_from(plan: RunPlan, backbone: Backbone, wanted: str) -> bool:
-    """Whether a plan's weights file is the one with this digest."""
-    if resolve_backbone(plan.backbone).tag != backbone.tag or not plan.has_weights:
-        return False
-    path = find_start(plan, backbone)
-    return path is not None and path.is_file() and digest(path.read_bytes()) == wanted
