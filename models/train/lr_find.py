@@ -105,6 +105,8 @@ def sweep(trainer: FoldTrainer, *, steps: int = STEPS, track: Track = silently) 
 
 def judge_sweep(rates: np.ndarray, losses: np.ndarray, *, is_probed: bool = False) -> Sweep:
     """Smooth the losses and pick the rates. rates, losses (n,). Raises UserError where the loss never falls."""
+    if not len(losses):
+        raise UserError(f"the loss is not finite even at a rate of {LOWEST:.0e}", hint="`--precision fp32`")
     smooth = smoothed(losses)
     first = TRUSTED_STEPS if len(losses) > 2 * TRUSTED_STEPS else 0
     bottom = first + int(np.argmin(smooth[first:]))
