@@ -31,13 +31,10 @@ State = Literal["waiting", "running", "done", "failed", "held"]
 STATES = ("done", "running", "waiting", "held", "failed")
 AFTER: dict[type, State] = {
     **dict.fromkeys((events.FoldStarted, events.FoldResumed, events.EpochRow), "running"),
-    **{
-        events.FoldMoved: "waiting",
-        events.FoldHeld: "held",
-        events.FoldFailed: "failed",
-        events.FoldDone: "done",
-        events.ProbeFitted: "done",
-    },
+    **dict.fromkeys((events.FoldDone, events.ProbeFitted), "done"),
+    events.FoldMoved: "waiting",
+    events.FoldHeld: "held",
+    events.FoldFailed: "failed",
 }
 STYLES = {"running": "bold", "failed": "red", "held": "yellow", "waiting": "dim"}
 
