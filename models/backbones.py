@@ -15,6 +15,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from folds.base.errors import UserError, first_few
@@ -59,19 +60,18 @@ def resolve_backbone(name: str) -> Backbone:
         hint = f"did you mean {' or '.join(f'`{other}`' for other in near)}?" if near else "`--backbone resnet50`"
         raise UserError(f"there is no backbone `{name}`, neither here nor in timm", hint=hint)
     try:
-        cfg = timm.get_pretrained_cfg(tag)
+        cfg = timm.get_pretrained_cfg(tag) or PretrainedCfg(interpolation="bilinear")
     except RuntimeError as err:
         known = [full for full in timm.list_pretrained() if full.startswith(f"{tag.split('.')[0]}.")]
         raise UserError(f"timm has no weights `{tag}`", hint=f"it has {first_few(known, most=6) or 'none'}") from err
-    full_tag = tag if "." in tag or not (cfg and cfg.tag) else f"{tag}.{cfg.tag}"
     return Backbone(
-        tag=full_tag,
-        mean=cfg.mean if cfg else (0.485, 0.456, 0.406),
-        std=cfg.std if cfg else (0.229, 0.224, 0.225),
-        size=cfg.input_size[1] if cfg else 224,
-        crop_share=cfg.crop_pct if cfg else 0.875,
-        kernel="bicubic" if cfg and cfg.interpolation == "bicubic" else "bilinear",
-        fixed_size=bool(cfg and cfg.fixed_input_size),
+        tag=tag if "." in tag or not cfg.tag else f"{tag}.{cfg.tag}",
+        mean=cfg.mean,
+        std=cfg.std,
+        size=cfg.input_size[1],
+        crop_share=cfg.crop_pct,
+        kernel="bicubic" if cfg.interpolation == "bicubic" else "bilinear",
+        fixed_size=cfg.fixed_input_size,
     )
 
 
@@ -102,8 +102,14 @@ def build_network(
     if weights is not None:
         network = _with_body(network, weights, backbone=backbone, size=size, extra=extra)
     refuse_input(backbone, size=size, hint=f"`--image-size {backbone.size}`, the size of its weights", network=network)
-    if stages == STAGES:
-        _add_stage_head(network, n_classes, size=size)
+    if stages == STAGES and one_head(network) is not None:
+        with torch.inference_mode():  # in evaluation mode, as `refuse_input` left it
+            *means, _ = pooled_features(network, torch.zeros(1, 3, size, size))
+        if means:  # a head of zeros on the last stages, for which no number is drawn
+            width = sum(one.shape[1] for one in means)
+            network.stage_head = nn.utils.skip_init(nn.Linear, width, n_classes, bias=False)
+            nn.init.zeros_(network.stage_head.weight)
+            network.__class__ = type(type(network).__name__, (_StageLogits, type(network)), {})
     return network
 
 
@@ -144,17 +150,6 @@ class _StageLogits(nn.Module):
         means = _stage_means(self, maps, n_features=self.get_classifier().in_features)  # type: ignore[operator]
         logits: Tensor = self.forward_head(last)  # type: ignore[operator]
         return logits + self.stage_head(torch.cat(means, dim=1))
-
-
-def _add_stage_head(network: nn.Module, n_classes: int, *, size: int) -> None:
-    """Give the network, in evaluation mode, a head of zeros on the last stages, where it has any; draws no number."""
-    with torch.inference_mode():
-        *means, _ = pooled_features(network, torch.zeros(1, 3, size, size))
-    if means and one_head(network) is not None:
-        head = nn.utils.skip_init(nn.Linear, sum(one.shape[1] for one in means), n_classes, bias=False)
-        nn.init.zeros_(head.weight)
-        network.stage_head = head
-        network.__class__ = type(type(network).__name__, (_StageLogits, type(network)), {})
 
 
 def set_head(network: nn.Module, weight: Tensor, bias: Tensor) -> bool:
@@ -251,9 +246,7 @@ def one_head(network: nn.Module) -> nn.Linear | None:
     """The head where it is one linear layer with a bias, and no other is beside it, as for distillation."""
     linear = network.get_classifier() if hasattr(network, "get_classifier") else None  # type: ignore[operator]
     n_parameters = sum(name.startswith(_head_names(network)) for name, _ in network.named_parameters())
-    if not isinstance(linear, nn.Linear) or linear.bias is None or n_parameters != 2:
-        return None
-    return linear
+    return linear if isinstance(linear, nn.Linear) and linear.bias is not None and n_parameters == 2 else None
 
 
 def refuse_input(backbone: Backbone, *, size: int, hint: str, network: nn.Module | None = None) -> None:

@@ -21,13 +21,12 @@ from folds.settings import PrepareSettings
 from folds.split.assign import load_folds
 from models.input.sizes import larger_views, needed_store_size, predict_size, train_size
 from models.input.views import check_views
-from models.jobs.local import Task
+from models.jobs.local import Task, anywhere
 from models.jobs.plan import find_rates, refuse_runs, train_runs
 from models.jobs.ray import run_tasks
 from models.predict.again import predict_run, refuse_run
-from models.probe.knn import refuse_lookups
-from models.probe.probe import plans_to_probe, refuse_probes
-from models.probe.tasks import anywhere, knn_tasks, probe_tasks
+from models.probe.knn import knn_tasks, refuse_lookups
+from models.probe.probe import plans_to_probe, probe_tasks, refuse_probes
 from models.runs import PROBE, RunPlan, as_probe, done_folds, kind_of, knn_name, runs, sibling
 from models.settings import EngineSettings, PredictSettings, TrackSettings
 from models.watch.curves import tracking
@@ -68,14 +67,14 @@ class Training:
             track, engine = _tracked(table.track, self.engine, self.deadline), self.engine
             events = train_runs(*where, self.predict, seed=self.seed, only_folds=only_folds, engine=engine, track=track)
             try:
-                for one in _shown(events, table):
+                for one, failure in _shown(events, table):
                     yield from job_lines(one)
                     if isinstance(one, JobEvent):
                         trackers.take(one)
                     yield from (lines.pop(0) for _ in list(lines))
-                    if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
-                        self.failed[one.event.name] = one.key.run
-                        yield Complaint(one.event.why, one.event.hint, one.event.trace)
+                    if failure:
+                        self.failed[failure.name] = one.key.run
+                        yield Complaint(failure.why, failure.hint, failure.trace)
             except TimeUpError as stop:
                 self.is_cut = True
                 yield "; ".join(["the time is up", *getattr(stop, "__notes__", ())])
@@ -90,6 +89,36 @@ class Training:
                 command=lambda plan: f"predict --run {plan.name}",
             )
 
+    def probe_first(self, *, with_knn: bool) -> Generator[str | Complaint, None, list[str]]:
+        """What `all` makes before it trains, of what starts from weights: probes, and perhaps their nearest neighbours.
+
+        Returns the names of these runs.
+        """
+        plans = plans_to_probe(self.plans)
+        if not plans:
+            return []
+        refuse_runs(self.workspace, self.plans, seed=self.seed)
+        where = self.workspace, plans, self.predict, self.engine
+        devices = {as_probe(plan).name: plan.settings.device for plan in plans}
+        try:
+            with alone(self.workspace, "probe", say=self.screen.complain):
+                yield from self._do(probe_tasks(*where), what="probe")
+                if with_knn:
+                    n_folds = load_folds(self.workspace).n_folds
+                    whole = {one: devices[one] for one in devices if len(done_folds(self.workspace, one)) == n_folds}
+                    yield from self._do(knn_tasks(*where, whole), what="lookup")
+        except TimeUpError:
+            self.is_cut = True
+            yield "the time is up"
+        return [*devices, *(knn_name(one) for one in devices if with_knn)]
+
+    def _do(self, tasks: Sequence[Task], *, what: str) -> Iterator[str | Complaint]:
+        events = run_tasks(tasks, self.engine, _tracked(self.screen.track, self.engine, self.deadline))
+        for one, failure in _shown(events, LiveTable(self.screen)):
+            yield from job_lines(one)
+            if failure:
+                yield Complaint(f"{failure.why}; training goes on without this {what}", failure.hint, failure.trace)
+
     @property
     def failures(self) -> str:
         return f"{first_few(list(self.failed))} failed"
@@ -101,57 +130,6 @@ class Training:
         if others:
             return f"`python run.py blend --members {','.join(others)}` blends the others"
         return "`python run.py blend --partial` takes the folds that are done"
-
-
-@dataclass
-class FirstProbes:
-    """What `all` makes before it trains, of what starts from weights: probes, and their nearest neighbours.
-
-    Iterated as `Training` is.
-    """
-
-    workspace: Workspace
-    plans: Sequence[RunPlan]
-    predict: PredictSettings
-    engine: EngineSettings
-    seed: int
-    screen: Screen
-    with_knn: bool = True
-    deadline: float | None = None
-    is_cut: bool = False
-
-    def __post_init__(self) -> None:
-        self.chosen = plans_to_probe(self.plans)
-
-    @property
-    def names(self) -> list[str]:
-        probes = [as_probe(plan).name for plan in self.chosen]
-        return [*probes, *(knn_name(one) for one in probes if self.with_knn)]
-
-    def __iter__(self) -> Iterator[str | Complaint]:
-        if not self.chosen:
-            return
-        refuse_runs(self.workspace, self.plans, seed=self.seed)
-        where = self.workspace, self.chosen, self.predict, self.engine
-        try:
-            with alone(self.workspace, "probe", say=self.screen.complain):
-                yield from self._do(probe_tasks(*where), what="probe")
-                if self.with_knn:
-                    n_folds = load_folds(self.workspace).n_folds
-                    named = {as_probe(plan).name: plan.settings.device for plan in self.chosen}
-                    whole = {one: named[one] for one in named if len(done_folds(self.workspace, one)) == n_folds}
-                    yield from self._do(knn_tasks(*where, device_of=whole), what="lookup")
-        except TimeUpError:
-            self.is_cut = True
-            yield "the time is up"
-
-    def _do(self, tasks: Sequence[Task], *, what: str) -> Iterator[str | Complaint]:
-        events = run_tasks(tasks, self.engine, _tracked(self.screen.track, self.engine, self.deadline))
-        for one in _shown(events, LiveTable(self.screen)):
-            yield from job_lines(one)
-            if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
-                why = f"{one.event.why}; training goes on without this {what}"
-                yield Complaint(why, one.event.hint, one.event.trace)
 
 
 def prepare(
@@ -237,9 +215,9 @@ def predict(
         refuse_run(workspace, name, settings.views)
     tasks = []
     for name in names:
-        do = partial(predict_run, anywhere(workspace, engine), name, settings, device_name=device, cache=engine.cache)
         seconds = sum(done["seconds"] for done in done_folds(workspace, name).values())
         lock = workspace.lock(f"{name}.files") if (workspace.models / name).is_dir() else None
+        do = partial(predict_run, anywhere(workspace, engine), name, settings, device_name=device, cache=engine.cache)
         tasks.append(Task(JobKey(name, None), name, do, lock, device, seconds))
     yield from _lines(tasks, engine, screen)
 
@@ -261,29 +239,31 @@ def knn(
     with alone(workspace, "probe", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):
         if not engine.is_ray:  # whose machines may have what this one lacks
             refuse_lookups(workspace, names, plans, settings)
-        yield from _lines(
-            knn_tasks(workspace, plans, settings, engine, device_of=dict.fromkeys(names, device)), engine, screen
-        )
+        tasks = knn_tasks(workspace, plans, settings, engine, dict.fromkeys(names, device))
+        yield from _lines(tasks, engine, screen)
 
 
 def _lines(tasks: Sequence[Task], engine: EngineSettings, screen: Screen) -> Iterator[str]:
     """Do the tasks, and yield what is to be shown. Raises the first mistake."""
-    for one in _shown(run_tasks(tasks, engine, _tracked(screen.track, engine, None)), LiveTable(screen)):
-        if isinstance(one, JobEvent) and isinstance(one.event, FoldFailed):
-            if one.event.trace:
-                raise RuntimeError(one.event.trace)
-            raise UserError(one.event.why, hint=one.event.hint)
+    events = run_tasks(tasks, engine, _tracked(screen.track, engine))
+    for one, failure in _shown(events, LiveTable(screen)):
+        if failure and failure.trace:
+            raise RuntimeError(failure.trace)
+        if failure:
+            raise UserError(failure.why, hint=failure.hint)
         yield from job_lines(one)
 
 
-def _shown(events: Generator[Happened, None, None], table: LiveTable) -> Iterator[Happened]:
+def _shown(events: Generator[Happened, None, None], table: LiveTable) -> Iterator[tuple[Happened, FoldFailed | None]]:
+    """What happens, once the table knows it; and the failure where it is one."""
     with closing(events):
         for one in events:
             table.take(one)
-            yield one
+            event = one.event if isinstance(one, JobEvent) else None
+            yield one, event if isinstance(event, FoldFailed) else None
 
 
-def _tracked(track: Track, engine: EngineSettings, deadline: float | None) -> Track:
+def _tracked(track: Track, engine: EngineSettings, deadline: float | None = None) -> Track:
     """The tracker of jobs: those on Ray report their progress themselves."""
     tracked: Track = silently if engine.is_ray else track
     return tracked if deadline is None else until(deadline, tracked)

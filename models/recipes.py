@@ -16,12 +16,6 @@ from typing import Any, Literal
 from folds.base.errors import UserError
 from models.settings import TrainSettings
 
-# Settings whose None means: not given
-FROM_FAMILY = (
-    "epochs", "lr", "head", "head_lr_scale", "layer_decay", "frozen_share", "batch_norm", "drop_path", "start_share",
-    "stages",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Family:
@@ -122,6 +116,9 @@ class FullSettings(TrainSettings):
     drop_path: float = field()
     start_share: float = field()
     stages: Literal[1, 2] = field()
+
+
+FROM_FAMILY = tuple(FullSettings.__annotations__)  # the settings whose None means: not given
 
 
 def find_family(tag: str, *, has_weights: bool) -> Family:

@@ -146,8 +146,7 @@ class EngineSettings:
         at_least(1, help="cores of a job, and its threads; torch's own number (beside a GPU of Ray: 1) if not given"),
     ] = None
     cache: Annotated[
-        Path | None,
-        _says("folder on each machine's own disk; training reads a copy of the pixel store there"),
+        Path | None, _says("folder on each machine's own disk; training reads a copy of the pixel store there")
     ] = None
 
     @property

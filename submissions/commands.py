@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
@@ -33,9 +32,6 @@ from submissions.settings import Every, InferSettings, PackSettings, ReportSetti
 from submissions.status import status_json, what_is_missing
 from submissions.write import blend_files as blend_and_submit
 from submissions.write import submission_summary, submit_early, write_submission
-
-if TYPE_CHECKING:
-    from models.commands import FirstProbes
 
 
 def submit(
@@ -163,7 +159,7 @@ def whole_way(
     data: Path, every: Every, plans: Sequence[RunPlan], *, screen: Screen
 ) -> Iterator[RenderableType | Complaint | Next]:
     """What `all` does: prepare, split, probe, train, blend, submit. Raises UserError where a fold failed."""
-    from models.commands import FirstProbes, Training
+    from models.commands import Training
     from models.commands import prepare as prepare_for
     from models.jobs.plan import refuse_early
     from models.jobs.ray_cluster import refuse_without_ray
@@ -181,13 +177,9 @@ def whole_way(
             workspace, plans, every.predict, every.follow, every.engine, seed, screen, deadline=deadline
         )
         if every.first.probe:
-            probes = FirstProbes(
-                workspace, plans, every.predict, every.engine, seed, screen, with_knn=every.first.knn, deadline=deadline
-            )
-            yield from probes
-            training.is_cut = probes.is_cut
-            if probes.chosen and not probes.is_cut:
-                yield from _submit_early(workspace, probes, blend, every.submit)
+            probes = yield from training.probe_first(with_knn=every.first.knn)
+            if probes and not training.is_cut:
+                yield from _submit_early(workspace, probes, blend, every.submit, seed=seed, screen=screen)
         if not training.is_cut:
             yield from training
         again = f"`python run.py all {shlex.quote(str(data))}` goes on"
@@ -221,16 +213,21 @@ def demo(folder: Path, *, seed: int) -> Iterator[tuple[list[str], list[str]]]:
 
 
 def _submit_early(
-    workspace: Workspace, probes: FirstProbes, blend: BlendSettings, settings: SubmitSettings
+    workspace: Workspace,
+    probes: list[str],
+    blend: BlendSettings,
+    settings: SubmitSettings,
+    *,
+    seed: int,
+    screen: Screen,
 ) -> Iterator[str | Complaint]:
     """The first CSV, from the probes alone; a mistake there does not stop the training."""
-    screen = probes.screen
     try:
         with (
             alone(workspace, "ensemble", say=screen.complain),
             alone(workspace, "submissions", say=screen.complain),
         ):
-            early = submit_early(workspace, probes.names, blend, settings, seed=probes.seed, track=screen.track)
+            early = submit_early(workspace, probes, blend, settings, seed=seed, track=screen.track)
     except CannotWriteError:
         raise
     except UserError as err:

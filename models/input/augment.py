@@ -117,7 +117,7 @@ class Mixer:
     def __init__(self, settings: FullSettings, *, n_classes: int, device: torch.device) -> None:
         self.last_epoch = MIX_SHARE * settings.epochs
         self.mixup, self.erase = None, None
-        if _mixes(settings):
+        if settings.mixup or settings.cutmix:
             self.mixup = Mixup(
                 mixup_alpha=settings.mixup,
                 cutmix_alpha=settings.cutmix,
@@ -139,7 +139,7 @@ class Mixer:
 def batch_size_for(settings: FullSettings, n_images: int) -> int:
     """Images per optimiser step: no more than there are, and an even number where they are mixed in pairs."""
     size = min(settings.batch_size, n_images)
-    return size - size % 2 if _mixes(settings) else size
+    return size - size % 2 if settings.mixup or settings.cutmix else size
 
 
 def training_loss(logits: Tensor, target: Tensor, settings: FullSettings) -> Tensor:
@@ -154,7 +154,3 @@ def seed_everything(*numbers: int) -> None:
     random.seed(int(seeds[0]))
     np.random.seed(int(seeds[1]))  # noqa: NPY002  timm's Mixup draws from the global generator
     torch.manual_seed(int(seeds[2]))
-
-
-def _mixes(settings: FullSettings) -> bool:
-    return bool(settings.mixup or settings.cutmix)

@@ -49,12 +49,13 @@ def view_size(view: str, own: int) -> int:
 
 def check_views(views: Sequence[str]) -> None:
     """Refuse unknown and repeated views, by name, and sides that are no number of pixels."""
-    odd = [view for view in views if "@" in view and not _is_side(view.partition("@")[2])]
-    if odd:
-        raise UserError(
-            f"`{odd[0]}` names no side in pixels: {LEAST_SIDE} to {MOST_SIDE} are possible",
-            hint=f"`{odd[0].partition('@')[0]}@288`",
-        )
+    for plain, at, side in (view.partition("@") for view in views):
+        is_side = re.fullmatch("[1-9][0-9]{1,3}", side) and LEAST_SIDE <= int(side) <= MOST_SIDE
+        if at and not is_side:
+            raise UserError(
+                f"`{plain}@{side}` names no side in pixels: {LEAST_SIDE} to {MOST_SIDE} are possible",
+                hint=f"`{plain}@288`",
+            )
     unknown = [view for view in views if split_view(view)[0] not in known_views()]
     if unknown or not views:
         raise UserError(
@@ -63,10 +64,6 @@ def check_views(views: Sequence[str]) -> None:
         )
     if len(set(views)) < len(views):
         raise UserError(f"`--views {','.join(views)}` names a view twice", hint="name each view once")
-
-
-def _is_side(text: str) -> bool:
-    return bool(re.fullmatch("[1-9][0-9]{1,3}", text)) and LEAST_SIDE <= int(text) <= MOST_SIDE
 
 
 def _crop(share: float | None, *, across: float = 0.5, down: float = 0.5) -> Callable[..., Boxes]:

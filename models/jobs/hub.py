@@ -1,4 +1,4 @@
-"""Weights from timm's model hub, out of its cache or downloaded into it."""
+"""The weights that a run starts from: a local file, or one of timm's model hub, cached or downloaded."""
 
 from __future__ import annotations
 
@@ -10,10 +10,29 @@ import huggingface_hub
 import timm
 
 from folds.base.errors import UserError
+from folds.base.workspace import digest
 from models.backbones import Backbone
+from models.runs import RunPlan
 
 REACH_SECONDS = 4  # the model hub counts as unreachable if it takes longer to answer
 HUB_FILE = "model.safetensors"  # what timm calls its weights on the hub
+
+
+def find_start(plan: RunPlan, backbone: Backbone) -> Path | None:
+    """The weights file that the plan's networks start from; None for a random start."""
+    return plan.weights or (find_weights(backbone) if plan.settings.pretrained else None)
+
+
+def weights_name(plan: RunPlan) -> str:
+    """The digest of a local file; `pretrained` stands for the tag's own, `random` for none."""
+    if plan.weights is None:
+        return "pretrained" if plan.settings.pretrained else "random"
+    try:
+        return digest(plan.weights.read_bytes())
+    except OSError as err:
+        raise UserError(
+            f"the weights file {plan.weights} cannot be read: {err.strerror}", hint="`--weights FILE`"
+        ) from err
 
 
 def find_weights(backbone: Backbone) -> Path:
@@ -28,28 +47,24 @@ def find_weights(backbone: Backbone) -> Path:
     cached = huggingface_hub.try_to_load_from_cache(repo, HUB_FILE)
     if isinstance(cached, str):
         return Path(cached)
-    if not _hub_answers():
-        raise _no_weights(backbone, "the model hub cannot be reached")
     try:
+        _reach_hub()
         return Path(huggingface_hub.hf_hub_download(repo, HUB_FILE))
     except (OSError, ValueError) as err:  # huggingface_hub's errors are both
-        raise _no_weights(backbone, str(err).strip().splitlines()[0]) from err
+        why = str(err).strip().splitlines()[0]
+        raise UserError(
+            f"the weights {backbone.tag} are not on this machine and cannot be downloaded: {why}",
+            hint="go online once, give a local file with `--weights FILE`, or start from scratch with "
+            "`--no-pretrained`",
+        ) from err
 
 
-def _no_weights(backbone: Backbone, why: str) -> UserError:
-    return UserError(
-        f"the weights {backbone.tag} are not on this machine and cannot be downloaded: {why}",
-        hint="go online once, give a local file with `--weights FILE`, or start from scratch with `--no-pretrained`",
-    )
-
-
-def _hub_answers() -> bool:
-    """Whether the model hub answers; huggingface_hub itself tries for three quarters of a minute."""
+def _reach_hub() -> None:
+    """Raise OSError where the model hub is silent: huggingface_hub itself tries for three quarters of a minute."""
     request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=REACH_SECONDS).close()
     except urllib.error.HTTPError:
-        return True  # it answered
-    except (OSError, ValueError):
-        return False
-    return True
+        return  # it answered
+    except (OSError, ValueError) as err:
+        raise OSError("the model hub cannot be reached") from err

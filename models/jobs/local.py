@@ -12,6 +12,8 @@ from folds.base.errors import CannotWriteError, UserError
 from folds.base.locks import Holder, claim, pause
 from folds.base.progress import Track
 from folds.base.signals import TimeUpError
+from folds.base.workspace import Workspace
+from models.settings import EngineSettings
 from models.watch.events import FoldFailed, FoldHeld, JobEvent, JobKey
 
 
@@ -36,6 +38,11 @@ class Task:
     lock: Path | None = None
     device: str = "auto"
     cost: float = 0.0
+
+
+def anywhere(workspace: Workspace, engine: EngineSettings) -> Workspace:
+    """The work folder as a process on Ray finds it, which has another current folder."""
+    return Workspace(workspace.root.absolute()) if engine.is_ray else workspace
 
 
 def run_here(tasks: Sequence[Task], track: Track) -> Iterator[JobEvent]:

@@ -14,15 +14,15 @@ import torch
 
 from folds.base.config_file import toml_value
 from folds.base.errors import CannotWriteError, UserError, first_few
-from folds.base.locks import Holder, claim, pause
+from folds.base.locks import claim, pause
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, sweep
 from folds.pixels.cache import cached
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
-from models.backbones import Backbone, build_network, find_traits, resolve_backbone
+from models.backbones import build_network, find_traits, resolve_backbone
 from models.input.sizes import predict_size, refuse_odd_sizes, refuse_views, train_size
-from models.jobs.hub import find_weights
+from models.jobs.hub import find_start, find_weights, weights_name
 from models.jobs.local import MachineError, Task
 from models.jobs.ray import run_tasks
 from models.recipes import FullSettings, find_family, from_family, full_settings
@@ -34,7 +34,6 @@ from models.train.trainer import Job
 from models.watch.events import FoldDone, FoldHeld, Happened, JobEvent
 
 Fold: TypeAlias = int | None  # None stands for the refit on all images
-
 MANY_IMAGES = 1 << 30  # more than any rule asks for
 
 
@@ -62,10 +61,10 @@ def train_runs(
     wanted = _check_folds(only_folds, folds.n_folds)
     jobs = [job for plan in plans for job in plan_run(workspace, plan, folds, wanted, seed=seed)]
     sweep(workspace.features)
-    yield from do_jobs(workspace, [job for job in jobs if job.fold is not None], predict, engine, track)
+    yield from _do_jobs(workspace, [job for job in jobs if job.fold is not None], predict, engine, track)
     every = set(range(folds.n_folds))
     refits = [job for job in jobs if job.fold is None and done_folds(workspace, job.key.run).keys() >= every]
-    yield from do_jobs(workspace, refits, predict, engine, track)
+    yield from _do_jobs(workspace, refits, predict, engine, track)
 
 
 def refuse_runs(workspace: Workspace, plans: Sequence[RunPlan], *, seed: int) -> None:
@@ -182,24 +181,7 @@ def family_remark(workspace: Workspace, plan: RunPlan) -> str:
     return f"{plan.name} ({family}): {', '.join(f'{key} = {value}' for key, value in given.items()) or 'all is given'}"
 
 
-def find_start(plan: RunPlan, backbone: Backbone) -> Path | None:
-    """The weights file that the plan's networks start from; None for a random start."""
-    return plan.weights or (find_weights(backbone) if plan.settings.pretrained else None)
-
-
-def weights_name(plan: RunPlan) -> str:
-    """The digest of a local file; `pretrained` stands for the tag's own, `random` for none."""
-    if plan.weights is None:
-        return "pretrained" if plan.settings.pretrained else "random"
-    try:
-        return digest(plan.weights.read_bytes())
-    except OSError as err:
-        raise UserError(
-            f"the weights file {plan.weights} cannot be read: {err.strerror}", hint="`--weights FILE`"
-        ) from err
-
-
-def do_jobs(
+def _do_jobs(
     workspace: Workspace, jobs: Sequence[Job], predict: PredictSettings, engine: EngineSettings, track: Track
 ) -> Iterator[Happened]:
     """Do the jobs that are not done, and yield what happens; the done ones come first."""
@@ -234,27 +216,19 @@ def _do_job(
         yield JobEvent(job.key, done)
         return
     folds, store, job = _open_inputs(workspace, job, cache_folder, track)
-    lr = yield from _peak_rate(workspace, job, folds, store, track)
-    for event in do_job(workspace, job, folds, store, predict, lr=lr, track=track):
-        yield JobEvent(job.key, event)
-
-
-def _peak_rate(
-    workspace: Workspace, job: Job, folds: Folds, store: PixelStore, track: Track
-) -> Generator[JobEvent, None, float]:
-    """`--lr`; with `find` one process sweeps for all folds of a run, always on the same one; the others wait for it."""
-    if job.settings.lr != "find":
-        return job.settings.lr
-    first = job if job.fold is None else dataclasses.replace(job, fold=0)
-    announced: Holder | None = None
-    while True:
+    lr, announced = job.settings.lr, None
+    while lr == "find":  # one process sweeps for all folds of a run, always on the same one; the others wait for it
         with claim(workspace.lock(f"{job.plan.name}.lr-find")) as holder:
             if holder is None:
-                return found_rate(workspace, first, folds, store, track=track)
+                first = job if job.fold is None else dataclasses.replace(job, fold=0)
+                lr = found_rate(workspace, first, folds, store, track=track)
+                break
         if holder != announced:
             yield JobEvent(job.key, FoldHeld(job.key.name, holder.sentence))
             announced = holder
         pause(track)
+    for event in do_job(workspace, job, folds, store, predict, lr=lr, track=track):
+        yield JobEvent(job.key, event)
 
 
 def _open_inputs(
@@ -288,4 +262,4 @@ def _done_before(workspace: Workspace, job: Job) -> FoldDone | None:
         return None
     with suppress(OSError):  # a read-only folder is read all the same
         (job.key.folder(workspace) / CHECKPOINT).unlink(missing_ok=True)
-    return FoldDone(done["oof_top3_error"], done["seconds"], trained=False, views=tuple(done["views"]))
+    return FoldDone.before(done)

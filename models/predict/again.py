@@ -195,12 +195,12 @@ class FoldFiles:
         if (done.get("pixels"), done["folds_digest"]) != (self.pixels, self.folds.digest):
             return {}
         found = []
-        for name in ("oof.npz", "test.npz") if self.key.fold is not None else ("test.npz", "test.npz"):
+        for name in ("oof.npz", "test.npz") if self.key.fold is not None else ("test.npz",):
             path = self.folder / name
             if not path.is_file() or digest(path.read_bytes()) != done["files"][name]:
                 return {}
             found.append(load_predictions(path, hint="").log_probs)
-        oof, test = found[0] if self.key.fold is not None else found[0][:0], found[1]
+        oof, test = found[0] if len(found) == 2 else found[0][:0], found[-1]
         return {view: (oof[:, i], test[:, i]) for i, view in enumerate(done["views"])}
 
     def write_again(self, one: Trained, known: Mapping[str, Seen]) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -23,6 +24,14 @@ from models.input.views import view_boxes, view_size
 CPU_BATCH = 32
 
 
+class Passes(TypedDict, total=False):
+    """How images go through a network: at most how many at once, and the words and the tracker of the bar."""
+
+    batch_size: int
+    what: str
+    track: Track
+
+
 @dataclass(frozen=True)
 class Model:
     """A network in evaluation mode on its device, the side of its input in pixels, and what its logits lack.
@@ -39,30 +48,16 @@ class Model:
     shift: np.ndarray
 
     def log_probs(
-        self,
-        store: PixelStore,
-        rows: np.ndarray,
-        views: Sequence[str],
-        *,
-        batch_size: int = 128,
-        what: str = "predict",
-        track: Track = silently,
+        self, store: PixelStore, rows: np.ndarray, views: Sequence[str], **passes: Unpack[Passes]
     ) -> np.ndarray:
         """(n, V, C) float32 log-probabilities of store rows (n,) under V views."""
-        return log_probs_of([self], store, rows, views, batch_size=batch_size, what=what, track=track)[0]
+        return log_probs_of([self], store, rows, views, **passes)[0]
 
     def features(
-        self,
-        store: PixelStore,
-        rows: np.ndarray,
-        views: Sequence[str],
-        *,
-        batch_size: int = 128,
-        what: str = "features",
-        track: Track = silently,
+        self, store: PixelStore, rows: np.ndarray, views: Sequence[str], **passes: Unpack[Passes]
     ) -> Iterator[list[Tensor]]:
         """Each of the `pooled_features` as (V, B, d), batch after batch. No rows: one batch of none."""
-        inputs = self.inputs(store, rows, views, batch_size=batch_size, what=what, track=track)
+        inputs = self.inputs(store, rows, views, **passes)
         if not len(rows):  # one image that is not kept tells how many features there are
             inputs = iter([[torch.zeros(1, 3, self.size, self.size, device=self.device)] * len(views)])
         with fused(self.network, size=self.size, device=self.device):
@@ -79,14 +74,12 @@ class Model:
         views: Sequence[str],
         *,
         batch_size: int = 128,
-        what: str = "",
+        what: str = "predict",
         track: Track = silently,
     ) -> Iterator[Iterable[Tensor]]:
         """For each batch of rows V inputs (B, 3, side, side), made when asked for: eight at once fill the cache."""
-        boxes = [
-            view_boxes(view, width=store.width[rows], height=store.height[rows], crop_share=self.backbone.crop_share)
-            for view in views
-        ]
+        width, height, crop_share = store.width[rows], store.height[rows], self.backbone.crop_share
+        boxes = [view_boxes(view, width=width, height=height, crop_share=crop_share) for view in views]
         sizes = [view_size(view, self.size) for view in views]
         if self.device.type == "cpu":
             batch_size = min(batch_size, CPU_BATCH)
@@ -101,14 +94,7 @@ class Model:
 
 
 def log_probs_of(
-    models: Sequence[Model],
-    store: PixelStore,
-    rows: np.ndarray,
-    views: Sequence[str],
-    *,
-    batch_size: int = 128,
-    what: str = "predict",
-    track: Track = silently,
+    models: Sequence[Model], store: PixelStore, rows: np.ndarray, views: Sequence[str], **passes: Unpack[Passes]
 ) -> np.ndarray:
     """(len(models), n, V, C) float32 log-probabilities by models of one run, for which each image is read once."""
     first = models[0]
@@ -117,7 +103,7 @@ def log_probs_of(
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(fused(model.network, size=model.size, device=model.device))
-        for seen in first.inputs(store, rows, views, batch_size=batch_size, what=what, track=track):
+        for seen in first.inputs(store, rows, views, **passes):
             with torch.inference_mode():
                 # One view at a time: eight at once cost 8.7 times one: they leave no room in the processor's cache.
                 answers = [torch.stack([_logits(model, view) for model in models]) for view in seen]  # (models, B, C)

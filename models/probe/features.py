@@ -7,20 +7,19 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from folds.base.errors import UserError, first_few
-from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, read_json, replacing, reserve, write_json
 from folds.manifest.manifest import read_manifest_bytes
 from folds.pixels.store import PixelStore
 from models.backbones import Backbone, build_network
 from models.input.views import split_view, view_size
-from models.predict.model import Model
+from models.predict.model import Model, Passes
 
 VERSION = 2  # of these files and of what is asked of the backbone: files of another version are made anew
 # Half the bytes of float32: 630 MB for 102,576 images x 3,072 features under one view. What bfloat16 finds is kept to
@@ -45,11 +44,15 @@ class FrozenBody:
     seed: int = 0
     is_trained: bool = False
 
+    @property
+    def precision_name(self) -> str:
+        return str(self.precision).removeprefix("torch.")
+
     def facts(self) -> dict[str, Any]:
         """What decides the features of given pixels, to the last bit on one machine; plain JSON."""
         weights = digest(self.weights.read_bytes()) if self.weights else f"random, seed {self.seed}"
-        precision = str(self.precision).removeprefix("torch.")
-        facts = {**asdict(self.backbone), "weights": weights, "image_size": self.size, "precision": precision}
+        own = {"weights": weights, "image_size": self.size, "precision": self.precision_name}
+        facts = {**asdict(self.backbone), **own}
         facts |= {"is_trained": True} if self.is_trained else {}
         return dict(json.loads(json.dumps(facts)))
 
@@ -102,9 +105,7 @@ def image_features(
     body: FrozenBody,
     *,
     views: Sequence[str],
-    batch_size: int = 128,
-    what: str = "features",
-    track: Track = silently,
+    **passes: Unpack[Passes],
 ) -> dict[str, FeatureFile]:
     """The features of store rows by view, read from disk where they are there, else made in one pass for all views.
 
@@ -130,7 +131,7 @@ def image_features(
         paths = [stack.enter_context(replacing(file.path)) for file in lacking]
         arrays: list[np.memmap] = []
         start = 0
-        for stages in body.model().features(store, rows, seen, batch_size=batch_size, what=what, track=track):
+        for stages in body.model().features(store, rows, seen, **passes):
             widths = [one.shape[2] for one in stages]
             stop = start + stages[0].shape[1]  # stages (V, B, d): host memory holds a batch, not the features
             finite = torch.stack([torch.isfinite(one).all(dim=2).all(dim=0) for one in stages]).all(dim=0).cpu().numpy()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -48,11 +48,6 @@ class FeatureRows:
             found = list(zip(*(view.stages() for view in views), strict=True))
             values += found[-1:] if stages == 1 else found
         return cls(values, device)
-
-    @classmethod
-    def under(cls, view: str, files: Sequence[Mapping[str, FeatureFile]], device: torch.device) -> FeatureRows:
-        """Under one view. files: of each backbone, by view."""
-        return cls.read([[one[view]] for one in files], device)
 
     @property
     def widths(self) -> list[int]:
@@ -104,11 +99,10 @@ def start_head(
         return heads.heads[fold]
     strength, everything = float(np.exp(np.mean(np.log(heads.strengths)))), np.arange(len(folds.image_id))
 
-    def fit() -> Heads:
-        features = FeatureRows.read(files, body.device, stages=stages)
+    def fit(features: FeatureRows) -> Heads:
         return Heads((fit_head(features, folds, everything, strength=strength),), (strength,))
 
-    return _kept(workspace, {**_facts(folds, files, stages), "fold": "all"}, fit).heads[0]
+    return _kept(workspace, folds, files, fit, device=body.device, stages=stages, fold="all").heads[0]
 
 
 def head_views(*, mirror: bool) -> tuple[str, ...]:
@@ -133,24 +127,27 @@ def probed_heads(
 
     files  of each backbone: features of the folds' images, in the order of the folds, under each of the `head_views`
     """
-
-    def fit() -> Heads:
-        return fit_heads(FeatureRows.read(files, device, stages=stages), folds, track=track)
-
-    return _kept(workspace, _facts(folds, files, stages), fit)
+    fit = partial(fit_heads, folds=folds, track=track)
+    return _kept(workspace, folds, files, fit, device=device, stages=stages)
 
 
-def _facts(folds: Folds, files: Sequence[Views], stages: int) -> dict[str, Any]:
-    keys = [[view.key for view in views] for views in files]
-    features = keys if len(keys) > 1 else keys[0]
-    return {"version": VERSION, "features": features, "stages": stages, "folds": folds.digest}
-
-
-def _kept(workspace: Workspace, facts: dict[str, Any], fit: Callable[[], Heads]) -> Heads:
-    """The heads of these facts, read where their file is whole, else fitted and written.
+def _kept(
+    workspace: Workspace,
+    folds: Folds,
+    files: Sequence[Views],
+    fit: Callable[[FeatureRows], Heads],
+    *,
+    device: torch.device,
+    stages: int,
+    **which: str,
+) -> Heads:
+    """The heads that `fit` makes of these features, read where their file is whole, else fitted and written.
 
     The file is safetensors: weight (K, C, D) and bias (K, C) float32, strength (K,) float64.
     """
+    keys = [[view.key for view in views] for views in files]
+    features = keys if len(keys) > 1 else keys[0]
+    facts = {"version": VERSION, "features": features, "stages": stages, "folds": folds.digest, **which}
     path = workspace.features / f"{digest(json.dumps(facts, sort_keys=True).encode())}.safetensors"
     try:
         head, data = read_json(path.with_suffix(".json"), hint=""), path.read_bytes()
@@ -158,7 +155,7 @@ def _kept(workspace: Workspace, facts: dict[str, Any], fit: Callable[[], Heads])
     except (UserError, OSError, KeyError, TypeError):
         is_whole = False
     if not is_whole:
-        made = fit()
+        made = fit(FeatureRows.read(files, device, stages=stages))
         weight, bias = (torch.stack([getattr(one, name) for one in made.heads]) for name in ("weight", "bias"))
         data = save({"weight": weight, "bias": bias, "strength": torch.tensor(made.strengths, dtype=torch.float64)})
         write_bytes(path, data)
@@ -187,12 +184,7 @@ def fit_heads(features: FeatureRows, folds: Folds, *, track: Track = silently) -
 
 
 def fit_head(
-    features: FeatureRows,
-    folds: Folds,
-    rows: np.ndarray,
-    *,
-    strength: float,
-    start: Head | None = None,
+    features: FeatureRows, folds: Folds, rows: np.ndarray, *, strength: float, start: Head | None = None
 ) -> Head:
     """A head fitted to these rows of the folds, at a strength that is known; on the host."""
     target = torch.from_numpy(folds.target[rows])

@@ -72,7 +72,10 @@ class Logistic:
         """The head at the minimum; `start` saves steps and does not move the minimum."""
         penalty = self.design.new_full((self.D + 1, 1), strength * self.D)
         penalty[-1] = 0.0
-        parameters = self._parameters(start)  # (D + 1, P)
+        parameters = self.design.new_zeros(self.D + 1, len(self.present))  # of the scaled features, and the biases
+        if start is not None:
+            weight, bias = start.weight[self.present], start.bias[self.present]
+            parameters = torch.cat([weight.T * self.scale[:, None], (bias + weight @ self.mean)[None]])
         logits = self.design @ parameters  # (n, P), linear in the parameters: a line search needs no product
         memory, curvature = _Memory(), self._curvature(logits, penalty)
         for _ in range(MOST_STEPS):
@@ -86,7 +89,13 @@ class Logistic:
             length = self._length(logits, along, slope=slope, bend=bend)
             parameters, logits = parameters + length * direction, logits + length * along
             memory.step = length * direction
-        return self._head(parameters)
+        logits = self.design @ parameters  # once more, without the rounding of the steps
+        weight = self.design.new_zeros(self.n_classes, self.D)
+        # A class that no image has gets the probability of half an image
+        bias = (logits.logsumexp(1).mean() - torch.tensor(2.0 * self.n).log()).repeat(self.n_classes)
+        weight[self.present] = parameters[:-1].T / self.scale
+        bias[self.present] = parameters[-1] - weight[self.present] @ self.mean
+        return Head(weight, bias)
 
     def _residual(self, logits: Tensor) -> Tensor:
         """Probabilities less the truth, (n, P)."""
@@ -123,22 +132,6 @@ class Logistic:
             if not near < length < far:
                 length = (near + far) / 2 if far < float("inf") else 2 * near
         return length
-
-    def _parameters(self, head: Head | None) -> Tensor:
-        """A head as parameters in this problem's scale, (D + 1, P)."""
-        if head is None:
-            return self.design.new_zeros(self.D + 1, len(self.present))
-        weight, bias = head.weight[self.present], head.bias[self.present]
-        return torch.cat([weight.T * self.scale[:, None], (bias + weight @ self.mean)[None]])
-
-    def _head(self, parameters: Tensor) -> Head:
-        """Parameters as a head of all classes. A class that no image has gets the probability of half an image."""
-        logits = self.design @ parameters
-        weight = self.design.new_zeros(self.n_classes, self.D)
-        bias = (logits.logsumexp(1).mean() - torch.tensor(2.0 * self.n).log()).repeat(self.n_classes)
-        weight[self.present] = parameters[:-1].T / self.scale
-        bias[self.present] = parameters[-1] - weight[self.present] @ self.mean
-        return Head(weight, bias)
 
 
 class _Memory:

@@ -63,7 +63,12 @@ class Memory:
         self.is_present, self.prior = count > 0, count / len(features)
         self.mean = features.mean(0)
         features -= self.mean
-        self.factor = _spread_inside(features, self.target, count, widths or [features.shape[1]])
+        # The Cholesky factor, (D, D) lower, of the covariance inside the classes plus the mean variance
+        sums = _class_sums(features, self.target, n_classes)
+        covariance = (features.T @ features - sums.T @ (sums / count.clamp_min(1)[:, None])) / len(features)
+        variance = covariance.diagonal().clamp_min(0).split(list(widths or [features.shape[1]]))
+        ridge = torch.cat([torch.full_like(one, float(one.mean()) or 1.0) for one in variance])
+        self.factor = torch.linalg.cholesky(covariance + torch.diag(ridge))
         self.images = self._unit(features)  # (M, D)
         self.prototypes = torch.nn.functional.normalize(_class_sums(self.images, self.target, n_classes))  # (C, D)
 
@@ -152,13 +157,3 @@ def _class_sums(features: Tensor, target: Tensor, n_classes: int) -> Tensor:
     """(C, D): a product with memberships, since adding by index has no fixed order on a GPU."""
     member = torch.nn.functional.one_hot(target, n_classes).to(features)
     return member.T @ features
-
-
-def _spread_inside(centred: Tensor, target: Tensor, count: Tensor, widths: Sequence[int]) -> Tensor:
-    """The Cholesky factor, (D, D) lower, of the covariance inside the classes plus the mean variance."""
-    sums = _class_sums(centred, target, len(count))
-    scatter = centred.T @ centred - sums.T @ (sums / count.clamp_min(1)[:, None])
-    covariance = scatter / len(centred)
-    variance = covariance.diagonal().clamp_min(0).split(list(widths))
-    ridge = torch.cat([torch.full_like(one, float(one.mean()) or 1.0) for one in variance])
-    return torch.linalg.cholesky(covariance + torch.diag(ridge))

@@ -128,7 +128,7 @@ def _fits(stepper: Stepper, tensors: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _load_state(stepper: Stepper, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+def _load_state(stepper: Stepper, tensors: Mapping[str, Tensor], head: Mapping[str, Any]) -> None:
     """Bring a stepper to a state that fits it; every tensor keeps its device and memory layout."""
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -141,19 +141,16 @@ def _load_state(stepper: Stepper, tensors: Mapping[str, Tensor], state: Mapping[
     stepper.optimiser.state.clear()
     for number, parameter in enumerate(_parameters(stepper)):
         if moments := part(f"{OPTIMISER}.{number}"):
-            stepper.optimiser.state[parameter] = {key: _like(parameter, value) for key, value in moments.items()}
-    if state["scaler"] and stepper.scaler.is_enabled():
-        stepper.scaler.load_state_dict(state["scaler"])
-    stepper.micro_batch = state["micro_batch"]
+            state = stepper.optimiser.state[parameter] = {}
+            for key, value in moments.items():
+                state[key] = value.to(parameter.device)
+                if value.shape == parameter.shape:  # in its memory layout too, as fused AdamW takes for granted
+                    state[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+    if head["scaler"] and stepper.scaler.is_enabled():
+        stepper.scaler.load_state_dict(head["scaler"])
+    stepper.micro_batch = head["micro_batch"]
 
 
 def _parameters(stepper: Stepper) -> list[Tensor]:
     """The parameters in the order of their numbers in the optimiser's state."""
     return [parameter for group in stepper.optimiser.param_groups for parameter in group["params"]]
-
-
-def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """A moment on the parameter's device and in its memory layout, as fused AdamW takes for granted."""
-    if value.shape != parameter.shape:
-        return value.to(parameter.device)
-    return torch.empty_like(parameter, requires_grad=False).copy_(value)

@@ -28,15 +28,7 @@ from models.settings import PredictSettings
 from models.train.checkpoint import Checkpoint, RefusedError
 from models.train.trainer import FoldTrainer, Job
 from models.train.verdict import against_probe, judge, remedy_for
-from models.watch.events import (
-    CheckpointRefused,
-    EpochRow,
-    Event,
-    FoldDone,
-    FoldResumed,
-    FoldStarted,
-    Verdict,
-)
+from models.watch.events import CheckpointRefused, EpochRow, Event, FoldDone, FoldResumed, FoldStarted, Verdict
 
 CHECKPOINT = "checkpoint.safetensors"  # in the fold's folder, until the fold is done
 
@@ -70,7 +62,7 @@ def do_job(
     if rows:
         yield FoldResumed(len(rows), job.settings.epochs)
     yield from _train(trainer, checkpoint, rows, seconds=before, track=track)
-    write_network(folder, trainer.trained)
+    write_network(folder, trainer.stepper.trained)
     model, size, oof = trainer.model, predict.predict_batch, None
     test = model.log_probs(store, test_rows(store), views, batch_size=size, what="predict test", track=track)
     if job.fold is not None:
@@ -105,40 +97,24 @@ def make_trainer(
         drop_path=settings.drop_path,
         stages=settings.stages,
     )
-    # Features of random weights do not tell classes apart: such networks start from a random head.
-    is_to_probe = settings.head == "probe" and job.weights is not None
     before = chosen_precision(workspace, job.plan.name)
     precisions = {
         way: run_precision(settings.precision, device, job.backbone, size=size, way=way, before=before)
         for way in get_args(Way)
     }
     is_probed = False
-    if is_to_probe:  # linear probing, then fine-tuning (LP-FT, Kumar et al. 2022)
+    # Linear probing, then fine-tuning (LP-FT, Kumar et al. 2022), but for random weights: their features do not tell
+    # classes apart.
+    if settings.head == "probe" and job.weights is not None:
         body = FrozenBody(job.backbone, job.weights, size, device, precisions["forward"])
         head = start_head(
-            workspace,
-            folds,
-            store,
-            body,
-            fold=job.fold,
-            mirror=settings.mirror,
-            stages=settings.stages,
-            track=track,
+            workspace, folds, store, body, fold=job.fold, mirror=settings.mirror, stages=settings.stages, track=track
         )
         # The probe was fitted under the natural prior; the bias starts from the prior that sampling makes.
         target = folds.target if job.fold is None else folds.target[folds.fold != job.fold]
         shift = sampling_shift(target, settings, n_classes=len(folds.classes))
         is_probed = set_head(network, head.weight, head.bias - torch.from_numpy(shift).float())
-    return FoldTrainer(
-        network,
-        job,
-        folds,
-        store,
-        lr=lr,
-        device=device,
-        precisions=precisions,
-        is_probed=is_probed,
-    )
+    return FoldTrainer(network, job, folds, store, lr=lr, device=device, precisions=precisions, is_probed=is_probed)
 
 
 def _started(trainer: FoldTrainer, views: Sequence[str]) -> FoldStarted:
@@ -180,16 +156,8 @@ def _judged(workspace: Workspace, trainer: FoldTrainer, folds: Folds, rows: Sequ
     """The verdict on a fold whose `oof.npz` is written."""
     job, network = trainer.job, trainer.stepper.network
     train_loss, train_top3_error = trainer.score_training()
-    remedy = remedy_for(
-        job.settings,
-        lr=trainer.stepper.peak_lr,
-        has_batch_norm=any(isinstance(one, _BatchNorm) for one in network.modules()),
-        takes_head=one_head(network) is not None,
-    )
-    return judge(
-        rows,
-        train_loss=train_loss,
-        train_top3_error=train_top3_error,
-        against_probe=against_probe(workspace, folds, job),
-        remedy=remedy,
-    )
+    has_batch_norm = any(isinstance(one, _BatchNorm) for one in network.modules())
+    takes_head, lr = one_head(network) is not None, trainer.stepper.peak_lr
+    remedy = remedy_for(job.settings, lr=lr, has_batch_norm=has_batch_norm, takes_head=takes_head)
+    beside = against_probe(workspace, folds, job)
+    return judge(rows, train_loss=train_loss, train_top3_error=train_top3_error, against_probe=beside, remedy=remedy)

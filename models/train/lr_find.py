@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from folds.base.errors import UserError
 from folds.base.progress import Track, silently
@@ -104,6 +105,8 @@ def sweep(trainer: FoldTrainer, *, steps: int = STEPS, track: Track = silently) 
 
 def judge_sweep(rates: np.ndarray, losses: np.ndarray, *, is_probed: bool = False) -> Sweep:
     """Smooth the losses and pick the rates. rates, losses (n,). Raises UserError where the loss never falls."""
+    if not len(losses):
+        raise UserError(f"the loss is not finite even at a rate of {LOWEST:.0e}", hint="`--precision fp32`")
     smooth = smoothed(losses)
     first = TRUSTED_STEPS if len(losses) > 2 * TRUSTED_STEPS else 0
     bottom = first + int(np.argmin(smooth[first:]))
@@ -115,10 +118,7 @@ def judge_sweep(rates: np.ndarray, losses: np.ndarray, *, is_probed: bool = Fals
 
 def smoothed(losses: np.ndarray) -> np.ndarray:
     """The running mean of the losses, corrected for its start as Adam's is. (n,) -> (n,)"""
-    sums = np.array(
-        list(itertools.accumulate(losses, lambda mean, loss: MEMORY * mean + (1 - MEMORY) * loss, initial=0.0))
-    )
-    return sums[1:] / (1 - MEMORY ** np.arange(1, len(losses) + 1))
+    return pd.Series(losses).ewm(alpha=1 - MEMORY).mean().to_numpy()
 
 
 def _draw(path: Path, sweep: Sweep, *, title: str) -> None:

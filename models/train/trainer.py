@@ -79,12 +79,6 @@ class FoldData:
         draws = draw(rng, self.settings, width=self.store.width[rows], height=self.store.height[rows])
         return rows, self.train_target[drawn], draws
 
-    def some_training(self, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """Store rows and targets of at most so many training images, drawn naturally. (n,), (n,)"""
-        rng = np.random.default_rng([*self.seeds, self.settings.epochs + 1])
-        chosen = np.sort(rng.permutation(len(self.train_rows))[:most])
-        return self.train_rows[chosen], self.train_target[chosen]
-
 
 class FoldTrainer:
     """Trains on every fold but the job's and scores `fold`; afterwards `model` is what predicts."""
@@ -102,33 +96,24 @@ class FoldTrainer:
         is_probed: bool = False,
     ) -> None:
         self.is_probed = is_probed  # whether the network's head comes fitted to its frozen features
-        self.job, self.settings, self.fold, self.backbone, self.store = job, job.settings, job.fold, job.backbone, store
-        self.device, self.precisions = device, precisions
-        n_classes, settings = len(folds.classes), job.settings
+        self.job, self.store, self.device, self.precisions = job, store, device, precisions
+        self.settings = settings = job.settings
+        n_classes = len(folds.classes)
         self.data = FoldData(folds, store, fold=job.fold, settings=settings, seed=job.seed)
         self.sizes = epoch_sizes(settings, size=train_size(settings, job.backbone))
         self.shift = prior_correction(self.data.train_target, settings, n_classes=n_classes)
         self.mixer = Mixer(settings, n_classes=n_classes, device=device)
-        steps, batch_size = self.data.epoch_steps, self.data.batch_size
+        steps, batch, precision = self.data.epoch_steps, self.data.batch_size, precisions["train"]
         self.stepper = Stepper(
-            network,
-            settings,
-            lr=lr,
-            epoch_steps=steps,
-            batch_size=batch_size,
-            device=device,
-            precision=precisions["train"],
+            network, settings, lr=lr, epoch_steps=steps, batch_size=batch, device=device, precision=precision
         )
-
-    @property
-    def trained(self) -> nn.Module:
-        return self.stepper.trained
 
     @property
     def model(self) -> Model:
         """The network as it is now, in evaluation mode, and how it predicts."""
-        size = predict_size(self.settings, self.backbone)
-        return Model(self.trained, self.backbone, size, self.device, self.precisions["forward"], self.shift)
+        backbone, precision = self.job.backbone, self.precisions["forward"]
+        size = predict_size(self.settings, backbone)
+        return Model(self.stepper.trained, backbone, size, self.device, precision, self.shift)
 
     def epochs(self, *, first: int = 0, track: Track = silently) -> Iterator[EpochRow | MemoryShort]:
         """Train epoch after epoch, from the first that is not done, and yield a row after each."""
@@ -155,9 +140,10 @@ class FoldTrainer:
 
     def score_training(self) -> tuple[float, float]:
         """Loss (nats) and top-3 error of training images, as many as the fold has, predicted as the fold's own are."""
-        rows, target = self.data.some_training(len(self.data.valid_rows))
-        probs = np.exp(self.model.log_probs(self.store, rows, VIEW)[:, 0])
-        return log_loss(probs, target), topk_error(probs, target)
+        rng = np.random.default_rng([*self.data.seeds, self.settings.epochs + 1])
+        chosen = np.sort(rng.permutation(len(self.data.train_rows))[: len(self.data.valid_rows)])
+        probs = np.exp(self.model.log_probs(self.store, self.data.train_rows[chosen], VIEW)[:, 0])
+        return log_loss(probs, self.data.train_target[chosen]), topk_error(probs, self.data.train_target[chosen])
 
     def batches(self, epoch: int, *, track: Track = silently) -> Iterator[tuple[Tensor, Tensor]]:
         """An epoch's augmented images (B, 3, size, size) and targets, (B,) int or (B, C) shares, on the device."""
@@ -167,13 +153,11 @@ class FoldTrainer:
         gathered = gather_batches(self.store.pixels, [rows[i : i + batch] for i in starts], self.device)
         tracked = track(gathered, what=what, total=len(rows), each=batch)
         targets = torch.from_numpy(target).to(self.device).split(batch)
-        common: dict[str, Any] = {
-            "size": self.sizes[epoch],
-            "backbone": self.backbone,
-            "precision": self.precisions["train"],
-        }
+        size, backbone, precision = self.sizes[epoch], self.job.backbone, self.precisions["train"]
         for i, pixels, wanted in zip(starts, tracked, targets, strict=True):
-            yield self.mixer(training_input(pixels, draws[i : i + batch], **common), wanted, epoch=epoch)
+            own = draws[i : i + batch]
+            images = training_input(pixels, own, size=size, backbone=backbone, precision=precision)
+            yield self.mixer(images, wanted, epoch=epoch)
 
     def _train_epoch(self, epoch: int, track: Track) -> float:
         """One pass; returns the mean training loss in nats."""
@@ -198,7 +182,7 @@ class FoldTrainer:
 
     def _refuse_divergence(self, is_finite: bool, *, step: int) -> None:
         if not is_finite:
-            where = "the refit on all images" if self.fold is None else f"fold {self.fold}"
+            where = "the refit on all images" if self.job.fold is None else f"fold {self.job.fold}"
             raise UserError(
                 f"the loss of {where} is no longer finite at step {step + 1:,}, at a rate of {self.stepper.lr:.2g}",
                 hint=f"`--lr {self.stepper.peak_lr / 3:.1g}`, or `--precision fp32`",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -17,13 +16,12 @@ from models.predict.predictions import load_predictions
 from models.runs import PROBE, done_record, runs
 from models.settings import TrainSettings
 from models.train.trainer import Job
-from models.watch.events import AgainstProbe, EpochRow, JobKey, Verdict
+from models.watch.events import AgainstProbe, EpochRow, JobKey, Verdict, VerdictKind
 
 LAST_SHARE = 0.25  # of the epochs: what they gained tells whether more of them would
 STILL_GAINING = 0.04  # a relative fall of the valid loss over them; a finished cosine's last quarter gains less
 RISING = 0.02  # a relative rise of the valid loss above its best epoch; less is noise of one fold
 MEMORISED = 0.25  # training error below this share of the valid error, with nothing gained at the end
-Kind = Literal["no gain", "overfitting", "underfitting", "fine"]
 
 
 def judge(
@@ -49,7 +47,7 @@ def judge(
     risen = f"the valid loss has risen by {rose:.0%} since epoch {best.epoch}"
     falling = f"the last epochs still took {gained:.0%} off the valid loss"
     is_memorised = train_top3_error < MEMORISED * last.valid_top3_error
-    kind: Kind = "fine"
+    kind: VerdictKind = "fine"
     advice = "the valid loss has settled, and the training images are not memorised"
     if against_probe is not None and not against_probe.is_better:
         one, kind = against_probe, "no gain"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from folds.base.workspace import Workspace
+
+VerdictKind = Literal["no gain", "overfitting", "underfitting", "fine"]
 
 
 class JobKey(NamedTuple):
@@ -136,7 +138,7 @@ class AgainstProbe:
 class Verdict:
     """Scores on training and valid images under the same views; `gained`: relative fall of the last valid losses."""
 
-    kind: Literal["no gain", "overfitting", "underfitting", "fine"]
+    kind: VerdictKind
     advice: str
     train_loss: float
     valid_loss: float
@@ -154,6 +156,11 @@ class FoldDone:
     seconds: float
     trained: bool
     views: tuple[str, ...]
+
+    @classmethod
+    def before(cls, record: dict[str, Any]) -> FoldDone:
+        """By an earlier command, whose done.json this is."""
+        return cls(record["oof_top3_error"], record["seconds"], trained=False, views=tuple(record["views"]))
 
 
 @dataclass(frozen=True)

@@ -21,20 +21,8 @@ from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
 from models.jobs.plan import full_of, n_train_of
 from models.runs import RunPlan, done_record, sibling
-from models.watch.events import (
-    EpochRow,
-    FoldDone,
-    FoldFailed,
-    FoldHeld,
-    FoldMoved,
-    FoldResumed,
-    FoldStarted,
-    Happened,
-    JobEvent,
-    JobKey,
-    JobProgress,
-    ProbeFitted,
-)
+from models.watch import events
+from models.watch.events import Happened, JobEvent, JobKey, JobProgress
 from models.watch.tables import progress_line
 
 LOOK_SECONDS = 3.0  # between two looks at what other processes hold
@@ -42,8 +30,11 @@ NAME, CELL = 12, 8  # columns of a run's name, at least, and of a fold, for a ta
 State = Literal["waiting", "running", "done", "failed", "held"]
 STATES = ("done", "running", "waiting", "held", "failed")
 AFTER: dict[type, State] = {
-    **dict.fromkeys((FoldStarted, FoldResumed, EpochRow), "running"),
-    **{FoldMoved: "waiting", FoldHeld: "held", FoldFailed: "failed", FoldDone: "done", ProbeFitted: "done"},
+    **dict.fromkeys((events.FoldStarted, events.FoldResumed, events.EpochRow), "running"),
+    **dict.fromkeys((events.FoldDone, events.ProbeFitted), "done"),
+    events.FoldMoved: "waiting",
+    events.FoldHeld: "held",
+    events.FoldFailed: "failed",
 }
 STYLES = {"running": "bold", "failed": "red", "held": "yellow", "waiting": "dim"}
 
@@ -95,7 +86,7 @@ class LiveTable:
     def take(self, happened: Happened) -> None:
         """Learn what happened to a job; one that was not planned joins at the end."""
         key = happened.key
-        if isinstance(happened, JobEvent) and isinstance(happened.event, FoldFailed) and key not in self.jobs:
+        if isinstance(happened, JobEvent) and isinstance(happened.event, events.FoldFailed) and key not in self.jobs:
             return  # it failed before it began
         with self._lock:
             job = self.jobs.setdefault(key, JobState(key, epochs=1))
@@ -104,15 +95,15 @@ class LiveTable:
             else:
                 job.state = AFTER.get(type(happened.event), job.state)
                 match happened.event:
-                    case FoldStarted() | FoldMoved():
+                    case events.FoldStarted() | events.FoldMoved():
                         job.inside = 0.0
-                    case FoldResumed(epoch, epochs):
+                    case events.FoldResumed(epoch, epochs):
                         job.epoch, job.epochs = epoch, epochs
-                    case EpochRow() as row:
+                    case events.EpochRow() as row:
                         job.timed.append(row.seconds)
                         job.epoch, job.inside = row.epoch, 0.0
                         job.seconds = sum(job.timed) / len(job.timed) * job.epochs
-                    case FoldDone() as done:
+                    case events.FoldDone() as done:
                         job.error, job.seconds = done.top3_error, done.seconds if done.trained else None
             if job.state != "running":
                 self._remove_bar(job)

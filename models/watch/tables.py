@@ -11,27 +11,8 @@ from rich.table import Table
 from folds.base.terminal import duration
 from folds.base.workspace import Workspace
 from models.runs import done_folds, done_refit, runs
-from models.watch.events import (
-    CheckpointRefused,
-    EpochRow,
-    Event,
-    FoldDone,
-    FoldFailed,
-    FoldHeld,
-    FoldMoved,
-    FoldPredicted,
-    FoldResumed,
-    FoldStarted,
-    Happened,
-    JobKey,
-    JobProgress,
-    MemoryShort,
-    NeighboursChosen,
-    PredictStarted,
-    ProbeFitted,
-    ProbeStarted,
-    Verdict,
-)
+from models.watch import events
+from models.watch.events import Event, Happened, JobKey, JobProgress
 
 EPOCH_HEAD = "  epoch       lr    px  train loss  valid loss  top-1 err  top-3 err   images/s   time"
 
@@ -50,72 +31,58 @@ def job_lines(happened: Happened) -> list[str]:
 def event_lines(key: JobKey, event: Event) -> list[str]:
     """Lines for an event: the table's head when a fold starts, a row per epoch, a line at its end."""
     match event:
-        case FoldStarted():
+        case events.FoldStarted():
             facts = f"{event.n_train:,} training and {event.n_valid:,} valid images, {event.image_size} pixels"
             how = f"peak rate {event.lr:.1e}{', head from its probe' if event.is_probed else ''}"
             where = f"{event.precision} on {event.device}"
             return [f"{key.name}: {event.tag}, {facts}{_small_store(event)}, {how}, {where}", EPOCH_HEAD]
-        case EpochRow():
-            figures = "  ".join(
-                f"{_figure(one):>{width}}"
-                for one, width in (
-                    (event.train_loss, 10),
-                    (event.valid_loss, 10),
-                    (event.valid_top1_error, 9),
-                    (event.valid_top3_error, 9),
-                )
-            )
-            speed, time = f"{event.images_per_second:9,.0f}", f"{duration(event.seconds):>5}"
-            return [f"  {event.epoch:5d}  {event.lr:7.1e}  {event.image_size:4d}  {figures}  {speed}  {time}"]
-        case FoldResumed():
+        case events.EpochRow():
+            values = (event.train_loss, event.valid_loss, event.valid_top1_error, event.valid_top3_error)
+            train, valid, top1, top3 = ("-" if math.isnan(one) else f"{one:.4f}" for one in values)  # -: none kept out
+            row = f"  {event.epoch:5d}  {event.lr:7.1e}  {event.image_size:4d}  {train:>10}  {valid:>10}  {top1:>9}"
+            return [f"{row}  {top3:>9}  {event.images_per_second:9,.0f}  {duration(event.seconds):>5}"]
+        case events.FoldResumed():
             return [f"  goes on after epoch {event.epoch} of {event.epochs}, from its checkpoint"]
-        case CheckpointRefused():
+        case events.CheckpointRefused():
             return [f"  starts over: {event.path} {event.why}"]
-        case FoldHeld():
+        case events.FoldHeld():
             return [f"{event.name}: another process is working on it ({event.holder}); waiting, safe to interrupt"]
-        case FoldMoved():
+        case events.FoldMoved():
             return [f"{event.name}: {event.why}; begun again from its last checkpoint"]
-        case FoldFailed():
+        case events.FoldFailed():
             return [f"{event.name}: failed"]
-        case MemoryShort():
+        case events.MemoryShort():
             at_a_time = f"{event.micro_batch} images at a time from now on, still {event.batch_size} a step"
             return [f"  out of memory: {at_a_time}"]
-        case Verdict():
+        case events.Verdict():
             return _verdict_lines(event)
-        case FoldDone():
+        case events.FoldDone():
             before = f"was done before, views {', '.join(event.views)}"
             how = f"done in {duration(event.seconds)}" if event.trained else before
             score = "" if event.top3_error is None else f"OOF top-3 error {event.top3_error:.4f}, "
             return [f"{key.name}: {score}{how}"]
-        case PredictStarted():
+        case events.PredictStarted():
             kept = f"; {', '.join(event.kept)} {'are' if len(event.kept) > 1 else 'is'} there" if event.kept else ""
             what = f"{', '.join(event.views)} by {event.networks} network{'s' if event.networks > 1 else ''}"
             return [f"{key.run}: predicts {what}{_small_store(event)}{kept}"]
-        case FoldPredicted():
+        case events.FoldPredicted():
             score = "" if event.top3_error is None else f"top-3 error {event.top3_error:.4f} over "
             return [f"{key.name}: predicted again, {score}{', '.join(event.views)}"]
-        case ProbeStarted() | ProbeFitted() | NeighboursChosen():
-            return [_probe_line(key, event)]
-
-
-def _probe_line(key: JobKey, event: ProbeStarted | ProbeFitted | NeighboursChosen) -> str:
-    match event:
-        case ProbeStarted():
+        case events.ProbeStarted():
             facts = f"{event.n_train:,} training and {event.n_test:,} test images, {event.image_size} pixels"
             where = f"{event.precision} on {event.device}"
-            return f"{key.run}: {event.tag}, frozen, {facts}{_small_store(event)}, {where}"
-        case ProbeFitted():
+            return [f"{key.run}: {event.tag}, frozen, {facts}{_small_store(event)}, {where}"]
+        case events.ProbeFitted():
             strengths = ", ".join(f"{strength:.3g}" for strength in event.strengths)
-            seconds = duration(event.features_seconds), duration(event.heads_seconds)
-            heads = f"heads of {len(event.strengths)} folds in {seconds[1]}, strength {strengths}"
-            return f"{key.run}: features in {seconds[0]}, {heads}"
-        case NeighboursChosen():
+            heads = f"heads of {len(event.strengths)} folds in {duration(event.heads_seconds)}, strength {strengths}"
+            return [f"{key.run}: features in {duration(event.features_seconds)}, {heads}"]
+        case events.NeighboursChosen():
             votes = f"{event.count} neighbours at a temperature of {event.temperature:g}, prototypes {event.share:.0%}"
             votes += f" times the class shares to the power of {event.prior:g}"
             spent = (event.features_seconds, event.choice_seconds, event.search_seconds)
             features, choice, search = map(duration, spent)
             searched = f"choice in {choice}, search in {search} ({event.images_per_second:,.0f} images/s)"
-            return f"{key.name}: {votes}; features in {features}, {searched}"
+            return [f"{key.name}: {votes}; features in {features}, {searched}"]
 
 
 def progress_line(progress: JobProgress) -> str:
@@ -129,18 +96,13 @@ def _where(happened: Happened) -> str:
     return f"{happened.key.run}{fold}{f' on {happened.place}' if happened.place else ''}"
 
 
-def _small_store(event: FoldStarted | PredictStarted | ProbeStarted) -> str:
+def _small_store(event: events.FoldStarted | events.PredictStarted | events.ProbeStarted) -> str:
     if event.largest_size <= event.store_size:
         return ""
     return f" (the store keeps {event.store_size} of {event.largest_size}: `prepare --store-size` keeps more)"
 
 
-def _figure(value: float) -> str:
-    """Four decimals; a dash where nothing was kept out to be scored."""
-    return "-" if math.isnan(value) else f"{value:.4f}"
-
-
-def _verdict_lines(verdict: Verdict) -> list[str]:
+def _verdict_lines(verdict: events.Verdict) -> list[str]:
     fell = "took" if verdict.gained >= 0 else "added", "off" if verdict.gained >= 0 else "to"
     scores = (
         f"  (valid and training images alike: loss {verdict.valid_loss:.4f} and {verdict.train_loss:.4f}, "

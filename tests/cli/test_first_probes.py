@@ -124,7 +124,7 @@ def test_a_probe_that_fails_is_told_and_training_goes_on(weighty, typed, monkeyp
     def fail(*args, **kwargs):
         raise AttributeError("'Net' object has no attribute 'forward_head'")
 
-    monkeypatch.setattr("models.probe.probe.image_features", fail)
+    monkeypatch.setattr("models.probe.bodies.image_features", fail)
     _, out, err = typed("all", *weighty, "--head", "random")
     assert "test_resnet-probe: failed" in out
     assert "error: AttributeError: 'Net' object has no attribute 'forward_head'; training goes on without" in err

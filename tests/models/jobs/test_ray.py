@@ -20,8 +20,7 @@ from models.jobs.plan import job_cost, plan_run, train_runs
 from models.jobs.ray import run_tasks
 from models.jobs.ray_cluster import on_ray
 from models.jobs.ray_worker import Queue
-from models.probe.probe import probe_runs
-from models.probe.tasks import probe_tasks
+from models.probe.probe import probe_runs, probe_tasks
 from models.runs import RunPlan, done_folds, plan_runs
 from models.settings import EngineSettings
 from models.watch.events import FoldDone, FoldFailed, JobEvent

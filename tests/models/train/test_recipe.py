@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from folds.base.errors import UserError
+from folds.base.metrics import log_loss, topk_error
 from folds.pixels.store import open_store
 from folds.split.assign import load_folds
 from models.backbones import resolve_backbone
 from models.input.sampling import sampling_shift
 from models.predict.again import FILES, predict_run
+from models.predict.model import Model
 from models.predict.predictions import load_predictions
 from models.probe.features import FrozenBody
 from models.probe.heads import start_head
@@ -51,16 +53,21 @@ def test_everything_at_once_trains_and_the_same_seed_gives_the_same_bytes(tmp_pa
     assert [row["image_size"] for row in log_rows(folders[0])] == [16, 16, 32, 32]
 
 
-def test_training_images_are_scored_with_the_network_that_is_kept_and_not_those_of_the_fold(workspace):
-    one = trainer(workspace)
-    rows, target = one.data.some_training(10)
-    assert set(rows) <= set(one.data.train_rows)
-    assert not set(rows) & set(one.data.valid_rows)
-    where = dict(zip(one.data.train_rows, one.data.train_target, strict=True))
-    assert [where[row] for row in rows] == target.tolist()
+def test_training_images_are_scored_with_the_network_that_is_kept_and_not_those_of_the_fold(workspace, monkeypatch):
+    one, asked, log_probs = trainer(workspace), [], Model.log_probs
+
+    def noted(model, store, rows, views):
+        asked.extend(rows.tolist())
+        return log_probs(model, store, rows, views)
+
+    monkeypatch.setattr(Model, "log_probs", noted)
     loss, error = one.score_training()
-    assert loss > 0
-    assert 0 <= error <= 1
+    assert len(asked) == len(set(asked)) == len(one.data.valid_rows)
+    assert set(asked) <= set(one.data.train_rows)
+    where = dict(zip(one.data.train_rows, one.data.train_target, strict=True))
+    probs = np.exp(log_probs(one.model, one.store, np.array(asked), ["centre"])[:, 0])
+    target = np.array([where[row] for row in asked])
+    assert (loss, error) == (pytest.approx(log_loss(probs, target)), topk_error(probs, target))
 
 
 def test_a_refit_needs_its_folds_trains_on_every_image_and_predicts_the_test_images_alone(workspace):

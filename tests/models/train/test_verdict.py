@@ -55,6 +55,12 @@ def test_a_loss_that_never_falls_is_refused():
         judge_sweep(RATES, np.linspace(1, 2, 100))
 
 
+def test_a_first_loss_that_is_not_finite_was_a_traceback():
+    with pytest.raises(UserError, match=r"^the loss is not finite even at a rate of 1e-06$") as refused:
+        judge_sweep(RATES[:0], np.array([]))
+    assert refused.value.hint == "`--precision fp32`"
+
+
 def test_smoothing_keeps_a_constant_and_starts_at_the_first_loss():
     np.testing.assert_allclose(smoothed(np.full(20, 1.5)), 1.5)
     assert smoothed(np.array([3.0, 1.0]))[0] == pytest.approx(3.0)
