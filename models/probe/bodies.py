@@ -105,9 +105,8 @@ class Pass:
         """Write a fold's folder, `done.json` last. row: of log.jsonl, without the error; more: of done.json"""
         files = FoldFiles(self.workspace, JobKey(self.run.name, fold), self.folds, self.store, self.views)
         folder, names = files.folder, ["oof.npz", "test.npz"]
-        (folder / "done.json").unlink(
-            missing_ok=True
-        )  # other views or weights than before: not done until all of it is
+        # Made before under other views or with other weights, it is not done until all of it is written
+        (folder / "done.json").unlink(missing_ok=True)
         write_json(folder / "settings.json", self.run.settings_json)
         if head is not None:
             names.insert(0, "head.safetensors")
