@@ -10,8 +10,7 @@ from pathlib import Path
 from folds.base.csvfile import ID_NAMES, CsvTable, pick_column, read_csv, read_given
 from folds.base.errors import UserError, first_few
 from folds.find.layout import SAMPLES, TRAIN_CSVS, pick_file, pick_test_folder, pick_train_columns, pick_train_folder
-from folds.find.listing import File, list_files
-from folds.find.lookup import Lookup, refuse_outside, relative, stem
+from folds.find.listing import File, Lookup, list_files, refuse_outside, relative, stem
 from folds.find.reasons import NO_FILE, NOT_LISTED, TWO_LABELS, Reason
 from folds.settings import PrepareSettings
 

@@ -22,10 +22,8 @@ def relabel(dataset: Dataset, path: Path) -> tuple[Dataset, int, str]:
           leaves an image out, and changes nothing for one that has none
     Raises UserError where the file cannot be read, or names images or labels that DATA does not have.
     """
-    wanted = _read(path)
     train = {item.image_id: item for item in dataset.items if item.split == "train"}
-    _refuse_strangers(path, wanted, train)
-    changes = {image_id: label for image_id, label in wanted.items() if train[image_id].label != label}
+    changes = {image_id: label for image_id, label in _read(path, train).items() if train[image_id].label != label}
     if not changes:
         return dataset, 0, f"{path} changes nothing: all its labels are those of DATA"
     for image_id, label in changes.items():
@@ -45,7 +43,8 @@ def relabel(dataset: Dataset, path: Path) -> tuple[Dataset, int, str]:
     return replace(dataset, items=items), len(changes), note
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read(path: Path, train: Mapping[str, Item]) -> dict[str, str]:
+    """The label that the CSV gives to each image. train: the training images of DATA, by id"""
     table = read_csv(read_given(path, hint=f"`python run.py report` writes one for {FLAG}"), name=str(path))
     ids = table.column(pick_column(table, ID_NAMES, what="id", flag=FLAG, position=0))
     if len(table.header) < 2:
@@ -55,10 +54,6 @@ def _read(path: Path) -> dict[str, str]:
     for image_id, label in zip(ids, labels, strict=True):
         if wanted.setdefault(image_id, label) != label:
             raise UserError(f"{path} gives {image_id} two labels: {wanted[image_id]} and {label}")
-    return wanted
-
-
-def _refuse_strangers(path: Path, wanted: Mapping[str, str], train: Mapping[str, Item]) -> None:
     strange = [image_id for image_id in wanted if image_id not in train]
     if strange:
         images = counted(len(strange), "training image", "training images")
@@ -74,3 +69,4 @@ def _refuse_strangers(path: Path, wanted: Mapping[str, str], train: Mapping[str,
             f"{path} gives labels that are no class of DATA: {first_few(odd)}",
             hint=f"did you mean `{near[0]}`?" if near else "an empty label leaves an image out",
         )
+    return wanted

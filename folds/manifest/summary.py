@@ -42,11 +42,9 @@ class CopyCount:
 
 def status_counts(manifest: pd.DataFrame) -> dict[str, tuple[int, int]]:
     """(training files, test files) by status: usable, left out, unreadable."""
-    table = manifest.groupby(["status", "split"]).size()
-    return {
-        status: (int(table.get((status, "train"), 0)), int(table.get((status, "test"), 0)))
-        for status in (USABLE, LEFT_OUT, UNREADABLE)
-    }
+    table = pd.crosstab(manifest["status"], manifest["split"])
+    table = table.reindex(index=[USABLE, LEFT_OUT, UNREADABLE], columns=["train", "test"], fill_value=0)
+    return {status: (train, test) for status, train, test in table.itertuples()}
 
 
 def reason_rows(manifest: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from folds.base.progress import Track
 from folds.find.listing import File, Key
 from folds.find.reasons import CRASHED, NO_DECODER, TOO_SLOW, UNREAD, Reason
 from folds.pixels.decode import Facts, decode
-from folds.pixels.jpeg import JpegPixels, encode
+from folds.pixels.forms import JpegPixels, encode
 from folds.pixels.pool import in_processes
 
 if TYPE_CHECKING:

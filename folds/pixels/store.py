@@ -16,8 +16,7 @@ import pandas as pd
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, digest, read_json, write_json
 from folds.manifest.manifest import PREPARE_HINT, USABLE, read_manifest
-from folds.pixels.jpeg import JpegPixels
-from folds.pixels.raw import RawPixels
+from folds.pixels.forms import JpegPixels, RawPixels
 from folds.settings import StoreForm
 
 VERSION = 3  # of the store's layout and of the decoding rules: a store of another version is made anew
@@ -56,9 +55,7 @@ class PixelStore:
         here = np.flatnonzero(self.split == split)  # ascending, and so are its ids: the manifest is sorted by them
         ids = self.image_id[here]
         at = np.searchsorted(ids, image_id)
-        lacking = np.ones(len(image_id), dtype=bool)
-        inside = at < len(ids)
-        lacking[inside] = ids[at[inside]] != np.asarray(image_id)[inside]
+        lacking = np.append(ids, "")[at] != np.asarray(image_id)  # '' stands behind the last id
         if lacking.any():
             names = first_few(list(np.asarray(image_id)[lacking]))
             raise UserError(f"the pixel store has no {split} image {names}", hint=PREPARE_HINT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -160,7 +159,7 @@ def load_folds(workspace: Workspace) -> Folds:
 
 
 def store_folds(
-    workspace: Workspace, table: pd.DataFrame, *, seed: int, given: Mapping[str, str] = MappingProxyType({})
+    workspace: Workspace, table: pd.DataFrame, *, seed: int, given: Mapping[str, str] | None = None
 ) -> Folds:
     """Write `folds.csv` and then `folds.json`, which names it by digest.
 
@@ -171,7 +170,7 @@ def store_folds(
     head = {
         "seed": seed,
         "n_folds": n_folds,
-        **given,
+        **(given or {}),
         "images": len(table),
         "images_per_fold": np.bincount(table["fold"], minlength=n_folds).tolist(),
         "images_per_class": np.bincount(table["target"], minlength=len(classes)).tolist(),
