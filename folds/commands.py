@@ -53,7 +53,7 @@ def prepare_tables(result: PrepareResult) -> RenderableType:
         kinds.add_row(reason.kind, f"{reason.train:,}", f"{reason.test:,}", reason.status, _names(reason.paths))
     copies = plain_table("copies", "exact", "near", "mirrored", "first")
     for count in copy_counts(result.manifest):
-        if count.total:
+        if count.paths:
             numbers = (f"{n:,}" for n in (count.exact, count.near, count.mirrored))
             copies.add_row(count.what, *numbers, _names(count.paths))
     parts += [table for table in (kinds, copies) if table.row_count]

@@ -167,7 +167,8 @@ class _Walk:
         self.loops: list[str] = []
         self.targets: list[str] = []
         self.waiting, self.links = [""], list[str]()  # prefixes to enter, and a heap of links to folders
-        self.read_as = {_identity(os.stat(root)): ""}
+        self.first_paths: dict[tuple[int, int], str] = {}  # of the folders, by device and inode
+        self._first_path("")
 
     def run(self) -> None:
         while self.waiting or self.links:
@@ -184,20 +185,18 @@ class _Walk:
                     self.hidden.append(name)
                 elif entry.is_symlink() and (fault := _link_fault(entry)):
                     self.files.append(File(name, fault=fault))
-                elif not entry.is_dir():
-                    found = entry.stat()
-                    fault = Reason("its name is not UTF-8") if name != path else None
-                    if stat.S_ISREG(found.st_mode):
-                        self.files.append(File(name, found.st_size, found.st_mtime_ns, fault))
-                    else:  # a pipe or a device: opening it might never end
-                        self.files.append(File(name, fault=Reason("not a regular file")))
-                else:
+                elif entry.is_dir():
                     if not prefix:
                         self.folders.append(name)
                     if entry.is_symlink():
                         heapq.heappush(self.links, path)
-                    elif self._is_first_visit(entry, path):
+                    elif self._first_path(path) == path:
                         self.waiting.append(path + "/")
+                elif stat.S_ISREG((found := entry.stat()).st_mode):
+                    fault = Reason("its name is not UTF-8") if name != path else None
+                    self.files.append(File(name, found.st_size, found.st_mtime_ns, fault))
+                else:  # a pipe or a device: opening it might never end
+                    self.files.append(File(name, fault=Reason("not a regular file")))
 
     def _follow(self, link: str) -> None:
         path = os.path.join(self.root, link)
@@ -205,18 +204,16 @@ class _Walk:
         around = (os.path.realpath(inner) for inner in (os.path.dirname(path), self.root))
         if any((inner + os.sep).startswith(target.rstrip(os.sep) + os.sep) for inner in around):
             self.loops.append(_as_text(link))
-        elif not self._is_first_visit(path, link):
-            self.same[_as_text(link)] = _as_text(self.read_as[_identity(os.stat(path))])
+        elif (first := self._first_path(link)) != link:
+            self.same[_as_text(link)] = _as_text(first)
         else:
             self.targets.append(target)
             self.waiting.append(link + "/")
 
-    def _is_first_visit(self, folder: os.DirEntry[str] | str, path: str) -> bool:
-        return self.read_as.setdefault(_identity(os.stat(folder)), path) == path
-
-
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
+    def _first_path(self, path: str) -> str:
+        """The path under which a folder is read: this one at the first visit."""
+        found = os.stat(os.path.join(self.root, path))
+        return self.first_paths.setdefault((found.st_dev, found.st_ino), path)
 
 
 def _link_fault(entry: os.DirEntry[str]) -> Reason | None:

@@ -15,10 +15,9 @@ from scipy.sparse.csgraph import connected_components
 
 from folds.find.reasons import TWO_LABELS, Reason
 from folds.manifest.hashes import THUMBNAIL, close_hashes, difference, thumbnail
-from folds.manifest.manifest import LEFT_OUT, USABLE
+from folds.manifest.manifest import LEFT_OUT, USABLE, class_order
 from folds.pixels.store import Pixels
 from folds.settings import PrepareSettings
-from folds.split.classes import class_order
 
 # Share of their contrast by which thumbnails of copies may differ. Pictures saved again at quality 30, or shrunk to
 # 90% and saved at 70, stay below 0.11; the nearest different pictures of Caltech-101 (one motorcycle in two colours,

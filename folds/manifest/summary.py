@@ -10,8 +10,7 @@ import pandas as pd
 from folds.base.errors import counted
 from folds.find.reasons import NO_DECODER, TWO_LABELS, from_cell
 from folds.manifest.duplicates import COPY, KINDS
-from folds.manifest.manifest import LEFT_OUT, UNREADABLE, USABLE
-from folds.split.classes import natural_key
+from folds.manifest.manifest import LEFT_OUT, UNREADABLE, USABLE, natural_key
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,6 @@ class CopyCount:
     near: int
     mirrored: int
     paths: tuple[str, ...]
-
-    @property
-    def total(self) -> int:
-        return self.exact + self.near + self.mirrored
 
 
 def status_counts(manifest: pd.DataFrame) -> dict[str, tuple[int, int]]:
