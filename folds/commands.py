@@ -53,7 +53,7 @@ def prepare_tables(result: PrepareResult) -> RenderableType:
         kinds.add_row(reason.kind, f"{reason.train:,}", f"{reason.test:,}", reason.status, _names(reason.paths))
     copies = plain_table("copies", "exact", "near", "mirrored", "first")
     for count in copy_counts(result.manifest):
-        if count.total:
+        if count.paths:
             numbers = (f"{n:,}" for n in (count.exact, count.near, count.mirrored))
             copies.add_row(count.what, *numbers, _names(count.paths))
     parts += [table for table in (kinds, copies) if table.row_count]
@@ -95,27 +95,23 @@ def split_tables(folds: Folds, notes: Sequence[str] = ()) -> RenderableType:
         table.add_row(str(k), f"{counts.sum():,}", f"{len(present):,}", Text(_sized(folds, rarest, counts[rarest])))
     total = held.sum(axis=0)
     small = [_sized(folds, int(c), total[c]) for c in np.flatnonzero(total < folds.n_folds)]
-    lines = [*notes, *(_evenness(folds, held) if notes else [])]
+    lines = []
     if small:
         what = counted(len(small), "class has", "classes have")
-        lines.insert(0, f"{what} fewer images than the {folds.n_folds} folds: {first_few(small, most=10)}")
+        lines.append(f"{what} fewer images than the {folds.n_folds} folds: {first_few(small, most=10)}")
+    if notes:
+        share, of_all = held / held.sum(axis=1, keepdims=True), total / total.sum()  # (K, C) and (C,)
+        fold, c = np.unravel_index(np.abs(share - of_all).argmax(), share.shape)
+        lines += [
+            *notes,
+            f"the classes' shares differ most in fold {fold}: {share[fold, c]:.1%} of it are {folds.classes[c]}, "
+            f"of all images {of_all[c]:.1%}",
+        ]
+        lonely = [_sized(folds, int(c), total[c]) for c in np.flatnonzero(((held > 0).sum(axis=0) == 1) & (total > 1))]
+        if lonely:
+            what, named = counted(len(lonely), "class has", "classes have"), first_few(lonely, most=10)
+            lines.append(f"warning: {what} all images in one fold, which is predicted without having seen any: {named}")
     return Group(table, *map(Text, lines))
-
-
-def _evenness(folds: Folds, held: np.ndarray) -> list[str]:
-    """How far the classes' shares of a fold are from their shares of all, and which classes no other fold has."""
-    share, of_all = held / held.sum(axis=1, keepdims=True), held.sum(axis=0) / held.sum()  # (K, C) and (C,)
-    fold, c = np.unravel_index(np.abs(share - of_all).argmax(), share.shape)
-    lines = [
-        f"the classes' shares differ most in fold {fold}: {share[fold, c]:.1%} of it are {folds.classes[c]}, "
-        f"of all images {of_all[c]:.1%}"
-    ]
-    lonely = np.flatnonzero(((held > 0).sum(axis=0) == 1) & (held.sum(axis=0) > 1))
-    if len(lonely):
-        what = counted(len(lonely), "class has", "classes have")
-        named = first_few([_sized(folds, int(c), held[:, c].sum()) for c in lonely], most=10)
-        lines.append(f"warning: {what} all images in one fold, which is predicted without having seen any: {named}")
-    return lines
 
 
 def _sized(folds: Folds, target: int, count: int) -> str:

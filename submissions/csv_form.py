@@ -13,9 +13,8 @@ import numpy as np
 from folds.base.csvfile import ID_NAMES, CsvTable, pick_column, read_csv
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace
-from folds.manifest.manifest import test_ids
+from folds.manifest.manifest import natural_key, test_ids
 from folds.split.assign import load_folds
-from folds.split.classes import natural_key
 
 PREDICTED = 3  # labels per image
 HEADER = ("id", "predicted")

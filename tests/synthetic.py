@@ -16,8 +16,8 @@ import pandas as pd
 
 from ensemble.members.oof_file import file_digest
 from folds.base.workspace import Workspace, write_json
+from folds.manifest.manifest import class_order
 from folds.split.assign import Folds, load_folds, store_folds
-from folds.split.classes import class_order
 from models.predict.predictions import Predictions, save_predictions
 
 PIECE = 4096

@@ -12,8 +12,7 @@ import pandas as pd
 from folds.base.csvfile import CsvTable, read_csv
 from folds.base.errors import UserError, first_few
 from folds.find.layout import find_id_column
-from folds.find.listing import File
-from folds.find.lookup import Lookup
+from folds.find.listing import File, Lookup
 
 TABLE_HINT = "`python run.py table CSV`, or `python run.py table TRAIN_CSV TEST_CSV`"
 MANIFEST_COLUMNS = ("format", "mode", "width", "height", "bytes")

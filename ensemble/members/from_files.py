@@ -14,8 +14,8 @@ from ensemble.settings import AddSettings, FileSettings
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, write_bytes
+from folds.manifest.manifest import class_order
 from folds.split.assign import COLUMNS, store_folds, stratified_group_folds
-from folds.split.classes import class_order
 from models.runs import refuse_name
 
 LABELS_HINT = "`--labels labels.csv`: an id column and a label column, one row per training image"

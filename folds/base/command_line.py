@@ -15,9 +15,9 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias, TypeVar, get_type_hints
 
-from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from cyclopts.config import Dict
 
 from folds.base.config_file import RUN, TOP, KitToml, read_kit_toml, toml_value
@@ -174,7 +174,10 @@ class CommandLine:
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
         known = {argument.field_info.name: argument for argument in arguments}
-        self.typed = {name: _typed(argument) for name, argument in known.items() if argument.tokens}
+        self.typed = {}
+        for name, tokens in ((name, argument.tokens) for name, argument in known.items() if argument.tokens):
+            words = (f"{one.keyword or ''} {shlex.quote(one.value) if one.value else ''}".strip() for one in tokens)
+            self.typed[name] = " ".join(words)  # such as `--fold 0 --fold 2` or `--no-mirror`
         places = {name: known[name].tokens[-1].value for name in ("work", "config") if name in self.typed}
         self.same_place, self.relative_place = (
             "".join(f" --{name} {shlex.quote(form(place))}" for name, place in places.items())
@@ -208,8 +211,7 @@ class CommandLine:
                 setting = f"{one.name} = {toml_value(value)}"
                 if value is None:
                     setting, source = f"# {one.name} =", elsewhere.get(one.name, source)
-                parameters = get_args(hints[one.name])[1:] if get_origin(hints[one.name]) is Annotated else ()
-                words = next((each.help for each in parameters if isinstance(each, Parameter) and each.help), one.name)
+                words = next(each.help for each in hints[one.name].__metadata__ if each.help)
                 lines.append(f"# {words}\n{setting}  # from {visible(source)}")
             blocks.append("\n".join(lines))
         for name, table in self.toml.runs.items():
@@ -248,10 +250,3 @@ def _parse(values: dict[str, Any], settings: type, *, source: str) -> Any:
     collect.__annotations__["found"] = settings
     parser.default(collect)
     return parser([], exit_on_error=False, print_error=False)
-
-
-def _typed(argument: Argument) -> str:
-    """A flag with its values, such as `--fold 0 --fold 2` or `--no-mirror`, to be typed again."""
-    return " ".join(
-        f"{token.keyword or ''} {shlex.quote(token.value) if token.value else ''}".strip() for token in argument.tokens
-    )

@@ -84,8 +84,13 @@ def _check(path: Path, table: Any, settings: type, *, where: str = "", also: Ite
     for key, value in table.items():
         words, fits = _kind(types_of[key])
         if not fits(value):
+            try:
+                shown = repr(value)
+            except (RecursionError, ValueError):  # tables in tables in tables; a number of more than 4,300 digits
+                shown = "what stands there"
+            shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
             hint = f"`python run.py settings` shows `{key}`"
-            raise UserError(f"{place}{key} = {_shown(value)} is not {words}", hint=hint)
+            raise UserError(f"{place}{key} = {shown} is not {words}", hint=hint)
 
 
 def _is_whole(value: Any) -> bool:
@@ -117,15 +122,6 @@ def _kind(annotation: Any) -> tuple[str, Callable[[Any], bool]]:
         kinds = [_kind(one) for one in inner if one is not type(None)]
         return " or ".join(words for words, _ in kinds), lambda value: any(fits(value) for _, fits in kinds)
     return KINDS[annotation]
-
-
-def _shown(value: Any) -> str:
-    """The value for a message, cut where it is long."""
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # tables in tables in tables; a number of more than 4,300 digits
-        return "what stands there"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def toml_value(value: Any) -> str:

@@ -32,31 +32,34 @@ class Screen:
     """The output of one command. On a terminal there is at most one live part, redrawn below the lines that stay.
 
     table  draws what stands above the bars of the live part; called in a thread of its own, None for nothing
+    bars   those of the live part; None where there is none
     """
 
     def __init__(self) -> None:
         self.table: Callable[[Console], RenderableType | None] = no_table
-        self._live: _LivePart | None = None
+        self.bars: Progress | None = None
+        self._live: Live | None = None
+        self._thread = threading.Thread()  # redraws the live part
+        self._is_over = threading.Event()
+        self._lock = threading.RLock()  # rich has locks for a part of drawing and a part of printing
 
-    @property
-    def bars(self) -> Progress | None:
-        """The bars of the live part; None where there is none."""
-        return self._live.bars if self._live else None
-
-    def show(self, *parts: RenderableType) -> None:
-        """Print results, which stay."""
-        for part in parts:
-            if self._live and self._live.redirects_stdout:
-                self._live.print(part)
-            else:
-                _plain_console(stderr=False).print(part, markup=False)
+    def show(self, part: RenderableType) -> None:
+        """Print a result, which stays."""
+        if self._live and sys.stdout.isatty():
+            self._print_above(self._live, part)
+        else:
+            _plain_console(stderr=False).print(part, markup=False)
 
     def complain(self, text: str, *, style: str | None = None) -> None:
         """Print an error, a hint or a line of progress, which stays too."""
         if self._live:
-            self._live.print(text, style=style)
+            self._print_above(self._live, text, style=style)
         else:
             _plain_console(stderr=True).print(text, markup=False, style=style)
+
+    def _print_above(self, live: Live, part: RenderableType, *, style: str | None = None) -> None:
+        with self._lock:
+            live.console.print(part, markup=False, style=style)
 
     @contextmanager
     def living(self) -> Iterator[bool]:
@@ -64,7 +67,30 @@ class Screen:
         if self._live or not can_be_live():
             yield self._live is not None
             return
-        self._live = _LivePart(lambda console: self.table(console))
+        console = _plain_console(stderr=True)
+        bars, is_over = bars_on(console), threading.Event()
+
+        def drawing() -> RenderableType:
+            table = self.table(console)
+            return Group(*([] if table is None else [table]), *([bars] if bars.tasks else []))
+
+        def redraw() -> None:
+            while not is_over.wait(TICK_SECONDS):
+                with self._lock:
+                    if not is_over.is_set():
+                        live.refresh()
+
+        live = Live(
+            get_renderable=drawing,
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        thread = threading.Thread(target=redraw, name="screen", daemon=True)
+        live.start(refresh=True)
+        thread.start()
+        self._live, self.bars, self._thread, self._is_over = live, bars, thread, is_over
         try:
             yield True
         finally:
@@ -72,9 +98,15 @@ class Screen:
 
     def close(self) -> None:
         """Remove the live part, if there is one, and give the cursor back."""
-        live, self._live = self._live, None
-        if live:
-            live.close()
+        live, self._live, self.bars = self._live, None, None
+        if live is None:
+            return
+        self._is_over.set()
+        self._thread.join(timeout=CLOSE_SECONDS)  # a thread that writes when the interpreter ends makes it abort
+        try:
+            live.stop()
+        finally:
+            live.console.show_cursor(True)
 
     def track(self, items: Iterable[T], *, what: str, total: int, unit: str = "images", each: int = 1) -> Iterator[T]:
         """A tracker that draws a bar, or prints a line now and then where nothing can be drawn."""
@@ -104,50 +136,6 @@ class Screen:
 
 def no_table(console: Console) -> None:
     """The table of a command that has only bars."""
-
-
-class _LivePart:
-    """A rich.live.Live and the thread that redraws it."""
-
-    def __init__(self, table: Callable[[Console], RenderableType | None]) -> None:
-        self._console = console = _plain_console(stderr=True)
-        self.redirects_stdout = sys.stdout.isatty()
-        self.bars = bars_on(console)
-        self._table = table
-        self._live = Live(
-            get_renderable=self._drawing,
-            console=console,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=self.redirects_stdout,
-        )
-        self._lock = threading.RLock()  # rich has locks for a part of drawing and a part of printing
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._tick, name="screen", daemon=True)
-        self._live.start(refresh=True)
-        self._thread.start()
-
-    def print(self, part: RenderableType, *, style: str | None = None) -> None:
-        with self._lock:
-            self._console.print(part, markup=False, style=style)
-
-    def close(self) -> None:
-        self._is_over.set()
-        self._thread.join(timeout=CLOSE_SECONDS)  # a thread that writes when the interpreter ends makes it abort
-        try:
-            self._live.stop()
-        finally:
-            self._console.show_cursor(True)
-
-    def _drawing(self) -> RenderableType:
-        table = self._table(self._console)
-        return Group(*([] if table is None else [table]), *([self.bars] if self.bars.tasks else []))
-
-    def _tick(self) -> None:
-        while not self._is_over.wait(TICK_SECONDS):
-            with self._lock:
-                if not self._is_over.is_set():
-                    self._live.refresh()
 
 
 def bars_on(console: Console) -> Progress:

@@ -1,19 +1,24 @@
-"""Finds the competition in a folder: which files train, with which labels, and which are to be predicted."""
+"""Finds the competition in a folder: which files train, with which labels, and which are to be predicted.
+
+Other labels than those of DATA come from a CSV of ids and labels, which changes no file of DATA.
+"""
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from folds.base.csvfile import ID_NAMES, CsvTable, pick_column, read_csv, read_given
-from folds.base.errors import UserError, first_few
+from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv, read_given
+from folds.base.errors import UserError, counted, first_few
 from folds.find.layout import SAMPLES, TRAIN_CSVS, pick_file, pick_test_folder, pick_train_columns, pick_train_folder
-from folds.find.listing import File, list_files
-from folds.find.lookup import Lookup, refuse_outside, relative, stem
-from folds.find.reasons import NO_FILE, NOT_LISTED, TWO_LABELS, Reason
+from folds.find.listing import File, Lookup, list_files, refuse_outside, relative, stem
+from folds.find.reasons import NO_FILE, NOT_LISTED, RELABELLED, TWO_LABELS, UNLABELLED, Reason
 from folds.settings import PrepareSettings
+
+RELABEL_FLAG = "`--relabel FILE`"
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,63 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
         notes=(*listing.notes, *(() if test else ("there is no folder of test images: nothing can be predicted",))),
         targets=listing.targets,
     )
+
+
+def relabel(dataset: Dataset, path: Path) -> tuple[Dataset, int, str]:
+    """The dataset with the labels of a CSV, how many images that changed, and a sentence about it.
+
+    path  columns image_id and label, others are ignored; images that it does not name keep their label, an empty label
+          leaves an image out, and changes nothing for one that has none
+    Raises UserError where the file cannot be read, or names images or labels that DATA does not have.
+    """
+    train = {item.image_id: item for item in dataset.items if item.split == "train"}
+    changes = _changed_labels(path, train)
+    if not changes:
+        return dataset, 0, f"{path} changes nothing: all its labels are those of DATA"
+    for image_id, label in changes.items():
+        item = train[image_id]
+        was = f"was {item.label or 'without label'}"
+        if label:
+            train[image_id] = replace(item, label=label, reasons=(Reason(RELABELLED, was),), is_left_out=False)
+        else:
+            train[image_id] = replace(item, reasons=(*item.reasons, Reason(UNLABELLED, was)), is_left_out=True)
+    items = tuple(train[item.image_id] if item.split == "train" else item for item in dataset.items)
+    left_out = sum(not label for label in changes.values())
+    given, lost = (counted(n, "image", "images") for n in (len(changes) - left_out, left_out))
+    note = (
+        f"{path} gives {given} another label and leaves {lost} out; "
+        f'pass it to every `prepare` and `all`, or write `relabel = "{path}"` into [prepare] of kit.toml'
+    )
+    return replace(dataset, items=items), len(changes), note
+
+
+def _changed_labels(path: Path, train: Mapping[str, Item]) -> dict[str, str]:
+    """The labels of a CSV that differ from those of the training images, by id; '' leaves an image out."""
+    table = read_csv(read_given(path, hint=f"`python run.py report` writes one for {RELABEL_FLAG}"), name=str(path))
+    ids = table.column(pick_column(table, ID_NAMES, what="id", flag=RELABEL_FLAG, position=0))
+    if len(table.header) < 2:
+        raise UserError(f"{path} has one column, not image_id and label")
+    labels = table.column(pick_column(table, LABEL_NAMES, what="label", flag=RELABEL_FLAG, position=1))
+    wanted: dict[str, str] = {}
+    for image_id, label in zip(ids, labels, strict=True):
+        if wanted.setdefault(image_id, label) != label:
+            raise UserError(f"{path} gives {image_id} two labels: {wanted[image_id]} and {label}")
+    strange = [image_id for image_id in wanted if image_id not in train]
+    if strange:
+        images = counted(len(strange), "training image", "training images")
+        raise UserError(
+            f"{path} names {images} that DATA does not have: {first_few(strange)}",
+            hint="an id is the image's path below the training folder, as in manifest.csv",
+        )
+    known = sorted({item.label for item in train.values() if item.label})
+    odd = sorted(set(wanted.values()) - set(known) - {""})
+    if odd:
+        near = difflib.get_close_matches(odd[0], known, n=1)
+        raise UserError(
+            f"{path} gives labels that are no class of DATA: {first_few(odd)}",
+            hint=f"did you mean `{near[0]}`?" if near else "an empty label leaves an image out",
+        )
+    return {image_id: label for image_id, label in wanted.items() if train[image_id].label != label}
 
 
 def _left_out(image_id: str, file: File, split: str, reason: Reason) -> Item:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, plain, usual_column
 from folds.base.errors import UserError, first_few
-from folds.find.listing import Listing
-from folds.find.lookup import Lookup, refuse_outside, relative
+from folds.find.listing import Listing, Lookup, refuse_outside, relative
 from folds.settings import PrepareSettings
 
 TRAIN_FOLDERS = frozenset(
@@ -47,8 +46,7 @@ def pick_test_folder(listing: Listing, given: str | None, sample_ids: list[str] 
 
 def pick_train_folder(listing: Listing, given: str | None, csv: str | None, test_folder: str | None) -> str:
     """The folder of the training images; '' for DATA itself."""
-    fit = _pick_folder(listing, given, TRAIN_FOLDERS, "training", flag="--train-folder")
-    if fit is not None:
+    if (fit := _pick_folder(listing, given, TRAIN_FOLDERS, "training", flag="--train-folder")) is not None:
         return fit
     folders = [name for name in listing.folders if name != (test_folder or "").partition("/")[0]]
     if csv or len(folders) > 1:
@@ -71,11 +69,13 @@ def _pick_folder(
         if fit[0] and not (listing.root / fit[0]).is_dir():
             raise UserError(f"`{flag} {given}`: there is no such folder in {listing.root}")
     fit = list(dict.fromkeys(listing.same.get(folder, folder) for folder in fit))
-    for folder in fit:
-        if folder and not listing.below(folder):
+    for at, folder in enumerate(fit):
+        inner = {relative(file.path, folder).partition("/")[0] for file in listing.below(folder)}
+        if folder and not inner:
             raise UserError(f"{listing.root / folder} holds no file", hint=f"name another folder with `{flag} NAME`")
-    if given is None:
-        fit = [_unpacked(listing, folder, names) for folder in fit]
+        only = f"{folder}/{inner.pop()}" if len(inner) == 1 else folder
+        if given is None and plain(only.removeprefix(folder)) in names and (listing.root / only).is_dir():
+            fit[at] = only  # packed twice, as in `train/train`
     if len(fit) > 1 and ids is not None:
         lookups = {folder: Lookup(listing.below(folder), folder) for folder in fit}
         fitting = [folder for folder, lookup in lookups.items() if all(map(lookup.find, ids))]
@@ -86,13 +86,6 @@ def _pick_folder(
             hint=f"choose one with `{flag} {fit[0]}`",
         )
     return fit[0] if fit else None
-
-
-def _unpacked(listing: Listing, folder: str, names: frozenset[str]) -> str:
-    """The folder inside where it was packed twice, as in `train/train`."""
-    inner = {relative(file.path, folder).partition("/")[0] for file in listing.below(folder)}
-    only = inner.pop() if len(inner) == 1 else ""
-    return f"{folder}/{only}" if plain(only) in names and (listing.root / folder / only).is_dir() else folder
 
 
 def _inside(given: str, *, flag: str) -> str:

@@ -1,12 +1,14 @@
-"""Lists the files of a data folder: everything below it and behind its links, odd names included."""
+"""Lists the files of a data folder, everything below it and behind its links, and finds the one that an id means."""
 
 from __future__ import annotations
 
 import errno
 import heapq
 import os
+import re
 import stat
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -26,10 +28,6 @@ class File:
     bytes: int = 0
     mtime_ns: int = 0
     fault: Reason | None = None
-
-    @property
-    def name(self) -> str:
-        return self.path.rpartition("/")[2]
 
     @property
     def key(self) -> Key:
@@ -97,6 +95,66 @@ def list_files(root: Path) -> Listing:
     )
 
 
+class Lookup:
+    """Finds the file that an id means among the files that were listed; an id never makes a path to be opened."""
+
+    def __init__(self, files: Iterable[File], folder: str) -> None:
+        self.files, self.folder = list(files), folder
+        self.indexed: list[dict[str, list[File]]] = []  # the files by each kind of name
+
+    def find(self, image_id: str) -> File | None:
+        """The file with this path, else this path without extension, name, or name without extension; None if none.
+
+        Raises UserError where several files fit.
+        """
+        key = _composed(image_id.removeprefix("./"))
+        kinds: tuple[Callable[[File], str], ...] = (
+            lambda file: relative(file.path, self.folder),
+            lambda file: file.path,
+            lambda file: stem(relative(file.path, self.folder)),
+            lambda file: stem(file.path),
+            lambda file: file.path.rpartition("/")[2],
+            lambda file: stem(file.path.rpartition("/")[2]),
+        )
+        for number, kind in enumerate(kinds):
+            if number == len(self.indexed):  # most ids are of one of the first kinds, so the others are indexed late
+                index: dict[str, list[File]] = {}
+                for file in self.files:
+                    index.setdefault(_composed(kind(file)), []).append(file)
+                self.indexed.append(index)
+            found = self.indexed[number].get(key, [])
+            if len(found) > 1:
+                exact = [file for file in found if image_id in (file.path, relative(file.path, self.folder))]
+                found = exact or found
+            if len(found) > 1:
+                raise UserError(f"the id {image_id} fits {len(found)} files: {first_few([f.path for f in found])}")
+            if found:
+                return found[0]
+        return None
+
+
+def relative(path: str, folder: str) -> str:
+    return path.removeprefix(f"{folder}/") if folder else path
+
+
+def stem(path: str) -> str:
+    """The path without the extension of its name."""
+    head, slash, name = path.rpartition("/")
+    return head + slash + (name.rpartition(".")[0] or name)
+
+
+def refuse_outside(ids: Iterable[str], *, name: str) -> None:
+    """Refuse ids of the file `name` that are absolute paths or hold `..`."""
+    outside = [text for text in ids if re.match(r"[/\\]|[A-Za-z]:[/\\]", text) or ".." in re.split(r"[/\\]", text)]
+    if outside:
+        raise UserError(f"{name} names {first_few(outside)}, which may lead outside the data folder: it is not read")
+
+
+def _composed(text: str) -> str:
+    """One spelling for names that a Mac wrote decomposed and a CSV has composed."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 class _Walk:
     """Enters all folders, real ones first, so that a link to a folder of the data never names its files."""
 
@@ -109,7 +167,8 @@ class _Walk:
         self.loops: list[str] = []
         self.targets: list[str] = []
         self.waiting, self.links = [""], list[str]()  # prefixes to enter, and a heap of links to folders
-        self.read_as = {_identity(os.stat(root)): ""}
+        self.first_paths: dict[tuple[int, int], str] = {}  # of the folders, by device and inode
+        self._first_path("")
 
     def run(self) -> None:
         while self.waiting or self.links:
@@ -126,20 +185,18 @@ class _Walk:
                     self.hidden.append(name)
                 elif entry.is_symlink() and (fault := _link_fault(entry)):
                     self.files.append(File(name, fault=fault))
-                elif not entry.is_dir():
-                    found = entry.stat()
-                    fault = Reason("its name is not UTF-8") if name != path else None
-                    if stat.S_ISREG(found.st_mode):
-                        self.files.append(File(name, found.st_size, found.st_mtime_ns, fault))
-                    else:  # a pipe or a device: opening it might never end
-                        self.files.append(File(name, fault=Reason("not a regular file")))
-                else:
+                elif entry.is_dir():
                     if not prefix:
                         self.folders.append(name)
                     if entry.is_symlink():
                         heapq.heappush(self.links, path)
-                    elif self._is_first_visit(entry, path):
+                    elif self._first_path(path) == path:
                         self.waiting.append(path + "/")
+                elif stat.S_ISREG((found := entry.stat()).st_mode):
+                    fault = Reason("its name is not UTF-8") if name != path else None
+                    self.files.append(File(name, found.st_size, found.st_mtime_ns, fault))
+                else:  # a pipe or a device: opening it might never end
+                    self.files.append(File(name, fault=Reason("not a regular file")))
 
     def _follow(self, link: str) -> None:
         path = os.path.join(self.root, link)
@@ -147,18 +204,16 @@ class _Walk:
         around = (os.path.realpath(inner) for inner in (os.path.dirname(path), self.root))
         if any((inner + os.sep).startswith(target.rstrip(os.sep) + os.sep) for inner in around):
             self.loops.append(_as_text(link))
-        elif not self._is_first_visit(path, link):
-            self.same[_as_text(link)] = _as_text(self.read_as[_identity(os.stat(path))])
+        elif (first := self._first_path(link)) != link:
+            self.same[_as_text(link)] = _as_text(first)
         else:
             self.targets.append(target)
             self.waiting.append(link + "/")
 
-    def _is_first_visit(self, folder: os.DirEntry[str] | str, path: str) -> bool:
-        return self.read_as.setdefault(_identity(os.stat(folder)), path) == path
-
-
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
+    def _first_path(self, path: str) -> str:
+        """The path under which a folder is read: this one at the first visit."""
+        found = os.stat(os.path.join(self.root, path))
+        return self.first_paths.setdefault((found.st_dev, found.st_ino), path)
 
 
 def _link_fault(entry: os.DirEntry[str]) -> Reason | None:

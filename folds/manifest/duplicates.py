@@ -5,9 +5,8 @@ A hash only proposes: two photographs on white can share 60 of 64 bits. The thum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -16,10 +15,9 @@ from scipy.sparse.csgraph import connected_components
 
 from folds.find.reasons import TWO_LABELS, Reason
 from folds.manifest.hashes import THUMBNAIL, close_hashes, difference, thumbnail
-from folds.manifest.manifest import LEFT_OUT, USABLE
+from folds.manifest.manifest import LEFT_OUT, USABLE, class_order
 from folds.pixels.store import Pixels
 from folds.settings import PrepareSettings
-from folds.split.classes import class_order
 
 # Share of their contrast by which thumbnails of copies may differ. Pictures saved again at quality 30, or shrunk to
 # 90% and saved at 70, stay below 0.11; the nearest different pictures of Caltech-101 (one motorcycle in two colours,
@@ -28,8 +26,6 @@ MOST_DIFFERENCE = 0.13
 COARSE = 4  # pixels a side of the means that are compared first
 BLOCK = 4096  # thumbnails compared at a time: 50 MB
 
-Thumbnails = Callable[[np.ndarray], np.ndarray]
-Candidates = Sequence[tuple[np.ndarray, np.ndarray]]
 KINDS = ("exact", "near", "mirrored")  # of copies, the closest first
 COPY = {(kind, where): f"{kind} copy in {where}" for kind in KINDS for where in ("train", "test")}  # codes of reasons
 
@@ -43,10 +39,8 @@ def mark_copies(table: pd.DataFrame, reasons: list[list[Reason]], pixels: Pixels
     table["group"] = np.unique(copies.mirrored, return_inverse=True)[1].astype(np.int64)  # dense, by first appearance
     image_id, split, label, status = (table[name].tolist() for name in ("image_id", "split", "label", "status"))
     exact, upright = copies.exact.tolist(), copies.upright.tolist()
-    order = np.argsort(copies.mirrored, kind="stable")
-    edges = np.flatnonzero(np.diff(copies.mirrored[order], prepend=-1))
-    groups = (order[start:stop].tolist() for start, stop in pairwise([*edges.tolist(), len(order)]) if stop - start > 1)
-    for rows in groups:
+    in_groups = table[table.duplicated("group", keep=False)]
+    for rows in map(list, in_groups.groupby("group").groups.values()):
         for row in rows:
             labels = class_order(label[r] for r in rows if split[r] == "train" and upright[r] == upright[row])
             if split[row] == "train" and len(labels) > 1:
@@ -100,7 +94,12 @@ class Copies:
 
 
 def find_copies(
-    exact: np.ndarray, hashes: np.ndarray, mirror_hashes: np.ndarray, thumbnails: Thumbnails, *, near_bits: int
+    exact: np.ndarray,
+    hashes: np.ndarray,
+    mirror_hashes: np.ndarray,
+    thumbnails: Callable[[np.ndarray], np.ndarray],
+    *,
+    near_bits: int,
 ) -> Copies:
     """Which of n images are copies of each other; copies of copies count as copies.
 
@@ -116,7 +115,8 @@ def find_copies(
     near = list(_candidates(h, h, near_bits=near_bits))
     mirrored = list(_candidates(m, h, near_bits=near_bits))
     rows = np.unique(np.concatenate([np.empty(0, np.int64), *(part for pair in near + mirrored for part in pair)]))
-    compared = _Thumbnails(rows, thumbnails(leaders[rows]) if len(rows) else np.empty((0, THUMBNAIL, THUMBNAIL, 3)))
+    nothing = np.empty((0, THUMBNAIL, THUMBNAIL, 3), np.uint8)
+    compared = _Thumbnails(rows, thumbnails(leaders[rows]) if len(rows) else nothing)
     compared.join(near, is_mirrored=False)
     upright = compared.first_of_group(len(leaders))
     compared.join(mirrored, is_mirrored=True)
@@ -150,8 +150,7 @@ class _Thumbnails:
 
     def __init__(self, rows: np.ndarray, thumbs: np.ndarray) -> None:
         """rows: (m,) int64 positions, ascending; thumbs: (m, 32, 32, 3) uint8."""
-        self.rows = rows
-        self.thumbs = thumbs.astype(np.uint8, copy=False)
+        self.rows, self.thumbs = rows, thumbs
         cell = THUMBNAIL // COARSE
         self.coarse = np.empty((len(rows), COARSE, COARSE, 3), dtype=np.float32)
         self.contrast = np.empty(len(rows), dtype=np.float32)  # variance, grey levels squared
@@ -163,25 +162,22 @@ class _Thumbnails:
         self.joined_to = np.arange(len(rows))  # equal for two of which it is known that they are in one group
         self.pairs: list[np.ndarray] = []  # (2, p) of the same picture
 
-    def join(self, candidates: Candidates, *, is_mirrored: bool) -> None:
+    def join(self, candidates: list[tuple[np.ndarray, np.ndarray]], *, is_mirrored: bool) -> None:
         """Record all pairs that show the same picture, one of them mirrored if so asked."""
+        flip = slice(None, None, -1) if is_mirrored else slice(None)
         for ones, others in candidates:
             at = np.searchsorted(self.rows, others)
             for one in np.searchsorted(self.rows, ones).tolist():
-                same = self._same(one, at[self.joined_to[at] != self.joined_to[one]], is_mirrored=is_mirrored)
-                self.pairs.append(np.stack([np.full(len(same), one), same]))
-                self.joined_to[same] = self.joined_to[one]
-
-    def _same(self, one: int, others: np.ndarray, *, is_mirrored: bool) -> np.ndarray:
-        flip = slice(None, None, -1) if is_mirrored else slice(None)
-        # Averaging brings pictures closer, so those that differ too much as 4 x 4 means differ too much.
-        coarse = ((self.coarse[one][:, flip] - self.coarse[others]) ** 2).mean(axis=(1, 2, 3))
-        limit = MOST_DIFFERENCE**2 * np.maximum((self.contrast[one] + self.contrast[others]) / 2, 1.0)
-        others = others[coarse <= limit + 1e-3]
-        thumb = self.thumbs[one][:, flip].reshape(-1)
-        parts = [others[start : start + BLOCK] for start in range(0, len(others), BLOCK)]
-        near = [difference(thumb, self.thumbs[part].reshape(len(part), -1)) <= MOST_DIFFERENCE for part in parts]
-        return others[np.concatenate(near)] if parts else others
+                apart = at[self.joined_to[at] != self.joined_to[one]]
+                # Averaging brings pictures closer, so those that differ too much as 4 x 4 means differ too much.
+                coarse = ((self.coarse[one][:, flip] - self.coarse[apart]) ** 2).mean(axis=(1, 2, 3))
+                limit = MOST_DIFFERENCE**2 * np.maximum((self.contrast[one] + self.contrast[apart]) / 2, 1.0)
+                apart = apart[coarse <= limit + 1e-3]
+                thumb = self.thumbs[one][:, flip].reshape(-1)
+                for part in (apart[start : start + BLOCK] for start in range(0, len(apart), BLOCK)):
+                    same = part[difference(thumb, self.thumbs[part].reshape(len(part), -1)) <= MOST_DIFFERENCE]
+                    self.pairs.append(np.stack([np.full(len(same), one), same]))
+                    self.joined_to[same] = self.joined_to[one]
 
     def first_of_group(self, n: int) -> np.ndarray:
         """(n,) int64: the first position of each position's group."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import combinations, pairwise
 from math import comb
 
@@ -69,13 +68,19 @@ def close_hashes(one: np.ndarray, other: np.ndarray, *, near_bits: int) -> tuple
     """
     n, is_one_set = len(one), np.array_equal(one, other)
     hashes = one if is_one_set else np.concatenate([one, other])
-    blocks, width = _Blocks.cut(near_bits, n_hashes=len(hashes)), max(len(other), 1)
+    blocks, agreeing = _blocks(near_bits, n_hashes=len(hashes))
+    width = max(len(other), 1)
     found = [np.arange(n) * (width + 1) if is_one_set else np.empty(0, dtype=np.int64)]
-    for chosen in combinations(range(len(blocks.masks)), blocks.agreeing):
-        for a, b in _equal_pairs(blocks.keys(hashes, chosen)):
+    for chosen in combinations(range(len(blocks)), agreeing):
+        key = np.zeros(len(hashes), dtype=np.uint64)  # the bits of the chosen blocks, side by side
+        for shift, mask in (blocks[at] for at in chosen):
+            key = (key << np.bitwise_count(mask)) | ((hashes >> shift) & mask)
+        passed_over = [blocks[at] for at in range(max(chosen, default=0)) if at not in chosen]
+        for a, b in _equal_pairs(key):
             apart = hashes[a] ^ hashes[b]
             near = np.flatnonzero(np.bitwise_count(apart) <= near_bits)
-            near = near[blocks.is_first(apart[near], chosen)]
+            for shift, mask in passed_over:  # a pair that is equal there too was met by an earlier choice
+                near = near[(apart[near] >> shift) & mask != 0]
             i, j = np.minimum(a[near], b[near]), np.maximum(a[near], b[near])
             if is_one_set:
                 found += [i * width + j, j * width + i]
@@ -86,46 +91,23 @@ def close_hashes(one: np.ndarray, other: np.ndarray, *, near_bits: int) -> tuple
     return pairs // width, pairs % width
 
 
-@dataclass(frozen=True)
-class _Blocks:
-    """Blocks of the bits of a hash, of which any two near hashes share at least `agreeing`.
+def _blocks(near_bits: int, *, n_hashes: int) -> tuple[list[tuple[np.uint64, np.uint64]], int]:
+    """(where it begins, its bits at the right end) of each block of a hash, and how many of them make a key.
 
-    shifts  where each block begins    masks  its bits, at the right end
+    Those that take the least work: few blocks make many pairs meet by chance, many are many keys to sort by.
     """
+    most_bits = WORD - n_hashes.bit_length()  # of a key, which shares a word with the place of its hash
 
-    shifts: tuple[np.uint64, ...]
-    masks: tuple[np.uint64, ...]
-    agreeing: int
+    def work(agreeing: int) -> float:
+        key_bits = min(agreeing * WORD // (near_bits + agreeing), most_bits) if agreeing else 0
+        return comb(near_bits + agreeing, agreeing) * (n_hashes + PAIR * n_hashes**2 / 2 ** (key_bits + 1))
 
-    @classmethod
-    def cut(cls, near_bits: int, *, n_hashes: int) -> _Blocks:
-        """The blocks that take the least work: few make many pairs meet by chance, many are many keys to sort by."""
-        most_bits = WORD - n_hashes.bit_length()  # of a key, which shares a word with the place of its hash
-
-        def work(agreeing: int) -> float:
-            key_bits = min(agreeing * WORD // (near_bits + agreeing), most_bits) if agreeing else 0
-            return comb(near_bits + agreeing, agreeing) * (n_hashes + PAIR * n_hashes**2 / 2 ** (key_bits + 1))
-
-        agreeing = min(range(WORD - near_bits), key=work)  # 0 is one empty key: every pair is looked at
-        edges = (
-            [WORD * block // (near_bits + agreeing) for block in range(near_bits + agreeing + 1)] if agreeing else []
-        )
-        widths = [min(stop - start, most_bits // agreeing) for start, stop in pairwise(edges)]
-        return cls(tuple(map(np.uint64, edges[:-1])), tuple(np.uint64(2**width - 1) for width in widths), agreeing)
-
-    def keys(self, hashes: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
-        """The bits of the chosen blocks, side by side. (n,) uint64."""
-        key = np.zeros(len(hashes), dtype=np.uint64)
-        for block in chosen:
-            key <<= np.bitwise_count(self.masks[block])
-            key |= (hashes >> self.shifts[block]) & self.masks[block]
-        return key
-
-    def is_first(self, apart: np.ndarray, chosen: Sequence[int]) -> np.ndarray:
-        """Whether no choice before this one has met the pairs that differ in these bits. (p,) bool."""
-        skipped = sorted(set(range(max(chosen, default=0))).difference(chosen))
-        differ = [(apart >> self.shifts[block]) & self.masks[block] != 0 for block in skipped]
-        return np.logical_and.reduce([np.ones(len(apart), dtype=bool), *differ])
+    agreeing = min(range(WORD - near_bits), key=work)
+    if agreeing == 0:
+        return [], 0  # one empty key: every pair is looked at
+    edges = [WORD * block // (near_bits + agreeing) for block in range(near_bits + agreeing + 1)]
+    widths = [min(stop - start, most_bits // agreeing) for start, stop in pairwise(edges)]
+    return [(np.uint64(start), np.uint64(2**width - 1)) for start, width in zip(edges, widths, strict=False)], agreeing
 
 
 def _equal_pairs(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -2,19 +2,21 @@
 
 Order of the rows: training images before test images, each by `image_id` in code point order (numpy's and Python's
 order of text), so that row i, which is row i of the pixel store, never depends on how a disk lists its files.
+Order of the classes: the natural one, so that `2` comes before `10`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
+from collections.abc import Iterable
 
 import pandas as pd
 
 from folds.base.csvfile import ID_NAMES, pick_column, read_csv
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, write_bytes
-from folds.split.classes import natural_key
 
 COLUMNS = (
     *("image_id", "path", "split", "label", "status", "reasons"),
@@ -70,6 +72,18 @@ def read_manifest_bytes(workspace: Workspace) -> bytes:
 def usable_rows(manifest: pd.DataFrame, *, split: str) -> pd.DataFrame:
     """The rows of a split whose images are used, in the order of the manifest, numbered anew."""
     return manifest[(manifest["status"] == USABLE) & (manifest["split"] == split)].reset_index(drop=True)
+
+
+def natural_key(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
+    """A sort key under which runs of ASCII digits compare as numbers; `1` and `01` fall back to the text."""
+    parts = re.split(r"([0-9]+)", text)
+    key = tuple((0, int(part), "") if part[:1].isdigit() and part.isascii() else (1, 0, part) for part in parts if part)
+    return key, text
+
+
+def class_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """The distinct labels in natural order; the position of a label is its target."""
+    return tuple(sorted(set(labels), key=natural_key))
 
 
 def test_ids(workspace: Workspace) -> list[str]:

@@ -16,10 +16,9 @@ import pandas as pd
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, read_json, replacing, write_bytes, write_json
-from folds.find.dataset import Dataset, Item, find_dataset
+from folds.find.dataset import Dataset, Item, find_dataset, relabel
 from folds.find.listing import File, Key
 from folds.find.reasons import DAMAGED, TRUNCATED, from_cell, reason_text, to_cell
-from folds.find.relabel import relabel
 from folds.manifest.duplicates import mark_copies
 from folds.manifest.manifest import (
     COLUMNS,
@@ -36,11 +35,11 @@ from folds.manifest.summary import decoder_notes
 from folds.pixels.decode import Facts
 from folds.pixels.fill import Known, fill, write_row
 from folds.pixels.formats import FORMATS
-from folds.pixels.pool import start_early
+from folds.pixels.pool import start_server
 from folds.pixels.store import FORMS, VERSION, Pixels, open_store, store_path, write_head
 from folds.settings import PrepareSettings, StoreForm
 
-FACT_NAMES = [field.name for field in fields(Facts)]
+FACT_COLUMNS = ["path", "bytes", "mtime_ns", *(field.name for field in fields(Facts))]  # of files.csv
 FACT_NUMBERS = {**dict.fromkeys(("bytes", "mtime_ns", "width", "height"), "int64"), "decoded": "float64"}
 OF_FACTS = ("format", "mode", "width", "height", "digest", "phash", "mirror_phash")  # the hashes are not kept
 DEPENDED_ON = ("store_size", "store", "keep_truncated", "keep_two_labels", "near_bits")  # settings
@@ -84,7 +83,7 @@ def prepare(
     start = time.perf_counter()
     _refuse_inside(workspace, data)
     if not workspace.prepare_json.exists():
-        start_early(write_row)  # there will be something to decode: its processes import while files are listed
+        start_server(write_row)  # there will be something to decode: its processes import while files are listed
     dataset = find_dataset(data, settings)
     _refuse_inside(workspace, *dataset.targets)
     with lock:
@@ -186,7 +185,7 @@ def _status(item: Item, fact: Facts, settings: PrepareSettings) -> str:
 def _write_facts(workspace: Workspace, files: Sequence[File], facts: Sequence[Facts]) -> None:
     """Write `files.csv`: what decoding found out about each file, in the order of the manifest."""
     rows = [(*file.key, *vars(fact).values()) for file, fact in zip(files, facts, strict=True)]
-    table = pd.DataFrame(rows, columns=["path", "bytes", "mtime_ns", *FACT_NAMES])
+    table = pd.DataFrame(rows, columns=FACT_COLUMNS)
     table["reasons"] = table["reasons"].map(to_cell)
     write_bytes(workspace.folds / "files.csv", csv_bytes(table))
 
@@ -196,11 +195,10 @@ def _read_facts(workspace: Workspace) -> dict[Key, tuple[int, Facts]]:
     try:
         table = parse_table((workspace.folds / "files.csv").read_bytes(), FACT_NUMBERS)
         table["reasons"] = table["reasons"].map(from_cell)
-        keys = zip(table["path"], table["bytes"].tolist(), table["mtime_ns"].tolist(), strict=True)
-        facts = [Facts(*values) for values in zip(*(table[name].tolist() for name in FACT_NAMES), strict=True)]
+        rows = enumerate(zip(*(table[name].tolist() for name in FACT_COLUMNS), strict=True))
+        return {(path, size, mtime): (row, Facts(*facts)) for row, (path, size, mtime, *facts) in rows}
     except (OSError, ValueError, TypeError, KeyError):  # absent, or not to be read: all files are decoded again
         return {}
-    return {key: (row, fact) for row, (key, fact) in enumerate(zip(keys, facts, strict=True))}
 
 
 def _state(dataset: Dataset, settings: PrepareSettings, *, relabelled: int) -> dict[str, Any]:

@@ -10,8 +10,7 @@ import pandas as pd
 from folds.base.errors import counted
 from folds.find.reasons import NO_DECODER, TWO_LABELS, from_cell
 from folds.manifest.duplicates import COPY, KINDS
-from folds.manifest.manifest import LEFT_OUT, UNREADABLE, USABLE
-from folds.split.classes import natural_key
+from folds.manifest.manifest import LEFT_OUT, UNREADABLE, USABLE, natural_key
 
 
 @dataclass(frozen=True)
@@ -35,18 +34,12 @@ class CopyCount:
     mirrored: int
     paths: tuple[str, ...]
 
-    @property
-    def total(self) -> int:
-        return self.exact + self.near + self.mirrored
-
 
 def status_counts(manifest: pd.DataFrame) -> dict[str, tuple[int, int]]:
     """(training files, test files) by status: usable, left out, unreadable."""
-    table = manifest.groupby(["status", "split"]).size()
-    return {
-        status: (int(table.get((status, "train"), 0)), int(table.get((status, "test"), 0)))
-        for status in (USABLE, LEFT_OUT, UNREADABLE)
-    }
+    table = pd.crosstab(manifest["status"], manifest["split"])
+    table = table.reindex(index=[USABLE, LEFT_OUT, UNREADABLE], columns=["train", "test"], fill_value=0)
+    return {status: (train, test) for status, train, test in table.itertuples()}
 
 
 def reason_rows(manifest: pd.DataFrame) -> pd.DataFrame:

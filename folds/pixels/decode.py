@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -13,7 +14,6 @@ from PIL import Image, ImageFile
 
 from folds.find.reasons import DAMAGED, NO_DECODER, TRUNCATED, UNREAD, Reason
 from folds.manifest.hashes import perceptual_hashes
-from folds.pixels.colours import strips, to_rgb
 from folds.pixels.formats import DECODERS, FORMATS, is_cut_off, what_it_is, wrong_extension
 
 MAX_PIXELS = 200_000_000  # RGB at Pillow's 4 bytes a pixel: 0.8 GB; beyond it only a JPEG that can be decoded smaller
@@ -24,6 +24,8 @@ DRAFT_ROOM = 2
 REDUCING_GAP = 3.0  # Pillow shrinks by whole factors first, down to 3 times the target: no visible difference
 THIN = 10  # from this ratio of the sides on, or below this many pixels a side, a picture is named as extreme
 SHRINKABLE = frozenset({"L", "RGB", "RGBA", "LA", "CMYK", "YCbCr"})  # modes that `reduce` can average
+ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
+DEEP_MODES = {**dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), "16-bit"), "I": "32-bit", "F": "float"}
 JPEG_FILL = (127, 128)  # what libjpeg leaves where no data came: no light difference from grey; 127 if inverted (CMYK)
 ANIMATED = frozenset({"GIF", "WEBP", "PNG", "AVIF"})
 TURNS = {
@@ -61,11 +63,7 @@ class Facts:
 
 
 class _UnreadableError(Exception):
-    """Nothing of the file can be shown."""
-
-    def __init__(self, code: str, detail: str = "") -> None:
-        super().__init__(code, detail)
-        self.reason = Reason(code, detail)
+    """Nothing of the file can be shown; its arguments are those of the Reason."""
 
 
 def decode(path: Path, *, size: int) -> tuple[Facts, np.ndarray | None]:
@@ -78,7 +76,7 @@ def decode(path: Path, *, size: int) -> tuple[Facts, np.ndarray | None]:
             warnings.simplefilter("ignore")  # Pillow warns of broken EXIF and the like; the reasons say what matters
             return _decode(stream, path, size=size)
     except _UnreadableError as err:
-        reason = err.reason
+        reason = Reason(*err.args)
     except MemoryError:
         reason = Reason("too large", "it needs more memory than one picture may have")
     except OSError as err:
@@ -170,29 +168,24 @@ def _load(picture: Image.Image, path: Path) -> tuple[Image.Image, float, Reason 
     """The decoded picture, the share of its rows that decoded, and what is damaged."""
     try:
         picture.load()
+        return picture, 1.0, None
     except MemoryError:
         raise
     except Exception:  # as in `_open`
-        with open(path, "rb") as stream:  # anew: some decoders have closed the first one
-            return _load_damaged(picture, stream)
-    return picture, 1.0, None
-
-
-def _load_damaged(broken: Image.Image, stream: IO[bytes]) -> tuple[Image.Image, float, Reason]:
-    form = broken.format or ""
-    kind = TRUNCATED if is_cut_off(stream, form) else DAMAGED
-    stream.seek(0)
-    ImageFile.LOAD_TRUNCATED_IMAGES = True  # the rest of the picture becomes grey or black, and is measured below
-    try:
-        picture = Image.open(stream, formats=FORMATS)
-        picture.draft(None, broken.size)
-        picture.load()
-    except MemoryError:
-        raise
-    except Exception as err:  # as in `_open`
-        raise _UnreadableError(kind, f"0% decoded, {form} header") from err
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        size, form = picture.size, picture.format or ""
+    with open(path, "rb") as stream:  # anew: some decoders have closed the first one
+        kind = TRUNCATED if is_cut_off(stream, form) else DAMAGED
+        ImageFile.LOAD_TRUNCATED_IMAGES = True  # the rest of the picture becomes grey or black, and is measured below
+        try:
+            picture = Image.open(stream, formats=FORMATS)
+            picture.draft(None, size)
+            picture.load()
+        except MemoryError:
+            raise
+        except Exception as err:  # as in `_open`
+            raise _UnreadableError(kind, f"0% decoded, {form} header") from err
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
     decoded = _share_decoded(picture)
     if decoded == 0:
         raise _UnreadableError(kind, f"0% decoded, {form} header")
@@ -210,7 +203,7 @@ def _share_decoded(picture: Image.Image) -> float:
     """
     fill = JPEG_FILL if picture.format in ("JPEG", "MPO") else (0,)
     lacking = 0
-    for _, strip in strips(picture):
+    for _, strip in _strips(picture):
         rows = strip.reshape(len(strip), -1)
         lacking += int(np.isin(rows.min(axis=1), fill) @ np.isin(rows.max(axis=1), fill).astype(int))
     return 1.0 - lacking / picture.height
@@ -221,11 +214,64 @@ def _small_rgb(picture: Image.Image) -> tuple[Image.Image, Reason | None]:
     factor = _whole_factor(picture)
     shrinks_first = picture.mode in SHRINKABLE and "transparency" not in picture.info
     try:
-        rgb, reason = to_rgb(picture.reduce(factor) if factor > 1 and shrinks_first else picture)
+        rgb, reason = _to_rgb(picture.reduce(factor) if factor > 1 and shrinks_first else picture)
     except ValueError as err:  # a mode that Pillow reads and cannot convert
         raise _UnreadableError(DAMAGED, f"0% decoded, {picture.mode} pixels that cannot be converted") from err
     factor = _whole_factor(rgb)
     return (rgb.reduce(factor) if factor > 1 else rgb), reason
+
+
+def _to_rgb(picture: Image.Image) -> tuple[Image.Image, Reason | None]:
+    """The picture in RGB, without losing what a person would see, and what was done to it."""
+    mode = picture.mode
+    if mode in DEEP_MODES:
+        return _scaled(picture).convert("RGB"), Reason(DEEP_MODES[mode])
+    if mode in ALPHA_MODES or "transparency" in picture.info:
+        return _on_white(picture), Reason("alpha", "on white")
+    if mode == "RGB":
+        return picture, None
+    return picture.convert("RGB"), Reason("CMYK") if mode == "CMYK" else None
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """Composite on white: a transparent pixel keeps a hidden colour, which `convert` would bring to light."""
+    try:
+        rgba = picture.convert("RGBA")
+    except ValueError:  # a transparency entry that does not fit its palette or mode
+        return picture.convert("RGB")
+    white = Image.new("RGB", rgba.size, (255, 255, 255))
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white
+
+
+def _scaled(picture: Image.Image) -> Image.Image:
+    """Deep grey levels scaled to 8 bits, in strips; `convert` would clip all but the lowest 256 of them.
+
+    16 bits: by 257. 32 bits and float: as they are up to 255 (floats up to 1: by 255), by 257 up to 65,535, else from
+    the least to the greatest value.
+    """
+    extremes = [(values.min(), values.max()) for values in (_finite(strip) for _, strip in _strips(picture))]
+    low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and low >= 0 and 255 < high <= 65535):
+        low, high = 0.0, 65535.0
+    elif low >= 0 and high <= 255:
+        low, high = 0.0, 1.0 if picture.mode == "F" and high <= 1 else 255.0
+    scale = 255.0 / max(high - low, 1e-30)
+    grey = Image.new("L", picture.size)
+    for top, strip in _strips(picture):
+        levels = np.clip(np.rint((_finite(strip) - low) * scale), 0, 255).astype(np.uint8)
+        grey.paste(Image.fromarray(levels), (0, top))
+    return grey
+
+
+def _strips(picture: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
+    """(top, its pixels) of strips of 256 rows, (256, width, ...), for the memory of a huge picture."""
+    for top in range(0, picture.height, 256):
+        yield top, np.asarray(picture.crop((0, top, picture.width, min(top + 256, picture.height))))
+
+
+def _finite(levels: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(levels.astype(np.float64), posinf=0.0, neginf=0.0)
 
 
 def _whole_factor(picture: Image.Image) -> int:

@@ -18,7 +18,7 @@ from folds.base.progress import Track
 from folds.find.listing import File, Key
 from folds.find.reasons import CRASHED, NO_DECODER, TOO_SLOW, UNREAD, Reason
 from folds.pixels.decode import Facts, decode
-from folds.pixels.jpeg import JpegPixels, encode
+from folds.pixels.forms import JpegPixels, encode
 from folds.pixels.pool import in_processes
 
 if TYPE_CHECKING:
@@ -58,14 +58,21 @@ def fill(
     Rows of unreadable files stay empty. Raises OSError where the disk has no room.
     """
     facts = [known.of(file) for file in files]
-    kept = [(row, known.facts[files[row].key][0]) for row, fact in enumerate(facts) if fact and fact.decoded > 0]
-    if known.pixels is not None:
-        _copy(pixels, known.pixels, kept)
+    if known.pixels is not None:  # of the same size and form
+        with open(pixels.path, "r+b") as store:
+            for row, fact in enumerate(facts):
+                if fact is not None and fact.decoded > 0:
+                    old_row, _ = known.facts[files[row].key]
+                    data = known.pixels.stored(old_row)
+                    store.seek(pixels.place(row))
+                    store.write(data)
+                    if isinstance(known.pixels, JpegPixels):
+                        pixels.note(row, n_bytes=len(data), crc=int(known.pixels.index["crc"][old_row]))
     todo = [row for row, fact in enumerate(facts) if fact is None]
     is_jpeg = isinstance(pixels, JpegPixels)
-    folder, store, size = str(root), str(pixels.path), pixels.shape[1]  # joined as text: pathlib takes 10 us for each
+    folder, path, size = str(root), str(pixels.path), pixels.shape[1]  # joined as text: pathlib takes 10 us for each
     tasks = [
-        RowTask(os.path.join(folder, files[row].path), store, pixels.place(row), size, is_jpeg=is_jpeg) for row in todo
+        RowTask(os.path.join(folder, files[row].path), path, pixels.place(row), size, is_jpeg=is_jpeg) for row in todo
     ]
     answers = in_processes(write_row, tasks, workers=workers)
     for at, answer in track(answers, what="decode", total=len(tasks)):
@@ -77,17 +84,6 @@ def fill(
     whole = [fact for fact in facts if fact is not None]
     assert len(whole) == len(files), f"{len(whole)} facts of {len(files)} files"
     return whole, len(todo)
-
-
-def _copy(pixels: Pixels, old: Pixels, rows: Sequence[tuple[int, int]]) -> None:
-    """Bring (new row, old row) over from a store of the same size and form."""
-    with open(pixels.path, "r+b") as file:
-        for row, old_row in rows:
-            data = old.stored(old_row)
-            file.seek(pixels.place(row))
-            file.write(data)
-            if isinstance(old, JpegPixels):
-                pixels.note(row, n_bytes=len(data), crc=int(old.index["crc"][old_row]))
 
 
 @dataclass(frozen=True)

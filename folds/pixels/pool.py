@@ -67,13 +67,11 @@ def in_processes(
             worker.stop()
 
 
-def start_early(function: Callable[[Any], Any]) -> None:
-    """Begin the imports of the processes of `in_processes`, while the caller does something else."""
-    _context(function)
+def start_server(function: Callable[[Any], Any]) -> Any:
+    """The context that the processes of `in_processes` start from; called early, it begins their imports meanwhile.
 
-
-def _context(function: Callable[[Any], Any]) -> Any:
-    """How processes start: forked from a server that has no threads and no torch, or anew where there is no fork."""
+    They are forked from a server that has no threads and no torch, or start anew where there is no fork.
+    """
     if os.name != "posix":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -99,7 +97,7 @@ class _Worker:
     """One process, and the positions of the items that it has been given."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
-        context = _context(function)
+        context = start_server(function)
         self.pipe, there = context.Pipe()
         self.process = context.Process(target=_serve, args=(there, function), daemon=True)
         main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")

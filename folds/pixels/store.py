@@ -1,11 +1,14 @@
 """Opens the pixel store: the picture of every file of the manifest, upright, S x S, uint8, one memory-mapped file.
 
 Row i is row i of the manifest; files that could not be read have an empty row. The store has two forms: `raw` keeps
-the bytes of the pixels, `jpeg` a JPEG of each picture, for disks that are too small.
+the bytes of the pixels, `jpeg` a JPEG of each picture, for disks that are too small. Jobs may read a copy on their
+machine's own disk, made once for all of them, after every row of it was checked.
 """
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,17 +16,20 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from folds.base.errors import UserError, first_few
-from folds.base.workspace import Workspace, digest, read_json, write_json
-from folds.manifest.manifest import PREPARE_HINT, USABLE, read_manifest
-from folds.pixels.jpeg import JpegPixels
-from folds.pixels.raw import RawPixels
+from folds.base.errors import CannotWriteError, UserError, first_few
+from folds.base.locks import claim, pause
+from folds.base.progress import Track, silently
+from folds.base.workspace import Workspace, digest, read_json, replacing, write_json
+from folds.manifest.manifest import PREPARE_HINT, USABLE, read_manifest, read_manifest_bytes
+from folds.pixels.forms import JpegPixels, RawPixels
 from folds.settings import StoreForm
 
 VERSION = 3  # of the store's layout and of the decoding rules: a store of another version is made anew
 ENDINGS: dict[StoreForm, str] = {"raw": "u8", "jpeg": "jpegs"}
 Pixels: TypeAlias = RawPixels | JpegPixels
 FORMS: dict[StoreForm, type[RawPixels] | type[JpegPixels]] = {"raw": RawPixels, "jpeg": JpegPixels}
+PIECE = 1 << 24  # bytes that are copied at a time
+MARK = "copied.json"  # of a copy, written last: sizes and times of its files, once every pixel had been checked
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,7 @@ class PixelStore:
         here = np.flatnonzero(self.split == split)  # ascending, and so are its ids: the manifest is sorted by them
         ids = self.image_id[here]
         at = np.searchsorted(ids, image_id)
-        lacking = np.ones(len(image_id), dtype=bool)
-        inside = at < len(ids)
-        lacking[inside] = ids[at[inside]] != np.asarray(image_id)[inside]
+        lacking = np.append(ids, "")[at] != np.asarray(image_id)  # '' stands behind the last id
         if lacking.any():
             names = first_few(list(np.asarray(image_id)[lacking]))
             raise UserError(f"the pixel store has no {split} image {names}", hint=PREPARE_HINT)
@@ -113,6 +117,33 @@ def write_head(
                 path.unlink()
 
 
+def cached(workspace: Workspace, cache: Path | None, *, track: Track = silently) -> Workspace:
+    """The workspace to read pixels from: a checked copy of manifest and store below `cache`; `workspace` without one.
+
+    Every row of a new copy is held against its sum in the manifest. Later a file counts as unchanged as long as its
+    size and time are: reading 20 GB again would cost each job half a minute. Of two that come at once, one copies.
+    Raises UserError where the copy cannot be made, or the store is damaged.
+    """
+    if cache is None:
+        return workspace
+    owner = digest(str(workspace.root.resolve()).encode())
+    heads = sorted(workspace.folds.glob("pixels-*.json"))
+    store = digest(b"".join([read_manifest_bytes(workspace), *(path.read_bytes() for path in heads)]))
+    copy = Workspace(cache.absolute() / f"foldblend-{owner}-{store}")
+    try:
+        while not _is_whole(copy):
+            with claim(cache / f"foldblend-{owner}.json") as holder:
+                if holder is None and not _is_whole(copy):
+                    for other in cache.absolute().glob(f"foldblend-{owner}-*"):  # torn ones, and those of older stores
+                        shutil.rmtree(other, ignore_errors=True)
+                    _copy(workspace, copy, track=track)
+            if holder is not None:
+                pause(track)
+    except CannotWriteError as err:
+        raise UserError(f"the pixels cannot be copied: {err.message}", hint="`--cache DIR` with more room") from err
+    return copy
+
+
 def damaged_rows(workspace: Workspace) -> np.ndarray:
     """The image ids whose pixels are not those that were written. (m,) str; reads the whole store.
 
@@ -121,3 +152,40 @@ def damaged_rows(workspace: Workspace) -> np.ndarray:
     store = open_store(workspace)
     digests = read_manifest(workspace)["digest"].tolist()
     return store.image_id[store.pixels.damaged([int(text, 16) if text else None for text in digests])]
+
+
+def _is_whole(copy: Workspace) -> bool:
+    try:
+        return bool(read_json(copy.root / MARK, hint="")["files"] == _sizes_and_times(copy))
+    except (UserError, KeyError, TypeError):
+        return False
+
+
+def _sizes_and_times(copy: Workspace) -> dict[str, list[int]]:
+    files = sorted(copy.folds.glob("[!.]*"))
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+
+
+def _copy(workspace: Workspace, copy: Workspace, *, track: Track) -> None:
+    files = [workspace.manifest, *sorted(workspace.folds.glob("pixels-*"))]
+    total = sum(path.stat().st_size for path in files)
+    pieces = (piece for path in files for piece in _copied(path, copy.folds / path.name))
+    for _ in track(pieces, what=f"copy the pixels to {copy.root.parent}", total=total, unit="bytes", each=PIECE):
+        pass
+    damaged = damaged_rows(copy)
+    if len(damaged):
+        shutil.rmtree(copy.root, ignore_errors=True)
+        raise UserError(
+            f"checksum mismatch: the pixels of {first_few(list(damaged))} in {workspace.folds} changed after they were "
+            "written",
+            hint=f"`rm {workspace.folds}/pixels-*`, then {PREPARE_HINT}",
+        )
+    write_json(copy.root / MARK, {"files": _sizes_and_times(copy)})
+
+
+def _copied(source: Path, target: Path) -> Iterator[int]:
+    """Copy a file whole or not at all; yields after each piece."""
+    with replacing(target) as temporary, open(source, "rb") as old, open(temporary, "wb") as new:
+        while data := old.read(PIECE):
+            new.write(data)
+            yield len(data)

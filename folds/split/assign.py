@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
-from folds.manifest.manifest import csv_bytes, parse_table
+from folds.manifest.manifest import class_order, csv_bytes, parse_table
 from folds.settings import SplitSettings
-from folds.split.classes import class_order
 from folds.split.groups import is_parted, training_images
 
 SPLIT_HINT = "`python run.py split`"
@@ -62,7 +60,14 @@ def split(workspace: Workspace, settings: SplitSettings, *, seed: int) -> tuple[
             f"not {_manner(n_folds, seed, given)}",
             hint=_remove_hint(workspace),
         )
-    changed = _changed_images(folds, images)
+    stored = set(zip(folds.image_id.tolist(), folds.label.tolist(), strict=True))
+    now = set(zip(images["image_id"].tolist(), images["label"].tolist(), strict=True))
+    changed = sorted({image_id for image_id, _ in stored ^ now})
+    if not changed:  # else what stands in the wrong fold: another one is given, or a group would be cut
+        images = images.set_index("image_id").reindex(folds.image_id)
+        fold = pd.Series(folds.fold, index=images.index)
+        wrong = images["fold"] != fold if "fold" in images.columns else is_parted(images["group"], fold)
+        changed = folds.image_id[wrong.to_numpy()].tolist()
     if changed:
         raise UserError(
             f"{len(changed):,} training images changed since the folds in {workspace.folds_csv} were assigned: "
@@ -160,7 +165,7 @@ def load_folds(workspace: Workspace) -> Folds:
 
 
 def store_folds(
-    workspace: Workspace, table: pd.DataFrame, *, seed: int, given: Mapping[str, str] = MappingProxyType({})
+    workspace: Workspace, table: pd.DataFrame, *, seed: int, given: Mapping[str, str] | None = None
 ) -> Folds:
     """Write `folds.csv` and then `folds.json`, which names it by digest.
 
@@ -171,7 +176,7 @@ def store_folds(
     head = {
         "seed": seed,
         "n_folds": n_folds,
-        **given,
+        **(given or {}),
         "images": len(table),
         "images_per_fold": np.bincount(table["fold"], minlength=n_folds).tolist(),
         "images_per_class": np.bincount(table["target"], minlength=len(classes)).tolist(),
@@ -188,22 +193,6 @@ def _folds(table: pd.DataFrame, *, head: dict) -> Folds:
     columns |= {name: table[name].to_numpy(dtype=np.int64) for name in ("target", "fold", "group")}
     n_folds, seed = int(head["n_folds"]), int(head["seed"])
     return Folds(**columns, classes=tuple(head["classes"]), n_folds=n_folds, seed=seed, digest=str(head["digest"]))
-
-
-def _changed_images(folds: Folds, images: pd.DataFrame) -> list[str]:
-    """Images that the folds do not know, or under another label, or no more; else what stands in the wrong fold.
-
-    That is an image with another fold given, or, where none are given, the images of a group that the folds have cut.
-    """
-    stored = set(zip(folds.image_id.tolist(), folds.label.tolist(), strict=True))
-    now = set(zip(images["image_id"].tolist(), images["label"].tolist(), strict=True))
-    if stored != now:
-        return sorted({image_id for image_id, _ in stored ^ now})
-    images = images.set_index("image_id").reindex(folds.image_id)
-    fold = pd.Series(folds.fold, index=images.index)
-    wrong = images["fold"] != fold if "fold" in images.columns else is_parted(images["group"], fold)
-    changed: list[str] = folds.image_id[wrong.to_numpy()].tolist()
-    return changed
 
 
 def _remove_hint(workspace: Workspace) -> str:

@@ -15,11 +15,9 @@ from folds.base.csvfile import read_csv, read_given
 from folds.base.errors import UserError, counted, first_few
 from folds.base.workspace import Workspace, digest, read_json
 from folds.find.layout import find_id_column
-from folds.find.listing import File
-from folds.find.lookup import Lookup
-from folds.manifest.manifest import PREPARE_HINT, read_manifest, usable_rows
+from folds.find.listing import File, Lookup
+from folds.manifest.manifest import PREPARE_HINT, class_order, read_manifest, usable_rows
 from folds.settings import MOST_FOLDS, SplitSettings
-from folds.split.classes import class_order
 
 
 def training_images(workspace: Workspace, settings: SplitSettings) -> tuple[pd.DataFrame, list[str]]:

@@ -17,8 +17,7 @@ from folds.base.errors import CannotWriteError, UserError, first_few
 from folds.base.locks import claim, pause
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, sweep
-from folds.pixels.cache import cached
-from folds.pixels.store import PixelStore, open_store
+from folds.pixels.store import PixelStore, cached, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import build_network, find_traits, resolve_backbone
 from models.input.sizes import predict_size, refuse_odd_sizes, refuse_views, train_size

@@ -19,8 +19,7 @@ from folds.base.metrics import topk_error
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
 from folds.manifest.manifest import read_manifest_bytes
-from folds.pixels.cache import cached
-from folds.pixels.store import PixelStore, open_store
+from folds.pixels.store import PixelStore, cached, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import build_network, read_weights, resolve_backbone
 from models.device import choose_device, choose_precision

@@ -14,8 +14,7 @@ import torch
 from folds.base.errors import UserError
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, read_json, sweep
-from folds.pixels.cache import cached
-from folds.pixels.store import open_store
+from folds.pixels.store import cached, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import STAGES, resolve_backbone
 from models.device import choose_device

@@ -11,8 +11,7 @@ from pathlib import Path
 from folds.base.errors import UserError
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest
-from folds.pixels.cache import cached
-from folds.pixels.store import PixelStore, open_store
+from folds.pixels.store import PixelStore, cached, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import STAGES, Backbone, build_network, resolve_backbone
 from models.device import PRECISIONS, choose_device, run_precision

@@ -22,9 +22,9 @@ from folds.base.terminal import duration
 from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
 from folds.find.dataset import Item, ids_of_sample, items_to_predict
 from folds.find.listing import list_files
+from folds.manifest.manifest import natural_key
 from folds.pixels.fill import Known, fill
 from folds.pixels.store import FORMS, PixelStore
-from folds.split.classes import natural_key
 from models.predict.predictions import average_views
 from submissions.check import faults_of
 from submissions.csv_form import Layout, sample_layout

@@ -18,7 +18,7 @@ from folds.base.errors import UserError, first_few
 from folds.base.metrics import topk_error
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace
-from folds.pixels.jpeg import JpegPixels
+from folds.pixels.forms import JpegPixels
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds, load_folds
 from models.predict.predictions import average_views

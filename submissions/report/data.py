@@ -80,7 +80,7 @@ def _copies(work: WorkFolder) -> Iterator[dict[str, Any]]:
     sets = [rows.tolist() for _, rows in rows_with_copies.groupby(manifest["group"])]
     path_of = manifest["path"].tolist()
     for count in copy_counts(manifest):
-        if not count.total:
+        if not count.paths:
             continue
         paths = set(count.paths)
         mine = [rows for rows in sets if any(path_of[row] in paths for row in rows)]
@@ -90,4 +90,4 @@ def _copies(work: WorkFolder) -> Iterator[dict[str, Any]]:
             kind = next((kind for (kind, _), code in reversed(COPY.items()) if code in codes), "exact")
             pictures = [work.image_at(row) for row in rows[:MOST_OF_SET]]
             shown.append({"kind": kind, "pictures": pictures, "more": len(rows) - len(pictures)})
-        yield {"title": count.what, "images": count.total, "total": len(mine), "sets": shown}
+        yield {"title": count.what, "images": len(count.paths), "total": len(mine), "sets": shown}

@@ -21,7 +21,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from folds.pixels.raw import CHANNELS, RawPixels
+from folds.pixels.forms import CHANNELS, RawPixels
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
 

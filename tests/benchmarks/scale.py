@@ -28,7 +28,7 @@ from cyclopts import Parameter
 
 from folds.base.workspace import Workspace
 from folds.manifest.manifest import COLUMNS, USABLE, write_manifest
-from folds.pixels.raw import CHANNELS
+from folds.pixels.forms import CHANNELS
 from folds.pixels.store import store_path, write_head
 from folds.settings import COMMA_LIST
 from folds.split.assign import load_folds

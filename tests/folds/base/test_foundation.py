@@ -8,7 +8,7 @@ import pytest
 from folds.base.errors import first_few
 from folds.base.metrics import log_loss, top_classes, topk_error, true_rank
 from folds.base.workspace import read_json, replacing, write_bytes, write_json
-from folds.split.classes import class_order, natural_key
+from folds.manifest.manifest import class_order, natural_key
 from tests.competition import refusal
 
 

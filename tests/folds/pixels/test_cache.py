@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from folds.base.errors import UserError
-from folds.pixels.cache import MARK, cached
-from folds.pixels.store import open_store
+from folds.pixels.store import MARK, cached, open_store
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +69,7 @@ def test_a_folder_that_cannot_be_written_is_named(workspace, tmp_path):
 
 def test_of_processes_that_come_at_once_one_copies(workspace, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from folds.pixels.cache import cached\n"
+        "import sys; from pathlib import Path; from folds.pixels.store import cached\n"
         "from folds.base.workspace import Workspace\n"
         "copied = []\n"
         "def track(items, *, what, **_):\n"

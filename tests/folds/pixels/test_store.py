@@ -9,7 +9,7 @@ import pytest
 from folds.base.errors import UserError
 from folds.base.workspace import this_host
 from folds.pixels.fill import RowTask, write_row
-from folds.pixels.jpeg import encode, slot_bytes
+from folds.pixels.forms import encode, slot_bytes
 from folds.pixels.store import damaged_rows, open_store
 from tests.competition import refusal
 

@@ -1,8 +1,9 @@
-"""Keeps pictures as JPEGs, for disks that are too small: one after the other in a file, and an index at its end.
+"""The two forms of the pixel store: raw bytes in a memory-mapped file, or JPEGs for disks that are too small.
 
-Measured on pictures of Caltech-101 (tests/benchmarks/results.jsonl, "store"): quality 95 with full colours costs a
-sixth of the raw bytes. Colours at half the resolution would save a seventh of that and cost 1.5 to 3 dB; to win these
-back by quality costs more bytes than were saved. Pillow lets other threads run while it decodes.
+Raw pixels are gathered at the speed of memory. JPEGs, measured on pictures of Caltech-101
+(tests/benchmarks/results.jsonl, "store"): quality 95 with full colours costs a sixth of the raw bytes. Colours at half
+the resolution would save a seventh of that and cost 1.5 to 3 dB; to win these back by quality costs more bytes than
+were saved. Pillow lets other threads run while it decodes.
 """
 
 from __future__ import annotations
@@ -22,11 +23,79 @@ import numpy as np
 from PIL import Image
 
 from folds.base.errors import UserError
-from folds.base.workspace import digest
-from folds.pixels.raw import CHANNELS
+from folds.base.workspace import digest, reserve
 
+CHANNELS = 3
 QUALITY, SUBSAMPLING = 95, "4:4:4"
 INDEX = np.dtype([("start", "<u8"), ("bytes", "<u4"), ("crc", "<u4")])  # 16 bytes for each picture
+
+
+@dataclass(frozen=True)
+class RawPixels:
+    """n pictures of S x S pixels in the file `path`, which looks like an (n, S, S, 3) uint8 array.
+
+    Its methods are those of `JpegPixels`, where they are described.
+    """
+
+    path: Path
+    n: int
+    size: int
+
+    @classmethod
+    def create(cls, path: Path, *, n: int, size: int) -> RawPixels:
+        """A file of n black pictures, whose room on the disk is its own. Raises OSError where there is none."""
+        made = cls(path, n, size)
+        with open(path, "wb") as file:
+            file.truncate(made.nbytes)
+        reserve(path, made.nbytes)
+        return made
+
+    @classmethod
+    def open(cls, path: Path, head: Mapping[str, Any]) -> RawPixels | None:
+        """The file that a head describes; None where it has another length."""
+        made = cls(path, head["n"], head["size"])
+        return made if path.exists() and path.stat().st_size == made.nbytes else None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.n, self.size, self.size, CHANNELS
+
+    @property
+    def nbytes(self) -> int:
+        return self.n * self.size**2 * CHANNELS
+
+    @cached_property
+    def array(self) -> np.ndarray:
+        """(n, S, S, 3) uint8, mapped; an empty array where n is 0, which no file can map."""
+        return np.memmap(self.path, np.uint8, mode="r", shape=self.shape) if self.n else np.empty(self.shape, np.uint8)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, row: Any) -> np.ndarray:
+        picture: np.ndarray = self.array[row]
+        return picture
+
+    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Copy these rows, (m,) int, into `out`, (m, S, S, 3) uint8."""
+        np.take(self.array, rows, axis=0, out=out, mode="clip")  # the default mode goes through a copy
+
+    def place(self, row: int) -> int:
+        return row * self.size**2 * CHANNELS
+
+    def stored(self, row: int) -> memoryview:
+        return self.array[row].data
+
+    def note(self, row: int, *, n_bytes: int, crc: int) -> None:
+        """Nothing has to be known of raw pixels."""
+
+    def finish(self) -> dict[str, Any]:
+        return {}
+
+    def damaged(self, sums: Sequence[int | None]) -> np.ndarray:
+        """Whether each row is not what was written. (n,) bool; reads everything. sums: CRC-32, None for no picture."""
+        pairs = enumerate(sums)
+        return np.array([crc is not None and zlib.crc32(self.stored(row)) != crc for row, crc in pairs], dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -84,13 +153,17 @@ class JpegPixels:
             ) from err
 
     def read(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Decode these rows, (m,) int, into `out`, (m, S, S, 3) uint8; threads share the work."""
+        """Decode these rows, (m,) int, into `out`, (m, S, S, 3) uint8; threads share the work.
+
+        As many as OMP_NUM_THREADS says where it is set, as on a shared machine and by Ray, else one for each core.
+        """
+        given = os.environ.get("OMP_NUM_THREADS", "")
+        n = int(given) if given.isdigit() and int(given) else os.cpu_count() or 1
 
         def decode(first: int) -> None:  # each n-th row: pictures differ in their cost, and neighbours may be alike
             for at in range(first, len(rows), n):
                 out[at] = self[int(rows[at])]
 
-        n = thread_count()
         for _ in _threads(n).map(decode, range(n)):
             pass  # an exception of a thread is raised here
 
@@ -147,12 +220,6 @@ def slot_bytes(size: int) -> int:
     """
     side = -(-size // 16) * 16  # whole blocks
     return 4096 + 11 * side * side
-
-
-def thread_count() -> int:
-    """Threads that decode: OMP_NUM_THREADS where it is set, as on a shared machine and by Ray, else all cores."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) else os.cpu_count() or 1
 
 
 @cache
