@@ -8,10 +8,9 @@ import pandas as pd
 import pytest
 
 from ensemble.blend.make_blend import make_blend
-from ensemble.columns.boosting import fit_table_model, held_part
 from ensemble.columns.column_kinds import Column
 from ensemble.columns.table import is_far, label_error, measure_test_auc
-from ensemble.columns.table_member import add_table, score_sentence
+from ensemble.columns.table_member import add_table, fit_table_model, held_part, score_sentence
 from ensemble.members.members import disagreeing_members, load_members
 from ensemble.members.open_run import open_run
 from ensemble.members.training_rows import rows_of
