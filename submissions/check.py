@@ -21,7 +21,7 @@ from folds.base.workspace import Workspace, digest, read_json
 from folds.manifest.manifest import read_manifest, usable_rows
 from submissions.csv_form import Layout
 
-BOM = b"\xef\xbb\xbf"
+BOM = "\ufeff"
 Row = tuple[int, list[str]]  # line number and cells
 
 
@@ -56,7 +56,7 @@ def check_submission(path: Path, layout: Layout) -> CheckResult:
 
 def faults_of(data: bytes, layout: Layout) -> Iterator[str]:
     """All faults of a CSV, from its bytes to its labels; the list ends where it cannot be read any further."""
-    if data.startswith(BOM):
+    if data.startswith(BOM.encode()):
         yield "it begins with a byte-order mark, which becomes part of the first column's name"
     bare = re.sub(rb'"[^"]*"', b'""', data)  # line ends inside of quotes belong to an id
     if b"\r" in bare:
@@ -67,9 +67,9 @@ def faults_of(data: bytes, layout: Layout) -> Iterator[str]:
     if data and not data.endswith(b"\n"):
         yield "its last line does not end, as if the file were cut off"
     try:
-        text = data.removeprefix(BOM).decode()
+        text = data.decode().removeprefix(BOM)
     except UnicodeDecodeError as err:
-        yield f"it is not UTF-8: byte {err.start:,} is {data[err.start] if err.start < len(data) else 0:#04x}"
+        yield f"it is not UTF-8: byte {err.start:,} is {data[err.start]:#04x}"
         return
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=layout.separator, strict=True))

@@ -228,6 +228,8 @@ def test_bytes_that_are_no_text_are_a_fault_and_no_crash(tmp_path):
     path = tmp_path / "guess.csv"
     path.write_bytes(b"id,predicted\n01,\xff\n")
     assert check_submission(path, LAYOUT).faults == ("it is not UTF-8: byte 16 is 0xff",)
+    path.write_bytes(b"\xef\xbb\xbfid,predicted\n01,\xff\n")  # it was said to be byte 16, 0x30
+    assert check_submission(path, LAYOUT).faults[1:] == ("it is not UTF-8: byte 19 is 0xff",)
     assert "cannot read" in refusal(check_submission, tmp_path / "nowhere.csv", LAYOUT)[0]
 
 
