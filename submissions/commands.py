@@ -39,12 +39,7 @@ if TYPE_CHECKING:
 
 
 def submit(
-    workspace: Workspace,
-    settings: SubmitSettings,
-    *,
-    screen: Screen,
-    blend: Path | None = None,
-    run: str | None = None,
+    workspace: Workspace, settings: SubmitSettings, *, screen: Screen, blend: Path | None = None, run: str | None = None
 ) -> str:
     """Write and check the CSV of a blend, the last one if none is given, or of a single run."""
     if blend and run:
@@ -226,10 +221,7 @@ def _submit_early(
     """The first CSV, from the probes alone; a mistake there does not stop the training."""
     screen = probes.screen
     try:
-        with (
-            alone(workspace, "ensemble", say=screen.complain),
-            alone(workspace, "submissions", say=screen.complain),
-        ):
+        with alone(workspace, "ensemble", say=screen.complain), alone(workspace, "submissions", say=screen.complain):
             early = submit_early(workspace, probes.names, blend, settings, seed=probes.seed, track=screen.track)
     except CannotWriteError:
         raise

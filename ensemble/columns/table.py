@@ -91,12 +91,12 @@ def read_table(
     copies = manifest[manifest["split"] == "train"].set_index("image_id")["group"].loc[folds.image_id]
     group = np.concatenate([copies.to_numpy(), tests["group"].to_numpy()])
     aucs = {column.name: measure_test_auc(column, group, seed=seed) for column in used}
-    for name, auc in aucs.items():
-        if auc is not None and is_far(auc):
-            warnings.append(
-                f"{name} has other values in the test images (AUC {auc[0]:.2f}, {auc[1]:.2f} to {auc[2]:.2f}; 0.5 is"
-                " alike): what is learned from it may not hold there"
-            )
+    warnings += [
+        f"{name} has other values in the test images (AUC {auc[0]:.2f}, {auc[1]:.2f} to {auc[2]:.2f}; 0.5 is alike):"
+        " what is learned from it may not hold there"
+        for name, auc in aucs.items()
+        if auc is not None and is_far(auc)
+    ]
     if settings.from_manifest and (known := [column.name for column in used if column.name in MANIFEST_COLUMNS]):
         warnings.append(
             f"{first_few(known, most=5)} of the manifest say how the files were made: a leak that the private images"
