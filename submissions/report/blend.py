@@ -44,7 +44,7 @@ def blend_section(work: WorkFolder, oof: Oof | None) -> dict[str, Any]:
     return {
         "kept": blend,
         "metric": Metric(cast(MetricName, blend.metric), blend.k).title if blend else None,
-        "next_gains": next_gains(work.workspace),
+        "next_gains": work.attempt(lambda: next_gains(work.workspace)),
         "views": views,
         "correlation": correlations,
         "calibration": calibration,

@@ -25,7 +25,8 @@ def scores_section(work: WorkFolder, runs: Sequence[Entry], planned: Sequence[st
         folds = len(blend.partial["folds"]) if blend.partial else n_folds or 0
         interval = wilson_interval(blend.oof_top3_error, blend.expected_top3.oof_images)
         entries.insert(0, Entry("blend", folds, blend.images, blend.oof_top3_error, *interval, is_blend=True))
-    missing, command = what_is_missing(work.workspace, planned)
+    known = work.attempt(lambda: what_is_missing(work.workspace, planned))
+    missing, command = known or (["not known: folds or runs are damaged"], "status")
     shown, chart = entries[:MOST_LINES], None
     if shown:
         chart = ranges(

@@ -126,6 +126,15 @@ def test_a_damaged_file_is_named_on_the_page_and_the_rest_is_shown(work):
     assert [entry["name"] for entry in said["scores"]["entries"]] == ["blend", "two"]
 
 
+@pytest.mark.parametrize("file", ["folds/folds.json", "models/one/fold0/done.json"])
+def test_damaged_folds_or_a_damaged_done_marker_ended_the_report_before_there_was_a_page(work, file):
+    (work.root / file).write_text("{")
+    made = make_report(work, ReportSettings(), ["one", "two"])
+    assert any(file in problem and "is damaged" in problem for problem in made.problems)
+    assert made.next_command == "status"  # which refuses, with the hint
+    assert "What is wrong here" in made.path.read_text()
+
+
 def test_the_same_work_folder_makes_the_same_bytes_and_nothing_else_is_changed(reported):
     work = reported[0]
     before = fingerprint(work.root)
