@@ -20,7 +20,7 @@ from folds.find.layout import find_id_column
 from folds.find.listing import File
 from folds.find.lookup import Lookup
 from folds.manifest.manifest import read_manifest, usable_rows
-from folds.split.assign import Folds
+from folds.split.assign import SPLIT_HINT, Folds
 
 Auc: TypeAlias = tuple[float, float, float]  # and the 95% interval
 
@@ -81,6 +81,10 @@ def read_table(
     manifest, notes = read_manifest(workspace), list[str]()
     tests = usable_rows(manifest, split="test").sort_values("image_id")
     ids = {"train": folds.image_id.tolist(), "test": tests["image_id"].tolist()}
+    copies = manifest[manifest["split"] == "train"].set_index("image_id")["group"]
+    if gone := [image_id for image_id in ids["train"] if image_id not in copies.index]:
+        what = f"the folds are older than the manifest, which lacks {len(gone):,} of their images: {first_few(gone)}"
+        raise UserError(what, hint=SPLIT_HINT)
     cells = _chosen_cells(manifest, ids, csvs, settings, notes)
     columns = [make_column(name, cells[name], folds.label) for name in cells.columns]
     used = [column for column in columns if not column.is_left_out]
@@ -88,8 +92,7 @@ def read_table(
         kinds = first_few([f"{column.name}: {column.kind}" for column in columns], most=10)
         raise UserError(f"no column is left to learn from{kinds and f': {kinds}'}", hint=TABLE_HINT)
     warnings = _leaks(used, folds, settings)
-    copies = manifest[manifest["split"] == "train"].set_index("image_id")["group"].loc[folds.image_id]
-    group = np.concatenate([copies.to_numpy(), tests["group"].to_numpy()])
+    group = np.concatenate([copies.loc[ids["train"]].to_numpy(), tests["group"].to_numpy()])
     aucs = {column.name: measure_test_auc(column, group, seed=seed) for column in used}
     warnings += [
         f"{name} has other values in the test images (AUC {auc[0]:.2f}, {auc[1]:.2f} to {auc[2]:.2f}; 0.5 is alike):"

@@ -148,6 +148,13 @@ def test_images_without_a_row_are_named_and_rows_without_an_image_too(house):
     )
 
 
+def test_an_image_that_was_removed_since_the_folds_were_made_ended_in_a_traceback(house):
+    manifest, gone = read_manifest(house.work), house.folds.image_id[3]
+    write_manifest(house.work, manifest[manifest["image_id"] != gone])
+    fault = f"the folds are older than the manifest, which lacks 1 of their images: {gone}"
+    assert refusal(add, house) == (fault, "`python run.py split`")
+
+
 def test_each_set_may_have_a_csv_of_its_own_and_what_one_lacks_is_left_out(house):
     table = pd.read_csv(house.csv, dtype=str)
     is_train = table.id.str.startswith("train")
