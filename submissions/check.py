@@ -48,14 +48,14 @@ def check_submission(path: Path, layout: Layout) -> CheckResult:
     faults = list(faults_of(data, layout))
     if is_changed(path):  # other bytes may be valid, and are still not those of the blend
         faults.append(f"it was changed after `submit` wrote it: {path.with_suffix('.json').name} has another checksum")
-    return CheckResult(path, max(data.count(b"\n") - 1, 0), tuple(faults))
+    return CheckResult(path, max(_without_quoted(data).count(b"\n") - 1, 0), tuple(faults))
 
 
 def faults_of(data: bytes, layout: Layout) -> Iterator[str]:
     """All faults of a CSV, from its bytes to its labels; the list ends where it cannot be read any further."""
     if data.startswith(BOM.encode()):
         yield "it begins with a byte-order mark, which becomes part of the first column's name"
-    bare = re.sub(rb'"[^"]*"', b'""', data)  # line ends inside of quotes belong to an id
+    bare = _without_quoted(data)
     if b"\r" in bare:
         yield f"{bare.count(bytes([13])):,} of its lines end in CR LF, not LF"
     empty = [number for number, line in enumerate(bare.split(b"\n")[:-1], start=1) if not line.strip()]
@@ -87,6 +87,11 @@ def faults_of(data: bytes, layout: Layout) -> Iterator[str]:
     needless = text.count('"') - sum(layout.line(cells).count('"') for _, cells in rows)
     if needless > 0:  # some checkers take them for a part of the cell
         yield f"it has {needless:,} quotation marks around cells that need none"
+
+
+def _without_quoted(data: bytes) -> bytes:
+    """Line ends inside of quotes belong to an id."""
+    return re.sub(rb'"[^"]*"', b'""', data)
 
 
 def _id_faults(ids: Sequence[str], expected: Sequence[str]) -> Iterator[str]:

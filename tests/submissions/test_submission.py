@@ -182,6 +182,12 @@ def test_a_lineage_that_is_cut_off_is_named_by_status_too(work):
     assert ("blend.json" in sentence, command) == (True, "submit")
 
 
+def test_an_id_of_two_lines_counted_as_two_rows(guess):
+    layout = Layout(("id", "predicted"), ("two\nlines", "1"), ("x", "y", "z"), ",", " ")
+    path = guess("".join(layout.line(cells) for cells in (layout.header, ("two\nlines", "x y z"), ("1", "z y x"))))
+    assert check_submission(path, layout).sentence == f"{path}: 2 rows, valid"
+
+
 def test_ids_with_commas_and_quotes_come_back(guess):
     layout = Layout(("id", "predicted"), ('a,"b"', "c d"), ("x", "y", "z"), ",", " ")
     text = "".join(layout.line(cells) for cells in (layout.header, ('a,"b"', "x y z"), ("c d", "z y x")))
