@@ -182,7 +182,7 @@ def whole_way(
             yield from probes
             training.is_cut = probes.is_cut
             if probes.chosen and not probes.is_cut:
-                yield from _submit_early(workspace, probes, blend, every.submit)
+                yield from _submit_early(probes, blend, every.submit)
         if not training.is_cut:
             yield from training
         again = f"`python run.py all {shlex.quote(str(data))}` goes on"
@@ -215,14 +215,12 @@ def demo(folder: Path, *, seed: int) -> Iterator[tuple[list[str], list[str]]]:
     yield ["score", str(csv), "--labels", str(kept_aside), "--work", str(work)], []
 
 
-def _submit_early(
-    workspace: Workspace, probes: FirstProbes, blend: BlendSettings, settings: SubmitSettings
-) -> Iterator[str | Complaint]:
+def _submit_early(probes: FirstProbes, blend: BlendSettings, settings: SubmitSettings) -> Iterator[str | Complaint]:
     """The first CSV, from the probes alone; a mistake there does not stop the training."""
-    screen = probes.screen
+    workspace, say = probes.workspace, probes.screen.complain
     try:
-        with alone(workspace, "ensemble", say=screen.complain), alone(workspace, "submissions", say=screen.complain):
-            early = submit_early(workspace, probes.names, blend, settings, seed=probes.seed, track=screen.track)
+        with alone(workspace, "ensemble", say=say), alone(workspace, "submissions", say=say):
+            early = submit_early(probes, blend, settings)
     except CannotWriteError:
         raise
     except UserError as err:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from models.runs import done_folds
 from submissions.check import expected_top3, faults_of, read_lineage
 from submissions.csv_form import Layout, read_layout
 from submissions.settings import SubmitSettings
+
+if TYPE_CHECKING:
+    from models.commands import FirstProbes
 
 # What a CSV's lineage repeats of its blend.
 OF_BLEND = ("candidate", "pool", "weights", "metric", "crossfit", "oof_top3_error", "seed", "partial", "files")
@@ -109,22 +112,14 @@ def _make_csv(workspace: Workspace, folds: Folds, blended: Blended) -> tuple[Lay
     return layout, guessed, data
 
 
-def submit_early(
-    workspace: Workspace,
-    probes: Sequence[str],
-    blend: BlendSettings,
-    submit: SubmitSettings,
-    *,
-    seed: int,
-    track: Track = silently,
-) -> str | None:
+def submit_early(probes: FirstProbes, blend: BlendSettings, submit: SubmitSettings) -> str | None:
     """Blend the probes whose folds are all done into `work/ensemble/probe.json`, and submit them as `probe.csv`.
 
     Returns what is to be said of it; None where no probe is done, or where there is a blend of these folds already,
     which has trained networks.
     """
-    folds = load_folds(workspace)
-    done = {name: done_folds(workspace, name) for name in probes}
+    workspace, folds = probes.workspace, load_folds(probes.workspace)
+    done = {name: done_folds(workspace, name) for name in probes.names}
     whole = {name: done[name] for name in sorted(done) if len(done[name]) == folds.n_folds}
     with suppress(UserError):  # there is no blend, or one that cannot be used
         if load_blend(workspace.blend).folds_digest == folds.digest:
@@ -143,8 +138,8 @@ def submit_early(
     if expected is not None:
         said = f"{path}: was made before, from the same predictions\nexpected top-3 error {expected_words(expected)}"
     else:
-        whole_blend, to = replace(blend, partial=False), workspace.early_blend
-        make_blend(workspace, whole_blend, seed=seed, members=names, path=to, track=track)
+        whole_blend, to, track = replace(blend, partial=False), workspace.early_blend, probes.screen.track
+        make_blend(workspace, whole_blend, seed=probes.seed, members=names, path=to, track=track)
         said = submission_summary(write_submission(workspace, settings, blend=to))
     return f"{said}\nthat is a first submission, of {first_few(names)} alone; training comes next"
 

@@ -38,34 +38,19 @@ class Table:
     """The columns beside N training images, in the order of `folds.csv`, and T test images, sorted by id.
 
     columns   those that are left out too    test_id (T,) str
+    train (N, D), test (T, D) float64, NaN where missing: the D numbers of all columns in use    is_category (D,) bool
     aucs      of each column in use: how well it tells test from training images; None where there are too few
     warnings  what may make the scores too good; notes: what else is to be said
     """
 
     columns: tuple[Column, ...]
     test_id: np.ndarray
+    train: np.ndarray
+    test: np.ndarray
+    is_category: np.ndarray
     aucs: dict[str, Auc | None]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
-
-    @property
-    def used(self) -> list[Column]:
-        return [column for column in self.columns if not column.is_left_out]
-
-    @property
-    def train(self) -> np.ndarray:
-        """(N, D) float64, NaN where missing: the D numbers of all columns in use."""
-        return np.hstack([column.train for column in self.used])
-
-    @property
-    def test(self) -> np.ndarray:
-        """(T, D) float64"""
-        return np.hstack([column.test for column in self.used])
-
-    @property
-    def is_category(self) -> np.ndarray:
-        """(D,) bool"""
-        return np.concatenate([np.full(column.train.shape[1], column.is_category) for column in self.used])
 
 
 def read_table(
@@ -105,7 +90,16 @@ def read_table(
             f"{first_few(known, most=5)} of the manifest say how the files were made: a leak that the private images"
             " may not share"
         )
-    return Table(tuple(columns), tests["image_id"].to_numpy(str), aucs, tuple(warnings), tuple(notes))
+    return Table(
+        columns=tuple(columns),
+        test_id=tests["image_id"].to_numpy(str),
+        train=np.hstack([column.train for column in used]),
+        test=np.hstack([column.test for column in used]),
+        is_category=np.concatenate([np.full(column.train.shape[1], column.is_category) for column in used]),
+        aucs=aucs,
+        warnings=tuple(warnings),
+        notes=tuple(notes),
+    )
 
 
 def _chosen_cells(

@@ -57,11 +57,9 @@ class TableResult:
     scores  out-of-fold `top3_error` and `log_loss` of the member, and of the shares of the classes alone (`prior_..`)
     """
 
-    name: str
     folder: Path
     table: Table
     scores: dict[str, float]
-    images: int
     seconds: float | None
 
 
@@ -78,7 +76,7 @@ def add_table(
     folder, made_of = workspace.members / settings.name, _digest(table, folds, settings, seed=seed)
     done = _done(folder, made_of)
     if done is not None:
-        return TableResult(settings.name, folder, table, done["scores"], len(folds.image_id), None)
+        return TableResult(folder, table, done["scores"], None)
     start = time.perf_counter()
     kept = folder / ".folds" / made_of  # other columns or settings: another folder, and those of this one are of no use
     oof = np.empty((len(folds.image_id), len(folds.classes)))
@@ -97,24 +95,24 @@ def add_table(
     record = {"made_of": made_of, "columns": {one.name: one.kind for one in table.columns}, "scores": scores}
     store_member(folder, folds, oof, table.test_id, test, record, warnings=table.warnings)
     shutil.rmtree(kept.parent, ignore_errors=True)
-    return TableResult(settings.name, folder, table, scores, len(oof), time.perf_counter() - start)
+    return TableResult(folder, table, scores, time.perf_counter() - start)
 
 
 def table_summary(result: TableResult) -> Group:
     """One row per column, then the scores and what is to be said."""
-    numbers = ("values", "missing, train", "test", "train/test AUC")
+    table, numbers = result.table, ("values", "missing, train", "test", "train/test AUC")
     grid = figures(None, texts=("column", "taken for"), numbers=numbers)
-    for one in result.table.columns:
-        auc = result.table.aucs.get(one.name)
+    for one in table.columns:
+        auc = table.aucs.get(one.name)
         missing = ("", "") if one.is_left_out else (f"{count:,}" for count in one.missing)
         grid.add_row(Text(one.name), Text(one.kind), f"{one.n_values:,}", *missing, f"{auc[0]:.2f}" if auc else "")
-    counts = f"{result.images:,} out-of-fold and {len(result.table.test_id):,} test images"
+    counts = f"{len(table.train):,} out-of-fold and {len(table.test):,} test images"
     how = "unchanged, nothing to do" if result.seconds is None else f"in {duration(result.seconds)}"
     return Group(
         grid,
-        *(Text(f"note: {note}") for note in result.table.notes),
-        *(Text(f"warning: {warning}") for warning in result.table.warnings),
-        Text(f"{result.name}: {counts}, {how}; in {result.folder}"),
+        *(Text(f"note: {note}") for note in table.notes),
+        *(Text(f"warning: {warning}") for warning in table.warnings),
+        Text(f"{result.folder.name}: {counts}, {how}; in {result.folder}"),
         Text(score_sentence(result)),
     )
 
@@ -124,7 +122,7 @@ def score_sentence(result: TableResult) -> str:
     scores = result.scores
     useless = "" if scores["log_loss"] < scores["prior_log_loss"] else ": these columns teach nothing"
     return (
-        f"{result.name}: OOF top-3 error {scores['top3_error']:.4f}, log loss {scores['log_loss']:.4f}"
+        f"{result.folder.name}: OOF top-3 error {scores['top3_error']:.4f}, log loss {scores['log_loss']:.4f}"
         f" ({scores['prior_top3_error']:.4f} and {scores['prior_log_loss']:.4f} by the shares of the classes){useless}"
     )
 

@@ -193,13 +193,13 @@ def test_a_column_with_other_values_in_the_test_images_is_named_also_by_blend(ho
 
 def test_the_columns_of_the_manifest_come_with_a_warning(house):
     made = add(house, [], replace(QUICK, from_manifest=True))
-    assert [column.name for column in made.table.used] == ["width", "bytes"]
+    assert list(made.table.aucs) == ["width", "bytes"]
     assert made.table.warnings == (
         "width, bytes of the manifest say how the files were made: a leak that the private images may not share",
     )
     assert score_sentence(made).endswith("by the shares of the classes): these columns teach nothing")
     both = add(house, settings=replace(QUICK, from_manifest=True, name="both"))
-    assert [column.name for column in both.table.used] == ["place", "hour", "width", "bytes"]
+    assert list(both.table.aucs) == ["place", "hour", "width", "bytes"]
     wide = changed(house, lambda table: table.rename(columns={"hour": "width"}))
     assert refusal(add, house, wide, replace(QUICK, from_manifest=True))[0].startswith("width would be two columns")
     assert refusal(add, house, [])[1].endswith("or `--from-manifest`")
