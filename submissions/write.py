@@ -138,7 +138,8 @@ def submit_early(probes: FirstProbes, blend: BlendSettings, submit: SubmitSettin
     if expected is not None:
         said = f"{path}: was made before, from the same predictions\nexpected top-3 error {expected_words(expected)}"
     else:
-        whole_blend, to, track = replace(blend, partial=False), workspace.early_blend, probes.screen.track
+        whole_blend, to = replace(blend, partial=False), workspace.early_blend
+        track = probes.screen.track
         make_blend(workspace, whole_blend, seed=probes.seed, members=names, path=to, track=track)
         said = submission_summary(write_submission(workspace, settings, blend=to))
     return f"{said}\nthat is a first submission, of {first_few(names)} alone; training comes next"

@@ -63,7 +63,8 @@ def read_table(
     """
     if not csvs and not settings.from_manifest:
         raise UserError("there are no columns to learn from", hint=f"{TABLE_HINT}, or `--from-manifest`")
-    manifest, notes = read_manifest(workspace), list[str]()
+    notes: list[str] = []
+    manifest = read_manifest(workspace)
     tests = usable_rows(manifest, split="test").sort_values("image_id")
     ids = {"train": folds.image_id.tolist(), "test": tests["image_id"].tolist()}
     copies = manifest[manifest["split"] == "train"].set_index("image_id")["group"]
@@ -148,7 +149,7 @@ def _csv_cells(
     for one in SETS:
         own = manifest[manifest["split"] == one]
         paths[one] = dict(zip(own["image_id"], own["path"], strict=True))
-    if len(tables) == 1:
+    if len(tables) == 1:  # it has both sets
         found, tables = [_by_path(tables[0], paths, notes)] * 2, tables * 2
     else:
         found = [_by_path(table, {one: paths[one]}, notes) for one, table in zip(SETS, tables, strict=True)]
