@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from ensemble.blend.expected import ExpectedScore
-from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv
+from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv, read_given
 from folds.base.errors import UserError, first_few
 from folds.base.interval import rate_interval
 from folds.base.workspace import Workspace, digest, read_json
 from folds.manifest.manifest import read_manifest, usable_rows
 from submissions.csv_form import Layout
 
-BOM = b"\xef\xbb\xbf"
+BOM = "\ufeff"
 Row = tuple[int, list[str]]  # line number and cells
 
 
@@ -44,21 +44,18 @@ class CheckResult:
 
 def check_submission(path: Path, layout: Layout) -> CheckResult:
     """Compare a CSV with a layout, and with its own lineage. Raises UserError where a file cannot be read."""
-    try:
-        data = path.read_bytes()
-    except OSError as err:
-        raise UserError(f"cannot read {path}: {err.strerror}", hint="`python run.py submit` writes one") from err
+    data = read_given(path, hint="`python run.py submit` writes one")
     faults = list(faults_of(data, layout))
     if is_changed(path):  # other bytes may be valid, and are still not those of the blend
         faults.append(f"it was changed after `submit` wrote it: {path.with_suffix('.json').name} has another checksum")
-    return CheckResult(path, max(data.count(b"\n") - 1, 0), tuple(faults))
+    return CheckResult(path, max(_without_quoted(data).count(b"\n") - 1, 0), tuple(faults))
 
 
 def faults_of(data: bytes, layout: Layout) -> Iterator[str]:
     """All faults of a CSV, from its bytes to its labels; the list ends where it cannot be read any further."""
-    if data.startswith(BOM):
+    if data.startswith(BOM.encode()):
         yield "it begins with a byte-order mark, which becomes part of the first column's name"
-    bare = re.sub(rb'"[^"]*"', b'""', data)  # line ends inside of quotes belong to an id
+    bare = _without_quoted(data)
     if b"\r" in bare:
         yield f"{bare.count(bytes([13])):,} of its lines end in CR LF, not LF"
     empty = [number for number, line in enumerate(bare.split(b"\n")[:-1], start=1) if not line.strip()]
@@ -67,9 +64,9 @@ def faults_of(data: bytes, layout: Layout) -> Iterator[str]:
     if data and not data.endswith(b"\n"):
         yield "its last line does not end, as if the file were cut off"
     try:
-        text = data.removeprefix(BOM).decode()
+        text = data.decode().removeprefix(BOM)
     except UnicodeDecodeError as err:
-        yield f"it is not UTF-8: byte {err.start:,} is {data[err.start] if err.start < len(data) else 0:#04x}"
+        yield f"it is not UTF-8: byte {err.start:,} is {data[err.start]:#04x}"
         return
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=layout.separator, strict=True))
@@ -82,14 +79,19 @@ def faults_of(data: bytes, layout: Layout) -> Iterator[str]:
         return
     if tuple(rows[0][1]) != layout.header:
         expected = layout.line(layout.header).rstrip("\n")
-        yield f"its header is `{text.splitlines()[0] if text else ''}`, not `{expected}`"
+        yield f"its header is `{text.splitlines()[0]}`, not `{expected}`"
     whole = [row for row in rows[1:] if len(row[1]) == len(layout.header)]
-    yield from _offenders([row for row in rows[1:] if len(row[1]) != len(layout.header)], "rows without two cells")
+    yield from _offenders({"rows without two cells": [row for row in rows[1:] if len(row[1]) != len(layout.header)]})
     yield from _id_faults([cells[0] for _, cells in whole], layout.image_id)
-    yield from _label_faults(whole, layout)
+    yield from _offenders(_label_faults(whole, layout))
     needless = text.count('"') - sum(layout.line(cells).count('"') for _, cells in rows)
     if needless > 0:  # some checkers take them for a part of the cell
         yield f"it has {needless:,} quotation marks around cells that need none"
+
+
+def _without_quoted(data: bytes) -> bytes:
+    """Line ends inside of quotes belong to an id."""
+    return re.sub(rb'"[^"]*"', b'""', data)
 
 
 def _id_faults(ids: Sequence[str], expected: Sequence[str]) -> Iterator[str]:
@@ -108,25 +110,23 @@ def _id_faults(ids: Sequence[str], expected: Sequence[str]) -> Iterator[str]:
         yield f"its ids are in another order: row {first + 1:,} is {ids[first]} where {expected[first]} is expected"
 
 
-def _label_faults(rows: Sequence[Row], layout: Layout) -> Iterator[str]:
+def _label_faults(rows: Sequence[Row], layout: Layout) -> Mapping[str, Sequence[Row]]:
     """Rows without exactly n distinct known labels."""
     known, n, separator = set(layout.labels), layout.n_labels, layout.label_separator
     split = [(row, row[1][1].split(separator)) for row in rows]
     full = [(row, labels) for row, labels in split if len(labels) == n]
-    faults = {
+    return {
         f"rows without {n} labels separated by `{separator}`": [row for row, labels in split if len(labels) != n],
         "rows with labels that are not among the classes": [row for row, some in full if not known.issuperset(some)],
         "rows with the same label twice": [row for row, labels in full if len(set(labels)) < n],
     }
-    for what, wrong in faults.items():
-        yield from _offenders(wrong, what)
 
 
-def _offenders(rows: Sequence[Row], what: str) -> Iterator[str]:
-    if rows:
-        shown = [f"line {number} `{' | '.join(cells)[:60]}`" for number, cells in rows[:3]]
-        what = what if len(rows) > 1 else what.replace("rows", "row", 1)
-        yield f"{len(rows):,} {what}: {first_few(shown + [''] * (len(rows) - 3))}"
+def _offenders(faults: Mapping[str, Sequence[Row]]) -> Iterator[str]:
+    for what, rows in faults.items():
+        if rows:
+            shown = [f"line {number} `{' | '.join(cells)[:60]}`" for number, cells in rows]
+            yield f"{len(rows):,} {what if len(rows) > 1 else what.replace('rows', 'row', 1)}: {first_few(shown)}"
 
 
 TYPES: Mapping[str, tuple[type, ...]] = {  # of a lineage, and hardly of another JSON of that name

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
@@ -33,14 +34,12 @@ from submissions.status import status_json, what_is_missing
 from submissions.write import blend_files as blend_and_submit
 from submissions.write import submission_summary, submit_early, write_submission
 
+if TYPE_CHECKING:
+    from models.commands import Training  # torch, which the other commands need not wait for
+
 
 def submit(
-    workspace: Workspace,
-    settings: SubmitSettings,
-    *,
-    screen: Screen,
-    blend: Path | None = None,
-    run: str | None = None,
+    workspace: Workspace, settings: SubmitSettings, *, screen: Screen, blend: Path | None = None, run: str | None = None
 ) -> str:
     """Write and check the CSV of a blend, the last one if none is given, or of a single run."""
     if blend and run:
@@ -179,7 +178,7 @@ def whole_way(
         if every.first.probe:
             probes = yield from training.probe_first(with_knn=every.first.knn)
             if probes and not training.is_cut:
-                yield from _submit_early(workspace, probes, blend, every.submit, seed=seed, screen=screen)
+                yield from _submit_early(training, probes, blend, every.submit)
         if not training.is_cut:
             yield from training
         again = f"`python run.py all {shlex.quote(str(data))}` goes on"
@@ -213,21 +212,13 @@ def demo(folder: Path, *, seed: int) -> Iterator[tuple[list[str], list[str]]]:
 
 
 def _submit_early(
-    workspace: Workspace,
-    probes: list[str],
-    blend: BlendSettings,
-    settings: SubmitSettings,
-    *,
-    seed: int,
-    screen: Screen,
+    training: Training, probes: list[str], blend: BlendSettings, settings: SubmitSettings
 ) -> Iterator[str | Complaint]:
     """The first CSV, from the probes alone; a mistake there does not stop the training."""
+    workspace, say = training.workspace, training.screen.complain
     try:
-        with (
-            alone(workspace, "ensemble", say=screen.complain),
-            alone(workspace, "submissions", say=screen.complain),
-        ):
-            early = submit_early(workspace, probes, blend, settings, seed=seed, track=screen.track)
+        with alone(workspace, "ensemble", say=say), alone(workspace, "submissions", say=say):
+            early = submit_early(training, probes, blend, settings)
     except CannotWriteError:
         raise
     except UserError as err:

@@ -77,20 +77,16 @@ def sample_layout(sample: CsvTable, labels: Sequence[str], *, image_id: Sequence
             hint="`python run.py prepare DATA --sample FILE` takes another sample",
         )
     ids = sample.column(id_column) if image_id is None else image_id
-    used = _used_separator(sample.column(others[0]), labels)
-    return Layout(sample.header, tuple(ids), tuple(labels), sample.separator, used or _free_separator(labels))
-
-
-def _used_separator(cells: Sequence[str], labels: Sequence[str]) -> str | None:
-    """What separates the labels in the sample's cells: the separator that leaves known labels in most of them."""
-    known = set(labels)
+    cells, known = sample.column(others[0])[:1000], set(labels)
 
     def fitting(separator: str) -> int:
-        split = [cell.split(separator) for cell in cells[:1000] if separator in cell]
+        """How many cells hold nothing but known labels, so separated."""
+        split = [cell.split(separator) for cell in cells if separator in cell]
         return sum(known.issuperset(part.strip() for part in parts) for parts in split)
 
-    best = max(LABEL_SEPARATORS, key=fitting)
-    return best if fitting(best) else None
+    used = max(LABEL_SEPARATORS, key=fitting)
+    between = used if fitting(used) else _free_separator(labels)
+    return Layout(sample.header, tuple(ids), tuple(labels), sample.separator, between)
 
 
 def _free_separator(labels: Sequence[str]) -> str:

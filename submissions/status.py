@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from folds.base.errors import UserError
-from folds.base.locks import Holder, holders
+from folds.base.locks import holders
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
 from models.runs import done_folds, done_refit, runs
@@ -68,7 +68,7 @@ def status_json(workspace: Workspace, planned: Sequence[str], *, same_place: str
         "version": VERSION,
         "work": str(workspace.root),
         "n_folds": n_folds,
-        "runs": [_run_json(workspace, name, n_folds or 0, held, is_planned=name in planned) for name in names],
+        "runs": [_run_json(workspace, name, planned, n_folds or 0, held) for name in names],
         "missing": [] if missing == NOTHING else missing,
         "held": [{"what": what, "machine": one.machine, "process": one.pid} for what, one in held.items()],
         "next": f"python run.py {command}{same_place}",
@@ -76,19 +76,19 @@ def status_json(workspace: Workspace, planned: Sequence[str], *, same_place: str
 
 
 def _run_json(
-    workspace: Workspace, run: str, n_folds: int, held: Mapping[str, Holder], *, is_planned: bool
+    workspace: Workspace, run: str, planned: Sequence[str], n_folds: int, held: Container[str]
 ) -> dict[str, Any]:
-    done, refit = dict(done_folds(workspace, run)), done_refit(workspace, run)
+    done, refit = done_folds(workspace, run), done_refit(workspace, run)
     errors = [record["oof_top3_error"] for record in done.values()]
 
     def state(fold: int | None, record: Mapping[str, Any] | None) -> dict[str, Any]:
-        is_held = str(JobKey(run, fold)) in held
+        state = "done" if record else "held" if str(JobKey(run, fold)) in held else "lacking"
         figures = {name: (record or {}).get(name) for name in ("oof_top3_error", "seconds", "views")}
-        return {"fold": fold, "state": "done" if record else "held" if is_held else "lacking", **figures}
+        return {"fold": fold, "state": state, **figures}
 
     return {
         "run": run,
-        "planned": is_planned,
+        "planned": run in planned,
         "folds": [state(fold, done.get(fold)) for fold in range(n_folds)],
         "refit": state(None, refit),
         "oof_top3_error": mean(errors) if errors else None,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ensemble.analysis.test_set import Unlabelled, describe_test_set, submission_sentences
+from ensemble.analysis.test_set import describe_test_set, submission_sentences
 from ensemble.blend.apply import Blended, apply_blend
 from ensemble.blend.blend_json import Blend, load_blend
-from ensemble.blend.expected import ExpectedScore, expected_words
+from ensemble.blend.expected import expected_words
 from ensemble.blend.make_blend import BlendResult, make_blend
 from ensemble.members.from_files import make_file_workspace
 from ensemble.settings import BlendSettings, FileSettings
@@ -22,12 +22,15 @@ from folds.base.errors import UserError, first_few
 from folds.base.metrics import top_classes
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, write_bytes, write_json
-from folds.manifest.manifest import USABLE, read_manifest
-from folds.split.assign import load_folds
+from folds.manifest.manifest import read_manifest, usable_rows
+from folds.split.assign import Folds, load_folds
 from models.runs import done_folds
 from submissions.check import expected_top3, faults_of, read_lineage
 from submissions.csv_form import Layout, read_layout
 from submissions.settings import SubmitSettings
+
+if TYPE_CHECKING:
+    from models.commands import Training
 
 # What a CSV's lineage repeats of its blend.
 OF_BLEND = ("candidate", "pool", "weights", "metric", "crossfit", "oof_top3_error", "seed", "partial", "files")
@@ -52,23 +55,20 @@ def write_submission(
     Raises UserError where predictions are missing, or the file would not be valid.
     """
     made_from = None if run else load_blend(blend or workspace.blend)
-    blended = apply_blend(workspace, made_from or str(run))
+    folds, blended = load_folds(workspace), apply_blend(workspace, made_from or str(run))
     test_set = describe_test_set(workspace, blended, made_from or str(run))
-    shares = None
+    mix, shares = test_set.mix, None
     if settings.match_test:
-        blended, shares = _matched(blended, made_from, test_set)
-    folds = load_folds(workspace)
-    layout = read_layout(workspace, image_id=None if workspace.manifest.is_file() else blended.image_id.tolist())
-    guessed = _unpredicted(workspace, layout, blended)
-    best = dict(zip(blended.image_id.tolist(), top_classes(blended.scores, k=layout.n_labels), strict=True))
-    prior = np.bincount(folds.target, minlength=len(folds.classes)).astype(np.float64)
-    data = layout.text(best, otherwise=top_classes(prior[None], k=layout.n_labels)[0]).encode()
-    fault = next(faults_of(data, layout), None)
-    if fault is not None:  # the last valid CSV stays where it is
-        raise UserError(
-            f"the submission would not be valid, and was not written: {fault}",
-            hint="`python run.py prepare DATA --sample FILE` takes another sample",
-        )
+        if mix is None:
+            raise UserError(
+                f"`--match-test` needs the class mix, which was not estimated: {test_set.problem}",
+                hint="`python run.py submit` without it",
+            )
+        if mix.is_shift:
+            probs = made_from.recipe().probs(blended.scores) if made_from else blended.scores
+            blended = replace(blended, scores=mix.matched(probs))
+            shares = dict(zip(blended.classes, mix.test.tolist(), strict=True))
+    layout, guessed, data = _make_csv(workspace, folds, blended)
     path = workspace.submissions / f"{settings.csv_name or run or 'blend'}.csv"
     lineage = {  # names and checksums, and no path of this machine
         "csv": path.name,
@@ -88,56 +88,39 @@ def write_submission(
     return SubmissionResult(path, len(layout.image_id), tuple(guessed), made_from, tuple(said))
 
 
-def _matched(
-    blended: Blended, made_from: Blend | None, test_set: Unlabelled
-) -> tuple[Blended, Mapping[str, float] | None]:
-    """The scores under the class mix of the test images, and its shares; the same scores and None without a shift.
+def _make_csv(workspace: Workspace, folds: Folds, blended: Blended) -> tuple[Layout, list[str], bytes]:
+    """The CSV, its layout, and the ids of unreadable images, which get the most frequent classes.
 
-    Raises UserError where the mix was not estimated.
+    Refuses scores without those of a readable image, and a CSV that is not valid.
     """
-    if test_set.mix is None:
+    layout = read_layout(workspace, image_id=None if workspace.manifest.is_file() else blended.image_id.tolist())
+    best = dict(zip(blended.image_id.tolist(), top_classes(blended.scores, k=layout.n_labels), strict=True))
+    guessed = [name for name in layout.image_id if name not in best]
+    if guessed:
+        usable = set(usable_rows(read_manifest(workspace), split="test")["image_id"])
+        gaps = [name for name in guessed if name in usable]
+        if gaps:
+            what = f"{len(gaps):,} readable test images have no prediction: {first_few(gaps)}"
+            raise UserError(what, hint="`python run.py predict`")
+    prior = np.bincount(folds.target, minlength=len(folds.classes)).astype(np.float64)
+    data = layout.text(best, otherwise=top_classes(prior[None], k=layout.n_labels)[0]).encode()
+    fault = next(faults_of(data, layout), None)
+    if fault is not None:  # the last valid CSV stays where it is
         raise UserError(
-            f"`--match-test` needs the class mix, which was not estimated: {test_set.problem}",
-            hint="`python run.py submit` without it",
+            f"the submission would not be valid, and was not written: {fault}",
+            hint="`python run.py prepare DATA --sample FILE` takes another sample",
         )
-    if not test_set.mix.is_shift:
-        return blended, None
-    probs = made_from.recipe().probs(blended.scores) if made_from else blended.scores
-    shares = dict(zip(blended.classes, test_set.mix.test.tolist(), strict=True))
-    return replace(blended, scores=test_set.mix.matched(probs)), shares
+    return layout, guessed, data
 
 
-def _unpredicted(workspace: Workspace, layout: Layout, blended: Blended) -> list[str]:
-    """The test ids without a prediction: unreadable images. Raises UserError where a readable one was not predicted."""
-    predicted = set(blended.image_id.tolist())
-    lacking = [name for name in layout.image_id if name not in predicted]
-    if not lacking:
-        return []
-    manifest = read_manifest(workspace)
-    usable = set(manifest.loc[(manifest["split"] == "test") & (manifest["status"] == USABLE), "image_id"])
-    gaps = [name for name in lacking if name in usable]
-    if gaps:
-        raise UserError(
-            f"{len(gaps):,} readable test images have no prediction: {first_few(gaps)}", hint="`python run.py predict`"
-        )
-    return lacking
-
-
-def submit_early(
-    workspace: Workspace,
-    probes: Sequence[str],
-    blend: BlendSettings,
-    submit: SubmitSettings,
-    *,
-    seed: int,
-    track: Track = silently,
-) -> str | None:
+def submit_early(training: Training, probes: Sequence[str], blend: BlendSettings, submit: SubmitSettings) -> str | None:
     """Blend the probes whose folds are all done into `work/ensemble/probe.json`, and submit them as `probe.csv`.
 
+    training  which comes next, in the same work folder with the same seed    probes  names of the runs
     Returns what is to be said of it; None where no probe is done, or where there is a blend of these folds already,
     which has trained networks.
     """
-    folds = load_folds(workspace)
+    workspace, folds = training.workspace, load_folds(training.workspace)
     done = {name: done_folds(workspace, name) for name in probes}
     whole = {name: done[name] for name in sorted(done) if len(done[name]) == folds.n_folds}
     with suppress(UserError):  # there is no blend, or one that cannot be used
@@ -147,26 +130,20 @@ def submit_early(
         return None
     settings = replace(submit, csv_name=f"{submit.csv_name}-probe" if submit.csv_name else "probe")
     path, names = workspace.submissions / f"{settings.csv_name}.csv", tuple(whole)
-    expected = _expected(path, whole)
+    files = {
+        run: {f"fold{fold}/{name}": one for fold, record in parts.items() for name, one in record["files"].items()}
+        for run, parts in whole.items()
+    }
+    expected = None
+    with suppress(UserError, OSError):  # there is no such CSV, or its lineage is damaged
+        expected = expected_top3(path) if read_lineage(path).get("files") == files else None
     if expected is not None:
         said = f"{path}: was made before, from the same predictions\nexpected top-3 error {expected_words(expected)}"
     else:
         whole_blend, to = replace(blend, partial=False), workspace.early_blend
-        make_blend(workspace, whole_blend, seed=seed, members=names, path=to, track=track)
+        make_blend(workspace, whole_blend, seed=training.seed, members=names, path=to, track=training.screen.track)
         said = submission_summary(write_submission(workspace, settings, blend=to))
     return f"{said}\nthat is a first submission, of {first_few(names)} alone; training comes next"
-
-
-def _expected(path: Path, probes: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> ExpectedScore | None:
-    """The expected score of a CSV that was made from these very predictions; None where it was not."""
-    files = {
-        run: {f"fold{fold}/{name}": one for fold, record in done.items() for name, one in record["files"].items()}
-        for run, done in probes.items()
-    }
-    try:
-        return expected_top3(path) if read_lineage(path).get("files") == files else None
-    except (UserError, OSError):
-        return None
 
 
 def blend_files(

@@ -48,24 +48,22 @@ class Column:
     @property
     def missing(self) -> tuple[int, int]:
         """How many training and test images have no value."""
-        train, test = (int(np.isnan(part[:, 0]).sum()) for part in (self.train, self.test))
-        return train, test
+        return int(np.isnan(self.train[:, 0]).sum()), int(np.isnan(self.test[:, 0]).sum())
 
 
-def make_column(name: str, train: pd.Series, test: pd.Series, label: np.ndarray) -> Column:
-    """What a column of text is taken for. label (N,) str of the training images: a column that repeats it is left out.
+def make_column(name: str, cells: pd.Series, label: np.ndarray) -> Column:
+    """What a column of text is taken for.
 
+    cells  of N training, then T test images    label (N,) str of the training images: what repeats it is left out
     Text of more than 255 values keeps the most frequent ones, and the others share a code. Where most images have a
     value of their own or one of the others, it is left out.
     """
-    cells = pd.concat([train, test], ignore_index=True)
     codes, texts = pd.factorize(cells.mask(cells.str.lower().isin(MISSING)), sort=True)  # what is missing is -1
-    values = texts.tolist()
-    n = len(train)
+    values, n = texts.tolist(), len(label)
     found: Kind | None
     if len(np.unique(codes[:n])) < 2:
         found = "left out: one value in all training images", None
-    elif (train.to_numpy() == label).all():
+    elif (cells.to_numpy()[:n] == label).all():
         found = "left out: it is the label", None
     else:
         found = _number(values, codes[:n]) or _clock(values) or _dates(values)
@@ -83,16 +81,11 @@ def _number(values: Sequence[str], codes: np.ndarray) -> Kind | None:
         return None
     numbers = np.where(np.isfinite(numbers), numbers, np.nan)
     seen = numbers[codes[codes >= 0]]
-    if len(seen) >= LEAST_ROWS and _is_numbering(seen):
+    is_whole_and_once = (seen == np.round(seen)).all() and len(np.unique(seen)) == len(seen)
+    # The numbers between are those of test images, or so.
+    if len(seen) >= LEAST_ROWS and is_whole_and_once and np.ptp(seen) < 2 * len(seen):
         return "left out: it numbers the images", None
     return "number", numbers[:, None]
-
-
-def _is_numbering(seen: np.ndarray) -> bool:
-    """Whole numbers that occur once each, with as many gaps as there are test images at most, or so."""
-    if (seen != np.round(seen)).any() or len(np.unique(seen)) < len(seen):
-        return False
-    return bool(np.ptp(seen) < 2 * len(seen))
 
 
 def _clock(values: Sequence[str]) -> Kind | None:
@@ -121,9 +114,8 @@ def _dates(values: Sequence[str]) -> Kind | None:
 
 def _category(values: Sequence[str], count: np.ndarray) -> Kind:
     """Codes in the order of the values; count (values,): how many images have each."""
-    kept = np.arange(len(values))
-    if len(values) > MOST_CODES:
-        kept = np.sort(np.argsort(-count, kind="stable")[: MOST_CODES - 1])
+    frequent = np.argsort(-count, kind="stable")
+    kept = np.sort(frequent[: MOST_CODES - 1] if len(values) > MOST_CODES else frequent)
     repeated = int(count[kept][count[kept] > 1].sum())
     if count.sum() >= LEAST_ROWS and 2 * repeated < count.sum():
         return f"left out: {len(values):,} values in {count.sum():,} images are too many, and no numbers", None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,15 +12,20 @@ import pandas as pd
 
 from ensemble.analysis.test_likeness import FAR, crossfit_auc, deal_groups
 from ensemble.columns.column_kinds import Column, make_column
-from ensemble.columns.read_cells import MANIFEST_COLUMNS, TABLE_HINT, Cells, csv_cells, manifest_cells
 from ensemble.settings import TableSettings
+from folds.base.csvfile import CsvTable, read_csv, read_given
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace
+from folds.find.layout import find_id_column
+from folds.find.listing import File, Lookup
 from folds.manifest.manifest import read_manifest, usable_rows
-from folds.split.assign import Folds
+from folds.split.assign import SPLIT_HINT, Folds
 
 Auc: TypeAlias = tuple[float, float, float]  # and the 95% interval
 
+TABLE_HINT = "`python run.py table CSV`, or `python run.py table TRAIN_CSV TEST_CSV`"
+MANIFEST_COLUMNS = ("format", "mode", "width", "height", "bytes")
+SETS = {"train": "training", "test": "test"}
 LEAK_ERROR = 0.01  # of the label alone, by the image that is nearest in the column: a leak, and no luck
 LEAK_GAIN = 0.1  # and at most so much of the error of the most frequent class
 LEAST_KNOWN = 0.5  # share of the training images that must have a value
@@ -33,34 +37,19 @@ class Table:
     """The columns beside N training images, in the order of `folds.csv`, and T test images, sorted by id.
 
     columns   those that are left out too    test_id (T,) str
+    train (N, D), test (T, D) float64, NaN where missing: the D numbers of all columns in use    is_category (D,) bool
     aucs      of each column in use: how well it tells test from training images; None where there are too few
     warnings  what may make the scores too good; notes: what else is to be said
     """
 
     columns: tuple[Column, ...]
     test_id: np.ndarray
+    train: np.ndarray
+    test: np.ndarray
+    is_category: np.ndarray
     aucs: dict[str, Auc | None]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
-
-    @property
-    def used(self) -> list[Column]:
-        return [column for column in self.columns if not column.is_left_out]
-
-    @property
-    def train(self) -> np.ndarray:
-        """(N, D) float64, NaN where missing: the D numbers of all columns in use."""
-        return np.hstack([column.train for column in self.used])
-
-    @property
-    def test(self) -> np.ndarray:
-        """(T, D) float64"""
-        return np.hstack([column.test for column in self.used])
-
-    @property
-    def is_category(self) -> np.ndarray:
-        """(D,) bool"""
-        return np.concatenate([np.full(column.train.shape[1], column.is_category) for column in self.used])
 
 
 def read_table(
@@ -73,51 +62,157 @@ def read_table(
     """
     if not csvs and not settings.from_manifest:
         raise UserError("there are no columns to learn from", hint=f"{TABLE_HINT}, or `--from-manifest`")
+    notes: list[str] = []
     manifest = read_manifest(workspace)
     tests = usable_rows(manifest, split="test").sort_values("image_id")
-    ids = {"train": folds.image_id, "test": tests["image_id"].to_numpy(str)}
-    read = [csv_cells(csvs, manifest, ids)] if csvs else []
-    cells = reduce(Cells.beside, [*read, *([manifest_cells(manifest, ids)] if settings.from_manifest else [])])
-    cells = _chosen(cells, settings)
-    columns = [make_column(name, cells.train[name], cells.test[name], folds.label) for name in cells.train.columns]
+    ids = {"train": folds.image_id.tolist(), "test": tests["image_id"].tolist()}
+    copies = manifest[manifest["split"] == "train"].set_index("image_id")["group"]
+    if gone := [image_id for image_id in ids["train"] if image_id not in copies.index]:
+        what = f"the folds are older than the manifest, which lacks {len(gone):,} of their images: {first_few(gone)}"
+        raise UserError(what, hint=SPLIT_HINT)
+    cells = _chosen_cells(manifest, ids, csvs, settings, notes)
+    columns = [make_column(name, cells[name], folds.label) for name in cells.columns]
     used = [column for column in columns if not column.is_left_out]
     if not used:
         kinds = first_few([f"{column.name}: {column.kind}" for column in columns], most=10)
         raise UserError(f"no column is left to learn from{kinds and f': {kinds}'}", hint=TABLE_HINT)
     warnings = _leaks(used, folds, settings)
-    copies = manifest[manifest["split"] == "train"].set_index("image_id")["group"].loc[folds.image_id]
-    group = np.concatenate([copies.to_numpy(), tests["group"].to_numpy()])
+    group = np.concatenate([copies.loc[ids["train"]].to_numpy(), tests["group"].to_numpy()])
     aucs = {column.name: measure_test_auc(column, group, seed=seed) for column in used}
-    for name, auc in aucs.items():
-        if auc is not None and is_far(auc):
-            warnings.append(
-                f"{name} has other values in the test images (AUC {auc[0]:.2f}, {auc[1]:.2f} to {auc[2]:.2f}; 0.5 is"
-                " alike): what is learned from it may not hold there"
-            )
+    warnings += [
+        f"{name} has other values in the test images (AUC {auc[0]:.2f}, {auc[1]:.2f} to {auc[2]:.2f}; 0.5 is alike):"
+        " what is learned from it may not hold there"
+        for name, auc in aucs.items()
+        if auc is not None and is_far(auc)
+    ]
     if settings.from_manifest and (known := [column.name for column in used if column.name in MANIFEST_COLUMNS]):
         warnings.append(
             f"{first_few(known, most=5)} of the manifest say how the files were made: a leak that the private images"
             " may not share"
         )
-    return Table(tuple(columns), ids["test"], aucs, tuple(warnings), cells.notes)
+    return Table(
+        columns=tuple(columns),
+        test_id=tests["image_id"].to_numpy(str),
+        train=np.hstack([column.train for column in used]),
+        test=np.hstack([column.test for column in used]),
+        is_category=np.concatenate([np.full(column.train.shape[1], column.is_category) for column in used]),
+        aucs=aucs,
+        warnings=tuple(warnings),
+        notes=tuple(notes),
+    )
 
 
-def _chosen(cells: Cells, settings: TableSettings) -> Cells:
-    """Those of `--columns`. Refuses names that are none."""
-    there = list(cells.train.columns)
+def _chosen_cells(
+    manifest: pd.DataFrame,
+    ids: Mapping[str, Sequence[str]],
+    csvs: Sequence[Path],
+    settings: TableSettings,
+    notes: list[str],
+) -> pd.DataFrame:
+    """The columns of the CSVs and of the manifest as text, those of `--columns`: a row for each of `ids`, N + T."""
+    parts = [_csv_cells(manifest, ids, csvs, notes)] if csvs else []
+    if settings.from_manifest:
+        twice = [name for part in parts for name in part.columns if name in MANIFEST_COLUMNS]
+        if twice:
+            raise UserError(
+                f"{first_few(twice)} would be two columns, one of the CSV and one of the manifest",
+                hint="give it another name in the CSV, or leave out `--from-manifest`",
+            )
+        known = manifest.set_index(["split", "image_id"])[list(MANIFEST_COLUMNS)].astype(str)
+        parts.append(known.loc[[(one, name) for one in SETS for name in ids[one]]].reset_index(drop=True))
+    cells = pd.concat(parts, axis=1)
+    there = list(cells.columns)
     wanted = there if settings.columns is None else list(dict.fromkeys(settings.columns))
     unknown = [name for name in wanted if name not in there]
     if unknown:
         raise UserError(f"there is no column {first_few(unknown)}", hint=f"there are {first_few(there, most=20)}")
-    return Cells(cells.train[wanted], cells.test[wanted], cells.notes)
+    return cells[wanted]
+
+
+def _csv_cells(
+    manifest: pd.DataFrame, ids: Mapping[str, Sequence[str]], csvs: Sequence[Path], notes: list[str]
+) -> pd.DataFrame:
+    """The cells of one CSV that has the images of both sets, or of two: of the training and of the test images.
+
+    The columns that both sets have, a row for each of `ids`, '' where there is none. Refuses files that cannot be read,
+    and those without a row of a training or of a test image.
+    """
+    if len(csvs) > len(SETS):
+        raise UserError(f"one or two CSVs were wanted, and {len(csvs)} came", hint=TABLE_HINT)
+    tables = [read_csv(read_given(path, hint=TABLE_HINT), name=path.name) for path in csvs]
+    for table in tables:
+        twice = [name for name in dict.fromkeys(table.header) if table.header.count(name) > 1]
+        if twice:
+            raise UserError(f"{table.name} has the column {first_few(twice)} more than once")
+    paths = {}
+    for one in SETS:
+        own = manifest[manifest["split"] == one]
+        paths[one] = dict(zip(own["image_id"], own["path"], strict=True))
+    if len(tables) == 1:  # it has both sets
+        found, tables = [_by_path(tables[0], paths, notes)] * 2, tables * 2
+    else:
+        found = [_by_path(table, {one: paths[one]}, notes) for one, table in zip(SETS, tables, strict=True)]
+    for table, cells, other in zip(tables, found, reversed(found), strict=True):
+        if len(only := cells.columns.difference(other.columns, sort=False)):
+            notes.append(f"{first_few(list(only))} stands in {table.name} alone, and is left out")
+    shared, parts = found[0].columns.intersection(found[1].columns, sort=False), []
+    for (one, what), table, cells in zip(SETS.items(), tables, found, strict=True):
+        wanted = [paths[one][image_id] for image_id in ids[one]]
+        gaps = [image_id for image_id, path in zip(ids[one], wanted, strict=True) if path not in cells.index]
+        if gaps and len(gaps) == len(wanted):
+            raise UserError(f"{table.name} has no row for any of {len(gaps):,} {what} images", hint=TABLE_HINT)
+        if gaps:
+            notes.append(
+                f"{table.name} has no row for {len(gaps):,} of {len(wanted):,} {what} images, and their values are"
+                f" missing: {first_few(gaps)}"
+            )
+        parts.append(cells[shared].reindex(wanted, fill_value=""))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _by_path(table: CsvTable, paths: Mapping[str, Mapping[str, str]], notes: list[str]) -> pd.DataFrame:
+    """The cells by the path of their image, without the ids; a note where rows name no image.
+
+    paths  by image_id, of each set that the table may name
+    Refuses a table without ids, an id that fits several images, and two rows of an image that say two things.
+    """
+    lookups = []
+    for own in paths.values():  # other names that an id may have: the path below the folder of the set, the file's name
+        folder = next((path.partition(image_id)[0].rstrip("/") for image_id, path in own.items()), "")
+        lookups.append(Lookup(map(File, own.values()), folder))
+    what = "an image" if len(paths) > 1 else f"a {SETS[next(iter(paths))]} image"
+    id_column = find_id_column(table, *lookups, what=what)
+
+    def path_of(image: str) -> str | None:
+        fit = [own[image] for own in paths.values() if image in own]  # by its very id, else by a name of it
+        fit = fit or [file.path for lookup in lookups if image and (file := lookup.find(image))]
+        if len(fit) > 1:
+            raise UserError(f"the id {image} of {table.name} fits {fit[0]} and {fit[1]}", hint=TABLE_HINT)
+        return fit[0] if fit else None
+
+    cells = pd.DataFrame(table.rows, columns=list(table.header), dtype=str)
+    image = cells.pop(id_column)
+    path = image.map(path_of)
+    if strangers := image[path.isna()].tolist():
+        notes.append(f"{len(strangers):,} rows of {table.name} name no image here: {first_few(strangers)}")
+    cells, image = cells[path.notna()].set_index(path.dropna()), image[path.notna()]
+    first = cells[~cells.index.duplicated()]
+    before = first.loc[cells.index]  # of each row the first one of its image
+    for row, column in np.argwhere(cells.to_numpy() != before.to_numpy())[:1]:
+        one, other = (str(part.iat[row, column]) for part in (before, cells))
+        raise UserError(f"{table.name} gives {image.iat[row]} two values of {cells.columns[column]}: {one} and {other}")
+    return first
 
 
 def _leaks(used: Sequence[Column], folds: Folds, settings: TableSettings) -> list[str]:
     """A warning for each column that says the label by itself and that the user names; refuses others."""
-    leaks = [column.name for column in used if is_leak(column, folds.target, folds.fold)]
+    most_frequent = 1 - np.bincount(folds.target).max() / len(folds.target)
+    errors = {column.name: label_error(column, folds.target, folds.fold) for column in used}
+    limit = min(LEAK_ERROR, LEAK_GAIN * most_frequent)
+    leaks = [name for name, error in errors.items() if error is not None and error <= limit]
     if not leaks or settings.columns is not None:
         return [f"{name} says the label by itself: a leak, unless private images have it too" for name in leaks]
-    rest = ",".join(column.name for column in used if column.name not in leaks)
+    rest = ",".join(name for name in errors if name not in leaks)
     raise UserError(
         f"{first_few(leaks)} says the label by itself: a leak, unless private images have it too",
         hint=f"`--columns {rest or ','.join(leaks)}` {'leaves it out' if rest else 'takes it all the same'}",
@@ -139,13 +234,6 @@ def label_error(column: Column, target: np.ndarray, fold: np.ndarray) -> float |
     ]
     said = pd.concat(pairs)
     return float((said["target_x"] != said["target_y"]).mean())
-
-
-def is_leak(column: Column, target: np.ndarray, fold: np.ndarray) -> bool:
-    """Whether the column says the label by itself."""
-    error = label_error(column, target, fold)
-    most_frequent = 1 - np.bincount(target).max() / len(target)
-    return error is not None and error <= min(LEAK_ERROR, LEAK_GAIN * most_frequent)
 
 
 def measure_test_auc(column: Column, group: np.ndarray, *, seed: int) -> Auc | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -30,8 +29,7 @@ def blend_section(work: WorkFolder, oof: Oof | None) -> dict[str, Any]:
     views: list[ViewReport] = []
     for name in work.runs[:MOST_RUNS] if work.folds else []:
         with suppress(UserError):  # unfinished or damaged: the first section says so
-            views += islice(report_views(work.workspace, [name]), 1)
-    views = [report for report in views if len(report.views) > 1]
+            views += [report for report in report_views(work.workspace, [name]) if len(report.views) > 1]
     charts = list(_charts(blend)) if blend else []
     adds = [(f"{run.name}: {one.view}", one.adds) for run in views for one in run.worth if one.adds is not None]
     if adds:
@@ -46,7 +44,7 @@ def blend_section(work: WorkFolder, oof: Oof | None) -> dict[str, Any]:
     return {
         "kept": blend,
         "metric": Metric(cast(MetricName, blend.metric), blend.k).title if blend else None,
-        "next_gains": next_gains(work.workspace),
+        "next_gains": work.attempt(lambda: next_gains(work.workspace)),
         "views": views,
         "correlation": correlations,
         "calibration": calibration,

@@ -29,7 +29,7 @@ from submissions.report.mistakes import mistakes_section, write_relabel_csv
 from submissions.report.scores import scores_section
 from submissions.report.test_set import test_set_section
 from submissions.report.training import training_section
-from submissions.report.workfolder import Image, WorkFolder, best_oof, run_ranks
+from submissions.report.workfolder import Image, WorkFolder, best_oof, score_runs
 from submissions.settings import ReportSettings
 
 MOST_BYTES = 15_000_000  # of the page: what a mail or a phone takes
@@ -58,13 +58,12 @@ TEMPLATES.filters |= {
 
 @dataclass(frozen=True)
 class ReportResult:
-    """What was written. refused: pictures that the page had no room for; relabel: where suspected labels lie."""
+    """What was written. refused: pictures that the page had no room for; suspects: labels in `relabel.csv`."""
 
     path: Path
     bytes: int
     refused: int
     suspects: int
-    relabel: Path | None
     is_relabel_kept: bool
     problems: tuple[str, ...]
     next_command: str
@@ -78,55 +77,41 @@ def make_report(
     Raises UserError where not even `prepare` is done; whatever else is missing or damaged is named on the page.
     """
     work = WorkFolder(workspace)
-    report = gather_report(work, settings, planned, same_place=same_place)
-
-    def render(most_bytes: int) -> tuple[bytes, int]:
-        """The page with so many bytes of pictures, and how many it had no room for."""
-        thumbnails = Thumbnails(work, side=settings.thumbnail_pixels, most_bytes=most_bytes)
-        return TEMPLATES.get_template("page.html").render(
-            report=report, thumbnails=thumbnails
-        ).encode(), thumbnails.refused
-
-    bare, _ = render(0)
-    page, refused = render(max(0, MOST_BYTES - len(bare)))
-    path = workspace.report / "index.html"
-    write_bytes(path, page)
-    charts: dict[str, Any] = {}
-    write_json(workspace.report / "report.json", {"charts": charts, **_plain(report, charts)})
-    relabel, mistakes = report["relabel"], report["mistakes"]
-    return ReportResult(
-        path=path,
-        bytes=len(page),
-        refused=refused,
-        suspects=len(mistakes["suspects"]) if mistakes else 0,
-        relabel=workspace.report / "relabel.csv" if relabel else None,
-        is_relabel_kept=bool(relabel and relabel["is_kept"]),
-        problems=tuple(report["problems"]),
-        next_command=report["scores"]["next_command"],
-    )
-
-
-def gather_report(
-    work: WorkFolder, settings: ReportSettings, planned: Sequence[str], *, same_place: str = ""
-) -> dict[str, Any]:
-    """Every section by its name, None where it has nothing to show; writes `relabel.csv`, which the page refers to."""
-    ranks = run_ranks(work)
-    oof = best_oof(work, ranks)
+    runs = score_runs(work)
+    oof = best_oof(work, runs)
     mistakes = mistakes_section(work, oof, settings) if oof is not None else None
     data = data_section(work, settings)
-    return {
-        "work": work.workspace.root.resolve().name,
-        "scores": scores_section(work, ranks, planned),
+    relabel = write_relabel_csv(work, mistakes["suspects"]) if mistakes else None
+    report: dict[str, Any] = {  # every section by its name, None where it has nothing to show
+        "work": workspace.root.resolve().name,
+        "scores": scores_section(work, runs, planned),
         "data": data,
         "training": training_section(work),
         "mistakes": mistakes,
-        "relabel": write_relabel_csv(work, mistakes["suspects"]) if mistakes else None,
+        "relabel": relabel,
         "blend": blend_section(work, oof),
         "test": test_set_section(work, oof, settings, copies=data["copies"]),
         "problems": work.problems,
         "same_place": same_place,
         "shown_suspects": settings.suspects,
     }
+    template, side = TEMPLATES.get_template("page.html"), settings.thumbnail_pixels
+    bare = template.render(report=report, thumbnails=Thumbnails(work, side=side, bytes_left=0)).encode()
+    thumbnails = Thumbnails(work, side=side, bytes_left=MOST_BYTES - len(bare))
+    page = template.render(report=report, thumbnails=thumbnails).encode()
+    path = workspace.report / "index.html"
+    write_bytes(path, page)
+    charts: dict[str, Any] = {}
+    write_json(workspace.report / "report.json", {"charts": charts, **_plain(report, charts)})
+    return ReportResult(
+        path=path,
+        bytes=len(page),
+        refused=thumbnails.refused,
+        suspects=len(mistakes["suspects"]) if mistakes else 0,
+        is_relabel_kept=bool(relabel and relabel["is_kept"]),
+        problems=tuple(work.problems),
+        next_command=report["scores"]["next_command"],
+    )
 
 
 def _plain(value: Any, charts: dict[str, Any]) -> Any:
@@ -149,13 +134,13 @@ def _plain(value: Any, charts: dict[str, Any]) -> Any:
 
 
 class Thumbnails:
-    """Makes thumbnails until `most_bytes` of text are used up, and counts those that it had to refuse.
+    """Makes thumbnails until `bytes_left` of text are used up, and counts those that it had to refuse.
 
     side: pixels of the longer side
     """
 
-    def __init__(self, work: WorkFolder, *, side: int, most_bytes: int) -> None:
-        self.work, self.side, self.bytes_left, self.refused = work, side, most_bytes, 0
+    def __init__(self, work: WorkFolder, *, side: int, bytes_left: int) -> None:
+        self.work, self.side, self.bytes_left, self.refused = work, side, bytes_left, 0
 
     def __call__(self, image: Image) -> dict[str, Any] | None:
         """{"uri", "width", "height"}; None where no picture was kept (a file that is none), or the page is full.
@@ -186,16 +171,17 @@ class Thumbnails:
 
 def report_summary(result: ReportResult) -> str:
     """The path and size of the page, what it could not show, and what to do with suspected labels."""
+    relabel = result.path.with_name("relabel.csv")
     sentences = [f"{result.path}: {result.bytes / 1e6:.1f} MB, one file that any browser opens"]
     sentences += [f"warning: {problem}" for problem in result.problems]
     if result.refused:
         sentences.append(f"{result.refused:,} pictures were left out, so that the page stays below 15 MB")
     if result.is_relabel_kept:
-        sentences.append(f"{result.relabel} has edits and is left as it is until `prepare --relabel` has read it")
+        sentences.append(f"{relabel} has edits and is left as it is until `prepare --relabel` has read it")
     elif result.suspects:
         errors = "error" if result.suspects == 1 else "errors"
         sentences.append(
-            f"{result.suspects:,} suspected label {errors}: edit {result.relabel}, then"
-            f" `python run.py prepare DATA --relabel {shlex.quote(str(result.relabel))}`"
+            f"{result.suspects:,} suspected label {errors}: edit {relabel}, then"
+            f" `python run.py prepare DATA --relabel {shlex.quote(str(relabel))}`"
         )
     return "\n".join(sentences)

@@ -151,11 +151,11 @@ def write_relabel_csv(work: WorkFolder, suspects: Sequence[Mapping[str, Any]]) -
     ]
     table = pd.DataFrame([*decided, *found], columns=list(COLUMNS)).astype(str)
     data = csv_bytes(table.drop_duplicates("image_id"))
-    is_unedited = not path.is_file() or digest(path.read_bytes()) in (written, digest(data))
-    if not is_unedited and not _is_applied(path, work, decided):
-        return {"path": str(path), "digest": written, "is_kept": True}
-    write_bytes(path, data)
-    return {"path": str(path), "digest": digest(data), "is_kept": False}
+    is_edited = path.is_file() and digest(path.read_bytes()) not in (written, digest(data))
+    is_kept = is_edited and not _is_applied(path, work, decided)
+    if not is_kept:
+        write_bytes(path, data)
+    return {"path": str(path), "digest": written if is_kept else digest(data), "is_kept": is_kept}
 
 
 def _is_applied(path: Path, work: WorkFolder, decided: Sequence[tuple[str, ...]]) -> bool:

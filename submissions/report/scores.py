@@ -2,56 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from statistics import median_low
 from typing import Any
 
 from folds.base.interval import wilson_interval
 from submissions.check import check_submission, expected_top3, is_early, read_lineage
 from submissions.csv_form import read_layout
-from submissions.report.plots import Chart, ranges
-from submissions.report.workfolder import Ranks, WorkFolder
+from submissions.report.plots import ranges
+from submissions.report.workfolder import Entry, WorkFolder
 from submissions.status import newest_csv, what_is_missing
 
 MOST_LINES = 40  # of the chart; the table has all
 FAR = 4  # times the median of the upper ends: there the chart's axis ends
 
 
-@dataclass(frozen=True)
-class Entry:
-    """The blend or a run. Errors in [0, 1]; low, high: 95% interval of the top-3 error."""
-
-    name: str
-    folds: int
-    images: int
-    top3_error: float
-    low: float
-    high: float
-    top1_error: float | None = None
-    is_blend: bool = False
-
-
-def scores_section(work: WorkFolder, ranks: Mapping[str, Ranks], planned: Sequence[str]) -> dict[str, Any]:
+def scores_section(work: WorkFolder, runs: Sequence[Entry], planned: Sequence[str]) -> dict[str, Any]:
     """entries: the blend, then the runs, best first. planned: the runs that the settings ask for."""
     n_folds, blend = work.folds.n_folds if work.folds else None, work.blend
-    entries = [
-        Entry(one.name, one.rows.n_folds, len(one.rows), one.error(3), *one.interval, one.error(1))
-        for one in ranks.values()
-    ]
-    entries.sort(key=lambda entry: (entry.top3_error, entry.name))
+    entries = sorted(runs, key=lambda entry: (entry.top3_error, entry.name))
     if blend is not None:
         folds = len(blend.partial["folds"]) if blend.partial else n_folds or 0
         interval = wilson_interval(blend.oof_top3_error, blend.expected_top3.oof_images)
         entries.insert(0, Entry("blend", folds, blend.images, blend.oof_top3_error, *interval, is_blend=True))
-    missing, command = what_is_missing(work.workspace, planned)
+    known = work.attempt(lambda: what_is_missing(work.workspace, planned))
+    missing, command = known or (["not known: folds or runs are damaged"], "status")
+    shown, chart = entries[:MOST_LINES], None
+    if shown:
+        chart = ranges(
+            "cv",
+            "Top-3 error on images not trained on",
+            rows=[(one.name, one.top3_error, one.low, one.high) for one in shown],
+            x_title="top-3 error, 95% interval",
+            strong=0,
+            most=FAR * median_low(one.high for one in shown),
+        )
     return {
         "entries": entries,
         "n_folds": n_folds,
         "submission": work.attempt(lambda: _submission(work)),
         "missing": missing,
         "next_command": command,
-        "chart": _chart(entries[:MOST_LINES]) if entries else None,
+        "chart": chart,
     }
 
 
@@ -70,14 +62,3 @@ def _submission(work: WorkFolder) -> dict[str, Any] | None:
         "is_early": is_early(path),
         "is_of_blend": work.blend is not None and lineage.get("weights") == dict(work.blend.weights),
     }
-
-
-def _chart(entries: Sequence[Entry]) -> Chart:
-    return ranges(
-        "cv",
-        "Top-3 error on images not trained on",
-        rows=[(one.name, one.top3_error, one.low, one.high) for one in entries],
-        x_title="top-3 error, 95% interval",
-        strong=0,
-        most=FAR * median_low(one.high for one in entries),
-    )

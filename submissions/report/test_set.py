@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from submissions.settings import ReportSettings
 NAMED = 8  # classes in the table and with their names in the chart: those whose shares differ most
 GIVING_AWAY = 10  # images of each set that show how the sets differ
 Row = dict[str, Any]
-NOT_PREDICTED: Row = {"mix": None, "unsure": [], "twins": None}
 
 
 def test_set_section(work: WorkFolder, oof: Oof | None, settings: ReportSettings, *, copies: Sequence[Row]) -> Row:
@@ -31,6 +31,7 @@ def test_set_section(work: WorkFolder, oof: Oof | None, settings: ReportSettings
     test = work.manifest[work.manifest["split"] == "test"]
     likeness = work.attempt(lambda: measure_likeness(work.workspace))
     far = likeness if likeness is not None and likeness.is_far else None
+    predicted = work.attempt(partial(_predicted, work, oof, settings)) if oof is not None and len(test) else None
     return {
         "images": len(test),
         "unreadable": int((test["status"] != USABLE).sum()),
@@ -42,7 +43,7 @@ def test_set_section(work: WorkFolder, oof: Oof | None, settings: ReportSettings
             "train": _most_like_test(work, "train", far.train_id, far.train_odds),
         },
         "copies": [one for one in copies if "test" in one["title"] and not one["title"].startswith("training")],
-        **(_predicted(work, oof, settings) if oof is not None and len(test) else NOT_PREDICTED),
+        **(predicted or {"mix": None, "unsure": [], "twins": None}),
     }
 
 
@@ -59,14 +60,13 @@ def _most_like_test(work: WorkFolder, split: str, image_id: np.ndarray, odds: np
 
 
 def _predicted(work: WorkFolder, oof: Oof, settings: ReportSettings) -> Row:
-    """The test images as the blend, or the best run where there is none, sees them: class mix, least certain images."""
+    """The test images as the blend, or the best run where there is none, sees them: class mix, least certain images.
+
+    Raises UserError where they are not predicted.
+    """
     workspace, made_from = work.workspace, (work.blend if oof.is_blend else None) or oof.name
-    blended = work.attempt(lambda: apply_blend(workspace, made_from))
-    if blended is None:
-        return NOT_PREDICTED
-    mix = work.attempt(lambda: class_mix_of(workspace, made_from, blended.image_id))
-    if mix is None:
-        return NOT_PREDICTED
+    blended = apply_blend(workspace, made_from)
+    mix = class_mix_of(workspace, made_from, blended.image_id)
     largest = mix.most_changed[:NAMED].tolist()
     train, test = (100 * mix.train).tolist(), (100 * mix.test).tolist()
     chart = points(

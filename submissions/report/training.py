@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -37,8 +37,25 @@ def _run(work: WorkFolder, name: str, number: int) -> dict[str, Any]:
     folders = {int(path.name[4:]): path for path in root.glob("fold[0-9]*") if path.name[4:].isdecimal()}
     logs = {fold: _log(folders[fold] / "log.jsonl") for fold in sorted(folders)}
     stored = work.attempt(lambda: next(begun_settings(work.workspace, name), {})) or {}
-    settings = stored.get("settings", {})
-    rows = [_fold(fold, done.get(fold), log) for fold, log in logs.items()]
+    settings, rows = stored.get("settings", {}), []
+    advice: dict[tuple[str, str], list[int]] = {}  # the folds of each verdict and what it advises
+    for fold, log in logs.items():
+        record, seconds = done.get(fold, {}), sum(row.seconds for row in log)
+        images = sum(row.images_per_second * row.seconds for row in log)
+        verdict = record.get("verdict")  # `models.watch.events.Verdict` without what is None
+        if verdict:
+            advice.setdefault((verdict["kind"], verdict["advice"]), []).append(fold)
+        rows.append(
+            {
+                "fold": fold,
+                "is_done": fold in done,
+                "epochs": len(log),
+                "top3_error": record.get("oof_top3_error"),
+                "verdict": verdict or {},
+                "seconds": record.get("seconds") if fold in done else seconds or None,
+                "images_per_second": images / seconds if seconds else None,
+            }
+        )
     charts = list(_charts(root, [log for log in logs.values() if log], number)) if number < MOST_RUNS else []
     return {
         "name": name,
@@ -46,7 +63,7 @@ def _run(work: WorkFolder, name: str, number: int) -> dict[str, Any]:
         "backbone": str(stored.get("backbone", "")),
         "about": ", ".join(words.format(settings[key]) for key, words in ABOUT if settings.get(key) is not None),
         "folds": rows,
-        "advice": list(_advice(rows)),
+        "advice": [{"folds": own, "verdict": kind, "sentence": words} for (kind, words), own in advice.items()],
         "charts": charts,
     }
 
@@ -58,31 +75,6 @@ def _log(path: Path) -> list[EpochRow]:
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             rows.append(read_log_line(line))  # noqa: PERF401  # those before the cut stay
     return rows
-
-
-def _fold(fold: int, done: Mapping[str, Any] | None, log: Sequence[EpochRow]) -> dict[str, Any]:
-    """A fold. verdict: that of `done.json`, `models.watch.events.Verdict` without what is None."""
-    record = done or {}
-    seconds = sum(row.seconds for row in log)
-    images = sum(row.images_per_second * row.seconds for row in log)
-    return {
-        "fold": fold,
-        "is_done": done is not None,
-        "epochs": len(log),
-        "top3_error": record.get("oof_top3_error"),
-        "verdict": record.get("verdict", {}),
-        "seconds": record.get("seconds") if done else seconds or None,
-        "images_per_second": images / seconds if seconds else None,
-    }
-
-
-def _advice(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The verdicts' advice, each with all folds that it is given for."""
-    said = [(row["verdict"].get("kind"), row["verdict"].get("advice")) for row in rows]
-    for verdict, sentence in dict.fromkeys(said):
-        if verdict and sentence:
-            folds = [row["fold"] for row, (_, advice) in zip(rows, said, strict=True) if advice == sentence]
-            yield {"folds": folds, "verdict": verdict, "sentence": sentence}
 
 
 def _charts(root: Path, logs: Sequence[Sequence[EpochRow]], number: int) -> Iterator[Chart]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from ensemble.blend.apply import open_members
 from ensemble.blend.blend_json import load_blend
-from ensemble.members.members import Members, load_members
+from ensemble.members.members import load_members
 from ensemble.members.open_run import list_runs
 from ensemble.members.training_rows import Rows
 from ensemble.weights.recipe import Recipe
@@ -39,7 +40,13 @@ class WorkFolder:
         self.workspace, self.manifest = workspace, read_manifest(workspace)
         self.problems: list[str] = []
         self.folds = self.attempt(lambda: load_folds(workspace)) if workspace.folds_json.exists() else None
-        self.attempt(self._refuse_older_folds)
+        if self.folds is not None:
+            now = usable_rows(self.manifest, split="train")
+            known = set(zip(self.folds.image_id.tolist(), self.folds.label.tolist(), strict=True))
+            changed = sorted({image_id for image_id, _ in known ^ set(zip(now["image_id"], now["label"], strict=True))})
+            if changed:
+                what = f"{len(changed):,} images were added, removed or relabelled since: {first_few(changed)}"
+                self.problems.append(f"folds and runs are older than the manifest; {what}; {SPLIT_HINT}")
         self.store = self.attempt(lambda: open_store(workspace))
         self.blend = self.attempt(lambda: load_blend(workspace.blend)) if workspace.blend.exists() else None
         self.runs = sorted({*runs(workspace), *list_runs(workspace)})
@@ -53,17 +60,6 @@ class WorkFolder:
             if sentence not in self.problems:
                 self.problems.append(sentence)
             return None
-
-    def _refuse_older_folds(self) -> None:
-        """Raise UserError where the folds, and with them all runs, have other images or labels than the manifest."""
-        if self.folds is None:
-            return
-        now = usable_rows(self.manifest, split="train")
-        known = set(zip(self.folds.image_id.tolist(), self.folds.label.tolist(), strict=True))
-        changed = {image_id for image_id, _ in known ^ set(zip(now["image_id"], now["label"], strict=True))}
-        if changed:
-            what = f"{len(changed):,} images were added, removed or relabelled since: {first_few(sorted(changed))}"
-            raise UserError(f"folds and runs are older than the manifest; {what}", hint=SPLIT_HINT)
 
     def image(self, image_id: str, *, split: str = "train") -> Image:
         row = self.row_of.get((split, image_id))
@@ -83,21 +79,18 @@ class WorkFolder:
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """The rank of the true class in a run's predictions: (N,) int, 0 is first; log_loss in nats."""
+class Entry:
+    """The blend or a run. Errors in [0, 1], log_loss in nats; low, high: 95% interval of the top-3 error."""
 
     name: str
-    rows: Rows
-    rank: np.ndarray
-    log_loss: float
-
-    def error(self, k: int) -> float:
-        return float((self.rank >= k).mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95%, of the top-3 error; copies count as one draw."""
-        return rate_interval(self.rank >= 3, self.rows.group)
+    folds: int
+    images: int
+    top3_error: float
+    low: float
+    high: float
+    top1_error: float | None = None
+    is_blend: bool = False
+    log_loss: float = field(default=math.nan, repr=False)
 
 
 @dataclass(frozen=True)
@@ -123,29 +116,38 @@ class Oof:
         return self.probs[np.arange(len(self.rows)), self.rows.target]  # (N,)
 
 
-def run_ranks(work: WorkFolder) -> Mapping[str, Ranks]:
-    """The ranks of every run with a finished fold, over the folds that it has; a damaged run is left out."""
-    if work.folds is None:
-        return {}
-    made = {name: work.attempt(partial(_ranks_of, work, name)) for name in list_runs(work.workspace)}
-    return {name: ranks for name, ranks in made.items() if ranks is not None}
+def score_runs(work: WorkFolder) -> list[Entry]:
+    """Every run with a finished fold, over the folds that it has; a damaged run is left out."""
+    names = list_runs(work.workspace) if work.folds else []
+    made = [work.attempt(partial(score_run, work.workspace, name)) for name in names]
+    return [entry for entry in made if entry is not None]
 
 
-def best_oof(work: WorkFolder, ranks: Mapping[str, Ranks]) -> Oof | None:
+def score_run(workspace: Workspace, name: str) -> Entry:
+    """The errors of a run; copies count as one draw in their interval. Raises UserError where it is damaged."""
+    members = load_members(workspace, [name], partial=True)
+    rows, rank = members.rows, np.empty(len(members.rows), np.int64)  # how many classes beat the true one
+    for piece, probs in members.chunks():
+        rank[piece] = true_rank(probs[0], rows.target[piece])
+    top3_error, top1_error = (float((rank >= k).mean()) for k in (3, 1))
+    log_loss = float(-np.log(np.maximum(members.true_probs[0].astype(np.float64), 1e-15)).mean())
+    interval = rate_interval(rank >= 3, rows.group)
+    return Entry(name, rows.n_folds, len(rows), top3_error, *interval, top1_error, log_loss=log_loss)
+
+
+def best_oof(work: WorkFolder, runs: Sequence[Entry]) -> Oof | None:
     """The blend's predictions; where no blend can be opened, those of the run with most images and the least error."""
-    blend = work.blend
+    blend, members = work.blend, None
     if blend is not None and work.folds is not None:
         members = work.attempt(lambda: open_members(work.workspace, blend))
-        if members is not None:
-            return _read("the blend", members, blend.recipe(), is_blend=True)
-    if not ranks:
+    if blend is not None and members is not None:
+        name, recipe, is_blend = "the blend", blend.recipe(), True
+    elif runs:
+        name = min(runs, key=lambda one: (-one.images, one.top3_error, one.log_loss)).name
+        recipe, is_blend = Recipe("mean", np.ones(1)), False
+        members = load_members(work.workspace, [name], partial=True)
+    else:
         return None
-    best = min(ranks.values(), key=lambda one: (-len(one.rows), one.error(3), one.log_loss)).name
-    members = load_members(work.workspace, [best], partial=True)
-    return _read(best, members, Recipe("mean", np.ones(1)), is_blend=False)
-
-
-def _read(name: str, members: Members, recipe: Recipe, *, is_blend: bool) -> Oof:
     rows, n_classes = members.rows, len(members.rows.classes)
     probs = np.empty((len(rows), n_classes), np.float32)
     rank, top = np.empty(len(rows), np.int64), np.empty((len(rows), min(3, n_classes)), np.int64)
@@ -156,12 +158,3 @@ def _read(name: str, members: Members, recipe: Recipe, *, is_blend: bool) -> Oof
         rank[piece], top[piece] = true_rank(scores, target), top_classes(scores)
         missed[:, piece] = [true_rank(one, target) >= 3 for one in own]
     return Oof(name, is_blend, rows, probs, rank, top, members.names, missed)
-
-
-def _ranks_of(work: WorkFolder, name: str) -> Ranks:
-    members = load_members(work.workspace, [name], partial=True)
-    rank = np.empty(len(members.rows), np.int64)
-    for piece, probs in members.chunks():
-        rank[piece] = true_rank(probs[0], members.rows.target[piece])
-    true_prob = np.maximum(members.true_probs[0].astype(np.float64), 1e-15)
-    return Ranks(name, members.rows, rank, float(-np.log(true_prob).mean()))

@@ -5,7 +5,6 @@ import json
 import re
 import shlex
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,15 +15,16 @@ from ensemble.blend.expected import expected_words
 from folds.base.interval import wilson_interval
 from folds.base.workspace import Workspace
 from folds.manifest.manifest import csv_bytes, read_manifest
-from folds.split.assign import load_folds
+from folds.split.assign import load_folds, store_folds
 from models.predict.predictions import load_predictions
 from submissions.report.make import MOST_BYTES, make_report
 from submissions.report.mistakes import suspected_labels
 from submissions.report.plots import bars, lines, points, ranges
 from submissions.report.scores import scores_section
-from submissions.report.workfolder import Ranks, WorkFolder
+from submissions.report.workfolder import WorkFolder, score_run
 from submissions.settings import ReportSettings
 from tests.competition import fingerprint, refusal
+from tests.ensemble.small import small_work, write_small
 
 
 @pytest.fixture
@@ -61,15 +61,20 @@ def test_the_report_says_what_blend_and_done_markers_say(reported):
 def test_the_blend_of_another_metric_was_shown_as_if_its_top3_error_were_exact(work):
     blend = load_blend(work.blend)
     save_blend(work.blend, dataclasses.replace(blend, metric="log-loss"))
-    entry = scores_section(WorkFolder(work), {}, [])["entries"][0]
+    entry = scores_section(WorkFolder(work), [], [])["entries"][0]
     sizes = np.unique(load_folds(work).group, return_counts=True)[1]
     interval = wilson_interval(blend.oof_top3_error, sizes.sum() ** 2 / (sizes**2).sum())
     assert (entry.low, entry.high) == pytest.approx(interval)
 
 
-def test_a_run_without_errors_was_promised_by_its_images_where_its_pictures_count():
-    rows = SimpleNamespace(group=np.repeat(np.arange(100), 3))
-    assert Ranks("a", rows, np.zeros(300, int), 0.1).interval == wilson_interval(0.0, 100)
+def test_a_run_without_errors_was_promised_by_its_images_where_its_pictures_count(tmp_path):
+    work, folds = small_work(tmp_path, members=0)
+    table = {"image_id": folds.image_id, "path": folds.image_id, "label": folds.label, "target": folds.target}
+    store_folds(work, pd.DataFrame({**table, "fold": folds.fold, "group": np.arange(600) // 3}), seed=0)
+    right = np.where(folds.target[:, None] == np.arange(8), 0.93, 0.01)
+    write_small(work, load_folds(work), "right", np.log(right).astype(np.float32))
+    entry = score_run(work, "right")
+    assert (entry.images, entry.top3_error, (entry.low, entry.high)) == (600, 0, wilson_interval(0.0, 200))
 
 
 def test_copies_leaks_and_left_out_files_stand_on_the_page_with_their_pictures(reported):
@@ -119,6 +124,15 @@ def test_a_damaged_file_is_named_on_the_page_and_the_rest_is_shown(work):
     assert any("one" in problem and "damaged" in problem for problem in made.problems)
     assert "What is wrong here" in page
     assert [entry["name"] for entry in said["scores"]["entries"]] == ["blend", "two"]
+
+
+@pytest.mark.parametrize("file", ["folds/folds.json", "models/one/fold0/done.json"])
+def test_damaged_folds_or_a_damaged_done_marker_ended_the_report_before_there_was_a_page(work, file):
+    (work.root / file).write_text("{")
+    made = make_report(work, ReportSettings(), ["one", "two"])
+    assert any(file in problem and "is damaged" in problem for problem in made.problems)
+    assert made.next_command == "status"  # which refuses, with the hint
+    assert "What is wrong here" in made.path.read_text()
 
 
 def test_the_same_work_folder_makes_the_same_bytes_and_nothing_else_is_changed(reported):
@@ -260,7 +274,7 @@ def test_score_says_the_expected_error_and_a_lineage_that_is_a_list_costs_neithe
     assert f"top-3 error <b>{expected}</b> on " in reported[1].path.read_text()
     guess.with_suffix(".json").write_text("[]")
     assert "expected" not in typed(*words).out
-    assert scores_section(WorkFolder(work), {}, [])["submission"]["expected"] is None
+    assert scores_section(WorkFolder(work), [], [])["submission"]["expected"] is None
 
 
 def test_status_quotes_a_path_with_a_space_so_that_the_next_command_can_be_typed(whole, tmp_path, typed):

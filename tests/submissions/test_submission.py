@@ -182,6 +182,12 @@ def test_a_lineage_that_is_cut_off_is_named_by_status_too(work):
     assert ("blend.json" in sentence, command) == (True, "submit")
 
 
+def test_an_id_of_two_lines_counted_as_two_rows(guess):
+    layout = Layout(("id", "predicted"), ("two\nlines", "1"), ("x", "y", "z"), ",", " ")
+    path = guess("".join(layout.line(cells) for cells in (layout.header, ("two\nlines", "x y z"), ("1", "z y x"))))
+    assert check_submission(path, layout).sentence == f"{path}: 2 rows, valid"
+
+
 def test_ids_with_commas_and_quotes_come_back(guess):
     layout = Layout(("id", "predicted"), ('a,"b"', "c d"), ("x", "y", "z"), ",", " ")
     text = "".join(layout.line(cells) for cells in (layout.header, ('a,"b"', "x y z"), ("c d", "z y x")))
@@ -228,6 +234,8 @@ def test_bytes_that_are_no_text_are_a_fault_and_no_crash(tmp_path):
     path = tmp_path / "guess.csv"
     path.write_bytes(b"id,predicted\n01,\xff\n")
     assert check_submission(path, LAYOUT).faults == ("it is not UTF-8: byte 16 is 0xff",)
+    path.write_bytes(b"\xef\xbb\xbfid,predicted\n01,\xff\n")  # it was said to be byte 16, 0x30
+    assert check_submission(path, LAYOUT).faults[1:] == ("it is not UTF-8: byte 19 is 0xff",)
     assert "cannot read" in refusal(check_submission, tmp_path / "nowhere.csv", LAYOUT)[0]
 
 

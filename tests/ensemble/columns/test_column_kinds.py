@@ -9,8 +9,7 @@ from ensemble.columns.column_kinds import make_column
 
 def column(train, test=(), label=None):
     """A column of these cells."""
-    cells = pd.Series(list(train), dtype=str), pd.Series(list(test), dtype=str)
-    return make_column("it", *cells, np.array(label or ["x"] * len(train)))
+    return make_column("it", pd.Series([*train, *test], dtype=str), np.array(label or ["x"] * len(train)))
 
 
 def test_numbers_are_taken_as_they_are_and_what_is_none_or_infinite_is_missing():

@@ -8,10 +8,9 @@ import pandas as pd
 import pytest
 
 from ensemble.blend.make_blend import make_blend
-from ensemble.columns.boosting import fit_table_model, held_part
 from ensemble.columns.column_kinds import Column
 from ensemble.columns.table import is_far, label_error, measure_test_auc
-from ensemble.columns.table_member import add_table, score_sentence
+from ensemble.columns.table_member import add_table, fit_table_model, held_part, score_sentence
 from ensemble.members.members import disagreeing_members, load_members
 from ensemble.members.open_run import open_run
 from ensemble.members.training_rows import rows_of
@@ -149,6 +148,13 @@ def test_images_without_a_row_are_named_and_rows_without_an_image_too(house):
     )
 
 
+def test_an_image_that_was_removed_since_the_folds_were_made_ended_in_a_traceback(house):
+    manifest, gone = read_manifest(house.work), house.folds.image_id[3]
+    write_manifest(house.work, manifest[manifest["image_id"] != gone])
+    fault = f"the folds are older than the manifest, which lacks 1 of their images: {gone}"
+    assert refusal(add, house) == (fault, "`python run.py split`")
+
+
 def test_each_set_may_have_a_csv_of_its_own_and_what_one_lacks_is_left_out(house):
     table = pd.read_csv(house.csv, dtype=str)
     is_train = table.id.str.startswith("train")
@@ -187,13 +193,13 @@ def test_a_column_with_other_values_in_the_test_images_is_named_also_by_blend(ho
 
 def test_the_columns_of_the_manifest_come_with_a_warning(house):
     made = add(house, [], replace(QUICK, from_manifest=True))
-    assert [column.name for column in made.table.used] == ["width", "bytes"]
+    assert list(made.table.aucs) == ["width", "bytes"]
     assert made.table.warnings == (
         "width, bytes of the manifest say how the files were made: a leak that the private images may not share",
     )
     assert score_sentence(made).endswith("by the shares of the classes): these columns teach nothing")
     both = add(house, settings=replace(QUICK, from_manifest=True, name="both"))
-    assert [column.name for column in both.table.used] == ["place", "hour", "width", "bytes"]
+    assert list(both.table.aucs) == ["place", "hour", "width", "bytes"]
     wide = changed(house, lambda table: table.rename(columns={"hour": "width"}))
     assert refusal(add, house, wide, replace(QUICK, from_manifest=True))[0].startswith("width would be two columns")
     assert refusal(add, house, [])[1].endswith("or `--from-manifest`")
