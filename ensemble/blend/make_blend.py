@@ -83,23 +83,11 @@ def make_blend(
             k=metric.k,
             crossfit=kept.crossfit,
             in_sample=kept.in_sample,
-            scores=tuple(
-                {
-                    "candidate": score.candidate.name,
-                    "in_sample": score.in_sample,
-                    "crossfit": score.crossfit,
-                    "low": score.interval[0],
-                    "high": score.interval[1],
-                    "behind": score.behind,
-                    "behind_error": score.behind_error,
-                }
-                for score in scores
-            ),
             seed=seed,
             worth=values,
             gain=gain_over_best(loaded, data.objective, kept, values),
             **_expected(workspace, loaded, metric, nested, kept, settings),
-            **_contents(loaded, kept),
+            **_contents(loaded, kept, scores),
         )
     return BlendResult(
         blend=blend,
@@ -151,8 +139,8 @@ def _why(members: Members, kept: Score, scores: Sequence[Score], name: str | Non
     return f"it is the best cross-fitted, and {simple} is {behind} behind"
 
 
-def _contents(members: Members, kept: Score) -> dict[str, Any]:
-    """What the blend is made of: recipe, runs with the digests of their files, and classes."""
+def _contents(members: Members, kept: Score, scores: Sequence[Score]) -> dict[str, Any]:
+    """What the blend is made of: recipe, runs with the digests of their files, classes; and the candidates' losses."""
     recipe, rows = kept.fits.whole, members.rows
     runs = [run for member in members.members for run in member.runs]
     networks = {run.name: len(run.tests) for run in runs}
@@ -162,6 +150,18 @@ def _contents(members: Members, kept: Score) -> dict[str, Any]:
         "bias": None if recipe.bias is None else dict(zip(rows.classes, recipe.bias.tolist(), strict=True)),
         "runs": {member.name: tuple(run.name for run in member.runs) for member in members.members},
         "views": {member.name: member.runs[0].views for member in members.members},
+        "scores": tuple(
+            {
+                "candidate": score.candidate.name,
+                "in_sample": score.in_sample,
+                "crossfit": score.crossfit,
+                "low": score.interval[0],
+                "high": score.interval[1],
+                "behind": score.behind,
+                "behind_error": score.behind_error,
+            }
+            for score in scores
+        ),
         "images": len(rows),
         "classes": rows.classes,
         "folds_digest": rows.digest,

@@ -117,7 +117,7 @@ def test_an_exception_that_nobody_expected_costs_one_fold_and_shows_its_tracebac
     train_epoch = FoldTrainer._train_epoch
 
     def fail(self, epoch, track):
-        return 1 / 0 if self.fold == 0 else train_epoch(self, epoch, track)
+        return 1 / 0 if self.job.fold == 0 else train_epoch(self, epoch, track)
 
     monkeypatch.setattr(FoldTrainer, "_train_epoch", fail)
     events = list(train_runs(workspace, plan_runs(SETTINGS, {}), PredictSettings(), seed=0))
