@@ -114,15 +114,15 @@ def fused(network: nn.Module, *, size: int, device: torch.device, learns: bool =
     changed: list[nn.Module] = []
     try:
         if device.type == "cpu" and network._compiled_call_impl is None:
-            changed = _fuse(network.eval(), size=size, learns=learns)
+            _fuse(network.eval(), changed, size=size, learns=learns)
         yield
     finally:
         _unfuse(changed)
 
 
 @torch.no_grad()
-def _fuse(network: nn.Module, *, size: int, learns: bool) -> list[nn.Module]:
-    """Give convolutions and batch norms another `forward`, and return them; none where that would change the logits."""
+def _fuse(network: nn.Module, changed: list[nn.Module], *, size: int, learns: bool) -> None:
+    """Give convolutions and batch norms another `forward`, and note them; none keeps it where the logits change."""
     pairs: list[tuple[nn.Module, nn.Module]] = []
     conv, made = nn.Module(), torch.empty(0)
 
@@ -139,21 +139,20 @@ def _fuse(network: nn.Module, *, size: int, learns: bool) -> list[nn.Module]:
     before = network(seen)
     for hook in hooks:
         hook.remove()
-    if learns:
-        pairs = [pair for pair in pairs if not any(own.requires_grad for one in pair for own in one.parameters())]
+    if learns:  # a batch norm without parameters may, by its statistics
+        frozen = [pair for pair in pairs if not any(own.requires_grad for one in pair for own in one.parameters())]
+        pairs = [pair for pair in frozen if pair[1].affine]
     for conv, norm in pairs:
         given = conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         weight, bias = fuse_conv_bn_weights(*given)  # type: ignore[arg-type]
         joined = copy.copy(conv)
         joined._parameters = {"weight": weight, "bias": bias}
         rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+        changed += conv, norm
         vars(conv)["forward"], vars(norm)["forward"] = joined.forward, rest.forward
-    changed = [module for pair in pairs for module in pair]
     # They differ where a convolution's output also goes elsewhere, as in networks that normalise first.
-    if ((network(seen) - before).abs() <= ALIKE * before.abs().max()).all():  # no logit is NaN either
-        return changed
-    _unfuse(changed)
-    return []
+    if not ((network(seen) - before).abs() <= ALIKE * before.abs().max()).all():  # or one is NaN
+        _unfuse(changed)
 
 
 def _unfuse(changed: Sequence[nn.Module]) -> None:
