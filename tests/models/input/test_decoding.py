@@ -13,6 +13,9 @@ from folds.pixels.store import open_store
 from folds.settings import PrepareSettings
 from models.backbones import build_network, resolve_backbone
 from models.input.batches import gather_batches
+from models.input.resample import network_input
+from models.input.views import view_boxes, view_size
+from models.predict import model as model_module
 from models.predict.model import Model
 from tests.competition import make_competition
 from tests.models.small import SETTINGS, prepared, train
@@ -49,13 +52,37 @@ def test_batches_come_in_order_and_hold_the_rows_that_were_asked_for(stores, for
     assert none == []
 
 
-def test_predictions_differ_by_what_jpeg_loses(stores):
+@pytest.fixture(scope="module")
+def model():
     backbone = resolve_backbone("test_resnet")
     torch.manual_seed(0)
     network = build_network(backbone, 4, size=32).eval()
-    model = Model(network, backbone, 32, CPU, torch.float32, shift=np.zeros(4))
+    return Model(network, backbone, 32, CPU, torch.float32, shift=np.zeros(4))
+
+
+def test_predictions_differ_by_what_jpeg_loses(stores, model):
     raw, jpeg = (np.exp(model.log_probs(store, np.arange(20), ("centre",), batch_size=8)) for store in stores)
     assert 0 < np.abs(raw - jpeg).max() < 0.02
+
+
+def test_every_view_is_its_box_resampled_also_where_it_mirrors_the_one_before(stores, model, monkeypatch):
+    views, store, made = ("centre", "mirror", "zoom-mirror", "zoom", "zoom@48", "mirror@48"), stores[0], []
+
+    def resampled(pixels, boxes, *, size, backbone):
+        made.append(size)
+        return network_input(pixels, boxes, size=size, backbone=backbone)
+
+    monkeypatch.setattr(model_module, "network_input", resampled)
+    rows = np.array([7, 2, 5])
+    seen = [list(batch) for batch in model.inputs(store, rows, views, batch_size=2)]
+    assert made == [32, 32, 48, 48] * 2  # the second and the fourth are mirror images
+    pixels = torch.from_numpy(np.stack([store.pixels[row] for row in rows.tolist()]))
+    for i, view in enumerate(views):
+        boxes = view_boxes(
+            view, width=store.width[rows], height=store.height[rows], crop_share=model.backbone.crop_share
+        )
+        expected = network_input(pixels, boxes, size=view_size(view, 32), backbone=model.backbone)
+        torch.testing.assert_close(torch.cat([batch[i] for batch in seen]), expected, rtol=0, atol=1e-3)
 
 
 def test_a_fold_that_trains_on_jpegs_has_the_same_bytes_every_time_and_others_than_on_raw_pixels(tmp_path):
