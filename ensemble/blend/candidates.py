@@ -31,7 +31,7 @@ class FitInput:
 
     @cached_property
     def log_pools(self) -> LogPoolFits:
-        """Both fits of weighted log-probabilities, which share their readings of the members."""
+        """The fits of log-probabilities, which share their readings of the members."""
         return fit_log_pools(self.members)
 
 
@@ -83,8 +83,13 @@ CANDIDATES = (
     Candidate("geometric", "mean of log-probabilities, equal weights", _each("log", _equal)),
     Candidate("single", "the best member alone", _each("mean", lambda data: data.best_of(np.eye(data.n_members)))),
     Candidate("convex", "mean of probabilities, weights of least log loss", _each("mean", lambda data: data.convex)),
+    Candidate(
+        "geometric-bias",
+        "mean of log-probabilities with a bias per class, of least log loss",
+        lambda given: given.log_pools.shared,
+    ),
     Candidate("log", "weighted log-probabilities of least log loss", lambda given: given.log_pools.plain),
-    Candidate("log-bias", "the same with a bias per class", lambda given: given.log_pools.biased),
+    Candidate("log-bias", "weighted log-probabilities with a bias per class", lambda given: given.log_pools.biased),
     Candidate("greedy", "mean of members taken greedily, with replacement", _each("mean", lambda data: data.greedy)),
     Candidate("search", "mean of probabilities, weights by Optuna on the metric", _search),
 )

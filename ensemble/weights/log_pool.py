@@ -9,7 +9,7 @@ Measured at 15 members x 88,220 images: 0.85 s, and 33 s by L-BFGS fold after fo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,10 +28,14 @@ MOST_STEPS = 60
 
 
 class LogPoolFits(NamedTuple):
-    """Without and with a bias per class, of mean 0: the fit on all images, then those without one fold each."""
+    """Weights without and with a bias per class, of mean 0; one weight for all members, with biases.
+
+    Of each the fit on all images, then those without one fold each.
+    """
 
     plain: list[Recipe]
     biased: list[Recipe]
+    shared: list[Recipe]
 
 
 class Local(NamedTuple):
@@ -51,23 +55,37 @@ class Piece(NamedTuple):
 
 
 def fit_log_pools(members: Members) -> LogPoolFits:
-    """Both fits; the second begins at the first."""
-    n_members, folds = len(members), list(range(members.rows.n_folds))
-    pieces = [
-        Piece(fold, partial(members.stacked, rows), members.rows.target[rows])
-        for fold in folds
-        for rows in members.pieces(members.rows.of_fold(fold), size=PIECE_ROWS)
+    """All three fits; the second begins at the first."""
+    rows, n_members, n_classes = members.rows, len(members), len(members.rows.classes)
+    places = [
+        (fold, place) for fold in range(rows.n_folds) for place in members.pieces(rows.of_fold(fold), size=PIECE_ROWS)
     ]
+    pieces = [Piece(fold, partial(members.stacked, place), rows.target[place]) for fold, place in places]
+    plain, biased = _fit(pieces, n_members, (0, n_classes))
+    (shared,) = _fit([one._replace(probs=partial(_as_one, one.probs)) for one in pieces], 1, (n_classes,))
+    alike = [replace(one, weights=np.repeat(one.weights / n_members, n_members)) for one in shared]
+    return LogPoolFits(plain, biased, alike)
+
+
+def _as_one(probs: Callable[[], np.ndarray]) -> np.ndarray:
+    """A member whose score is the mean of all members' scores. (1, n, C) float32"""
+    floor = np.float32(FLOOR)
+    return np.exp(np.log(probs() + floor).mean(axis=0, keepdims=True)) - floor
+
+
+def _fit(pieces: Sequence[Piece], n_members: int, numbers_of_biases: Sequence[int]) -> list[list[Recipe]]:
+    """For each number of biases the fit on all images and those without one fold each; each begins at the one before"""
+    folds, images = sorted({piece.fold for piece in pieces}), sum(len(piece.target) for piece in pieces)
     sampled = []  # every so many images, kept in memory
-    if len(members.rows) > 2 * WARM_ROWS:
-        stride = len(members.rows) // WARM_ROWS
+    if images > 2 * WARM_ROWS:
+        stride = images // WARM_ROWS
         some = in_threads(lambda piece: np.ascontiguousarray(piece.probs()[:, ::stride]), pieces)
         sampled = [
             Piece(piece.fold, partial(np.asarray, probs), piece.target[::stride])
             for piece, probs in zip(pieces, some, strict=True)
         ]
     point, fits = np.full(n_members, 1 / n_members), []
-    for n_biases in (0, len(members.rows.classes)):
+    for n_biases in numbers_of_biases:
         lower = np.append(np.zeros(n_members), np.full(n_biases, -np.inf))
         point = np.append(point, np.zeros(n_biases))
         if sampled:
@@ -76,7 +94,7 @@ def fit_log_pools(members: Members) -> LogPoolFits:
         point = loss.minimise(point)
         points = [point, *(loss.without(fold) for fold in folds)]
         fits.append([_recipe(one, n_members) for one in points])
-    return LogPoolFits(*fits)
+    return fits
 
 
 @dataclass

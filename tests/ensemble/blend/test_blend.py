@@ -148,7 +148,7 @@ def test_one_member_is_blended_with_nothing(work, folds):
     assert result.blend.crossfit == pytest.approx(topk_error(np.exp(small_oof(folds, 0)), folds.target, k=3))
 
 
-@pytest.mark.parametrize("keep", ["equal", "geometric", "log", "log-bias", "search"])
+@pytest.mark.parametrize("keep", ["equal", "geometric", "geometric-bias", "log", "log-bias", "search"])
 def test_a_stored_blend_is_applied_as_by_hand(work, keep):
     made = make_blend(work, replace(QUICK, keep=keep), seed=0).blend
     stored = load_blend(work.blend)
@@ -206,7 +206,7 @@ def test_a_damaged_blend_json_is_refused(made, tmp_path, change, sentence):
 
 def test_a_blend_or_candidate_that_is_not_there_is_answered_with_the_next_command(work):
     assert refusal(load_blend, work.blend)[1] == "`python run.py blend`"
-    names = "equal, geometric, single, convex, log, log-bias, greedy, search"
+    names = "equal, geometric, single, convex, geometric-bias, log, log-bias, greedy, search"
     fault = f"there is no candidate loog; there are {names}"
     assert refusal(make_blend, work, replace(QUICK, keep="loog"), seed=0) == (fault, "`python run.py blend`")
 

@@ -45,26 +45,30 @@ def test_log_loss_weights_are_those_of_a_general_optimiser_and_pass_their_certif
     assert (true_probs / mix).mean(axis=1).max() <= 1 + 1e-4  # Cover 1984: at the optimum no member has a mean above 1
 
 
-def test_weighted_log_probabilities_are_those_of_a_general_optimiser(work):
+@pytest.mark.parametrize("is_shared", [False, True], ids=["a weight for each member", "one weight for all"])
+def test_log_probabilities_with_biases_are_those_of_a_general_optimiser(work, is_shared):
     members = load_members(work)
     score = np.log(members.stacked(slice(0, 600)).astype(np.float64) + FLOOR)
-    target = members.rows.target
+    if is_shared:
+        score = score.mean(axis=0, keepdims=True)
+    target, m = members.rows.target, len(score)
 
     def loss(point: np.ndarray, rows: np.ndarray) -> float:
-        z = np.tensordot(point[:3], score[:, rows], 1) + point[3:]
+        z = np.tensordot(point[:m], score[:, rows], 1) + point[m:]
         own = z[np.arange(len(z)), target[rows]]
         nll = (np.log(np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1)) + z.max(axis=1) - own).mean()
-        shrink = WEIGHT_SHRINKAGE / 2 * ((point[:3] - 1 / 3) ** 2).sum()
-        return float(nll + shrink + (point[3:] ** 2).sum() / (2 * BIAS_SD**2 * rows.sum()))
+        shrink = WEIGHT_SHRINKAGE / 2 * ((point[:m] - 1 / m) ** 2).sum()
+        return float(nll + shrink + (point[m:] ** 2).sum() / (2 * BIAS_SD**2 * rows.sum()))
 
-    parts = [np.ones(600, bool), *(members.rows.fold != k for k in range(3))]
-    for recipe, rows in zip(fit_log_pools(members).biased, parts, strict=True):
-        found = np.append(recipe.weights, recipe.bias)
-        start = np.append(np.full(3, 1 / 3), np.zeros(8))
-        bounds = [(0, None)] * 3 + [(None, None)] * 8
+    parts, fits = [np.ones(600, bool), *(members.rows.fold != k for k in range(3))], fit_log_pools(members)
+    for recipe, rows in zip(fits.shared if is_shared else fits.biased, parts, strict=True):
+        weights = recipe.weights.sum(keepdims=True) if is_shared else recipe.weights
+        assert len(np.unique(recipe.weights)) == m
+        start = np.append(np.full(m, 1 / m), np.zeros(8))
+        bounds = [(0, None)] * m + [(None, None)] * 8
         general = minimize(loss, start, args=(rows,), bounds=bounds, method="L-BFGS-B", options={"maxiter": 500})
-        best = loss(np.append(general.x[:3], general.x[3:] - general.x[3:].mean()), rows)
-        assert loss(found, rows) <= best + 1e-4
+        best = loss(np.append(general.x[:m], general.x[m:] - general.x[m:].mean()), rows)
+        assert loss(np.append(weights, recipe.bias), rows) <= best + 1e-4
 
 
 def test_weights_without_a_fold_do_not_know_that_fold(work, folds):
