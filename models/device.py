@@ -136,9 +136,13 @@ def _fuse(network: nn.Module, changed: list[nn.Module], *, size: int, learns: bo
     known = (nn.Conv2d, Conv2dSame, nn.BatchNorm2d, BatchNormAct2d)  # and none of the classes made of these
     hooks = [module.register_forward_hook(look) for module in network.modules() if type(module) in known]
     seen = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    before = network(seen)
-    for hook in hooks:
-        hook.remove()
+    try:
+        before = network(seen)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not pairs:
+        return
     if learns:  # a batch norm without parameters may, by its statistics
         frozen = [pair for pair in pairs if not any(own.requires_grad for one in pair for own in one.parameters())]
         pairs = [pair for pair in frozen if pair[1].affine]

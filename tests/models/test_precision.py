@@ -233,3 +233,12 @@ def test_what_learns_is_not_fused_and_gets_the_gradient_that_it_had():
     assert gradients[0].keys() == gradients[1].keys()
     for name, expected in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_a_network_that_fails_meanwhile_is_left_as_it_was():
+    network = stirred(timm.create_model("test_resnet", num_classes=7))
+    network.fc = nn.Linear(1, 7)  # takes none of its features
+    with pytest.raises(RuntimeError), fused(network, size=32, device=CPU):
+        pass
+    assert n_fused(network) == 0
+    assert not any(one._forward_hooks for one in network.modules())
