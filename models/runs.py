@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -113,6 +114,17 @@ def begun_settings(workspace: Workspace, run: str) -> Iterator[dict[str, Any]]:
         yield read_json(path, hint=f"remove {path.parent} to train it anew")
 
 
+def flat_settings(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A settings.json in one level."""
+    return {**{key: value for key, value in stored.items() if key != "settings"}, **stored.get("settings", {})}
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Those of the settings `now` that were others before, such as `lr 0.1 -> 0.2`; empty if none were."""
+    changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
+    return first_few(changed, most=4)
+
+
 def kind_of(workspace: Workspace, run: str) -> Kind | None:
     """What a run without a network of its own is; None of trained networks."""
     return cast("Kind | None", next((stored.get("kind") for stored in begun_settings(workspace, run)), None))
@@ -137,7 +149,8 @@ def own_size(workspace: Workspace, run: str) -> int | None:
             sizes = [int(size) for size in str(given).split(SIDE_BY_SIDE)]
             return round(sum(sizes) / len(sizes))  # of several backbones
         for path in sorted((workspace.models / run).glob("fold*/log.jsonl")):  # the weights' own, which timm knows
-            return read_log_line(path.read_text().splitlines()[-1]).image_size
+            if rows := read_log(path):
+                return rows[-1].image_size
     return None
 
 
@@ -175,10 +188,6 @@ def _weights_file(settings: TrainSettings) -> Path | None:
 
 def refuse_other_settings(workspace: Workspace, wanted: Mapping[str, Any]) -> None:
     """Refuse a run that was begun with other settings, naming what differs, and the name of an added member."""
-
-    def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-        return {**{key: value for key, value in settings.items() if key != "settings"}, **settings.get("settings", {})}
-
     run = wanted["run"]
     if (workspace.members / run).is_dir():
         raise UserError(
@@ -186,11 +195,10 @@ def refuse_other_settings(workspace: Workspace, wanted: Mapping[str, Any]) -> No
             hint=f"`--run NEW-NAME`, or remove {workspace.members / run}",
         )
     for stored in begun_settings(workspace, run):
-        before, now = flat(stored), flat(wanted)
-        changed = [f"{key} {before.get(key)} -> {now.get(key)}" for key in now if before.get(key) != now[key]]
+        changed = changed_settings(flat_settings(stored), flat_settings(wanted))
         if changed:
             raise UserError(
-                f"the run {run} was begun with other settings: {first_few(changed, most=4)}",
+                f"the run {run} was begun with other settings: {changed}",
                 hint=f"`--run NEW-NAME` for a second run beside it, or remove {workspace.models / run} to begin again",
             )
 
@@ -240,6 +248,15 @@ def log_line(row: EpochRow) -> str:
     figures = dataclasses.asdict(row).items()
     known = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in figures}
     return json.dumps(known) + "\n"
+
+
+def read_log(path: Path) -> list[EpochRow]:
+    """The epochs in a `log.jsonl`, none where there is no such file; what follows damage, or a cut, does not count."""
+    rows: list[EpochRow] = []
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            rows.append(read_log_line(line))  # noqa: PERF401  # those before the damage stay
+    return rows
 
 
 def read_log_line(line: str) -> EpochRow:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from folds.base.errors import UserError, visible
-from folds.base.workspace import Workspace, write_bytes
-from models.runs import read_log_line
+from folds.base.workspace import Workspace, read_json, write_bytes
+from models.runs import flat_settings, read_log
 from models.settings import TrackSettings
 from models.watch.events import EpochRow, FoldDone, FoldFailed, FoldStarted, JobEvent, JobKey, Verdict
 
@@ -127,11 +126,8 @@ class Tracking:
         self._open[job] = []
         for tracker in list(self.trackers):
             with self._left_out_if_it_fails(tracker):
-                rows = []
-                with suppress(OSError, ValueError, TypeError):  # a log that cannot be read
-                    lines = (job.folder(self.workspace) / "log.jsonl").read_text(encoding="utf-8").splitlines()
-                    rows = [row for row in map(read_log_line, lines) if row.epoch < before]
-                self._open[job].append(tracker(self.workspace, job, rows))
+                rows = read_log(job.folder(self.workspace) / "log.jsonl")
+                self._open[job].append(tracker(self.workspace, job, [row for row in rows if row.epoch < before]))
 
     def _each(self, job: JobKey, do: Callable[[Curves], None]) -> None:
         for curves in self._open[job]:
@@ -190,7 +186,5 @@ def row_figures(row: EpochRow) -> dict[str, float]:
 
 def read_settings(workspace: Workspace, key: JobKey) -> dict[str, Any]:
     """What a fold's `settings.json` says, in one level; lists as text."""
-    stored: dict[str, Any] = json.loads((key.folder(workspace) / "settings.json").read_text(encoding="utf-8"))
-    known = {"run", "backbone", "weights", "seed", "folds_digest"}
-    flat = {**{key: stored[key] for key in sorted(known & stored.keys())}, **stored["settings"]}
-    return {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in flat.items()}
+    flat = flat_settings(read_json(key.folder(workspace) / "settings.json", hint=""))
+    return {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in flat.items()}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from folds.base.workspace import read_json
-from models.runs import begun_settings, done_folds, read_log_line
+from models.runs import begun_settings, done_folds, read_log
 from models.watch.events import EpochRow
 from submissions.report.plots import Chart, lines
 from submissions.report.workfolder import WorkFolder
@@ -35,7 +34,7 @@ def _run(work: WorkFolder, name: str, number: int) -> dict[str, Any]:
     root = work.workspace.models / name
     done = done_folds(work.workspace, name)
     folders = {int(path.name[4:]): path for path in root.glob("fold[0-9]*") if path.name[4:].isdecimal()}
-    logs = {fold: _log(folders[fold] / "log.jsonl") for fold in sorted(folders)}
+    logs = {fold: read_log(folders[fold] / "log.jsonl") for fold in sorted(folders)}
     stored = work.attempt(lambda: next(begun_settings(work.workspace, name), {})) or {}
     settings, rows = stored.get("settings", {}), []
     advice: dict[tuple[str, str], list[int]] = {}  # the folds of each verdict and what it advises
@@ -66,15 +65,6 @@ def _run(work: WorkFolder, name: str, number: int) -> dict[str, Any]:
         "advice": [{"folds": own, "verdict": kind, "sentence": words} for (kind, words), own in advice.items()],
         "charts": charts,
     }
-
-
-def _log(path: Path) -> list[EpochRow]:
-    """The epochs of a fold; a last line that a kill cut off does not count."""
-    rows: list[EpochRow] = []
-    with suppress(FileNotFoundError, ValueError, TypeError):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            rows.append(read_log_line(line))  # noqa: PERF401  # those before the cut stay
-    return rows
 
 
 def _charts(root: Path, logs: Sequence[Sequence[EpochRow]], number: int) -> Iterator[Chart]:

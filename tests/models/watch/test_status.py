@@ -1,10 +1,13 @@
-"""Tests the table of runs x folds."""
+"""Tests what is read of runs: the table of runs x folds, and logs of epochs."""
 
 import io
 
+import pytest
 from rich.console import Console
 
-from folds.base.workspace import Workspace, write_json
+from folds.base.workspace import Workspace, write_bytes, write_json
+from models.runs import log_line, own_size, read_log
+from models.watch.events import EpochRow
 from models.watch.tables import status_table
 
 
@@ -25,3 +28,14 @@ def test_the_column_of_refits_is_there_where_a_run_has_one(tmp_path):
     write_json(workspace.refit("a") / "done.json", {"fold": "all"})
     assert shown(workspace)[1].split()[-2:] == ["sd", "all"]
     assert [line.split()[-1] for line in shown(workspace)[-2:]] == ["x", "."]
+
+
+@pytest.mark.parametrize("damage", [b"[]", b"3", b"{", b'{"epoch": 2}', b"\xff\xfe", b""])
+def test_damage_to_a_log_ended_report_or_views_in_a_traceback(tmp_path, damage):
+    workspace, row = Workspace(tmp_path), EpochRow(1, 1e-3, 32, 1.0, 0.75, 0.5, 0.25, 100.0, 10.0)
+    line, paths = log_line(row).encode(), [workspace.fold("a", fold) / "log.jsonl" for fold in range(2)]
+    write_bytes(paths[0], damage + b"\n" + line)
+    write_bytes(paths[1], line + line + damage)
+    assert list(map(read_log, [*paths, tmp_path])) == [[], [row, row], []]
+    write_json(workspace.fold("a", 0) / "settings.json", {"settings": {"image_size": None}})
+    assert own_size(workspace, "a") == 32
