@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from ensemble.members.oof_file import StoredPredictions, open_predictions, refuse_changed
-from ensemble.members.run import Block, Run, is_added, remake_hint
+from ensemble.members.run import Block, Run, is_added
 from ensemble.members.training_rows import Rows
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, read_json
-from models.runs import done_folds, done_refit
+from models.runs import KNN, PROBE, begun_settings, changed_settings, done_folds, done_refit, flat_settings
 
 
 def list_runs(workspace: Workspace) -> tuple[str, ...]:
@@ -39,8 +40,10 @@ def open_run(
     """
     added = (workspace.members / name / "done.json").is_file()
     root = (workspace.members if added else workspace.models) / name
-    opened = _Opened(name, root, rows, remake_hint(root))
-    done = {root: read_json(root / "done.json", hint=opened.hint)} if added else opened.done_folds(workspace)
+    begun: dict[str, Any] = {} if added else next(begun_settings(workspace, name), {})
+    hint = _add_again(root) if added else _predict_again(root, begun.get("kind"))
+    opened = _Opened(name, root, rows, hint)
+    done = {root: read_json(root / "done.json", hint=hint)} if added else opened.done_folds(workspace)
     digests = opened.digests(done, checked="" if tests_only else "oof.npz")
     folders = [root / f"fold{k}" for k in rows.folds] if added else list(done)
     files = [folder / "test.npz" for folder in done] if tests_only else [folder / "oof.npz" for folder in folders]
@@ -48,8 +51,12 @@ def open_run(
     for k, file in enumerate(files):
         stored.append(opened.predictions(file, f"fold {k}", first=stored[0] if stored else None))
     if not added and (refit := done_refit(workspace, name)):
-        done[workspace.refit(name)] = refit
-        digests |= opened.refit_digests(workspace.refit(name), refit, stored[0], tests_only=tests_only)
+        folder = workspace.refit(name)
+        done[folder] = refit
+        opened_refit = replace(opened, hint=f"remove {folder}, then `python run.py train --fold all --run {name}`")
+        digests |= opened_refit.digests({folder: refit}, checked="" if tests_only else "test.npz")
+        opened_refit.refuse_other_settings(folder, stored[0].path.parent)
+        opened_refit.predictions(folder / "test.npz", "its refit", first=stored[0])
     known, use_views = stored[0].classes, opened.places_of_views(stored[0].views, views)
     in_use = [] if tests_only else [stored[folders.index(root / f"fold{number}")] for number in rows.folds]
     first = next(iter(done.values()))
@@ -62,16 +69,35 @@ def open_run(
         use_views=use_views,
         columns=None if known == rows.classes else np.array([known.index(label) for label in rows.classes]),
         seed=first.get("seed"),
-        settings={} if added else _settings_without_seed(folders[0]),
+        settings={key: value for key, value in begun.items() if key not in ("seed", "run")},
         digests=digests,
+        remake_hint=hint,
         warnings=tuple(first.get("warnings", ())),
         is_of_columns="columns" in first,
     )
 
 
+def _add_again(root: Path) -> str:
+    """What makes the predictions of an added member again: its files, or its columns."""
+    command = f"`python run.py add {root.name} --oof FILE --test FILE`"
+    with suppress(UserError):  # its record may be what is damaged
+        if "columns" in read_json(root / "done.json", hint=""):
+            command = f"`python run.py table CSV --name {root.name}`"
+    return f"{command}, or remove {root}"
+
+
+def _predict_again(root: Path, kind: str | None) -> str:
+    """What makes a run's predictions again: another probe, another lookup, or one more pass of its networks."""
+    if kind == PROBE:
+        return f"remove {root}, then `python run.py probe` with its backbone"
+    if kind == KNN:
+        return f"remove {root}, then `python run.py knn --run {root.name.removesuffix(f'-{KNN}')}`"
+    return f"`python run.py predict --run {root.name}`"
+
+
 @dataclass(frozen=True)
 class _Opened:
-    """A run while it is opened; hint: what makes its predictions again."""
+    """A run, or its refit on all images, while it is opened; hint: what makes its predictions again."""
 
     name: str
     root: Path
@@ -93,67 +119,54 @@ class _Opened:
         # Of a run in parts all networks that are done predict the test images.
         return {self.root / f"fold{k}": there[k] for k in (there if self.rows.is_partial else self.rows.folds)}
 
-    def digests(self, done: Mapping[Path, Any], *, checked: str, hint: str = "") -> dict[str, str]:
+    def digests(self, done: Mapping[Path, Any], *, checked: str) -> dict[str, str]:
         """The digests that each `done.json` records; the files called `checked` are compared with theirs now."""
-        hint, digests = hint or self.hint, {}
+        digests = {}
         for folder, record in done.items():
             files = record.get("files") if isinstance(record, dict) else None
             if not isinstance(files, dict):
                 place = (folder / "done.json").relative_to(self.root)
-                raise UserError(f"{self.name}: {place} names no files", hint=hint)
+                raise UserError(f"{self.name}: {place} names no files", hint=self.hint)
             for path, expected in sorted((folder / file, expected) for file, expected in files.items()):
                 place = path.relative_to(self.root).as_posix()
                 digests[place] = str(expected)
                 if not path.is_file():
-                    raise UserError(f"{self.name} lacks its file {place}", hint=hint)
+                    raise UserError(f"{self.name} lacks its file {place}", hint=self.hint)
                 if path.name in (checked, "settings.json"):
-                    way_out = hint if path.name == checked else f"remove {folder} and train it again"
-                    refuse_changed(path, expected, what=f"{self.name}: {place}", hint=way_out)
+                    hint = self.hint if path.name == checked else f"remove {folder} and train it again"
+                    refuse_changed(path, expected, what=f"{self.name}: {place}", hint=hint)
         return digests
 
-    def predictions(
-        self, path: Path, what: str, *, first: StoredPredictions | None = None, hint: str = ""
-    ) -> StoredPredictions:
+    def predictions(self, path: Path, what: str, *, first: StoredPredictions | None) -> StoredPredictions:
         """A file of predictions. Refuses those made on other folds or for other classes, or unlike the first ones."""
-        stored, rows, hint = open_predictions(path, hint=hint or self.hint), self.rows, hint or self.hint
+        stored, rows, hint = open_predictions(path, hint=self.hint), self.rows, self.hint
         first = first or stored
-        odd = sorted(set(stored.classes) ^ set(rows.classes))
-        counts = f"{len(stored.classes)} classes where the folds have {len(rows.classes)}"
-        views = f"({', '.join(stored.views)}) than fold 0 ({', '.join(first.views)})"
-        predict = f"`python run.py predict --run {self.name} --views {','.join(first.views)}`"
-        other_folds = f"other folds ({stored.folds_digest}) than this work folder's ({rows.digest})"
-        for is_wrong, fault, way_out in (
-            (stored.folds_digest != rows.digest, f"was made on {other_folds}", hint),
-            (
-                odd or len(stored.classes) != len(rows.classes),
-                f"has {counts}; the difference is {first_few(odd)}",
-                hint,
-            ),
-            (stored.views != first.views, f"has other views or view order {views}", predict),
-            (stored.classes != first.classes, "has its classes in another order than fold 0", self.hint),
-        ):
-            if is_wrong:
-                raise UserError(f"{self.name}: {what} {fault}", hint=self.hint if is_added(self.root) else way_out)
-        return stored
+        if stored.folds_digest != rows.digest:
+            fault = f"was made on other folds ({stored.folds_digest}) than this work folder's ({rows.digest})"
+        elif sorted(stored.classes) != sorted(rows.classes):
+            odd = sorted(set(stored.classes) ^ set(rows.classes))
+            counts = f"{len(stored.classes)} classes where the folds have {len(rows.classes)}"
+            fault = f"has {counts}; the difference is {first_few(odd)}"
+        elif stored.views != first.views:
+            views = f"({', '.join(stored.views)}) than fold 0 ({', '.join(first.views)})"
+            fault = f"has other views or view order {views}"
+            if not is_added(self.root):
+                hint = f"`python run.py predict --run {self.name} --views {','.join(first.views)}`"
+        elif stored.classes != first.classes:
+            fault = "has its classes in another order than fold 0"
+        else:
+            return stored
+        raise UserError(f"{self.name}: {what} {fault}", hint=hint)
 
-    def refit_digests(
-        self, folder: Path, done: dict[str, Any], first: StoredPredictions, *, tests_only: bool
-    ) -> dict[str, str]:
-        """The digests of a run's refit, once it is checked like a fold; refuses other settings than a fold's."""
-        hint = f"remove {folder}, then `python run.py train --fold all --run {self.name}`"
-        digests = self.digests({folder: done}, checked="" if tests_only else "test.npz", hint=hint)
-        fold = first.path.parent
-        now, before = (_flat(read_json(one / "settings.json", hint=hint)) for one in (folder, fold))
-        keys = dict.fromkeys([*before, *now])
-        changed = [f"{key} {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
+    def refuse_other_settings(self, refit: Path, fold: Path) -> None:
+        """Refuse a refit, in its folder, that was trained with other settings than a fold."""
+        now, before = (flat_settings(read_json(one / "settings.json", hint=self.hint)) for one in (refit, fold))
+        changed = changed_settings(before, {**dict.fromkeys(before), **now})
         if changed:
             raise UserError(
-                f"{self.name}: its refit on all images was trained with other settings than its folds:"
-                f" {first_few(changed, most=4)}",
-                hint=hint,
+                f"{self.name}: its refit on all images was trained with other settings than its folds: {changed}",
+                hint=self.hint,
             )
-        self.predictions(folder / "test.npz", "its refit", first=first, hint=hint)
-        return digests
 
     def places_of_views(self, there: tuple[str, ...], views: tuple[str, ...] | None) -> tuple[int, ...]:
         """Where the views in use (all by default) stand among those that are there."""
@@ -183,16 +196,3 @@ class _Opened:
             if len(names):
                 raise UserError(f"{what} {fault} {first_few(list(names))}", hint=self.hint)
         return Block(place.start, stored, first[np.searchsorted(ids, expected)])
-
-
-def _settings_without_seed(folder: Path) -> dict[str, Any]:
-    """The settings that siblings share; none where the file is absent, and then there are no siblings."""
-    path = folder / "settings.json"
-    settings = read_json(path, hint="`python run.py train`") if path.is_file() else {}
-    return {key: value for key, value in settings.items() if key not in ("seed", "run", "fold")}
-
-
-def _flat(stored: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run or a refit as one dict, without the number of the fold."""
-    kept = {key: value for key, value in stored.items() if key not in ("settings", "fold")}
-    return {**kept, **stored.get("settings", {})}

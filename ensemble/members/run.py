@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ import numpy as np
 
 from ensemble.members.oof_file import CHUNK_ROWS, StoredPredictions, open_predictions, refuse_changed
 from folds.base.errors import UserError, first_few
-from folds.base.workspace import read_json
 from models.predict.predictions import ROW_SUM_TOLERANCE, average_views
-from models.runs import KNN, PROBE
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,7 @@ class Run:
     seed: int | None
     settings: Mapping[str, Any] = field(repr=False)  # without seed and name: equal settings make siblings
     digests: Mapping[str, str] = field(repr=False)  # of every file, by its path below the run
+    remake_hint: str = field(repr=False)  # what makes its predictions again
     warnings: tuple[str, ...] = ()
     is_of_columns: bool = False  # and of no pixels
 
@@ -88,18 +86,13 @@ class Run:
             odd = np.setdiff1d(image_id, stored.image_id) if some else np.setxor1d(image_id, stored.image_id)
             fault = "has no prediction for" if some else "predicts other test images than the other files do:"
             raise UserError(f"{self.name}: {place} {fault} {first_few(list(odd))}", hint=hint)
-        in_order = np.array_equal(rows, np.arange(len(order)))
+        block = Block(0, stored, None if np.array_equal(rows, np.arange(len(order))) else rows)
         for start in range(0, len(rows), CHUNK_ROWS):
             stop = min(start + CHUNK_ROWS, len(rows))
-            probs = self.averaged(stored.rows(start, stop) if in_order else stored.scattered_rows(rows[start:stop]))
+            probs = self.averaged(block.log_probs(start, stop))
             if not (np.abs(probs.sum(axis=1) - 1) <= ROW_SUM_TOLERANCE).all():
                 raise UserError(f"{self.name}: {place} holds NaN, or rows that do not sum to 1", hint=hint)
             yield slice(start, stop), probs
-
-    @property
-    def remake_hint(self) -> str:
-        """The command that makes its predictions again."""
-        return remake_hint(self.root)
 
     def with_views(self, views: tuple[str, ...]) -> Run:
         """The same run with some of its views in use."""
@@ -114,19 +107,3 @@ class Run:
 def is_added(root: Path) -> bool:
     """Whether another tool or columns made these predictions: no network here can predict them again."""
     return root.parent.name == "members"
-
-
-def remake_hint(root: Path) -> str:
-    """What makes a run's predictions again: its networks, one more pass, another lookup, or an added member's files."""
-    if is_added(root):
-        with suppress(UserError):  # its record may be what is damaged
-            if "columns" in read_json(root / "done.json", hint=""):
-                return f"`python run.py table CSV --name {root.name}`, or remove {root}"
-        return f"`python run.py add {root.name} --oof FILE --test FILE`, or remove {root}"
-    paths = sorted(root.glob("fold*/settings.json"))
-    kinds = {read_json(path, hint=f"remove {path.parent} and train it again").get("kind") for path in paths}
-    if PROBE in kinds:
-        return f"remove {root}, then `python run.py probe` with its backbone"
-    if KNN in kinds:
-        return f"remove {root}, then `python run.py knn --run {root.name.removesuffix(f'-{KNN}')}`"
-    return f"`python run.py predict --run {root.name}`"
