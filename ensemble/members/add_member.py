@@ -15,6 +15,7 @@ import pandas as pd
 from ensemble.members.external import External, read_external, refuse_repeated
 from ensemble.members.oof_file import file_digest
 from ensemble.settings import AddSettings
+from ensemble.weights.recipe import softmax
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, write_json
 from folds.manifest.manifest import read_manifest, usable_rows
@@ -49,8 +50,9 @@ def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddRes
     folds = load_folds(workspace)
     oof = _read(settings.oof, settings.oof_ids, settings, folds)
     test = _read(settings.test, settings.test_ids, settings, folds)
-    warnings = _check_folds(name, oof, folds, trust=settings.trust_folds)
     oof_rows, oof_unused = _joined(oof, folds.image_id)
+    fold = None if oof.fold is None else oof.fold[oof_rows]
+    warnings = _check_folds(name, fold, folds, trust=settings.trust_folds)
     test_id = np.sort(test.image_id)  # without a manifest the file's own
     if workspace.manifest.is_file():
         test_id = np.sort(usable_rows(read_manifest(workspace), split="test")["image_id"].to_numpy(str))
@@ -108,8 +110,7 @@ def _as_probs(made: External, folds: Folds, *, logits: bool) -> tuple[np.ndarray
     if bad.any():
         raise UserError(f"{file} has NaN or infinity for {first_few(made.image_id[bad].tolist())}")
     if logits:
-        odds = np.exp(values - values.max(axis=1, keepdims=True))
-        return odds / odds.sum(axis=1, keepdims=True), []
+        return softmax(values), []
     off = np.abs(values.sum(axis=1) - 1)
     bad = (values < 0).any(axis=1) | (off > RENORMALISED)
     if bad.any():
@@ -123,16 +124,18 @@ def _as_probs(made: External, folds: Folds, *, logits: bool) -> tuple[np.ndarray
     return values / values.sum(axis=1, keepdims=True), notes if uneven else []
 
 
-def _check_folds(name: str, oof: External, folds: Folds, *, trust: bool) -> list[str]:
-    """Refuse predictions that are not known to be out of these folds; a warning where the user says that they are."""
-    if oof.fold is not None:
-        rows, _ = _joined(oof, folds.image_id)
-        pairs = len({*zip(oof.fold[rows].tolist(), folds.fold.tolist(), strict=True)})
-        if pairs == folds.n_folds == len(np.unique(oof.fold[rows])):
+def _check_folds(name: str, fold: np.ndarray | None, folds: Folds, *, trust: bool) -> list[str]:
+    """Refuse predictions that are not known to be out of these folds; a warning where the user says that they are.
+
+    fold (N,) int: what the file says, rows as in `folds.csv`; None: nothing
+    """
+    if fold is not None:
+        pairs = {*zip(fold.tolist(), folds.fold.tolist(), strict=True)}
+        if len(pairs) == folds.n_folds == len(np.unique(fold)):
             return []
     if trust:
         return ["its folds are trusted, not known to be those of this work folder"]
-    fault = "does not say on which folds it was made" if oof.fold is None else "was made on other folds"
+    fault = "does not say on which folds it was made" if fold is None else "was made on other folds"
     raise UserError(
         f"{name} {fault}", hint="`--trust-folds` if every row was predicted by a model that had not seen its image"
     )

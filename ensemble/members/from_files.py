@@ -11,7 +11,7 @@ from ensemble.members.add_member import add_member
 from ensemble.members.external import refuse_repeated
 from ensemble.members.oof_file import open_predictions
 from ensemble.settings import AddSettings, FileSettings
-from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv
+from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv, read_given
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, write_bytes
 from folds.manifest.manifest import class_order
@@ -63,7 +63,7 @@ def _member(text: str) -> tuple[str, str, str]:
 
 def _copy_sample(workspace: Workspace, path: Path) -> list[str]:
     """Take a sample submission into the work folder; returns its ids."""
-    data = _read(path)
+    data = read_given(path, hint="`--sample-csv FILE`")
     write_bytes(workspace.sample, data)
     table = read_csv(data, name=path.name)
     return table.column(pick_column(table, ID_NAMES, what="id", flag="--sample-csv", position=0))
@@ -71,7 +71,7 @@ def _copy_sample(workspace: Workspace, path: Path) -> list[str]:
 
 def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) -> list[str]:
     """Write `folds.csv` from ids and labels. Returns warnings."""
-    table = read_csv(_read(path), name=path.name)
+    table = read_csv(read_given(path, hint=LABELS_HINT), name=path.name)
     id_column = pick_column(table, ID_NAMES, what="id", flag="--labels", position=0)
     label_column = pick_column(table, LABEL_NAMES, what="label", flag="--labels", position=1)
     wanted = ((id_column, "id"), (label_column, "label"))
@@ -117,10 +117,3 @@ def _drawn_folds(target: np.ndarray, group: np.ndarray, *, n_folds: int, seed: i
     fold = stratified_group_folds(target, group, n_folds=n_folds, seed=seed)
     assert (np.unique(fold) == np.arange(n_folds)).all(), f"folds {np.unique(fold)}, not 0 to {n_folds - 1}"
     return fold
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as err:
-        raise UserError(f"cannot read {path}: {err.strerror}") from err

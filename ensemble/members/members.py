@@ -68,7 +68,15 @@ class Members:
 
     def stacked(self, piece: slice) -> np.ndarray:
         """All members' probabilities of some rows. (M, n, C) float32"""
-        return _read(self.members, piece) if self.kept is None else self.kept[:, piece]
+        return self.read(piece) if self.kept is None else self.kept[:, piece]
+
+    def read(self, piece: slice, out: np.ndarray | None = None) -> np.ndarray:
+        """The same from the files. (M, n, C) float32"""
+        shape = len(self), piece.stop - piece.start, len(self.rows.classes)
+        made = np.empty(shape, np.float32) if out is None else out
+        for m, member in enumerate(self.members):
+            made[m] = member.probs(piece.start, piece.stop)
+        return made
 
     def pieces(self, rows: slice | None = None, *, size: int = CHUNK_ROWS) -> Iterator[slice]:
         """The rows, cut into pieces that lie inside one fold each."""
@@ -129,11 +137,10 @@ def read_members(
     made = Members(rows, tuple(members), np.empty(shape[:2], np.float32), np.empty(shape[:2], np.int16), kept, left_out)
 
     def read(piece: slice) -> None:
-        probs = _read(members, piece, None if kept is None else kept[:, piece])
+        probs = made.read(piece, None if kept is None else kept[:, piece])
         for member, own in zip(members, probs, strict=True):
-            sums = own.sum(
-                axis=1
-            )  # NaN and +infinity spread to the sum; -infinity of a logarithm is a probability of 0
+            # NaN and +infinity spread to the sum; -infinity of a logarithm is a probability of 0
+            sums = own.sum(axis=1)
             bad = ~(np.abs(sums - 1) <= ROW_SUM_TOLERANCE)
             if bad.any():
                 fault = "do not sum to 1" if np.isfinite(sums[bad]).all() else "are NaN or infinite"
@@ -147,17 +154,6 @@ def read_members(
     pieces = list(made.pieces())
     for _ in track(in_threads(read, pieces), what="reading members", total=len(pieces), unit="pieces"):
         pass
-    return made
-
-
-def _read(members: Sequence[Member], piece: slice, out: np.ndarray | None = None) -> np.ndarray:
-    """All members' probabilities of some rows, from the files. (M, n, C) float32"""
-    made: np.ndarray | None = out
-    for m, member in enumerate(members):
-        probs = member.probs(piece.start, piece.stop)
-        made = np.empty((len(members), *probs.shape), np.float32) if made is None else made
-        made[m] = probs
-    assert made is not None, "there is no member"
     return made
 
 
