@@ -57,10 +57,10 @@ class Piece(NamedTuple):
 def fit_log_pools(members: Members) -> LogPoolFits:
     """All three fits; the second begins at the first."""
     rows, n_members, n_classes = members.rows, len(members), len(members.rows.classes)
-    places = [
-        (fold, place) for fold in range(rows.n_folds) for place in members.pieces(rows.of_fold(fold), size=PIECE_ROWS)
+    pieces = [
+        Piece(int(rows.fold[place.start]), partial(members.stacked, place), rows.target[place])
+        for place in members.pieces(size=PIECE_ROWS)
     ]
-    pieces = [Piece(fold, partial(members.stacked, place), rows.target[place]) for fold, place in places]
     plain, biased = _fit(pieces, n_members, (0, n_classes))
     (shared,) = _fit([one._replace(probs=partial(_as_one, one.probs)) for one in pieces], 1, (n_classes,))
     alike = [replace(one, weights=np.repeat(one.weights / n_members, n_members)) for one in shared]

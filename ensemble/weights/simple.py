@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -53,18 +52,23 @@ class FitData:
     @cached_property
     def greedy(self) -> np.ndarray:
         """The greedy choice: a candidate, and where the search starts. (M,)"""
-        return greedy_weights(self.objective.losses, self.log_loss.losses, self.n_members)
+        return greedy_weights(self)
 
     @cached_property
     def convex(self) -> np.ndarray:
         """The weights of least log loss: a candidate, and where the search starts. (M,)"""
         return log_loss_weights(self.log_loss.true_probs)
 
-    def best_of(self, weights: np.ndarray) -> np.ndarray:
-        """The weight vector of the least loss, ties by log loss. (B, M) -> (M,)"""
+    def least(self, weights: np.ndarray) -> tuple[int, float]:
+        """The place of the weight vector of the least loss, ties by log loss, then the first; and that loss. (B, M)"""
         losses = self.objective.losses(weights)
-        tied = weights[losses == losses.min()]
-        return tied[self.log_loss.losses(tied).argmin()]
+        tied = np.flatnonzero(losses == losses.min())
+        place = tied[self.log_loss.losses(weights[tied]).argmin()] if len(tied) > 1 else tied[0]
+        return int(place), float(losses[place])
+
+    def best_of(self, weights: np.ndarray) -> np.ndarray:
+        """The weight vector of the least loss. (B, M) -> (M,)"""
+        return weights[self.least(weights)[0]]
 
     def subset(self, rows: np.ndarray) -> FitData:
         """The same for the images that are marked. rows (n,) bool."""
@@ -91,22 +95,16 @@ def log_loss_weights(true_probs: np.ndarray) -> np.ndarray:
     return found / found.sum()
 
 
-Losses = Callable[[np.ndarray], np.ndarray]  # weights (B, M) -> losses (B,)
-
-
-def greedy_weights(losses_of: Losses, log_losses_of: Losses, n_members: int, *, steps: int = STEPS) -> np.ndarray:
+def greedy_weights(data: FitData, *, steps: int = STEPS) -> np.ndarray:
     """Members taken one by one, with replacement, each time the one that helps most; their share of the taken. (M,)
 
     Ties go by log loss, then by name; of all steps the best is kept, and the shortest of equals.
     Source: Caruana et al. 2004, Ensemble selection from libraries of models.
     """
-    counts, best, best_loss = np.zeros(n_members), np.zeros(n_members), np.inf
+    counts, best, best_loss = np.zeros(data.n_members), np.zeros(data.n_members), np.inf
     for step in range(steps):
-        tries = (counts + np.eye(n_members)) / (step + 1)  # (M, M): one more of each
-        losses = losses_of(tries)
-        tied = np.flatnonzero(losses == losses.min())
-        taken = tied[log_losses_of(tries[tied]).argmin()] if len(tied) > 1 else tied[0]
+        taken, loss = data.least((counts + np.eye(data.n_members)) / (step + 1))  # (M, M): one more of each
         counts[taken] += 1
-        if losses[taken] < best_loss:
-            best, best_loss = counts / counts.sum(), losses[taken]
+        if loss < best_loss:
+            best, best_loss = counts / counts.sum(), loss
     return best

@@ -103,7 +103,7 @@ def test_descent_never_makes_it_worse():
 
 def test_greedy_selection_is_that_of_the_slow_way():
     data, probs, target = made(3, n=300, n_members=4)
-    found = greedy_weights(data.objective.losses, data.log_loss.losses, 4, steps=20)
+    found = greedy_weights(data, steps=20)
     taken: list[int] = []
     best, best_loss = np.zeros(4), np.inf
     for _ in range(20):
