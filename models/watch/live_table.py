@@ -22,20 +22,13 @@ from folds.split.assign import load_folds
 from models.jobs.plan import full_of, n_train_of
 from models.runs import RunPlan, done_record, sibling
 from models.watch import events
-from models.watch.events import Happened, JobEvent, JobKey, JobProgress
+from models.watch.events import Event, Happened, JobEvent, JobKey, JobProgress
 from models.watch.tables import progress_line
 
 LOOK_SECONDS = 3.0  # between two looks at what other processes hold
 NAME, CELL = 12, 8  # columns of a run's name, at least, and of a fold, for a table with a cell for each fold
 State = Literal["waiting", "running", "done", "failed", "held"]
 STATES = ("done", "running", "waiting", "held", "failed")
-AFTER: dict[type, State] = {
-    **dict.fromkeys((events.FoldStarted, events.FoldResumed, events.EpochRow), "running"),
-    **dict.fromkeys((events.FoldDone, events.ProbeFitted), "done"),
-    events.FoldMoved: "waiting",
-    events.FoldHeld: "held",
-    events.FoldFailed: "failed",
-}
 STYLES = {"running": "bold", "failed": "red", "held": "yellow", "waiting": "dim"}
 
 
@@ -69,6 +62,29 @@ class JobState:
             return "done" if self.error is None else f"{self.error:.4f}"
         return {"waiting": ".", "running": f"{self.share:.0%}"}.get(self.state, self.state)
 
+    def take(self, event: Event) -> None:
+        """Learn what happened; some events change nothing here."""
+        match event:
+            case events.FoldStarted():
+                self.state, self.inside = "running", 0.0
+            case events.FoldResumed(epoch, epochs):
+                self.state, self.epoch, self.epochs = "running", epoch, epochs
+            case events.EpochRow():
+                self.timed.append(event.seconds)
+                self.state, self.epoch, self.inside = "running", event.epoch, 0.0
+                self.seconds = sum(self.timed) / len(self.timed) * self.epochs
+            case events.FoldMoved():
+                self.state, self.inside = "waiting", 0.0
+            case events.FoldHeld():
+                self.state = "held"
+            case events.FoldFailed():
+                self.state = "failed"
+            case events.FoldDone():
+                self.state, self.error = "done", event.top3_error
+                self.seconds = event.seconds if event.trained else None
+            case events.ProbeFitted():
+                self.state = "done"
+
 
 class LiveTable:
     """Shows what happens to jobs: in a table on a terminal, elsewhere how far each is, in a line now and then.
@@ -93,18 +109,7 @@ class LiveTable:
             if isinstance(happened, JobProgress):
                 self._progress(job, happened)
             else:
-                job.state = AFTER.get(type(happened.event), job.state)
-                match happened.event:
-                    case events.FoldStarted() | events.FoldMoved():
-                        job.inside = 0.0
-                    case events.FoldResumed(epoch, epochs):
-                        job.epoch, job.epochs = epoch, epochs
-                    case events.EpochRow() as row:
-                        job.timed.append(row.seconds)
-                        job.epoch, job.inside = row.epoch, 0.0
-                        job.seconds = sum(job.timed) / len(job.timed) * job.epochs
-                    case events.FoldDone() as done:
-                        job.error, job.seconds = done.top3_error, done.seconds if done.trained else None
+                job.take(happened.event)
             if job.state != "running":
                 self._remove_bar(job)
         self.current = key if job.state == "running" else None if self.current == key else self.current

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from statistics import mean, stdev
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from folds.base.terminal import duration
+from folds.base.terminal import duration, figures
 from folds.base.workspace import Workspace
 from models.runs import done_folds, done_refit, runs
 from models.watch import events
@@ -125,19 +124,16 @@ def status_table(workspace: Workspace, planned: list[str], *, n_folds: int | Non
 
     Where any run was refitted on all images, a column `all` has an `x` for each that was.
     """
-    table = Table(title="OOF top-3 error", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("run")
-    for fold in range(n_folds or 0):
-        table.add_column(f"fold {fold}", justify="right")
-    table.add_column("mean +- sd", justify="right")
-    names = sorted({*planned, *runs(workspace)})
+    names, folds = sorted({*planned, *runs(workspace)}), range(n_folds or 0)
     refits = {run for run in names if done_refit(workspace, run) is not None}
+    numbers = [*(f"fold {fold}" for fold in folds), "mean +- sd"]
+    table = figures("OOF top-3 error", texts=("run",), numbers=numbers)
     if refits:
         table.add_column("all")
     for run in names:
         done = done_folds(workspace, run)
         errors = [one["oof_top3_error"] for one in done.values()]
-        cells = [f"{done[fold]['oof_top3_error']:.4f}" if fold in done else "." for fold in range(n_folds or 0)]
+        cells = [f"{done[fold]['oof_top3_error']:.4f}" if fold in done else "." for fold in folds]
         average = f"{mean(errors):.4f}" if errors else ""
         spread = f" +- {stdev(errors):.4f}" if len(errors) > 1 else ""
         table.add_row(run, *cells, average + spread, *(["x" if run in refits else "."] if refits else []))
