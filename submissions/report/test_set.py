@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ensemble.analysis.test_likeness import Likeness, WeightedRate, measure_likeness
 from ensemble.analysis.test_set import class_mix_of, copies_of_training_images
@@ -49,9 +50,8 @@ def test_set_section(work: WorkFolder, oof: Oof | None, settings: ReportSettings
 
 def _error(likeness: Likeness, oof: Oof) -> WeightedRate | None:
     """None where an image that was compared is not predicted."""
-    place = {name: row for row, name in enumerate(oof.rows.image_id.tolist())}
-    rows = [place.get(name, -1) for name in likeness.train_id.tolist()]
-    return likeness.weighted_rate(oof.rank[rows] >= 3) if min(rows) >= 0 else None
+    rows = pd.Index(oof.rows.image_id).get_indexer(likeness.train_id)
+    return likeness.weighted_rate(oof.rank[rows] >= 3) if (rows >= 0).all() else None
 
 
 def _most_like_test(work: WorkFolder, split: str, image_id: np.ndarray, odds: np.ndarray) -> list[Image]:

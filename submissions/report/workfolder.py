@@ -15,6 +15,7 @@ from ensemble.blend.blend_json import load_blend
 from ensemble.members.members import load_members
 from ensemble.members.open_run import list_runs
 from ensemble.members.training_rows import Rows
+from ensemble.weights.metric import LEAST_PROB
 from ensemble.weights.recipe import Recipe
 from folds.base.errors import UserError, first_few
 from folds.base.interval import rate_interval
@@ -111,7 +112,7 @@ class Oof:
     members: tuple[str, ...]
     missed: np.ndarray
 
-    @property
+    @cached_property
     def true_prob(self) -> np.ndarray:
         return self.probs[np.arange(len(self.rows)), self.rows.target]  # (N,)
 
@@ -130,7 +131,7 @@ def score_run(workspace: Workspace, name: str) -> Entry:
     for piece, probs in members.chunks():
         rank[piece] = true_rank(probs[0], rows.target[piece])
     top3_error, top1_error = (float((rank >= k).mean()) for k in (3, 1))
-    log_loss = float(-np.log(np.maximum(members.true_probs[0].astype(np.float64), 1e-15)).mean())
+    log_loss = float(-np.log(np.maximum(members.true_probs[0].astype(np.float64), LEAST_PROB)).mean())
     interval = rate_interval(rank >= 3, rows.group)
     return Entry(name, rows.n_folds, len(rows), top3_error, *interval, top1_error, log_loss=log_loss)
 
