@@ -213,10 +213,15 @@ def runs(workspace: Workspace) -> list[str]:
     return sorted({path.parent.name for path in workspace.models.glob("*/fold*")})
 
 
+def begun_folds(workspace: Workspace, run: str) -> list[int]:
+    """The folds that a run has a folder of, begun or done, ascending."""
+    numbers = (path.name[4:] for path in (workspace.models / run).glob("fold[0-9]*"))
+    return sorted(int(one) for one in numbers if one.isdecimal())
+
+
 def done_folds(workspace: Workspace, run: str) -> dict[int, dict[str, Any]]:
     """done.json of every fold of a run that is done, by fold."""
-    numbers = (path.parent.name[4:] for path in (workspace.models / run).glob("fold[0-9]*/done.json"))
-    found = {k: done_record(workspace, JobKey(run, k)) for k in sorted(int(one) for one in numbers if one.isdecimal())}
+    found = {fold: done_record(workspace, JobKey(run, fold)) for fold in begun_folds(workspace, run)}
     return {fold: done for fold, done in found.items() if done is not None}
 
 

@@ -60,9 +60,7 @@ def split(workspace: Workspace, settings: SplitSettings, *, seed: int) -> tuple[
             f"not {_manner(n_folds, seed, given)}",
             hint=_remove_hint(workspace),
         )
-    stored = set(zip(folds.image_id.tolist(), folds.label.tolist(), strict=True))
-    now = set(zip(images["image_id"].tolist(), images["label"].tolist(), strict=True))
-    changed = sorted({image_id for image_id, _ in stored ^ now})
+    changed = changed_images(folds, images)
     if not changed:  # else what stands in the wrong fold: another one is given, or a group would be cut
         images = images.set_index("image_id").reindex(folds.image_id)
         fold = pd.Series(folds.fold, index=images.index)
@@ -75,6 +73,13 @@ def split(workspace: Workspace, settings: SplitSettings, *, seed: int) -> tuple[
             hint=_remove_hint(workspace),
         )
     return folds, notes
+
+
+def changed_images(folds: Folds, images: pd.DataFrame) -> list[str]:
+    """The ids of the training images that were added, removed or relabelled since their folds were assigned, sorted."""
+    stored = set(zip(folds.image_id.tolist(), folds.label.tolist(), strict=True))
+    now = set(zip(images["image_id"].tolist(), images["label"].tolist(), strict=True))
+    return sorted({image_id for image_id, _ in stored ^ now})
 
 
 def _manner(n_folds: int, seed: int, given: dict[str, str]) -> str:

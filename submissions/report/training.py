@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from folds.base.workspace import read_json
-from models.runs import begun_settings, done_folds, read_log
+from models.runs import begun_folds, begun_settings, done_folds, read_log
 from models.watch.events import EpochRow
 from submissions.report.plots import Chart, lines
 from submissions.report.workfolder import WorkFolder
@@ -33,8 +33,7 @@ def _run(work: WorkFolder, name: str, number: int) -> dict[str, Any]:
     """A run with the settings that people ask for (about), its folds, its advice and its charts."""
     root = work.workspace.models / name
     done = done_folds(work.workspace, name)
-    folders = {int(path.name[4:]): path for path in root.glob("fold[0-9]*") if path.name[4:].isdecimal()}
-    logs = {fold: read_log(folders[fold] / "log.jsonl") for fold in sorted(folders)}
+    logs = {fold: read_log(root / f"fold{fold}" / "log.jsonl") for fold in begun_folds(work.workspace, name)}
     stored = work.attempt(lambda: next(begun_settings(work.workspace, name), {})) or {}
     settings, rows = stored.get("settings", {}), []
     advice: dict[tuple[str, str], list[int]] = {}  # the folds of each verdict and what it advises
@@ -58,7 +57,7 @@ def _run(work: WorkFolder, name: str, number: int) -> dict[str, Any]:
     charts = list(_charts(root, [log for log in logs.values() if log], number)) if number < MOST_RUNS else []
     return {
         "name": name,
-        "kind": "added" if not folders else stored.get("kind", "trained"),
+        "kind": "added" if not logs else stored.get("kind", "trained"),
         "backbone": str(stored.get("backbone", "")),
         "about": ", ".join(words.format(settings[key]) for key, words in ABOUT if settings.get(key) is not None),
         "folds": rows,

@@ -23,7 +23,7 @@ from folds.base.metrics import top_classes, true_rank
 from folds.base.workspace import Workspace
 from folds.manifest.manifest import read_manifest, usable_rows
 from folds.pixels.store import open_store
-from folds.split.assign import SPLIT_HINT, load_folds
+from folds.split.assign import SPLIT_HINT, changed_images, load_folds
 from models.runs import runs
 
 T = TypeVar("T")
@@ -41,13 +41,10 @@ class WorkFolder:
         self.workspace, self.manifest = workspace, read_manifest(workspace)
         self.problems: list[str] = []
         self.folds = self.attempt(lambda: load_folds(workspace)) if workspace.folds_json.exists() else None
-        if self.folds is not None:
-            now = usable_rows(self.manifest, split="train")
-            known = set(zip(self.folds.image_id.tolist(), self.folds.label.tolist(), strict=True))
-            changed = sorted({image_id for image_id, _ in known ^ set(zip(now["image_id"], now["label"], strict=True))})
-            if changed:
-                what = f"{len(changed):,} images were added, removed or relabelled since: {first_few(changed)}"
-                self.problems.append(f"folds and runs are older than the manifest; {what}; {SPLIT_HINT}")
+        train = usable_rows(self.manifest, split="train")
+        if self.folds is not None and (changed := changed_images(self.folds, train)):
+            what = f"{len(changed):,} images were added, removed or relabelled since: {first_few(changed)}"
+            self.problems.append(f"folds and runs are older than the manifest; {what}; {SPLIT_HINT}")
         self.store = self.attempt(lambda: open_store(workspace))
         self.blend = self.attempt(lambda: load_blend(workspace.blend)) if workspace.blend.exists() else None
         self.runs = sorted({*runs(workspace), *list_runs(workspace)})
