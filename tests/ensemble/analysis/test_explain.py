@@ -83,6 +83,8 @@ def test_a_run_that_lacks_folds_is_explained_where_it_has_the_images_own(world, 
     assert [one.name for one in said.members] == ["test_resnet"]
     assert said.left_out == ("test_vit lacks fold 1, which this image is in",)
     assert said.blend is None
+    assert refusal(explain_image, partial, second, run="test_vit")[0] == "test_vit lacks fold 1, which this image is in"
+    assert refusal(explain_image, partial, second, run="test_v")[0] == "there is no run test_v"  # it named test_vit
     assert [one.name for one in explain_image(partial, "004").members] == ["test_resnet", "test_vit"]
     maps, why = class_maps(partial, {"test_vit": ["0"], "given": ["0"], "test_resnet-probe": ["0"]}, second, fold=1)
     assert maps is None
