@@ -123,9 +123,8 @@ def estimate_class_mix(oof: Predicted, target: np.ndarray, test: Predicted, *, s
     wider = 1 + size / len(oof.group)  # of variances: the training shares are counted on so many images, no more
     wider *= max(1.0, test.clumping / oof.clumping)
     noise = wider * float(_distance(null_mixes, train).mean())
-    low, high = np.quantile(
-        likely_mixes(ratios, test.draws(rng, times=REPLICAS, size=size), train), [0.025, 0.975], axis=0
-    )
+    again = likely_mixes(ratios, test.draws(rng, times=REPLICAS, size=size), train)
+    low, high = np.quantile(again, [0.025, 0.975], axis=0)
     once = np.ones((1, size), np.float32)
     (mix,) = found = likely_mixes(ratios, once, train)
     leads, lead = wider * _lead(oof_ratios, null, null_mixes), _lead(ratios, once, found)

@@ -24,7 +24,7 @@ from folds.base.terminal import figures
 from folds.base.workspace import Workspace
 from folds.find.reasons import reason_text
 from folds.manifest.manifest import USABLE, read_manifest
-from folds.split.assign import Folds, load_folds
+from folds.split.assign import SPLIT_HINT, Folds, load_folds
 from models.runs import done_folds
 
 K = 3  # guesses that are shown
@@ -87,8 +87,12 @@ def explain_image(workspace: Workspace, image_id: str, *, run: str | None = None
     Raises UserError where the id is unknown (with the nearest ones), the image was left out, or nothing is predicted.
     """
     folds, split = load_folds(workspace), _find(workspace, image_id)
-    place = int(np.searchsorted(folds.image_id, image_id))
-    fold, target = (int(folds.fold[place]), int(folds.target[place])) if split == "train" else (None, None)
+    fold = target = None
+    if split == "train":
+        place = folds.image_id == image_id
+        if not place.any():
+            raise UserError(f"{image_id} is not in the folds, which are older than the manifest", hint=SPLIT_HINT)
+        fold, target = int(folds.fold[place][0]), int(folds.target[place][0])
     runs, left_out = _fit_runs(workspace, folds, fold)
     if not runs:
         raise UserError(f"there is no finished run: {first_few(list(left_out.values()))}", hint="`python run.py train`")
@@ -104,9 +108,9 @@ def explain_image(workspace: Workspace, image_id: str, *, run: str | None = None
 
     def guess(name: str, probs: np.ndarray) -> Guess:
         order = top_classes(probs, k=len(folds.classes))[0]
-        first = order[:K]
-        truth = (None, None) if target is None else (order.tolist().index(target) + 1, float(probs[0, target]))
-        return Guess(name, tuple(folds.classes[c] for c in first), tuple(probs[0, first].tolist()), *truth)
+        labels, shares = tuple(folds.classes[c] for c in order[:K]), tuple(probs[0, order[:K]].tolist())
+        rank = None if target is None else order.tolist().index(target) + 1
+        return Guess(name, labels, shares, rank, None if target is None else float(probs[0, target]))
 
     blend = load_blend(workspace.blend) if workspace.blend.is_file() else None
     if blend is not None and (blend.folds_digest, blend.classes) != (folds.digest, tuple(folds.classes)):

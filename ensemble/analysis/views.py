@@ -49,7 +49,7 @@ class Step:
 
 @dataclass(frozen=True)
 class ViewReport:
-    """What the views of one run (or of several, averaged) bring. Errors are top-3 errors on `images` images.
+    """What the views of one run (or of several, averaged) bring. Errors are top-3 errors on out-of-fold images.
 
     passes  by view: what it costs in forward passes at the run's own size, its input's area over that of the own one
     """
@@ -57,7 +57,6 @@ class ViewReport:
     name: str
     runs: tuple[str, ...]
     probes: tuple[str, ...]  # those of the runs
-    images: int
     passes: Mapping[str, float]
     worth: tuple[ViewValue, ...]
     path: tuple[Step, ...]
@@ -171,7 +170,6 @@ def make_report(name: str, sets: Sets) -> ViewReport:
         name=name,
         runs=sets.runs,
         probes=sets.probes,
-        images=len(fold),
         passes=sets.passes,
         worth=tuple(
             ViewValue(view, float(sets.misses((view,)).mean()), sets.difference(rest, views) if rest else None)
@@ -208,7 +206,7 @@ def propose(sets: Sets, rows: np.ndarray) -> tuple[tuple[Step, ...], Step, Step]
 
 def view_summary(report: ViewReport) -> Group:
     """The figures of a run's views, for a rich console."""
-    title = f"{report.name}: views, top-3 error on {report.images:,} out-of-fold images"
+    title = f"{report.name}: views, top-3 error on {report.behind.images:,} out-of-fold images"
     alone = figures(title, texts=("view",), numbers=("alone", "adds to the others", "95% interval", "forward passes"))
     for one in report.worth:
         alone.add_row(one.view, f"{one.alone:.4f}", *_gain_cells(one.adds), _sum(report, (one.view,)))
@@ -275,7 +273,7 @@ def _passes(report: ViewReport, views: Views) -> str:
 
 def _sum(report: ViewReport, views: Views) -> str:
     """Forward passes of these views, such as 2 or 3.65."""
-    return f"{sum(report.passes[view] for view in views):.2f}".rstrip("0").rstrip(".")
+    return f"{round(sum(report.passes[view] for view in views), 2):g}"
 
 
 def _gain_cells(gain: Difference | None) -> tuple[str, str]:

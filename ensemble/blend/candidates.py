@@ -9,15 +9,13 @@ from functools import cached_property
 import numpy as np
 
 from ensemble.members.members import Members
-from ensemble.weights.log_pool import LogPoolFits, fit_log_pools
+from ensemble.weights.log_pool import PIECE_ROWS, LogPoolFits, fit_log_pools
 from ensemble.weights.metric import Metric
 from ensemble.weights.recipe import Pool, Recipe
 from ensemble.weights.reduction import build_reduction
 from ensemble.weights.search import Search
 from ensemble.weights.simple import FitData, LogLoss
 from folds.base.progress import Track
-
-PIECE_ROWS = 512  # (M, n, C) float32 at M = 15 is 3 MB: in the cache
 
 
 @dataclass(frozen=True)

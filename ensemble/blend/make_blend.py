@@ -39,15 +39,9 @@ class BlendResult:
 
 
 def make_blend(
-    workspace: Workspace,
-    settings: BlendSettings,
-    *,
-    seed: int,
-    members: Sequence[str] | None = None,
-    path: Path | None = None,
-    track: Track = silently,
+    workspace: Workspace, settings: BlendSettings, *, seed: int, path: Path | None = None, track: Track = silently
 ) -> BlendResult:
-    """Blend the runs (those named, or all that are done) and write `work/ensemble/blend.json`, or `path`.
+    """Blend the runs that the settings name, or all that are done, and write `work/ensemble/blend.json`, or `path`.
 
     Raises UserError, naming the member, where one is not fit to be blended.
     """
@@ -60,7 +54,7 @@ def make_blend(
     with threadpool_limits(1):  # two BLAS threads beside a busy neighbour made 0.2 ms into 7.8 ms
         loaded = load_members(
             workspace,
-            members or settings.members,
+            settings.members,
             views=settings.member_views,
             separate_views=settings.separate_views,
             separate_seeds=settings.separate_seeds,
@@ -151,11 +145,11 @@ def _why(members: Members, kept: Score, scores: Sequence[Score], name: str | Non
     """One clause that says why this candidate was kept."""
     if members.rows.n_folds == 1:
         return "one fold is done, and weights fitted on it could not be tried on another"
+    if len(scores) == 1:
+        return "there is one member"
     best = min(scores, key=lambda score: score.crossfit)
     if name is not None:
         return f"you asked for it; the best cross-fitted is {best.candidate.name}"
-    if len(scores) == 1:
-        return "there is one member"
     if kept.behind > 0:
         return (
             f"within one standard error ({kept.behind_error:.4f}) of {best.candidate.name},"

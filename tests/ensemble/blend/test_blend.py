@@ -143,8 +143,9 @@ def test_equal_weights_are_kept_where_the_gain_is_noise(tmp_path):
     assert result.blend.why.startswith(("within one standard error", "nothing does better"))
 
 
-def test_one_member_is_blended_with_nothing(work, folds):
-    result = make_blend(work, QUICK, seed=0, members=("m00",))
+@pytest.mark.parametrize("keep", [None, "log"])  # which was said to be kept as asked for: there are equal weights alone
+def test_one_member_is_blended_with_nothing(work, folds, keep):
+    result = make_blend(work, replace(QUICK, members=("m00",), keep=keep), seed=0)
     assert (result.blend.weights, result.blend.why) == ({"m00": 1.0}, "there is one member")
     assert result.blend.crossfit == pytest.approx(topk_error(np.exp(small_oof(folds, 0)), folds.target, k=3))
 
