@@ -96,7 +96,7 @@ class Scoring:
             for piece, probs in self.members.chunks(rows.of_fold(fold)):
                 made = []
                 for recipe, scores in zip(recipes, blend_scores(recipes, probs), strict=True):
-                    # Ranks are taken of the scores, as in the submission: probabilities can be equal where they differ.
+                    # Ranks are of the scores, as in the submission: probabilities can be equal where scores are not.
                     judged = recipe.probs(scores) if metric.name == "log-loss" else scores
                     made.append(metric.outcomes(judged, rows.target[piece]))
                 outcomes[:, :, piece] = np.reshape(made, (len(fits), 2, -1))
