@@ -37,10 +37,7 @@ def add(workspace: Workspace, name: str, settings: AddSettings, *, screen: Scree
     with _alone(workspace, screen):
         added = add_member(workspace, name, settings)
     counts = f"{added.images:,} out-of-fold and {added.test_images:,} test images"
-    return [
-        f"{added.name}: {counts}, wrote {added.folder}",
-        *(f"note: {warning}" for warning in added.warnings),
-    ]
+    return [f"{added.name}: {counts}, wrote {added.folder}", *(f"note: {warning}" for warning in added.warnings)]
 
 
 def table(
@@ -55,7 +52,7 @@ def blend(workspace: Workspace, settings: BlendSettings, *, seed: int, screen: S
     """Find the weights of the members."""
     with _alone(workspace, screen):
         made = make_blend(workspace, settings, seed=seed, track=screen.track)
-    likeness = measure_likeness(workspace) if workspace.manifest.is_file() else None
+    likeness = measure_likeness(workspace)
     far = [f"warning: {likeness_sentence(likeness)}"] if likeness is not None and likeness.is_far else []
     return [blend_summary(made), *far, f"wrote {made.path}"]
 

@@ -140,8 +140,8 @@ def submit_early(training: Training, probes: Sequence[str], blend: BlendSettings
     if expected is not None:
         said = f"{path}: was made before, from the same predictions\nexpected top-3 error {expected_words(expected)}"
     else:
-        whole_blend, to = replace(blend, partial=False), workspace.early_blend
-        make_blend(workspace, whole_blend, seed=training.seed, members=names, path=to, track=training.screen.track)
+        of_probes, to = replace(blend, members=names, partial=False), workspace.early_blend
+        make_blend(workspace, of_probes, seed=training.seed, path=to, track=training.screen.track)
         said = submission_summary(write_submission(workspace, settings, blend=to))
     return f"{said}\nthat is a first submission, of {first_few(names)} alone; training comes next"
 

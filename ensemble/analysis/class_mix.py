@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from folds.base.interval import WITHIN_95, Difference
+from ensemble.weights.recipe import softmax
+from folds.base.interval import WITHIN_95, Difference, agreeing_images
 from folds.base.metrics import true_rank
 
 LEAST_PROB = 1e-6  # below it log-probabilities are noise; the log pool adds as much
@@ -35,8 +36,7 @@ class Predicted:
     @property
     def clumping(self) -> float:
         """How many copies an image has on average, itself counted: shares vary by so much more (Kish 1965)."""
-        size = np.unique(self.group, return_counts=True)[1]
-        return float((size**2).sum() / size.sum())
+        return len(self.group) / agreeing_images(self.group)
 
     def draws(self, rng: np.random.Generator, *, times: int, size: int) -> np.ndarray:
         """How often each image is there when about `size` are drawn, groups with replacement. (times, n) float32"""
@@ -44,9 +44,6 @@ class Predicted:
         n = int(own.max()) + 1
         drawn = max(1, round(size * n / len(own)))
         return rng.multinomial(drawn, np.full(n, 1 / n), size=times)[:, own].astype(np.float32)
-
-    def at(self, rows: np.ndarray) -> Predicted:
-        return Predicted(self.probs[rows], self.group[rows])
 
 
 @dataclass(frozen=True)
@@ -66,9 +63,7 @@ class Calibration:
 
     def ratios(self, probs: np.ndarray) -> np.ndarray:
         """Calibrated probabilities over the training shares: the likelihood of each class. (n, C) float32"""
-        odds = self.log_probs(probs) + self.bias
-        odds = np.exp(odds - odds.max(axis=1, keepdims=True))
-        return (odds / odds.sum(axis=1, keepdims=True) / self.train).astype(np.float32)
+        return (softmax(self.log_probs(probs) + self.bias) / self.train).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -121,53 +116,52 @@ def estimate_class_mix(oof: Predicted, target: np.ndarray, test: Predicted, *, s
     test  predictions of the T test images by the same blend
     """
     rng, size = np.random.default_rng([seed, 41]), len(test.group)
-    calibration = calibrate(oof, target)
-    oof_ratios, ratios = calibration.ratios(oof.probs), calibration.ratios(test.probs)
+    calibration = calibrate(oof.probs, target)
+    train, oof_ratios, ratios = calibration.train, calibration.ratios(oof.probs), calibration.ratios(test.probs)
     null = oof.draws(rng, times=REPLICAS, size=size)
+    null_mixes = likely_mixes(oof_ratios, null, train)
     wider = 1 + size / len(oof.group)  # of variances: the training shares are counted on so many images, no more
     wider *= max(1.0, test.clumping / oof.clumping)
-    null_mix = likely_mixes(oof_ratios, null, calibration.train)
-    noise = wider * float(_distance(null_mix, calibration.train).mean())
-    again = likely_mixes(ratios, test.draws(rng, times=REPLICAS, size=size), calibration.train)
-    once = np.ones((1, size), np.float32)
-    own = likely_mixes(ratios, once, calibration.train)
-    leads = wider * _lead(oof_ratios, null, null_mix)
-    lead = float(_lead(ratios, once, own)[0])
-    is_shift = (1 + int((leads >= lead).sum())) / (REPLICAS + 1) <= LEVEL
+    noise = wider * float(_distance(null_mixes, train).mean())
+    again = likely_mixes(ratios, test.draws(rng, times=REPLICAS, size=size), train)
     low, high = np.quantile(again, [0.025, 0.975], axis=0)
-    reach = _reach(null_mix - calibration.train) * np.sqrt(wider)
+    once = np.ones((1, size), np.float32)
+    (mix,) = found = likely_mixes(ratios, once, train)
+    leads, lead = wider * _lead(oof_ratios, null, null_mixes), _lead(ratios, once, found)
+    is_shift = (1 + int((leads >= lead).sum())) / (REPLICAS + 1) <= LEVEL
+    reach = _reach(null_mixes - train) * np.sqrt(wider)
     gain, before = None, None
     if is_shift:
         # Less far than the estimate, which noise drives away from the training mix, and farther than the best guess.
-        truth = shrunk(own[0], calibration.train, noise=noise, power=0.5)
+        truth = shrunk(mix, train, noise=noise, power=0.5)
         gain, before = simulated_gain(oof, target, truth, noise=noise, size=size, rng=rng)
     return ClassMix(
         calibration=calibration,
-        test=own[0],
-        low=np.minimum(low, own[0]),
-        high=np.maximum(high, own[0]),
+        test=mix,
+        low=np.minimum(low, mix),
+        high=np.maximum(high, mix),
         noise=noise,
-        null_low=np.maximum(calibration.train - reach, 0),
-        null_high=calibration.train + reach,
+        null_low=np.maximum(train - reach, 0),
+        null_high=train + reach,
         is_shift=is_shift,
         gain=gain,
         before=before,
     )
 
 
-def calibrate(oof: Predicted, target: np.ndarray) -> Calibration:
+def calibrate(probs: np.ndarray, target: np.ndarray) -> Calibration:
     """Sharpness and biases of least log loss; the biases make the mean over the images equal the shares counted.
 
+    probs (N, C) out of fold    target (N,) int in [0, C)
     Where the means are equal, the training mix is the most likely one of the training images: no shift is found there.
     """
     from scipy.optimize import minimize
 
-    n_classes = oof.probs.shape[1]
+    n_classes = probs.shape[1]
     train = _counted(target, n_classes)
-    log_probs = np.log(np.maximum(oof.probs, LEAST_PROB), dtype=np.float64)
+    log_probs = np.log(np.maximum(probs, LEAST_PROB), dtype=np.float64)
     log_probs -= log_probs.max(axis=1, keepdims=True)
     hit = float(log_probs[np.arange(len(target)), target].mean())
-
     scale = np.sqrt(train)  # of the biases: a class of few images is as steep as one of many then
 
     def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
@@ -231,8 +225,9 @@ def simulated_gain(
     _, own = np.unique(oof.group, return_inverse=True)
     fold = rng.permutation(int(own.max()) + 1)[own] % N_FOLDS
     log_probs, ratios = np.empty(oof.probs.shape), np.empty(oof.probs.shape, np.float32)
-    for rows, others in ((np.flatnonzero(fold == k), np.flatnonzero(fold != k)) for k in range(N_FOLDS)):
-        calibration = calibrate(oof.at(others), target[others])
+    for k in range(N_FOLDS):
+        rows, others = fold == k, fold != k
+        calibration = calibrate(oof.probs[others], target[others])
         log_probs[rows], ratios[rows] = calibration.log_probs(oof.probs[rows]), calibration.ratios(oof.probs[rows])
     train = _counted(target, len(mix))
     weight = (mix / train)[target]

@@ -14,6 +14,7 @@ from rich.text import Text
 from ensemble.members.members import Member, Members, read_members
 from ensemble.members.open_run import list_runs, open_run
 from ensemble.members.training_rows import rows_of
+from ensemble.weights.metric import LEAST_PROB
 from folds.base.errors import UserError, visible
 from folds.base.interval import Difference, paired_difference
 from folds.base.metrics import top_classes, true_rank
@@ -22,7 +23,6 @@ from folds.base.workspace import Workspace, write_bytes
 from folds.split.assign import load_folds
 
 K = 3  # guesses that count
-FLOOR = 1e-15  # a lower probability of the true class counts as this one, as in `folds.base.metrics.log_loss`
 SHOWN = 5  # changed images of either kind
 
 
@@ -74,7 +74,7 @@ def compare_runs(workspace: Workspace, first: str, second: str) -> Comparison:
     losses = {
         f"top-{K} error": ranks >= K,
         "top-1 error": ranks >= 1,
-        "log loss": -np.log(np.maximum(members.true_probs, FLOOR)),
+        "log loss": -np.log(np.maximum(members.true_probs, LEAST_PROB)),
     }
     measures = tuple(
         Measure(name, (float(one.mean()), float(other.mean())), paired_difference(one, other, rows.group))
@@ -94,17 +94,20 @@ def _changes(members: Members, ranks: np.ndarray, tops: np.ndarray) -> pd.DataFr
     i = changed[order]
     columns = {"image_id": rows.image_id[i], "label": labels[rows.target[i]], "fold": rows.fold[i]}
     columns["better"] = np.where(hits[0, i], *names)
-    columns |= {f"rank {name}": own + 1 for name, own in zip(names, ranks[:, i], strict=True)}
-    columns |= {f"prob {name}": [f"{one:.6f}" for one in own] for name, own in zip(names, probs[:, i], strict=True)}
-    top3 = [[" | ".join(labels[one]) for one in own[i]] for own in tops]
-    return pd.DataFrame(columns | {f"top 3 {name}": own for name, own in zip(names, top3, strict=True)})
+    of_both = {
+        "rank": ranks[:, i] + 1,
+        "prob": [[f"{one:.6f}" for one in own] for own in probs[:, i]],
+        "top 3": [[" | ".join(labels[one]) for one in own] for own in tops[:, i]],
+    }
+    columns |= {f"{what} {name}": own for what, both in of_both.items() for name, own in zip(names, both, strict=True)}
+    return pd.DataFrame(columns)
 
 
 def comparison_summary(made: Comparison) -> Group:
     """Everything that `compare` says, for a rich console."""
-    tables = [loss_table(made)] + ([change_table(made)] if len(made.changes) else [])
+    changes = [change_table(made)] if len(made.changes) else []
     said = f"wrote {made.path}: all {len(made.changes):,} images that only one of them has right"
-    return Group(tables[0], Text(count_sentence(made)), *tables[1:], Text(said))
+    return Group(loss_table(made), Text(count_sentence(made)), *changes, Text(said))
 
 
 def loss_table(made: Comparison) -> Table:
@@ -113,9 +116,9 @@ def loss_table(made: Comparison) -> Table:
     title = f"{a} and {b} on the same {made.images:,} out-of-fold images"
     table = figures(title, texts=("",), numbers=(a, b, "difference", "95% interval"))
     for one in made.measures:
-        difference = one.difference
-        interval = f"{difference.low:+.4f} to {difference.high:+.4f}"
-        table.add_row(one.name, *(f"{loss:.4f}" for loss in one.losses), f"{difference.mean:+.4f}", interval)
+        apart = one.difference
+        losses = (f"{loss:.4f}" for loss in one.losses)
+        table.add_row(one.name, *losses, f"{apart.mean:+.4f}", f"{apart.low:+.4f} to {apart.high:+.4f}")
     return table
 
 

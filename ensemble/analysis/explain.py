@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,7 @@ from folds.base.terminal import figures
 from folds.base.workspace import Workspace
 from folds.find.reasons import reason_text
 from folds.manifest.manifest import USABLE, read_manifest
-from folds.split.assign import Folds, load_folds
+from folds.split.assign import SPLIT_HINT, Folds, load_folds
 from models.runs import done_folds
 
 K = 3  # guesses that are shown
@@ -86,16 +87,17 @@ def explain_image(workspace: Workspace, image_id: str, *, run: str | None = None
     Raises UserError where the id is unknown (with the nearest ones), the image was left out, or nothing is predicted.
     """
     folds, split = load_folds(workspace), _find(workspace, image_id)
-    place = int(np.searchsorted(folds.image_id, image_id))
-    fold = int(folds.fold[place]) if split == "train" else None
+    fold = target = None
+    if split == "train":
+        place = folds.image_id == image_id
+        if not place.any():
+            raise UserError(f"{image_id} is not in the folds, which are older than the manifest", hint=SPLIT_HINT)
+        fold, target = int(folds.fold[place][0]), int(folds.target[place][0])
     runs, left_out = _fit_runs(workspace, folds, fold)
     if not runs:
-        raise UserError(f"there is no finished run: {first_few(left_out)}", hint="`python run.py train`")
-    known = [one.name for one, _ in runs]
-    if run is not None and run not in known:
-        hint = f"`--run` with one of {', '.join(known)}"
-        raise UserError(next((why for why in left_out if why.startswith(run)), f"there is no run {run}"), hint=hint)
-    target = None if fold is None else int(folds.target[place])
+        raise UserError(f"there is no finished run: {first_few(list(left_out.values()))}", hint="`python run.py train`")
+    if run is not None and run not in runs:
+        raise UserError(left_out.get(run, f"there is no run {run}"), hint=f"`--run` with one of {', '.join(runs)}")
 
     def probs(member: Member, rows: Rows) -> np.ndarray:
         """Out of fold, or of a test image as a submission has them. rows: with which it was opened. (1, C) float32"""
@@ -104,52 +106,49 @@ def explain_image(workspace: Workspace, image_id: str, *, run: str | None = None
         row = int(np.flatnonzero(rows.image_id == image_id)[0])
         return member.probs(row, row + 1)
 
-    members = {run.name: probs(Member(run.name, (run,)), rows)[0].astype(np.float64) for run, rows in runs}
-    blend, guess = load_blend(workspace.blend) if workspace.blend.is_file() else None, None
+    def guess(name: str, probs: np.ndarray) -> Guess:
+        order = top_classes(probs, k=len(folds.classes))[0]
+        labels, shares = tuple(folds.classes[c] for c in order[:K]), tuple(probs[0, order[:K]].tolist())
+        rank = None if target is None else order.tolist().index(target) + 1
+        return Guess(name, labels, shares, rank, None if target is None else float(probs[0, target]))
+
+    blend = load_blend(workspace.blend) if workspace.blend.is_file() else None
     if blend is not None and (blend.folds_digest, blend.classes) != (folds.digest, tuple(folds.classes)):
         blend = None
+    blended = None
     if blend is not None and (fold is None or not blend.partial or fold in blend.partial["folds"]):
-        try:
+        with suppress(UserError):  # a member of it is gone or has changed
             made = open_blend(workspace, blend, tests_only=fold is None)
-            blended = made.probs(lambda member: probs(member, made.rows))[0]
-            guess = _guess(f"blend ({blend.candidate})", blended, folds.classes, target)
-        except UserError:
-            pass  # a member of it is gone or has changed
+            blended = guess(f"blend ({blend.candidate})", made.probs(lambda member: probs(member, made.rows)))
     return Explained(
         image_id=image_id,
         split=split,
         label=None if target is None else folds.classes[target],
         fold=fold,
-        members=tuple(_guess(name, one, folds.classes, target) for name, one in members.items()),
-        blend=guess,
-        left_out=tuple(left_out),
+        members=tuple(guess(name, probs(Member(name, (one,)), rows)) for name, (one, rows) in runs.items()),
+        blend=blended,
+        left_out=tuple(left_out.values()),
         weights={} if blend is None else {run: blend.weights[name] for name in blend.runs for run in blend.runs[name]},
     )
 
 
-def _guess(name: str, probs: np.ndarray, classes: tuple[str, ...], target: int | None) -> Guess:
-    order = top_classes(probs[None], k=len(classes))[0]
-    top = order[:K]
-    rank = None if target is None else int(np.flatnonzero(order == target)[0]) + 1
-    true_prob = None if target is None else float(probs[target])
-    return Guess(name, tuple(classes[c] for c in top), tuple(float(probs[c]) for c in top), rank, true_prob)
-
-
-def _fit_runs(workspace: Workspace, folds: Folds, fold: int | None) -> tuple[list[tuple[Run, Rows]], list[str]]:
+def _fit_runs(
+    workspace: Workspace, folds: Folds, fold: int | None
+) -> tuple[dict[str, tuple[Run, Rows]], dict[str, str]]:
     """All runs that have predicted the image, each with the rows it was opened with, and why the others have not.
 
     fold  of a training image; None: a test image, which every network of a run predicts
     """
-    runs, left_out, every = [], [], range(folds.n_folds)
+    runs, left_out, every = {}, {}, range(folds.n_folds)
     for name in list_runs(workspace):
         try:
             done = every if (workspace.members / name).is_dir() else sorted(done_folds(workspace, name))
             if fold is not None and fold not in done:
                 raise UserError(f"{name} lacks fold {fold}, which this image is in")
             rows = rows_of(folds, done if fold is None else [fold])
-            runs.append((open_run(workspace, name, rows=rows, tests_only=fold is None), rows))
+            runs[name] = open_run(workspace, name, rows=rows, tests_only=fold is None), rows
         except UserError as err:
-            left_out.append(err.message)
+            left_out[name] = err.message
     return runs, left_out
 
 
@@ -157,18 +156,18 @@ def _find(workspace: Workspace, image_id: str) -> Literal["train", "test"]:
     """Which part the image belongs to."""
     manifest = read_manifest(workspace)
     found = manifest[manifest["image_id"] == image_id]
-    usable = found[found["status"] == USABLE]
-    if len(usable):
-        return "train" if (usable["split"] == "train").any() else "test"
-    if len(found):
+    if not len(found):
+        near = nearest(image_id, manifest.loc[manifest["status"] == USABLE, "image_id"].tolist())
+        hint = f"did you mean {' or '.join(f'`{one}`' for one in near)}?" if near else None
+        raise UserError(f"there is no image {image_id}", hint=hint or f"{workspace.manifest} has all ids")
+    splits = set(found.loc[found["status"] == USABLE, "split"])
+    if not splits:
         status, why = found["status"].iloc[0], reason_text(found["reasons"].iloc[0])
         raise UserError(
             f"{image_id} is {status} ({why}): nothing is predicted of it",
             hint=f"{workspace.manifest} names the images that are usable",
         )
-    near = nearest(image_id, manifest.loc[manifest["status"] == USABLE, "image_id"].tolist())
-    hint = f"did you mean {' or '.join(f'`{one}`' for one in near)}?" if near else f"{workspace.manifest} has all ids"
-    raise UserError(f"there is no image {image_id}", hint=hint)
+    return "train" if "train" in splits else "test"
 
 
 def nearest(text: str, ids: Sequence[str]) -> list[str]:
@@ -182,9 +181,8 @@ def explained_summary(said: Explained, no_map: Sequence[str]) -> Group:
     guesses = [f"guess {place}" for place in range(1, K + 1)]
     table = figures(said.headline, texts=("member", *guesses), numbers=("truth",) if said.label is not None else ())
     for one in (*said.members, *([said.blend] if said.blend else [])):
-        cells = [Text(visible(text)) for text in one.texts]
-        cells += [Text("")] * (K - len(cells))
+        texts = [*one.texts, *[""] * (K - len(one.texts))]
         truth = [f"{one.true_prob:.2f}, place {one.rank}"] if one.rank is not None else []
-        table.add_row(one.name, *cells, *truth)
+        table.add_row(one.name, *(Text(visible(text)) for text in texts), *truth)
     notes = [f"left out: {why}" for why in said.left_out] + [f"no map: {why}" for why in no_map]
     return Group(table, *map(Text, notes))

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ensemble.blend.blend_json import Blend, load_blend
+from ensemble.weights.metric import TOP3
 from folds.base.errors import UserError
 from folds.base.terminal import figures
 from folds.base.workspace import Workspace, read_json
@@ -43,16 +44,15 @@ def next_gains(workspace: Workspace) -> list[NextGain]:
     None where there is no blend of these folds by top-3 error.
     """
     try:
-        blend = load_blend(workspace.blend)
-        is_of_these = blend.folds_digest == load_folds(workspace).digest
+        blend, folds = load_blend(workspace.blend), load_folds(workspace)
     except UserError:
         return []
-    if not is_of_these or (blend.metric, blend.k) != ("top-k-error", 3):
+    if (blend.folds_digest, blend.metric, blend.k) != (folds.digest, TOP3.name, TOP3.k):
         return []
-    hours = dict.fromkeys(blend.runs, 0.0)
+    hours = {}
     for name, runs in blend.runs.items():
-        for path in (path for run in runs for path in sorted((workspace.models / run).glob("*/done.json"))):
-            hours[name] += float(read_json(path, hint="").get("seconds", 0.0)) / 3600
+        done = [path for run in runs for path in sorted((workspace.models / run).glob("*/done.json"))]
+        hours[name] = sum(float(read_json(path, hint="").get("seconds", 0.0)) for path in done) / 3600
     known = [
         NextGain(f"{one.name}, which is there", hours[one.name], one.without - blend.crossfit)
         for one in blend.worth
@@ -84,21 +84,18 @@ def _further_member(blend: Blend, hours: dict[str, float]) -> list[NextGain]:
     With M members, the loss without one of them less that of all is b / (M - 1) - b / M, and b / M - b / (M + 1) comes:
     (M - 1) / (M + 1) of it.
     """
-    members = [
-        (one.name, one.without) for one in blend.worth if blend.weights[one.name] > 0 and one.without is not None
-    ]
-    n = len(members)
+    used = [one for one in blend.worth if blend.weights[one.name] > 0]
+    without = {one.name: one.without for one in used if one.without is not None}
+    n = len(without)
     if n < 2:
         return []
-    last = mean(without for _, without in members) - blend.crossfit
-    spent = mean(hours[name] for name, _ in members)
-    return [NextGain("a further member like these", spent, last * (n - 1) / (n + 1))]
+    last = mean(without.values()) - blend.crossfit
+    return [NextGain("a further member like these", mean(hours[name] for name in without), last * (n - 1) / (n + 1))]
 
 
 def gain_table(gains: Sequence[NextGain]) -> Table:
     """One row for each, with what it gives in an hour."""
-    title, numbers = "where the next gain is, estimated", ("hours", "top-3 error", "an hour")
-    table = figures(title, texts=("",), numbers=numbers)
+    table = figures("where the next gain is, estimated", texts=("",), numbers=("hours", "top-3 error", "an hour"))
     for one in gains:
         per_hour = "-" if one.per_hour is None else f"{0 - one.per_hour:+.4f}"
         what = one.what if one.gain > 0 else f"{one.what}: the blend is as good without"

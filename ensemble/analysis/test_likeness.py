@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -98,21 +98,24 @@ class WeightedRate:
 
 
 def measure_likeness(workspace: Workspace, *, seed: int = 0) -> Likeness | None:
-    """Compare the images by the widest features that are kept of both sets; None where there are none, or few images.
+    """Compare the images by the widest features that are kept of both sets.
 
-    What was measured of the same features lies in `work/ensemble/likeness.npz`: `blend`, `submit` and `report` ask.
-    Raises UserError where there is no manifest.
+    None where there is no manifest, no features of both sets, or too few images. What was measured of the same features
+    lies in `work/ensemble/likeness.npz`: `blend`, `submit` and `report` ask.
     """
-    manifest = read_manifest(workspace)
-    train, test = (usable_rows(manifest, split=split) for split in ("train", "test"))
-    found = max(_kept_features(workspace, train, test), key=lambda pair: pair.rank, default=None)
-    if found is None or min(len(train), len(test)) < LEAST_IMAGES:
+    if not workspace.manifest.is_file():
         return None
+    manifest = read_manifest(workspace)
+    sets = [usable_rows(manifest, split=split) for split in ("train", "test")]
+    kept = next(kept_features(workspace, sets), None) if min(map(len, sets)) >= LEAST_IMAGES else None
+    if kept is None:
+        return None
+    digests = tuple(one.head["digest"] for one in kept)
     constants = (seed, MOST_IMAGES, DIRECTIONS, STRENGTH, N_FOLDS, version("scikit-learn"))
-    made_of = digest(repr([found.digests, digest(read_manifest_bytes(workspace)), constants]).encode())
+    made_of = digest(repr([digests, digest(read_manifest_bytes(workspace)), constants]).encode())
     stored = workspace.ensemble / "likeness.npz"
     likeness = _stored(stored, made_of)
-    if likeness is None and (likeness := _measured(found, train, test, seed=seed)) is not None:
+    if likeness is None and (likeness := _measured(kept, sets, seed=seed)) is not None:
         buffer = io.BytesIO()
         np.savez(buffer, made_of=made_of, **{field.name: getattr(likeness, field.name) for field in fields(Likeness)})
         write_bytes(stored, buffer.getvalue())
@@ -130,76 +133,78 @@ def _stored(path: Path, made_of: str) -> Likeness | None:
     return Likeness(*(value if value.ndim else value.item() for value in values)) if is_same else None
 
 
-def _measured(found: _Pair, train: pd.DataFrame, test: pd.DataFrame, *, seed: int) -> Likeness | None:
+@dataclass(frozen=True)
+class KeptFeatures:
+    """Features of all images of a set by one backbone under one view; head: what `probe` recorded of the file."""
+
+    path: Path
+    head: dict[str, Any]
+
+    @property
+    def tag(self) -> str:
+        return self.head["facts"]["tag"]
+
+    @property
+    def rank(self) -> tuple[int, bool, str]:
+        return self.head["shape"][1], self.head["facts"]["view"] == "centre", self.tag
+
+    def load(self) -> np.ndarray:
+        """(n, D) float16, memory-mapped."""
+        return np.load(self.path, mmap_mode="r", allow_pickle=False)
+
+    def is_whole(self) -> bool:
+        """Whether the file holds the features that its head describes."""
+        try:
+            features = self.load()
+            return list(features.shape) == self.head["shape"] and digest(features.data.cast("B")) == self.head["digest"]
+        except (OSError, ValueError, EOFError, TypeError):
+            return False
+
+
+def kept_features(workspace: Workspace, sets: Sequence[pd.DataFrame]) -> Iterator[tuple[KeptFeatures, KeptFeatures]]:
+    """The features that were made of these very images, of both sets by one backbone under one view; widest first.
+
+    A file that is damaged is passed over.
+    """
+    images = [digest("\n".join([*rows["split"], *rows["image_id"]]).encode()) for rows in sets]
+    manifest, kept = digest(read_manifest_bytes(workspace)), {own: dict[str, KeptFeatures]() for own in images}
+    for path in sorted(workspace.features.glob("*.json")):
+        try:
+            head = read_json(path, hint="")
+            facts = dict(head["facts"])
+        except (UserError, KeyError, TypeError):
+            continue
+        own, is_trained = facts.pop("images", None), facts.get("is_trained")  # which knows its training images apart
+        if own in kept and facts.get("manifest") == manifest and not is_trained:
+            kept[own][json.dumps(facts, sort_keys=True)] = KeptFeatures(path.with_suffix(".npy"), head)
+    trains, tests = (kept[own] for own in images)
+    pairs = [(trains[asked], tests[asked]) for asked in trains if asked in tests]
+    for pair in sorted(pairs, key=lambda pair: pair[0].rank, reverse=True):
+        if all(one.is_whole() for one in pair):
+            yield pair
+
+
+def _measured(kept: Sequence[KeptFeatures], sets: Sequence[pd.DataFrame], *, seed: int) -> Likeness | None:
+    """The likeness of two sets, or of MOST_IMAGES of each; None where too few groups of copies make no folds."""
     from threadpoolctl import threadpool_limits
 
     rng = np.random.default_rng([seed, 43])
-    rows = [_some(len(table), rng) for table in (train, test)]
-    features = [
-        np.load(path, mmap_mode="r", allow_pickle=False)[own] for path, own in zip(found.paths, rows, strict=True)
+    drawn = [
+        table if len(table) <= MOST_IMAGES else table.iloc[np.sort(rng.choice(len(table), MOST_IMAGES, replace=False))]
+        for table in sets
     ]
-    group = np.concatenate([table["group"].to_numpy()[own] for table, own in zip((train, test), rows, strict=True)])
-    is_test = np.arange(len(group)) >= len(rows[0])
+    features = [one.load()[table.index] for one, table in zip(kept, drawn, strict=True)]
+    both = pd.concat(drawn)
+    group, is_test = both["group"].to_numpy(), (both["split"] == "test").to_numpy()
     fold = deal_groups(group, is_test, rng)
     if fold is None:
         return None
     with threadpool_limits(1):
         parts = principal_parts(np.concatenate(features))
         odds = crossfit_odds(parts, is_test, fold)
-    auc, low, high = crossfit_auc(odds, is_test, fold, group, noise=fit_noise(parts, is_test, fold))
-    ids = [table["image_id"].to_numpy(dtype=str)[own] for table, own in zip((train, test), rows, strict=True)]
-    return Likeness(auc, low, high, ids[0], odds[~is_test], ids[1], odds[is_test], found.tag)
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """Files of features of all training and of all test images by one backbone under one view."""
-
-    tag: str
-    view: str
-    width: int
-    paths: tuple[Path, Path]
-    digests: tuple[str, str]
-
-    @property
-    def rank(self) -> tuple[int, bool, str]:
-        return self.width, self.view == "centre", self.tag
-
-
-def _kept_features(workspace: Workspace, train: pd.DataFrame, test: pd.DataFrame) -> Iterator[_Pair]:
-    """The pairs of files that were made of these very images. A file that is damaged is passed over."""
-    images = [digest("\n".join([*rows["split"], *rows["image_id"]]).encode()) for rows in (train, test)]
-    manifest, kept = digest(read_manifest_bytes(workspace)), {}
-    for path in sorted(workspace.features.glob("*.json")):
-        try:
-            head = read_json(path, hint="")
-        except UserError:
-            continue
-        facts = head.get("facts") if isinstance(head, dict) else None
-        if not isinstance(facts, dict) or facts.get("is_trained"):  # which knows its training images apart
-            continue
-        if facts.get("manifest") == manifest and path.with_suffix(".npy").is_file():
-            asked = json.dumps({key: value for key, value in facts.items() if key != "images"}, sort_keys=True)
-            kept[asked, facts.get("images")] = (path.with_suffix(".npy"), head)
-    for asked, one in kept:
-        pair = [kept.get((asked, own)) for own in images]
-        if one == images[0] and all(part is not None and _is_whole(*part) for part in pair):
-            (path, head), (other, other_head) = (part for part in pair if part is not None)
-            digests = head["digest"], other_head["digest"]
-            yield _Pair(head["facts"]["tag"], head["facts"]["view"], head["shape"][1], (path, other), digests)
-
-
-def _is_whole(path: Path, head: dict[str, Any]) -> bool:
-    """Whether a file holds the features that its head describes."""
-    try:
-        features = np.load(path, mmap_mode="r", allow_pickle=False)
-        return list(features.shape) == head["shape"] and digest(features.data.cast("B")) == head["digest"]
-    except (OSError, ValueError, EOFError, KeyError, TypeError):
-        return False
-
-
-def _some(n: int, rng: np.random.Generator) -> np.ndarray:
-    return np.arange(n) if n <= MOST_IMAGES else np.sort(rng.choice(n, MOST_IMAGES, replace=False))
+    interval = crossfit_auc(odds, is_test, fold, group, noise=fit_noise(parts, is_test, fold))
+    train_id, test_id = (table["image_id"].to_numpy(dtype=str) for table in drawn)
+    return Likeness(*interval, train_id, odds[~is_test], test_id, odds[is_test], kept[0].tag)
 
 
 def deal_groups(group: np.ndarray, is_test: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:

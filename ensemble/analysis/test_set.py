@@ -61,8 +61,7 @@ def describe_test_set(workspace: Workspace, blended: Blended, made_from: Blend |
         mix = class_mix_of(workspace, made_from, blended.image_id)
     except UserError as err:
         problem = err.message
-    likeness = measure_likeness(workspace) if workspace.manifest.is_file() else None
-    return Unlabelled(mix, copies_of_training_images(workspace, blended), likeness, problem)
+    return Unlabelled(mix, copies_of_training_images(workspace, blended), measure_likeness(workspace), problem)
 
 
 def class_mix_of(workspace: Workspace, made_from: Blend | str, image_id: np.ndarray) -> ClassMix:
@@ -100,20 +99,13 @@ def copies_of_training_images(workspace: Workspace, blended: Blended) -> Copies:
         return Copies(len(blended.image_id), (), 0)
     manifest = read_manifest(workspace)
     train, test = (usable_rows(manifest, split=split) for split in ("train", "test"))
-    labels: dict[int, set[str]] = {}
-    shared = train[train["group"].isin(test["group"])]
-    for group, label in zip(shared["group"].tolist(), shared["label"], strict=True):
-        labels.setdefault(group, set()).add(label)
-    row_of = {name: row for row, name in enumerate(blended.image_id.tolist())}
-    twins = {
-        name: labels[group]
-        for name, group in zip(test["image_id"], test["group"].tolist(), strict=True)
-        if group in labels and name in row_of
-    }
-    names = sorted(twins)
-    top = top_classes(blended.scores[[row_of[name] for name in names]])
-    missed = sum(not twins[name] & {blended.classes[c] for c in best} for name, best in zip(names, top, strict=True))
-    return Copies(len(blended.image_id), tuple(names), missed)
+    labels = train[train["group"].isin(test["group"])].groupby("group")["label"].agg(set)
+    is_copy = test["group"].isin(labels.index) & test["image_id"].isin(blended.image_id.tolist())
+    copies = test[is_copy].sort_values("image_id")
+    top = top_classes(blended.scores[np.searchsorted(blended.image_id, copies["image_id"].to_numpy(dtype=str))])
+    guesses = ({blended.classes[c] for c in best} for best in top.tolist())
+    missed = sum(not labels[group] & own for group, own in zip(copies["group"], guesses, strict=True))
+    return Copies(len(blended.image_id), tuple(copies["image_id"]), missed)
 
 
 def submission_sentences(
@@ -124,11 +116,10 @@ def submission_sentences(
         yield copies_sentence(said.copies, expected)
     if said.likeness is not None and said.likeness.is_far:
         yield likeness_sentence(said.likeness)
-    yield (
-        mix_sentence(said.mix, classes, is_matched=is_matched)
-        if said.mix
-        else (f"the class mix of the test images was not estimated: {said.problem}")
-    )
+    if said.mix is not None:
+        yield mix_sentence(said.mix, classes, is_matched=is_matched)
+    else:
+        yield f"the class mix of the test images was not estimated: {said.problem}"
 
 
 def copies_sentence(copies: Copies, expected: float) -> str:

@@ -8,8 +8,7 @@ The proposed set is the smallest on a greedy path that lies within one standard 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import numpy as np
 from rich.console import Group
@@ -50,16 +49,14 @@ class Step:
 
 @dataclass(frozen=True)
 class ViewReport:
-    """What the views of one run (or of several, averaged) bring. Errors are top-3 errors on `images` images.
+    """What the views of one run (or of several, averaged) bring. Errors are top-3 errors on out-of-fold images.
 
-    passes  what each view costs, in forward passes at the run's own size: its input's area over that of the own one
+    passes  by view: what it costs in forward passes at the run's own size, its input's area over that of the own one
     """
 
     name: str
     runs: tuple[str, ...]
     probes: tuple[str, ...]  # those of the runs
-    images: int
-    views: Views
     passes: Mapping[str, float]
     worth: tuple[ViewValue, ...]
     path: tuple[Step, ...]
@@ -69,6 +66,10 @@ class ViewReport:
     crossfit: float  # the error of proposing: each fold scored under the set proposed without it
     crossfit_against_all: Difference  # that error minus the one of all views
     proposed_without: tuple[Views, ...]  # the sets proposed without each fold
+
+    @property
+    def views(self) -> Views:
+        return tuple(self.passes)
 
     @property
     def is_worth_it(self) -> bool:
@@ -81,27 +82,33 @@ class ViewReport:
 
 @dataclass(frozen=True)
 class Sets:
-    """The outcomes of sets of views: whether the mean of the set's probabilities misses, per image and over runs."""
+    """The outcomes of sets of views: whether the mean of the set's probabilities misses, per image and over runs.
 
-    views: Views  # in the order of the files
-    runs: tuple[tuple[Views, Reduction], ...]  # of each run its views, in the order of the reduction, and that
+    The first fields are as in `ViewReport`, the views in the order of the files.
+    """
+
+    runs: tuple[str, ...]
+    probes: tuple[str, ...]
+    passes: Mapping[str, float]
+    reductions: tuple[tuple[Views, Reduction], ...]  # of each run its views, in the order of the reduction, and that
     rows: Rows
+    known: dict[frozenset[str], np.ndarray] = field(default_factory=dict)  # what `misses` has found
+
+    @property
+    def views(self) -> Views:
+        return tuple(self.passes)
 
     def misses(self, views: Views) -> np.ndarray:
         """(N,) float64 in [0, 1]: 1 for an image whose true class is not in the top 3, averaged over runs."""
         key = frozenset(views)
-        if key not in self._known:
-            found = [made.outcomes(np.isin(names, views).astype(np.float64)) for names, made in self.runs]
-            self._known[key] = np.mean(found, axis=0)
-        return self._known[key]
+        if key not in self.known:
+            found = [made.outcomes(np.isin(names, views).astype(np.float64)) for names, made in self.reductions]
+            self.known[key] = np.mean(found, axis=0)
+        return self.known[key]
 
     def difference(self, views: Views, other: Views, rows: np.ndarray | slice = slice(None)) -> Difference:
         """The error of one set minus another's. rows (N,) bool: the images that count"""
         return paired_difference(self.misses(views)[rows], self.misses(other)[rows], self.rows.group[rows])
-
-    @cached_property
-    def _known(self) -> dict[frozenset[str], np.ndarray]:
-        return {}
 
 
 def report_views(
@@ -118,20 +125,20 @@ def report_views(
     if not runs:
         raise UserError("there is no finished run", hint="`python run.py train`")
     made: list[Sets] = []
-    reports: list[ViewReport] = []
     with threadpool_limits(1):
         for name in runs:
             made.append(_open_sets(workspace, name, track=track))
-            probes: tuple[str, ...] = (name,) if kind_of(workspace, name) == PROBE else ()
-            passes = _passes_of(made[-1].views, own_size(workspace, name))
-            reports.append(make_report(name, made[-1], runs=(name,), probes=probes, passes=passes))
-            yield reports[-1]
-        shared = tuple(view for view in made[0].views if all(view in sets.views for sets in made))
+            yield make_report(name, made[-1])
+        shared = [view for view in made[0].views if all(view in sets.views for sets in made)]
         if len(runs) > 1 and len(shared) > 1:
-            pooled = Sets(shared, tuple(run for sets in made for run in sets.runs), made[0].rows)
-            passes = {view: float(np.mean([report.passes[view] for report in reports])) for view in shared}
-            probes = tuple(run for report in reports for run in report.probes)
-            yield make_report(f"mean of {len(runs)} runs", pooled, runs=runs, probes=probes, passes=passes)
+            pooled = Sets(
+                runs=runs,
+                probes=tuple(run for sets in made for run in sets.probes),
+                passes={view: float(np.mean([sets.passes[view] for sets in made])) for view in shared},
+                reductions=tuple(one for sets in made for one in sets.reductions),
+                rows=made[0].rows,
+            )
+            yield make_report(f"mean of {len(runs)} runs", pooled)
 
 
 def _open_sets(workspace: Workspace, name: str, *, track: Track) -> Sets:
@@ -139,33 +146,31 @@ def _open_sets(workspace: Workspace, name: str, *, track: Track) -> Sets:
     members = load_members(workspace, [name], separate_views=True, track=track)
     steps = TOP3.steps(len(members.rows.classes))
     assert steps is not None
-    made = build_reduction(members.chunks(), members.rows.target, steps=steps)
+    reduction = build_reduction(members.chunks(), members.rows.target, steps=steps)
     names = tuple(member.runs[0].views[0] for member in members.members)
-    return Sets(members.members[0].runs[0].blocks[0].stored.views, ((names, made),), members.rows)
+    views, own = members.members[0].runs[0].blocks[0].stored.views, own_size(workspace, name)
+    sides = {view: split_view(view)[1] for view in views}  # None: the run's own
+    return Sets(
+        runs=(name,),
+        probes=(name,) if kind_of(workspace, name) == PROBE else (),
+        passes={view: (side / own) ** 2 if side and own else 1.0 for view, side in sides.items()},
+        reductions=((names, reduction),),
+        rows=members.rows,
+    )
 
 
-def _passes_of(views: Views, own: int | None) -> dict[str, float]:
-    """By view: a convolution's operations grow with its input's area. own: side of the views that name none"""
-    sizes = {view: split_view(view)[1] for view in views}
-    return {view: (size / own) ** 2 if size and own else 1.0 for view, size in sizes.items()}
-
-
-def make_report(
-    name: str, sets: Sets, *, runs: tuple[str, ...], probes: tuple[str, ...], passes: Mapping[str, float]
-) -> ViewReport:
-    """Everything about the views of one run, or of several. The arguments are as in `ViewReport`."""
+def make_report(name: str, sets: Sets) -> ViewReport:
+    """Everything about the views of one run, or of the mean of several."""
     views, fold = sets.views, sets.rows.fold
     path, best, proposed = propose(sets, np.ones(len(fold), bool))
-    without = [propose(sets, fold != k)[2] for k in range(sets.rows.n_folds)]
-    crossfit = np.concatenate([sets.misses(step.views)[sets.rows.of_fold(k)] for k, step in enumerate(without)])
+    without = [propose(sets, fold != k)[2].views for k in range(sets.rows.n_folds)]
+    crossfit = np.concatenate([sets.misses(chosen)[sets.rows.of_fold(k)] for k, chosen in enumerate(without)])
     others = {view: tuple(one for one in views if one != view) for view in views}
     return ViewReport(
         name=name,
-        runs=runs,
-        probes=probes,
-        images=len(fold),
-        views=views,
-        passes=passes,
+        runs=sets.runs,
+        probes=sets.probes,
+        passes=sets.passes,
         worth=tuple(
             ViewValue(view, float(sets.misses((view,)).mean()), sets.difference(rest, views) if rest else None)
             for view, rest in others.items()
@@ -176,7 +181,7 @@ def make_report(
         behind=sets.difference(proposed.views, best.views),
         crossfit=float(crossfit.mean()),
         crossfit_against_all=paired_difference(crossfit, sets.misses(views), sets.rows.group),
-        proposed_without=tuple(step.views for step in without),
+        proposed_without=tuple(without),
     )
 
 
@@ -201,35 +206,31 @@ def propose(sets: Sets, rows: np.ndarray) -> tuple[tuple[Step, ...], Step, Step]
 
 def view_summary(report: ViewReport) -> Group:
     """The figures of a run's views, for a rich console."""
-    title = f"{report.name}: views, top-3 error on {report.images:,} out-of-fold images"
+    title = f"{report.name}: views, top-3 error on {report.behind.images:,} out-of-fold images"
     alone = figures(title, texts=("view",), numbers=("alone", "adds to the others", "95% interval", "forward passes"))
     for one in report.worth:
-        cells = _gain_cells(one.adds)
-        alone.add_row(one.view, f"{one.alone:.4f}", *cells, _sum(report, (one.view,)))
+        alone.add_row(one.view, f"{one.alone:.4f}", *_gain_cells(one.adds), _sum(report, (one.view,)))
     title = f"{report.name}: one view after the other, the proposed ones down to *"
     path = figures(title, texts=("", "view"), numbers=("error", "gain", "95% interval", "forward passes"))
     for step in report.path:
         mark, view = "*" if step is report.proposed else "", ("+ " if step.gain else "") + step.views[-1]
-        cells = _gain_cells(step.gain)
-        path.add_row(mark, view, f"{step.error:.4f}", *cells, _sum(report, step.views))
+        path.add_row(mark, view, f"{step.error:.4f}", *_gain_cells(step.gain), _sum(report, step.views))
     return Group(alone, path)
 
 
 def view_sentences(report: ViewReport) -> list[str]:
     """What is proposed, its cross-fitted error, which commands use it, and which views are not predicted."""
     proposed, best, apart = report.proposed, report.best, report.crossfit_against_all
-    said = f"proposed: {', '.join(proposed.views)}, top-3 error {proposed.error:.4f}"
-    said = f"{said} with {_passes(report, proposed.views)}"
-    if proposed is best:
-        said = f"{said}, the best set on this path"
-    else:
-        said = (
-            f"{said}; the best set on this path, {', '.join(best.views)}, has {best.error:.4f} with"
+    rest = ", the best set on this path"
+    if proposed is not best:
+        rest = (
+            f"; the best set on this path, {', '.join(best.views)}, has {best.error:.4f} with"
             f" {_passes(report, best.views)}: {report.behind.mean:.4f} +- {report.behind.standard_error:.4f} less"
         )
     alike = sum(set(one) == set(proposed.views) for one in report.proposed_without)
     sentences = [
-        said,
+        f"proposed: {', '.join(proposed.views)}, top-3 error {proposed.error:.4f} with"
+        f" {_passes(report, proposed.views)}{rest}",
         f"chosen without each fold and scored on it: top-3 error {report.crossfit:.4f}, {apart.mean:+.4f}"
         f" ({apart.low:+.4f} to {apart.high:+.4f}) against all {len(report.views)} views;"
         f" {alike} of {len(report.proposed_without)} times the same set was chosen",
@@ -272,7 +273,7 @@ def _passes(report: ViewReport, views: Views) -> str:
 
 def _sum(report: ViewReport, views: Views) -> str:
     """Forward passes of these views, such as 2 or 3.65."""
-    return f"{sum(report.passes[view] for view in views):.2f}".rstrip("0").rstrip(".")
+    return f"{round(sum(report.passes[view] for view in views), 2):g}"
 
 
 def _gain_cells(gain: Difference | None) -> tuple[str, str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -66,10 +66,9 @@ def open_blend(workspace: Workspace, made_from: Blend | str, *, tests_only: bool
         rows = rows_of(load_folds(workspace))
         run = open_run(workspace, made_from, rows=rows, tests_only=tests_only)
         return Applied(Recipe("mean", np.ones(1)), (Member(run.name, (run,)),), rows)
-    recipe, rows = made_from.recipe(), _same_rows(workspace, made_from)
-    used = [name for name in sorted(made_from.weights) if made_from.weights[name] > 0]
-    members = tuple(_same_member(workspace, made_from, name, rows, tests_only=tests_only) for name in used)
-    return Applied(Recipe(recipe.pool, recipe.weights[recipe.weights > 0], recipe.bias), members, rows)
+    recipe, used = made_from.recipe(), [name for name, weight in made_from.weights.items() if weight > 0]
+    rows, members = _as_they_were(workspace, made_from, used, tests_only=tests_only)
+    return Applied(replace(recipe, weights=recipe.weights[recipe.weights > 0]), members, rows)
 
 
 def open_members(workspace: Workspace, blend: Blend) -> Members:
@@ -77,9 +76,7 @@ def open_members(workspace: Workspace, blend: Blend) -> Members:
 
     Raises UserError where one is gone or not as it was when the blend was made.
     """
-    rows = _same_rows(workspace, blend)
-    names = sorted(blend.weights)
-    return read_members(rows, [_same_member(workspace, blend, name, rows, tests_only=False) for name in names])
+    return read_members(*_as_they_were(workspace, blend, blend.weights, tests_only=False))
 
 
 def member_test_probs(runs: Sequence[Run], image_id: np.ndarray, *, some: bool = False) -> np.ndarray:
@@ -103,22 +100,21 @@ def member_test_probs(runs: Sequence[Run], image_id: np.ndarray, *, some: bool =
     return total
 
 
-def _same_rows(workspace: Workspace, blend: Blend) -> Rows:
-    """The training images that a blend was made with."""
+def _as_they_were(
+    workspace: Workspace, blend: Blend, names: Iterable[str], *, tests_only: bool
+) -> tuple[Rows, tuple[Member, ...]]:
+    """The training images and the members, sorted by name, that a blend was made of, with the views that it uses."""
     rows = rows_of(load_folds(workspace), blend.partial["folds"] if blend.partial else None)
     if (rows.digest, rows.classes) != (blend.folds_digest, blend.classes):
         raise UserError("the blend was made with other folds than those of this work folder", hint=HINT)
-    return rows
 
-
-def _same_member(workspace: Workspace, blend: Blend, name: str, rows: Rows, *, tests_only: bool) -> Member:
-    """The member's runs as they were when the blend was made, with the views that it uses."""
-    runs = []
-    for run_name in blend.runs[name]:
-        views = tuple(blend.views[name])
-        run, known = open_run(workspace, run_name, rows=rows, views=views, tests_only=tests_only), blend.files[run_name]
+    def same(name: str, views: tuple[str, ...]) -> Run:
+        run, known = open_run(workspace, name, rows=rows, views=views, tests_only=tests_only), blend.files[name]
         changed = [place for place in sorted({*known, *run.digests}) if run.digests.get(place) != known.get(place)]
         if changed:
-            raise UserError(f"{run_name} has changed since the blend was made: {first_few(changed)}", hint=HINT)
-        runs.append(run)
-    return Member(name, tuple(runs))
+            raise UserError(f"{name} has changed since the blend was made: {first_few(changed)}", hint=HINT)
+        return run
+
+    return rows, tuple(
+        Member(name, tuple(same(run, blend.views[name]) for run in blend.runs[name])) for name in sorted(names)
+    )

@@ -66,14 +66,14 @@ def save_blend(path: Path, blend: Blend) -> Path:
 def load_blend(path: Path) -> Blend:
     """Read a blend. Raises UserError where the file is absent, damaged or of another version."""
     stored = read_json(path, hint=HINT)
-    if not isinstance(stored, dict) or stored.get("version") != VERSION:
-        version = stored.get("version") if isinstance(stored, dict) else None
+    version = stored.get("version") if isinstance(stored, dict) else None
+    if version != VERSION:
         raise UserError(f"{path} has version {version}, and this kit reads version {VERSION}", hint=HINT)
     try:
         fields = {name: _frozen(stored[name]) for name in Blend.__dataclass_fields__}
         scores = {name: ExpectedScore(**fields[name]) for name in ("expected", "expected_top3")}
         worth = tuple(MemberValue(**one) for one in fields["worth"])
-        blend = Blend(**{**fields, **scores, "worth": worth})
+        blend = Blend(**fields | scores | {"worth": worth})
         weights = blend.recipe().weights
     except (KeyError, TypeError, ValueError) as err:
         raise UserError(f"{path} is damaged: {type(err).__name__} {err}", hint=HINT) from err

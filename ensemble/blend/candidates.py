@@ -9,15 +9,13 @@ from functools import cached_property
 import numpy as np
 
 from ensemble.members.members import Members
-from ensemble.weights.log_pool import LogPoolFits, fit_log_pools
+from ensemble.weights.log_pool import PIECE_ROWS, LogPoolFits, fit_log_pools
 from ensemble.weights.metric import Metric
 from ensemble.weights.recipe import Pool, Recipe
 from ensemble.weights.reduction import build_reduction
 from ensemble.weights.search import Search
-from ensemble.weights.simple import FitData, LogLoss, Objective
+from ensemble.weights.simple import FitData, LogLoss
 from folds.base.progress import Track
-
-PIECE_ROWS = 512  # (M, n, C) float32 at M = 15 is 3 MB: in the cache
 
 
 @dataclass(frozen=True)
@@ -54,12 +52,12 @@ class Candidate:
 
 def fit_data(members: Members, metric: Metric) -> FitData:
     """What weights are fitted on, of all N images."""
-    log_loss, steps = LogLoss(members.true_probs), metric.steps(len(members.rows.classes))
-    objective: Objective = log_loss
-    if steps is not None:
-        pieces = members.chunks(size=PIECE_ROWS)
-        objective = build_reduction(pieces, members.rows.target, steps=steps)
-    return FitData(objective, log_loss, members.rows.group)
+    rows, log_loss = members.rows, LogLoss(members.true_probs)
+    steps = metric.steps(len(rows.classes))
+    if steps is None:
+        return FitData(log_loss, log_loss, rows.group)
+    reduction = build_reduction(members.chunks(size=PIECE_ROWS), rows.target, steps=steps)
+    return FitData(reduction, log_loss, rows.group)
 
 
 def _each(pool: Pool, weights: Callable[[FitData], np.ndarray]) -> Callable[[FitInput], list[Recipe]]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from ensemble.members.members import Member, Members
-from ensemble.members.run import Run
+from ensemble.members.run import Run, is_added
 from ensemble.members.training_rows import Rows
 from ensemble.weights.metric import LEAST_PROB, Metric
-from ensemble.weights.recipe import Recipe
+from ensemble.weights.recipe import Recipe, softmax
 from folds.base.errors import UserError
 from folds.base.interval import (
     WITHIN_95,
@@ -102,7 +103,7 @@ def expected_score(
     group, oof = rows.group, float(outcomes.mean())
     copies = agreeing_images(scored.group) / len(scored.group) if len(scored.group) else 1.0
     trials, guess = copies * len(scored), _guess_loss(metric, rows.target)
-    gain_spread = GAIN_SPREAD[metric.name]
+    gain_error = GAIN_SPREAD[metric.name] * gain.share * oof
     guessed = scored.guessed / (len(scored.group) + scored.guessed) if guess is not None and len(scored) else 0.0
     mean = (1 - guessed) * oof * (1 - gain.share) + guessed * (guess or 0.0)
     if metric.name == "log-loss":
@@ -110,7 +111,7 @@ def expected_score(
         single = paired_difference(outcomes, np.zeros(len(outcomes)), group).standard_error
         oof_error = single * (1 - gain.share)
         test_error = single * gain.spread * float(np.sqrt(images / trials)) if trials else 0.0
-        errors = float(np.sqrt(oof_error**2 + test_error**2 + (gain_spread * gain.share * oof) ** 2))
+        errors = float(np.sqrt(oof_error**2 + test_error**2 + gain_error**2))
         # A mean of losses that have a long tail upwards is nearer to normal in its logarithm.
         reach = np.exp(WITHIN_95 * errors / mean) if mean else 1.0
         low, high = float(mean / reach), float(mean * reach)
@@ -118,7 +119,7 @@ def expected_score(
         images = effective_images(outcomes, group)
         trials *= _trials_per_image(outcomes)
         known = rate_points(min(max(oof, 0.0), 1.0), images)
-        kept = 1 - np.clip(gain.share * (1 + gain_spread * NORMAL_FIFTHS), 0, MOST_GAIN)
+        kept = 1 - np.clip(gain.share * (1 + GAIN_SPREAD[metric.name] * NORMAL_FIFTHS), 0, MOST_GAIN)
         rates = (1 - guessed) * np.outer(kept, known).ravel() + guessed * (guess or 0.0)
         oof_error = float(known.std()) * (1 - guessed) * (1 - gain.share)
         test_error = float(np.sqrt((rates * (1 - rates)).mean() / trials)) if trials else 0.0
@@ -134,7 +135,7 @@ def expected_score(
         test_images=len(scored),
         test_error=test_error,
         gain=gain.share,
-        gain_error=gain_spread * gain.share * oof,
+        gain_error=gain_error,
         oof_networks=gain.one,
         test_networks=gain.all,
         why_no_gain=gain.why_not,
@@ -150,7 +151,7 @@ def expected_words(expected: ExpectedScore) -> str:
 def expected_sentences(metric: Metric, expected: ExpectedScore) -> list[str]:
     """The expected score with its interval, and what it is made of."""
     one = expected
-    where = f"on {one.test_images:,} test images" if one.test_images else "on new images (there is no test set)"
+    where = f"{one.test_images:,} test images" if one.test_images else "new images (there is no test set)"
     parts = [f"{one.oof:.4f} cross-fitted, +-{one.oof_error:.4f} by the out-of-fold images"]
     if one.test_images:
         parts.append(f"+-{one.test_error:.4f} by the test images")
@@ -163,10 +164,7 @@ def expected_sentences(metric: Metric, expected: ExpectedScore) -> list[str]:
         parts.append(f"no gain of averaging networks: {one.why_no_gain}")
     if one.guessed:
         parts.append(f"{one.guessed:,} unreadable test images as errors of the most frequent classes")
-    return [
-        f"expected {metric.title} {expected_words(one)} {where}",
-        f"that is {'; '.join(parts)}",
-    ]
+    return [f"expected {metric.title} {expected_words(one)} on {where}", f"that is {'; '.join(parts)}"]
 
 
 def find_scored_images(workspace: Workspace, members: Members, *, share: float) -> ScoredImages:
@@ -190,26 +188,27 @@ def averaging_gain(metric: Metric, members: Members, recipe: Recipe, *, oof: flo
     """
     used = [(member, weight) for member, weight in zip(members.members, recipe.weights, strict=True) if weight > 0]
     runs = [run for member, _ in used for run in member.runs]
-    few, most = len(runs), sum(len(run.tests) if _has_networks(run) else 1 for run in runs)
-    if not any(_has_networks(run) and len(run.tests) > 1 for run in runs):
-        return Gain(0.0, few, most, "no member has a network per fold (probes and added members count as one)")
+    networks = [len(run.tests) if _has_networks(run) else 1 for run in runs]
+    no_gain = partial(Gain, 0.0, len(runs), sum(networks))
+    if max(networks) == 1:
+        return no_gain("no member has a network per fold (probes and added members count as one)")
     in_use = replace(recipe, weights=recipe.weights[recipe.weights > 0])
     try:
         if not len(ids := runs[0].test_ids()):
-            return Gain(0.0, few, most, "there are no test images")
+            return no_gain("there are no test images")
         scores = _fold_scores(in_use, members, [member for member, _ in used], ids)
     except UserError as err:
-        return Gain(0.0, few, most, err.message)
+        return no_gain(err.message)
     one, every, spread = _losses_under(metric, np.stack([recipe.probs(own) for own in scores]), scores, oof=oof)
     share = min(1 - every / one, MOST_GAIN) if one > 0 else 0.0
     if share < LEAST_GAIN:
-        return Gain(0.0, few, most, "the networks agree on the test images")
-    return Gain(share, few, most, spread=spread)
+        return no_gain("the networks agree on the test images")
+    return Gain(share, len(runs), sum(networks), spread=spread)
 
 
 def _has_networks(run: Run) -> bool:
     """Whether its test predictions are of networks trained on the folds, whose mean is the prediction."""
-    return run.root.parent.name == "models" and run.settings.get("kind") not in (PROBE, KNN)
+    return not is_added(run.root) and run.settings.get("kind") not in (PROBE, KNN)
 
 
 def _fold_scores(recipe: Recipe, members: Members, used: Sequence[Member], ids: np.ndarray) -> np.ndarray:
@@ -246,10 +245,7 @@ def _losses_under(metric: Metric, probs: np.ndarray, scores: np.ndarray, *, oof:
     values = -np.log(np.maximum(probs, LEAST_PROB)) if steps is None else 1 - steps[:-1]
     places = None if steps is None else np.argsort(-scores, axis=2, kind="stable")[:, :, : len(steps) - 1]
     logs = np.log(np.maximum(probs[-1], LEAST_PROB))
-
-    def truth_at(temperature: float) -> np.ndarray:
-        odds = np.exp((logs - logs.max(axis=1, keepdims=True)) / temperature)
-        return odds / odds.sum(axis=1, keepdims=True)  # (n, C)
+    logs -= logs.max(axis=1, keepdims=True)
 
     def losses(truth: np.ndarray) -> np.ndarray:
         if places is None:
@@ -258,9 +254,11 @@ def _losses_under(metric: Metric, probs: np.ndarray, scores: np.ndarray, *, oof:
 
     low, high = TEMPERATURES
     for _ in range(20):  # until the fold blends lose `oof`: halved 20 times, the interval is narrower than 1e-5
-        truth = truth_at(middle := float(np.sqrt(low * high)))
-        found, spread = losses(truth), 1.0
+        middle = float(np.sqrt(low * high))
+        truth = softmax(logs / middle)  # (n, C)
+        found = losses(truth)
         low, high = (low, middle) if found[:-1].mean() > oof else (middle, high)
+    spread = 1.0
     if places is None:
         variances = np.array([(truth * own**2).sum(axis=1).mean() for own in values]) - found**2
         spread = float(np.sqrt(variances[-1] / variances[:-1].mean()))

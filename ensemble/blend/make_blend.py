@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ensemble.blend.blend_json import Blend, save_blend
 from ensemble.blend.candidates import CANDIDATES, Candidate, FitInput, Fits, fit_data
-from ensemble.blend.cross_fit import Nested, Score, best_or_equal, nested_choice, score_candidates
+from ensemble.blend.cross_fit import Nested, Score, Scoring, best_or_equal, nested_choice, score_candidates
 from ensemble.blend.expected import ExpectedScore, averaging_gain, expected_score, find_scored_images
 from ensemble.blend.member_value import gain_over_best, member_values, rarest_loss
 from ensemble.members.members import Members, disagreeing_members, load_members
@@ -34,22 +33,15 @@ class BlendResult:
     metric: Metric
     scores: tuple[Score, ...]
     kept: Score
-    nested: Nested
     rarest: float  # cross-fitted, the mean of the rarest quarter of the classes
     undecided: float | None  # the share of images that weights can change at all; None for log loss
     warnings: tuple[str, ...]
 
 
 def make_blend(
-    workspace: Workspace,
-    settings: BlendSettings,
-    *,
-    seed: int,
-    members: Sequence[str] | None = None,
-    path: Path | None = None,
-    track: Track = silently,
+    workspace: Workspace, settings: BlendSettings, *, seed: int, path: Path | None = None, track: Track = silently
 ) -> BlendResult:
-    """Blend the runs (those named, or all that are done) and write `work/ensemble/blend.json`, or `path`.
+    """Blend the runs that the settings name, or all that are done, and write `work/ensemble/blend.json`, or `path`.
 
     Raises UserError, naming the member, where one is not fit to be blended.
     """
@@ -62,41 +54,29 @@ def make_blend(
     with threadpool_limits(1):  # two BLAS threads beside a busy neighbour made 0.2 ms into 7.8 ms
         loaded = load_members(
             workspace,
-            members or settings.members,
+            settings.members,
             views=settings.member_views,
             separate_views=settings.separate_views,
             separate_seeds=settings.separate_seeds,
             partial=settings.partial,
             track=track,
         )
-        metric = Metric(settings.metric, settings.k)
+        rows, metric = loaded.rows, Metric(settings.metric, settings.k)
         data = fit_data(loaded, metric)
-        fits = _fit_all(workspace, loaded, data, settings, seed=seed, track=track)
-        scores = score_candidates(loaded, metric, data.objective, fits)
-        kept = next((one for one in scores if one.candidate.name == settings.keep), None) or best_or_equal(scores)
-        nested = nested_choice(loaded, scores, kept, is_chosen=settings.keep is None)
-        values = member_values(loaded, metric, data.objective, kept)
-        blend = Blend(
-            candidate=kept.candidate.name,
-            why=_why(loaded, kept, scores, settings.keep),
-            metric=metric.name,
-            k=metric.k,
-            crossfit=kept.crossfit,
-            in_sample=kept.in_sample,
-            seed=seed,
-            worth=values,
-            gain=gain_over_best(loaded, data.objective, kept, values),
-            **_expected(workspace, loaded, metric, nested, kept, settings),
-            **_contents(loaded, kept, scores),
-        )
+        scoring = Scoring(loaded, metric, data.objective)
+        scores = score_candidates(scoring, _fit_all(workspace, loaded, data, settings, seed=seed, track=track))
+        asked = next((one for one in scores if one.candidate.name == settings.keep), None)
+        kept = asked or best_or_equal(scores, rows.group, np.ones(len(rows), bool))
+        nested = nested_choice(scores, kept, rows, is_chosen=settings.keep is None)
+        expected = _expected(workspace, scoring, nested, kept, settings)
+        blend = _describe(scoring, scores, kept, expected, settings, seed=seed)
     return BlendResult(
         blend=blend,
         path=save_blend(path or workspace.blend, blend),
         metric=metric,
         scores=tuple(scores),
         kept=kept,
-        nested=nested,
-        rarest=rarest_loss(kept.outcomes, loaded.rows.target),
+        rarest=rarest_loss(kept.outcomes, rows.target),
         undecided=data.objective.undecided if isinstance(data.objective, Reduction) else None,
         warnings=(*_warnings(loaded), *disagreeing_members(loaded)),
     )
@@ -119,15 +99,57 @@ def _fit_all(
     return fits
 
 
+def _describe(
+    scoring: Scoring,
+    scores: Sequence[Score],
+    kept: Score,
+    expected: tuple[ExpectedScore, ExpectedScore],
+    settings: BlendSettings,
+    *,
+    seed: int,
+) -> Blend:
+    """All that is kept of the blend. expected: of the test images, by the metric and as a top-3 error"""
+    members, rows, recipe = scoring.members, scoring.members.rows, kept.fits.whole
+    values, runs = member_values(scoring, kept), [run for member in members.members for run in member.runs]
+    networks = {run.name: len(run.tests) for run in runs}
+    return Blend(
+        candidate=kept.candidate.name,
+        why=_why(members, kept, scores, settings.keep),
+        pool=recipe.pool,
+        weights=dict(zip(members.names, recipe.weights.tolist(), strict=True)),
+        bias=None if recipe.bias is None else dict(zip(rows.classes, recipe.bias.tolist(), strict=True)),
+        runs={member.name: tuple(run.name for run in member.runs) for member in members.members},
+        views={member.name: member.runs[0].views for member in members.members},
+        metric=scoring.metric.name,
+        k=scoring.metric.k,
+        crossfit=kept.crossfit,
+        in_sample=kept.in_sample,
+        oof_top3_error=expected[1].oof,
+        scores=tuple(score.figures for score in scores),
+        images=len(rows),
+        seed=seed,
+        classes=rows.classes,
+        folds_digest=rows.digest,
+        files={run.name: dict(run.digests) for run in runs},
+        partial=(
+            {"folds": rows.folds, "networks": networks, "left_out": members.left_out} if rows.is_partial else None
+        ),
+        worth=values,
+        expected=expected[0],
+        expected_top3=expected[1],
+        gain=gain_over_best(scoring, kept, values),
+    )
+
+
 def _why(members: Members, kept: Score, scores: Sequence[Score], name: str | None) -> str:
     """One clause that says why this candidate was kept."""
     if members.rows.n_folds == 1:
         return "one fold is done, and weights fitted on it could not be tried on another"
+    if len(scores) == 1:
+        return "there is one member"
     best = min(scores, key=lambda score: score.crossfit)
     if name is not None:
         return f"you asked for it; the best cross-fitted is {best.candidate.name}"
-    if len(scores) == 1:
-        return "there is one member"
     if kept.behind > 0:
         return (
             f"within one standard error ({kept.behind_error:.4f}) of {best.candidate.name},"
@@ -139,58 +161,25 @@ def _why(members: Members, kept: Score, scores: Sequence[Score], name: str | Non
     return f"it is the best cross-fitted, and {simple} is {behind} behind"
 
 
-def _contents(members: Members, kept: Score, scores: Sequence[Score]) -> dict[str, Any]:
-    """What the blend is made of: recipe, runs with the digests of their files, classes; and the candidates' losses."""
-    recipe, rows = kept.fits.whole, members.rows
-    runs = [run for member in members.members for run in member.runs]
-    networks = {run.name: len(run.tests) for run in runs}
-    return {
-        "pool": recipe.pool,
-        "weights": dict(zip(members.names, recipe.weights.tolist(), strict=True)),
-        "bias": None if recipe.bias is None else dict(zip(rows.classes, recipe.bias.tolist(), strict=True)),
-        "runs": {member.name: tuple(run.name for run in member.runs) for member in members.members},
-        "views": {member.name: member.runs[0].views for member in members.members},
-        "scores": tuple(
-            {
-                "candidate": score.candidate.name,
-                "in_sample": score.in_sample,
-                "crossfit": score.crossfit,
-                "low": score.interval[0],
-                "high": score.interval[1],
-                "behind": score.behind,
-                "behind_error": score.behind_error,
-            }
-            for score in scores
-        ),
-        "images": len(rows),
-        "classes": rows.classes,
-        "folds_digest": rows.digest,
-        "files": {run.name: dict(run.digests) for run in runs},
-        "partial": {"folds": rows.folds, "networks": networks, "left_out": members.left_out}
-        if rows.is_partial
-        else None,
-    }
-
-
 def _expected(
-    workspace: Workspace, members: Members, metric: Metric, nested: Nested, kept: Score, settings: BlendSettings
-) -> dict[str, Any]:
+    workspace: Workspace, scoring: Scoring, nested: Nested, kept: Score, settings: BlendSettings
+) -> tuple[ExpectedScore, ExpectedScore]:
     """What to expect of the test images, by the blend's metric and as a top-3 error."""
+    members, rows = scoring.members, scoring.members.rows
     scored = find_scored_images(workspace, members, share=settings.private_share)
 
-    def score(one: Metric, outcomes: np.ndarray) -> ExpectedScore:
-        gain = averaging_gain(one, members, kept.fits.whole, oof=float(outcomes.mean()))
-        return expected_score(one, outcomes, members.rows, scored=scored, gain=gain)
+    def score(metric: Metric, outcomes: np.ndarray) -> ExpectedScore:
+        gain = averaging_gain(metric, members, kept.fits.whole, oof=float(outcomes.mean()))
+        return expected_score(metric, outcomes, rows, scored=scored, gain=gain)
 
-    expected = score(metric, nested.outcomes)
-    if metric == TOP3:
-        return {"expected": expected, "expected_top3": expected, "oof_top3_error": expected.oof}
-    outcomes = np.empty(len(members.rows))  # by a metric that the candidates were not chosen by
+    expected = score(scoring.metric, nested.outcomes)
+    if scoring.metric == TOP3:
+        return expected, expected
+    outcomes = np.empty(len(rows))  # by a metric that the candidates were not chosen by
     for fold, chosen in enumerate(nested.chosen):
-        for piece, probs in members.chunks(members.rows.of_fold(fold)):
-            outcomes[piece] = TOP3.outcomes(chosen.fits.without[fold].scores(probs), members.rows.target[piece])
-    top3 = score(TOP3, outcomes)
-    return {"expected": expected, "expected_top3": top3, "oof_top3_error": top3.oof}
+        for piece, probs in members.chunks(rows.of_fold(fold)):
+            outcomes[piece] = TOP3.outcomes(chosen.fits.without[fold].scores(probs), rows.target[piece])
+    return expected, score(TOP3, outcomes)
 
 
 def _warnings(members: Members) -> list[str]:

@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ensemble.blend.candidates import Fits
-from ensemble.blend.cross_fit import Score, crossfit_outcomes
-from ensemble.members.members import Members
-from ensemble.weights.metric import LEAST_PROB, Metric
-from ensemble.weights.simple import Objective
+from ensemble.blend.cross_fit import Score, Scoring
+from ensemble.weights.metric import LEAST_PROB
 from folds.base.interval import paired_difference
 
 
@@ -30,12 +28,14 @@ class MemberValue:
     error_correlation: float | None  # of its outcomes with the other members', the mean; None for a single member
 
 
-def member_values(members: Members, metric: Metric, objective: Objective, kept: Score) -> tuple[MemberValue, ...]:
+def member_values(scoring: Scoring, kept: Score) -> tuple[MemberValue, ...]:
     """Every member's figures, in the order of their names."""
-    alone = np.stack([objective.outcomes(one) for one in np.eye(len(members))])  # (M, N)
+    members = scoring.members
+    alone = np.stack([scoring.objective.outcomes(one) for one in np.eye(len(members))])  # (M, N)
     alike, is_single = correlation(alone), len(members) == 1
     weights = np.stack([recipe.weights / recipe.weights.sum() for recipe in (kept.fits.whole, *kept.fits.without)])
-    without = _losses_without(members, metric, objective, kept)
+    fits = {m: fit for m in range(len(members)) if (fit := _without(kept.fits, m)) is not None}
+    without = dict(zip(fits, scoring.outcomes(list(fits.values()))[:, 1], strict=True))  # cross-fitted, (N,) each
     return tuple(
         MemberValue(
             name=name,
@@ -45,7 +45,7 @@ def member_values(members: Members, metric: Metric, objective: Objective, kept: 
             weight=float(weights[0, m]),
             weight_low=float(weights[1:, m].min()),
             weight_high=float(weights[1:, m].max()),
-            without=without[m],
+            without=float(without[m].mean()) if m in without else None,
             error_correlation=None if is_single else float(np.delete(alike[m], m).mean()),
         )
         for m, name in enumerate(members.names)
@@ -62,12 +62,11 @@ def rarest_loss(outcomes: np.ndarray, target: np.ndarray) -> float:
     return float((np.bincount(which, outcomes) / images)[rarest].mean())
 
 
-def gain_over_best(
-    members: Members, objective: Objective, kept: Score, values: Sequence[MemberValue]
-) -> dict[str, str | float]:
+def gain_over_best(scoring: Scoring, kept: Score, values: Sequence[MemberValue]) -> dict[str, str | float]:
     """The kept blend's cross-fitted loss minus the best member's and its 95% interval; below 0 the blend is better."""
     best = min(range(len(values)), key=lambda member: values[member].alone)
-    gain = paired_difference(kept.outcomes, objective.outcomes(np.eye(len(members))[best]), members.rows.group)
+    alone = scoring.objective.outcomes(np.eye(len(values))[best])
+    gain = paired_difference(kept.outcomes, alone, scoring.members.rows.group)
     return {"over": values[best].name, "mean": gain.mean, "low": gain.low, "high": gain.high}
 
 
@@ -76,16 +75,6 @@ def correlation(outcomes: np.ndarray) -> np.ndarray:
     away = outcomes - outcomes.mean(axis=1, keepdims=True)
     scaled = away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-12)
     return scaled @ scaled.T
-
-
-def _losses_without(members: Members, metric: Metric, objective: Objective, kept: Score) -> list[float | None]:
-    """The cross-fitted loss of the kept blend when each member in turn has no weight."""
-    fits = {m: fit for m in range(len(members)) if (fit := _without(kept.fits, m)) is not None}
-    if not fits:
-        return [None] * len(members)
-    outcomes = crossfit_outcomes(members, metric, objective, list(fits.values()))  # (fits, 2, N)
-    losses = {m: float(own.mean()) for m, own in zip(fits, outcomes[:, 1], strict=True)}
-    return [losses.get(m) for m in range(len(members))]
 
 
 def _without(fits: Fits, member: int) -> Fits | None:

@@ -31,7 +31,7 @@ def candidate_table(result: BlendResult) -> Table:
             score.candidate.name,
             f"{score.in_sample:.4f}",
             f"{score.crossfit:.4f}",
-            f"{score.interval[0]:.4f} - {score.interval[1]:.4f}",
+            f"{score.low:.4f} - {score.high:.4f}",
             f"{score.optimism:+.4f}",
             f"{score.behind:.4f} +- {score.behind_error:.4f}" if score.behind else "best",
             score.candidate.about,
@@ -45,7 +45,7 @@ def member_table(result: BlendResult) -> Table:
     correlation  of its errors with those of the other members, the mean
     """
     numbers = ("alone", "rarest quarter", "log loss", "weight", "over folds", "without it", "correlation")
-    title = f"members of the kept blend, {result.kept.candidate.name}"
+    title = f"members of the kept blend, {result.blend.candidate}"
     table = figures(title, texts=("member",), numbers=numbers)
     for one in result.blend.worth:
         table.add_row(
@@ -55,7 +55,7 @@ def member_table(result: BlendResult) -> Table:
             f"{one.log_loss:.4f}",
             f"{one.weight:.3f}",
             f"{one.weight_low:.3f} - {one.weight_high:.3f}",
-            "-" if one.without is None else f"{one.without - result.kept.crossfit:+.4f}",
+            "-" if one.without is None else f"{one.without - result.blend.crossfit:+.4f}",
             "-" if one.error_correlation is None else f"{one.error_correlation:.2f}",
         )
     return table
@@ -64,25 +64,19 @@ def member_table(result: BlendResult) -> Table:
 def blend_sentences(result: BlendResult) -> list[str]:
     """What was kept and why, the expected score, which members could go, and what looks wrong."""
     blend, kept = result.blend, result.kept
-    sentences = [
-        f"kept: {blend.candidate}, because {blend.why}",
-        *expected_sentences(result.metric, blend.expected),
-    ]
+    sentences = [f"kept: {blend.candidate}, because {blend.why}", *expected_sentences(result.metric, blend.expected)]
     if kept.optimism:
         sentences.append(f"in-sample {kept.in_sample:.4f}, too good: the weights were fitted on the same images")
-    if result.nested.loss != kept.crossfit:
+    if blend.expected.oof != blend.crossfit:
         sentences.append(
-            f"{kept.candidate.name} itself has {kept.crossfit:.4f}, but it was chosen on these images: the expected"
+            f"{blend.candidate} itself has {blend.crossfit:.4f}, but it was chosen on these images: the expected"
             " value scores each fold under the candidate chosen without it"
         )
-    sentences.append(
-        f"mean {result.metric.title} of the rarest quarter of the classes: {result.rarest:.4f}, cross-fitted"
-    )
-    if result.undecided is not None:
-        sentences.append(
-            f"weights can change the outcome of {result.undecided:.1%} of the images; the others are decided"
-        )
-    idle = [one.name for one in result.blend.worth if one.without is not None and one.without <= kept.crossfit]
+    title, undecided = result.metric.title, result.undecided
+    sentences.append(f"mean {title} of the rarest quarter of the classes: {result.rarest:.4f}, cross-fitted")
+    if undecided is not None:
+        sentences.append(f"weights can change the outcome of {undecided:.1%} of the images; the others are decided")
+    idle = [one.name for one in blend.worth if one.without is not None and one.without <= blend.crossfit]
     if idle:
         sentences.append(f"without {first_few(idle, most=5)} (one at a time) the blend is as good")
     return sentences + [f"warning: {warning}" for warning in result.warnings[:MOST_WARNINGS]]

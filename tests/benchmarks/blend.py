@@ -116,7 +116,7 @@ def whole_blend(work: Workspace, n_members: int, *, seed: int) -> dict[str, Any]
 def one_blend(root: str, n_members: str, seed: str) -> None:
     """Make one blend and print its figures: what `whole_blend` starts."""
     start = time.perf_counter()
-    result = make_blend(Workspace(Path(root)), BlendSettings(), seed=int(seed), members=names(int(n_members)))
+    result = make_blend(Workspace(Path(root)), BlendSettings(members=names(int(n_members))), seed=int(seed))
     seconds, scores = time.perf_counter() - start, {one.candidate.name: one.crossfit for one in result.scores}
     cost = {"seconds": seconds, "cpu_seconds": time.process_time(), "peak_mb": peak_mb()}
     print(json.dumps({**cost, "kept": result.blend.candidate, "crossfit": scores}))

@@ -92,7 +92,7 @@ def test_probabilities_that_were_flattened_made_the_mix_run_away_and_calibration
 
 def test_after_calibration_the_training_images_have_the_training_mix():
     oof, target, _, _ = world(3, sharpness=0.5)
-    calibration = calibrate(oof, target)
+    calibration = calibrate(oof.probs, target)
     means = (calibration.ratios(oof.probs) * calibration.train).mean(axis=0)
     assert means == pytest.approx(counted(target), abs=1e-4)
     found = likely_mixes(calibration.ratios(oof.probs), np.ones((1, 600), np.float32), calibration.train)

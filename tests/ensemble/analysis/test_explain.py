@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -15,10 +16,12 @@ from ensemble.blend.make_blend import make_blend
 from ensemble.settings import BlendSettings
 from folds.base.metrics import top_classes
 from folds.base.workspace import Workspace
+from folds.manifest.manifest import read_manifest, write_manifest
 from folds.split.assign import load_folds
 from models.predict.gradcam import class_maps
 from models.predict.predictions import load_predictions
 from tests.competition import refusal
+from tests.ensemble.small import with_manifest
 from tests.models.small import SETTINGS, prepared, train
 
 
@@ -83,6 +86,8 @@ def test_a_run_that_lacks_folds_is_explained_where_it_has_the_images_own(world, 
     assert [one.name for one in said.members] == ["test_resnet"]
     assert said.left_out == ("test_vit lacks fold 1, which this image is in",)
     assert said.blend is None
+    assert refusal(explain_image, partial, second, run="test_vit")[0] == "test_vit lacks fold 1, which this image is in"
+    assert refusal(explain_image, partial, second, run="test_v")[0] == "there is no run test_v"  # it named test_vit
     assert [one.name for one in explain_image(partial, "004").members] == ["test_resnet", "test_vit"]
     maps, why = class_maps(partial, {"test_vit": ["0"], "given": ["0"], "test_resnet-probe": ["0"]}, second, fold=1)
     assert maps is None
@@ -110,6 +115,14 @@ def test_what_is_not_there_is_refused_with_the_nearest(world, image_id, run_name
     message, said = refusal(explain_image, world, image_id, run=run_name)
     assert message == error
     assert hint in said
+
+
+def test_an_image_that_came_after_the_split_is_not_taken_for_another(work, folds):
+    with_manifest(work, folds)
+    manifest = read_manifest(work)
+    write_manifest(work, pd.concat([manifest, manifest.head(1).assign(image_id="train/0000001-.jpg")]))
+    fault = "train/0000001-.jpg is not in the folds, which are older than the manifest"
+    assert refusal(explain_image, work, "train/0000001-.jpg") == (fault, "`python run.py split`")
 
 
 def test_the_nearest_ids_hold_the_text_or_are_spelled_like_it():

@@ -57,7 +57,7 @@ def test_what_a_further_member_gives_was_within_a_factor_of_three_of_what_it_the
     for seed in range(2):
         world = World(n=2_000, n_test=40, n_classes=30, n_folds=4, margin=5.0, seed=seed)
         workspace, _ = small_work(tmp_path / str(seed), members=4, world=world)
-        three = make_blend(workspace, EQUAL, seed=0, members=("m00", "m01", "m02")).blend
+        three = make_blend(workspace, replace(EQUAL, members=("m00", "m01", "m02")), seed=0).blend
         foreseen += next(one.gain for one in next_gains(workspace) if one.what.startswith("a further member"))
         came += three.crossfit - make_blend(workspace, EQUAL, seed=0).blend.crossfit
     assert 0 < came / 3 < foreseen < 3 * came

@@ -118,7 +118,7 @@ def test_what_averaging_networks_gains_is_known_without_labels(tmp_path, metric)
 
 def test_no_gain_is_expected_of_probes_or_of_networks_that_agree(work):
     """The three networks of a member have the same test predictions here."""
-    alone = make_blend(work, BlendSettings(), seed=0, members=("m00",)).blend.expected
+    alone = make_blend(work, BlendSettings(members=("m00",)), seed=0).blend.expected
     assert alone.why_no_gain == "the networks agree on the test images"
     as_probes(work, "m00", "m01", "m02")
     made = make_blend(work, BlendSettings(trials=16), seed=0)
@@ -145,7 +145,7 @@ def test_the_interval_of_the_whole_procedure_holds_on_fresh_images():
 
 
 def test_the_top3_error_is_expected_whatever_the_metric_is(work, folds):
-    blend = make_blend(work, BlendSettings(metric="log-loss"), seed=0, members=("m00",)).blend
+    blend = make_blend(work, BlendSettings(metric="log-loss", members=("m00",)), seed=0).blend
     error = topk_error(small_oof(folds, 0), folds.target, k=3)
     assert blend.oof_top3_error == blend.expected_top3.mean == pytest.approx(error)
     assert blend.expected.mean != blend.expected_top3.mean

@@ -9,7 +9,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 import run
-from ensemble.analysis.test_likeness import _kept_features
+from ensemble.analysis.test_likeness import kept_features
 from ensemble.blend.blend_json import load_blend
 from folds.base.errors import UserError
 from folds.base.metrics import topk_error
@@ -147,8 +147,8 @@ def test_each_fold_of_a_trained_run_is_seen_by_its_own_network(own):
     look_up(workspace, "test_resnet", plans)
     assert len(set(workspace.features.glob("*.json")) - files) == 2 * 2 * 2  # networks, splits, views
     manifest = read_manifest(workspace)
-    pairs = list(_kept_features(workspace, *(usable_rows(manifest, split=split) for split in ("train", "test"))))
-    assert {pair.tag.split(".")[0] for pair in pairs} == {"test_resnet", "test_efficientnet"}
+    pairs = list(kept_features(workspace, [usable_rows(manifest, split=split) for split in ("train", "test")]))
+    assert {train.tag.split(".")[0] for train, _ in pairs} == {"test_resnet", "test_efficientnet"}
     assert len(pairs) == 4  # a trained network tells its training images apart: it says nothing of likeness
 
 
