@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,8 +95,8 @@ def _changes(members: Members, ranks: np.ndarray, tops: np.ndarray) -> pd.DataFr
     i = changed[order]
     columns = {"image_id": rows.image_id[i], "label": labels[rows.target[i]], "fold": rows.fold[i]}
     columns["better"] = np.where(hits[0, i], *names)
-    of_both = {
-        "rank": ranks[:, i] + 1,
+    of_both: dict[str, Sequence[object]] = {
+        "rank": list(ranks[:, i] + 1),
         "prob": [[f"{one:.6f}" for one in own] for own in probs[:, i]],
         "top 3": [[" | ".join(labels[one]) for one in own] for own in tops[:, i]],
     }
