@@ -13,40 +13,18 @@ from typing import Any
 
 from folds.base.locks import holders
 from tests.competition import make_competition
+from tests.faults.whole import KIT
 
 ROOT = Path(__file__).parents[1]
 STORE_BYTES = 100 * 2**20
-KIT = """
-[train]
-backbone = ["test_resnet"]
-pretrained = false
-image_size = 32
-batch_size = 8
-epochs = {epochs}
-precision = "fp32"
-device = "cpu"
-[run.a]
-[run.b]
-lr = 0.003
-[run.c]
-lr = 0.001
-epochs = {longest}
-[prepare]
-store_size = 32
-workers = 1
-[split]
-n_folds = 4
-[blend]
-trials = 32
-half_samples = 2
-"""
 JOBS = 12
 
 
 def make_place(folder: Path, *, epochs: int, longest: int) -> Path:
     """A competition of 12 small jobs, prepared and split: those of run c take the longest."""
     make_competition(folder / "data")
-    (folder / "kit.toml").write_text(KIT.format(epochs=epochs, longest=longest))
+    longer = f"[run.c]\nlr = 0.001\nepochs = {longest}"
+    (folder / "kit.toml").write_text(KIT.format(epochs=epochs, n_folds=4, more=longer))
     for words in (["prepare", "data"], ["split"]):
         run(words, folder=folder)
     return folder

@@ -69,13 +69,16 @@ def test_the_whole_way_probes_first_and_submits_the_probes_before_it_trains(weig
 
 
 def test_without_a_probe_training_begins_at_once_and_other_settings_are_refused_before_a_probe(weighty, typed):
+    whole_way = ["all", *weighty, "--seed", "3"]
     Path("kit.toml").write_text("[first]\nprobe = false\n")
-    out = typed("all", *weighty).out
+    out = typed(*whole_way).out
     assert "probe" not in out.replace("head from its probe", "")
     assert not Path("work/submissions/probe.csv").exists()
+    for place in ("folds/folds.json", "models/test_resnet/fold0/settings.json", "ensemble/blend.json"):
+        assert json.loads(Path("work", place).read_text())["seed"] == 3, place
     Path("kit.toml").unlink()
-    typed("all", *weighty, "--no-probe")
-    err = typed("all", *weighty, "--label-smoothing", "0.1", code=2).err
+    typed(*whole_way, "--no-probe")
+    err = typed(*whole_way, "--label-smoothing", "0.1", code=2).err
     assert err.startswith("error: the run test_resnet was begun with other settings: label_smoothing 0.0 -> 0.1")
     assert not Path("work/models/test_resnet-probe").exists()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tests.competition import QUICK, TRAIN, fingerprint, make_competition
+from tests.competition import QUICK, TRAIN, fingerprint
 
 
 def test_the_whole_way_ends_in_a_valid_csv_in_the_order_of_the_sample(work, typed):
@@ -39,12 +39,6 @@ def test_the_same_command_again_trains_nothing_and_changes_nothing(finished, wor
     assert out.count("was done before") == 2
     assert "epoch" not in out
     assert fingerprint(work / "models") == before
-
-
-def test_one_seed_reaches_folds_training_and_blend(typed, tmp_path):
-    typed("all", make_competition(tmp_path / "data"), *QUICK, "--seed", "3")
-    for place in ("folds/folds.json", "models/test_resnet/fold0/settings.json", "ensemble/blend.json"):
-        assert json.loads(Path("work", place).read_text())["seed"] == 3, place
 
 
 def test_other_settings_under_the_same_name_are_refused_with_two_ways_out(work, typed):

@@ -35,7 +35,7 @@ class Nursery:
     def start(
         self, words: list[str], *, folder: Path, out: Path | str, die: dict[str, Any] | None = None, **more
     ) -> int:
-        """Start a command in a folder, its output in `out`; returns its process number.
+        """Start a command in a folder, or `-c` and Python code, its output in `out`; returns its process number.
 
         more: `terminal`, a path of one that its stdin and stderr are; `environ`, variables to set and (None) to unset;
         `events`, a path where their number is written down at the end
@@ -102,7 +102,8 @@ def _live(asked: dict[str, Any]) -> int:
     sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
     os.chdir(asked["folder"])
     events = _plan_death(asked["die"] or {})
-    code = run.main(asked["words"])
+    words = asked["words"]
+    code = (exec(words[1], {}) or 0) if words[0] == "-c" else run.main(words)
     if "events" in asked:
         Path(asked["events"]).write_text(str(len(events)))
     sys.stdout.flush()
