@@ -69,44 +69,27 @@ def test_nothing_under_data_is_written(dirty, run_prepare):
     assert fingerprint(dirty) == before
 
 
-def test_a_truncated_image_is_trained_with_only_if_asked_for_and_always_predicted(dirty, run_prepare):
+def test_truncated_images_and_those_of_two_labels_are_used_only_if_asked_for_and_always_predicted(dirty, run_prepare):
     run_prepare(dirty)
     for is_kept, status in ((False, "left out"), (True, "usable")):
-        made = run_prepare(dirty, keep_truncated=is_kept)
-        assert by_image(made.manifest).loc[["cat/cut.jpg", "t_cut"], "status"].tolist() == [status, "usable"]
+        made = run_prepare(dirty, keep_truncated=is_kept, keep_two_labels=is_kept)
+        table, named = by_image(made.manifest), ["cat/cut.jpg", "cat/twice.png", "t_cut"]
+        assert table.loc[named, "status"].tolist() == [status, status, "usable"]
         assert made.decoded == 0  # what was left out has its row too
-
-
-def test_two_labels_are_kept_if_asked_for(dirty, run_prepare):
-    table = by_image(run_prepare(dirty, keep_two_labels=True).manifest)
-    assert table.loc["cat/twice.png", "status"] == "usable"
     assert table.loc["cat/twice.png", "group"] == table.loc["dog/twice.png", "group"]
 
 
-def test_copies_inside_a_class_share_a_group_and_stay(data, run_prepare, picture):
-    for name in ("a.png", "b.bmp"):
-        picture(60).save(data / "TrainVal/cat" / name)
-    picture(60).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(data / "TrainVal/cat/c.png")
-    table = by_image(run_prepare(data).manifest)
-    assert table.loc[["cat/a.png", "cat/b.bmp", "cat/c.png"], "group"].nunique() == 1
+def test_copies_share_a_group_and_stay_and_mirrored_ones_may_have_another_label(data, run_prepare, picture):
+    mirrored = picture(60).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    copies = {'cat/a; zero-byte: "x".png': picture(60), "cat/b.bmp": picture(60), "dog/c.png": mirrored}
+    for name, copy in copies.items():
+        copy.save(data / "TrainVal" / name)
+    table = run_prepare(data).manifest.set_index("image_id")
+    assert table.loc[list(copies), "group"].nunique() == 1
     assert set(table["status"]) == {"usable"}
-    assert table.loc["cat/b.bmp", "reasons"] == "exact copy in train: cat/a.png"
-    assert table.loc["cat/c.png", "reasons"] == "mirrored copy in train: cat/a.png"
-
-
-def test_a_reason_holds_any_name(data, run_prepare, picture):
-    for name in ('a; zero-byte: "x".png', "b.png"):
-        picture(60).save(data / "TrainVal/cat" / name)
-    cell = run_prepare(data).manifest.set_index("image_id").loc["cat/b.png", "reasons"]
-    assert from_cell(cell) == (("exact copy in train", 'cat/a; zero-byte: "x".png'),)
-
-
-def test_a_mirrored_picture_may_stand_under_another_label(data, run_prepare, picture):
-    picture(60).save(data / "TrainVal/cat/left.png")
-    picture(60).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(data / "TrainVal/dog/right.png")
-    table = by_image(run_prepare(data).manifest).loc[["cat/left.png", "dog/right.png"]]
-    assert table["status"].tolist() == ["usable", "usable"]
-    assert table["group"].nunique() == 1
+    first = next(iter(copies))  # a reason holds any name
+    assert from_cell(table.loc["cat/b.bmp", "reasons"]) == (("exact copy in train", first),)
+    assert from_cell(table.loc["dog/c.png", "reasons"]) == (("mirrored copy in train", first),)
 
 
 @pytest.mark.parametrize("store", ["raw", "jpeg"])
@@ -202,17 +185,15 @@ def test_classes_without_a_usable_image_leave_too_few(competition, run_prepare):
     assert refusal(run_prepare, data)[0] == said
 
 
-def test_test_ids_come_in_the_samples_order_with_unreadable_ones(data, run_prepare, workspace):
-    (data / "Public/a.png").write_bytes(b"")
-    (data / "sample_submission.csv").write_text("id,predicted\nt1,x\na,x\nt0,x\n")
+def test_test_ids_come_in_the_samples_order_with_unreadable_ones_or_in_natural_order(data, run_prepare, workspace):
+    for name in ("t10", "t2"):
+        (data / "Public" / f"{name}.png").write_bytes(b"")
     run_prepare(data)
-    assert manifest.test_ids(workspace) == ["t1", "a", "t0"]
+    assert manifest.test_ids(workspace) == ["t0", "t1", "t2", "t10"]
+    (data / "sample_submission.csv").write_text("id,predicted\nt1,x\nt2,x\nt10,x\nt0,x\n")
+    run_prepare(data)
+    assert manifest.test_ids(workspace) == ["t1", "t2", "t10", "t0"]
     assert workspace.sample.read_bytes() == (data / "sample_submission.csv").read_bytes()
-
-
-def test_test_ids_come_in_natural_order_without_a_sample(competition, run_prepare, workspace):
-    run_prepare(competition({"cat": 2, "dog": 2}, test=11))
-    assert manifest.test_ids(workspace) == [f"t{n}" for n in range(11)]
 
 
 def test_progress_counts_the_images_that_are_decoded(data, workspace):
