@@ -11,7 +11,7 @@ from folds.base.interval import agreeing_images
 from folds.base.workspace import read_json
 from folds.commands import split_tables
 from tests.competition import refusal
-from tests.folds.manifest.test_tables import text_of
+from tests.ensemble.small import shown
 
 PATIENTS, EACH = 9, 4
 COLUMNS = "image, class, patient, fold"
@@ -218,7 +218,7 @@ def test_the_command_says_how_even_the_folds_are_and_which_class_has_one_fold_on
     for name in ("p5_21", "p5_22"):
         rewrite(clinic / "train.csv", f"{name},cat", f"{name},fox")
     run_prepare(clinic)
-    text = text_of(split_tables(*run_split(n_folds=3, group_column="patient")))
+    text = shown(split_tables(*run_split(n_folds=3, group_column="patient")), width=140)
     assert "9 groups by column patient and by copies; the largest has 4 training images: p0\n" in text
     assert "the classes' shares differ most in fold " in text
     assert "warning: 1 class has all images in one fold, which is predicted without having seen any: fox: 2" in text
