@@ -18,9 +18,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="foldblend-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
-FIRST = ("cli/test_readme.py", "faults", "submissions")  # what takes longest is begun first
+FIRST = ("faults", "submissions")  # what takes longest is begun first
 SHARED = ("faults", "submissions")  # folders whose tests share fixtures of a session that take seconds
-FORKING = ("cli/test_screen.py", "models/test_precision.py")  # share the nursery with faults
+FORKING = ("cli/test_readme.py", "cli/test_screen.py", "models/test_precision.py")  # share the nursery with faults
 
 
 @pytest.hookimpl(tryfirst=True)

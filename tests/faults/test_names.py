@@ -1,8 +1,6 @@
 """Tests odd names of files and folders: each is used or refused by name; links are followed, ids are not."""
 
 import os
-import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 
@@ -151,9 +149,8 @@ def test_a_name_in_an_error_is_one_line_of_plain_text(tmp_path, capsys, name):
     assert second.startswith("hint: ")
 
 
-def test_a_work_folder_whose_name_the_terminal_cannot_write_ends_well(tmp_path):
+def test_a_work_folder_whose_name_the_terminal_cannot_write_ends_well(tmp_path, nursery):
     """The last line, with the next command, ended in a UnicodeEncodeError."""
-    command = [sys.executable, "run.py", "status", "--work", os.fsencode(tmp_path) + b"/\xff"]
-    done = subprocess.run(command, cwd=Path(run.__file__).parent, capture_output=True, check=False)
-    assert (done.returncode, done.stderr.count(b"Traceback")) == (0, 0)
-    assert done.stdout.splitlines()[-1].endswith(b"\\udcff'")
+    words, out = ["status", "--work", os.fsdecode(os.fsencode(tmp_path) + b"/\xff")], tmp_path / "out"
+    assert nursery.wait(nursery.start(words, folder=tmp_path, out=out)) == 0
+    assert out.read_bytes().splitlines()[-1].endswith(b"\\udcff'")
