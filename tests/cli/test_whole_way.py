@@ -180,6 +180,7 @@ def test_the_whole_way_probes_first_and_submits_the_probes_before_it_trains(weig
     assert "probe.csv" not in out
     assert made() == before
     assert "nothing is missing\nnext: python run.py check work/submissions/blend.csv" in typed("status").out
+    typed("predict")  # goes past the probes
 
 
 def test_without_a_probe_training_begins_at_once_and_other_settings_are_refused_before_a_probe(weighty, typed):
