@@ -14,12 +14,14 @@ from tests.competition import QUICK, TRAIN, fingerprint, make_competition
 from tests.models.small import save_body
 
 
-def test_the_whole_way_ends_in_a_valid_csv_in_the_order_of_the_sample(work, typed):
+def test_the_whole_way_ends_in_a_valid_csv_in_the_order_of_the_sample_with_the_most_frequent_classes(work, typed):
     with open(work / "submissions" / "blend.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["id", "predicted"]
     assert [row[0] for row in rows[1:]] == ["005", "004", "003", "002", "001", "000"]
     assert all(len(set(row[1].split(" ")) & {"0", "1", "2", "10"}) == 3 for row in rows[1:])
+    assert ["002", "0 2 10"] in rows  # it is unreadable: 8 usable images each, but 7 of class 1
+    assert json.loads((work / "submissions" / "blend.json").read_text())["unreadable_test_images"] == ["002"]
     out = typed("check", work / "submissions" / "blend.csv", "--work", work).out
     assert out == f"{work}/submissions/blend.csv: 6 rows, valid\n"
 
@@ -29,11 +31,6 @@ def test_the_whole_way_leaves_the_data_as_it_was_and_probes_no_random_weights(fi
     assert fingerprint(data) == before
     assert not (work / "submissions" / "probe.csv").exists()
     assert not (work / "models" / "test_resnet-probe").exists()
-
-
-def test_an_unreadable_test_image_gets_the_most_frequent_classes_and_is_counted(work):
-    assert "002,0 2 10" in (work / "submissions" / "blend.csv").read_text()  # 8 usable images each, but 7 of class 1
-    assert json.loads((work / "submissions" / "blend.json").read_text())["unreadable_test_images"] == ["002"]
 
 
 def test_the_same_command_again_trains_nothing_and_changes_nothing(finished, work, typed):

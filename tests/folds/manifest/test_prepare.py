@@ -48,7 +48,8 @@ def test_row_i_of_the_store_is_row_i_of_the_manifest(dirty, run_prepare, workspa
     assert damaged_rows(workspace).tolist() == []
 
 
-def test_every_defect_is_named(dirty, run_prepare):
+def test_every_defect_is_named_and_nothing_under_data_is_written(dirty, run_prepare):
+    before = fingerprint(dirty)
     result = run_prepare(dirty)
     table = by_image(result.manifest)
     expected = {
@@ -64,11 +65,6 @@ def test_every_defect_is_named(dirty, run_prepare):
     assert table.loc["cat/cut.jpg", "status"] == "left out"
     assert table.loc["cat/cut.jpg", "reasons"].startswith("truncated: ")
     assert result.hidden == (".DS_Store",)
-
-
-def test_nothing_under_data_is_written(dirty, run_prepare):
-    before = fingerprint(dirty)
-    run_prepare(dirty)
     run_prepare(dirty, near_bits=2)
     assert fingerprint(dirty) == before
 
@@ -157,12 +153,11 @@ def test_a_manifest_that_was_edited_is_made_anew_from_the_pixels_that_are_there(
     assert (again.unchanged, again.decoded, workspace.manifest.read_bytes()) == (False, 0, before)
 
 
-def test_the_same_data_at_another_place_are_accepted(prepared, data, run_prepare, tmp_path):
+def test_the_same_data_at_another_place_are_accepted_and_other_data_refused(
+    prepared, data, run_prepare, workspace, tmp_path
+):
     shutil.copytree(data, tmp_path / "moved")  # with the times of change
     assert run_prepare(tmp_path / "moved").unchanged
-
-
-def test_a_work_folder_made_from_other_data_is_refused(prepared, run_prepare, workspace, tmp_path):
     other = make_competition(tmp_path / "other", per_class=1, n_test=1)
     assert refusal(run_prepare, other) == (
         f"{workspace.root} was made from other data: 0 of its 10 files are in {other}",
