@@ -250,5 +250,7 @@ def test_a_probe_that_fails_is_told_and_training_goes_on(weighty, typed, monkeyp
 def test_the_probe_counts_as_time(weighty, typed):
     _, out, err = typed("all", *weighty, "--max-hours", "0", code=2)
     assert "the time is up" in out
-    assert "error: the time was up before any fold was done" in err
+    assert err.endswith(
+        f"error: the time was up before any fold was done\nhint: `python run.py all {weighty[0]}` goes on\n"
+    )
     assert not Path("work/models/test_resnet-probe").exists()

@@ -95,11 +95,6 @@ def test_when_the_time_is_up_the_csv_is_made_of_what_is_done_and_says_so(place, 
     assert differing(made_in(place / "work"), world.made) == []
 
 
-def test_when_the_time_is_up_before_any_fold_is_done_that_is_said(place, nursery):
-    out = nursery.run("all data --max-hours 0", folder=place, code=2)
-    assert out.endswith("error: the time was up before any fold was done\nhint: `python run.py all data` goes on\n")
-
-
 def test_a_run_that_fails_stops_no_other_and_nothing_is_submitted_without_a_word(place, nursery, world):
     with open(place / "kit.toml", "a") as kit:
         kit.write("[run.wild]\nlr = 1.0\nhead_lr_scale = 1e30\nclip_norm = 0\nwarmup_epochs = 0\nepochs = 3\n")
