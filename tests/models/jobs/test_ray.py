@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from tests.competition import make_competition
 from tests.faults.whole import KIT, differing, left_over, made_in
 from tests.models.small import SETTINGS, VIEWS, prepared, train
 
-pytest.importorskip("ray")
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray, which takes seconds to import")
 ROOT = Path(__file__).parents[3]
 STORE_BYTES = 100 * 2**20
 JOBS, EPOCHS, LONGEST = 12, 30, 40  # a job takes some seconds, so that there is a middle of it
