@@ -31,7 +31,7 @@ from ensemble.weights.metric import Metric
 from ensemble.weights.reduction import Reduction
 from ensemble.weights.search import Search
 from folds.base.workspace import Workspace
-from tests.benchmarks.measure import finish, peak_mb, show
+from tests.benchmarks.measure import finish, in_own_process, peak_mb, show
 from tests.synthetic import World, make_world
 
 IMAGES, CLASSES, MEMBERS = 88_220, 103, (3, 9, 15)
@@ -108,9 +108,7 @@ def measure_fits(work: Workspace, folder: Path, *, seed: int) -> dict[str, Any]:
 
 def whole_blend(work: Workspace, n_members: int, *, seed: int) -> dict[str, Any]:
     """`blend` with all candidates and five-fold cross-fitting, from disk, in a process of its own."""
-    command = [sys.executable, "-m", "tests.benchmarks.blend", "--one", str(work.root), str(n_members), str(seed)]
-    made = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-    return json.loads(made.stdout.splitlines()[-1])
+    return in_own_process("blend", str(work.root), str(n_members), str(seed))
 
 
 def one_blend(root: str, n_members: str, seed: str) -> None:

@@ -1,4 +1,4 @@
-"""Holds what the benchmarks share: costs taken by turns, made-up stores and pictures, the table, the machine."""
+"""Holds what the benchmarks share: seconds taken by turns, made-up stores and pictures, the table, the machine."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import platform
 import resource
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from rich.table import Table
 from folds.pixels.forms import CHANNELS, RawPixels
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
+from tests.synthetic import World
 
 if TYPE_CHECKING:
     import torch  # only at work: it would count in the memory of the blend
@@ -35,34 +36,22 @@ PIECE = 64  # rows written at a time
 console = Console(width=140)
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of the clock, and of all processors: this process with its threads, and its children that have ended."""
-
-    wall: float
-    cpu: float
-
-
-def cost_of(work: Callable[[], Any], device: torch.device | None = None) -> Cost:
-    """What one call costs; what it left the device to do is waited for."""
-    wait_for(device)
-    wall, cpu = time.perf_counter(), cpu_seconds()
-    work()
-    wait_for(device)
-    return Cost(time.perf_counter() - wall, cpu_seconds() - cpu)
-
-
 def by_turns(
     works: Mapping[str, Callable[[], Any]], *, repeats: int, device: torch.device | None = None
-) -> dict[str, list[Cost]]:
-    """Costs of each, taken in rounds, so that a busy neighbour disturbs all alike; a first round is not counted."""
-    costs: dict[str, list[Cost]] = {name: [] for name in works}
-    for turn in range(repeats + 1):
+) -> dict[str, list[float]]:
+    """Seconds of each, taken in rounds, so that a busy neighbour disturbs all alike; a first round is not counted.
+
+    What was left to the device is waited for.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats + 1):
         for name, work in works.items():
-            cost = cost_of(work, device)
-            if turn:
-                costs[name].append(cost)
-    return costs
+            wait_for(device)
+            start = time.perf_counter()
+            work()
+            wait_for(device)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: taken[1:] for name, taken in seconds.items()}
 
 
 def wait_for(device: torch.device | None) -> None:
@@ -72,7 +61,15 @@ def wait_for(device: torch.device | None) -> None:
         torch.cuda.synchronize(device)
 
 
+def in_own_process(benchmark: str, *words: str) -> dict[str, Any]:
+    """What a benchmark answers to `--one` and these words: its last line, as JSON."""
+    command = [sys.executable, "-m", f"tests.benchmarks.{benchmark}", "--one", *words]
+    made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=HERE.parents[1])
+    return json.loads(made.stdout.splitlines()[-1])
+
+
 def cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
@@ -83,9 +80,9 @@ def spread(values: Iterable[float]) -> dict[str, float]:
     return {"median": statistics.median(ordered), "least": ordered[0], "most": ordered[-1]}
 
 
-def ratios(above: Sequence[Cost], below: Sequence[Cost], *, clock: str = "wall") -> dict[str, float]:
-    """The spread of one cost over the other's of the same round."""
-    return spread(getattr(a, clock) / getattr(b, clock) for a, b in zip(above, below, strict=True))
+def ratios(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
+    """The spread of one's seconds over the other's of the same round."""
+    return spread(a / b for a, b in zip(above, below, strict=True))
 
 
 def synthetic_store(folder: Path, n: int, size: int, *, sparse: bool = False, seed: int = 0) -> PixelStore:
@@ -106,16 +103,15 @@ def synthetic_store(folder: Path, n: int, size: int, *, sparse: bool = False, se
 
 
 def synthetic_folds(store: PixelStore, *, n_classes: int, n_folds: int = 5) -> Folds:
-    """Folds of every row of a store: classes with a long tail (frequency ~ rank^-0.7), fold = place modulo K."""
-    n, share = len(store.image_id), np.arange(1, n_classes + 1) ** -0.7
-    target = np.random.default_rng(n).choice(n_classes, size=n, p=share / share.sum())
-    target[: min(n, n_classes)] = np.arange(n_classes)[:n]  # no class is empty
+    """Folds of every row of a store: classes with a long tail, as in `World`, and fold = place modulo K."""
+    n = len(store.image_id)
+    target = World(n, 0, n_classes).targets(0)
     classes = tuple(f"c{number:03d}" for number in range(n_classes))
     return Folds(
         image_id=store.image_id,
         path=store.image_id,
         label=np.array(classes)[target],
-        target=target.astype(np.int64),
+        target=target,
         fold=np.arange(n) % n_folds,
         group=np.arange(n),
         classes=classes,
@@ -163,18 +159,18 @@ def finish(benchmark: str, figures: Mapping[str, Any], *, keep: bool, seed: int 
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def machine(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """Processor, cores, memory, accelerator, versions, commit, date and how busy the machine is."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "processor": _processor(),
+        "processor": _output("grep", "-m1", "model name", "/proc/cpuinfo").partition(": ")[2] or platform.machine(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "accelerator": _accelerator(),
+        "accelerator": _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").replace("\n", ", ") or None,
         "load": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        "versions": {name: found for name in packages if (found := _version(name)) is not None},
+        "versions": {name: version(name) for name in PACKAGES},
     }
 
 
@@ -194,13 +190,6 @@ def peak_mb() -> float:
     return int(status["VmHWM"].split()[0]) / 1000
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _output(*command: str) -> str:
     """What a command prints, empty where it is not there or fails."""
     try:
@@ -212,16 +201,3 @@ def _output(*command: str) -> str:
 def _commit() -> str:
     head = _output("git", "rev-parse", "--short=10", "HEAD")
     return (head or "unknown") + ("+changes" if _output("git", "status", "--porcelain", "--untracked-files=no") else "")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _accelerator() -> str | None:
-    return _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").replace("\n", ", ") or None

@@ -81,7 +81,7 @@ def measure(
         "images": n,
         "batch": batch,
         "precision": str(precision),
-        "seconds_per_image": {name: spread(cost.wall / n for cost in one) for name, one in costs.items()},
+        "seconds_per_image": {name: spread(cost / n for cost in one) for name, one in costs.items()},
         "times_one_view": {count: ratios(costs[count], costs["1"]) for count in works},
         "passes": {count: ratios(costs[count], costs["forward"]) for count in works},
     }

@@ -10,17 +10,26 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Annotated, Any
 
 import cyclopts
+import numpy as np
 from cyclopts import Parameter
+from PIL import Image
+
+from folds.base.workspace import Workspace
+from folds.manifest.duplicates import find_copies
+from folds.manifest.prepare import prepare
+from folds.pixels.store import open_store
+from folds.settings import PrepareSettings
+from tests.benchmarks.measure import console, cpu_seconds, finish, in_own_process, make_pictures, ranged, show, spread
 
 GOAL, CHUNK = 0.8, 16
 COPIES = (100_000, 300_000, 1_000_000)
@@ -37,8 +46,6 @@ def main(
     record: Annotated[bool, Parameter(help="append the figures to results.jsonl")] = True,
 ) -> None:
     """Measure, print the table, and append the figures to results.jsonl."""
-    from tests.benchmarks.measure import console, finish, make_pictures
-
     figures: dict[str, Any] = {}
     if not copies_only:
         with tempfile.TemporaryDirectory() as temporary:
@@ -54,9 +61,8 @@ def main(
 
 def measure(data: Path, size: int, *, repeats: int) -> dict[str, Any]:
     """Rates and processor seconds of all ways, by turns; a first round reads the files into the page cache."""
-    from tests.benchmarks.measure import spread
-
-    turns = [{way: in_own_process(way, data, size) for way in WAYS} for _ in range(repeats + 1)][1:]
+    where = (str(data.resolve()), str(size))
+    turns = [{way: in_own_process("prepare", way, *where) for way in WAYS} for _ in range(repeats + 1)][1:]
     return {
         "size": size,
         "files": turns[0]["raw"]["files"],
@@ -68,16 +74,8 @@ def measure(data: Path, size: int, *, repeats: int) -> dict[str, Any]:
     }
 
 
-def in_own_process(way: str, data: Path, size: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "tests.benchmarks.prepare", "--one", way, str(data.resolve()), str(size)]
-    made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[2])
-    return json.loads(made.stdout.splitlines()[-1])
-
-
 def alone(data: Path, size: int) -> dict[str, float]:
     """Pillow's decoding and resizing of every file on all cores, and nothing else."""
-    from concurrent.futures import ProcessPoolExecutor
-
     paths = [str(path) for path in sorted(data.rglob("*")) if path.is_file() and path.suffix.lower() != ".csv"]
     chunks = [(paths[at : at + CHUNK], size) for at in range(0, len(paths), CHUNK)]
     before, start = cpu_seconds(), time.perf_counter()
@@ -88,8 +86,6 @@ def alone(data: Path, size: int) -> dict[str, float]:
 
 
 def decode_alone(task: tuple[list[str], int]) -> int:
-    from PIL import Image
-
     paths, size = task
     for path in paths:
         try:
@@ -101,37 +97,20 @@ def decode_alone(task: tuple[list[str], int]) -> int:
 
 def whole(data: Path, size: int, form: Any) -> dict[str, float]:
     """`prepare` from nothing, and all its rows read in batches of 64 in random order."""
-    import numpy as np
-
-    from folds.base.workspace import Workspace
-    from folds.manifest.prepare import prepare
-    from folds.pixels.store import open_store
-    from folds.settings import PrepareSettings
-
     before = cpu_seconds()
     with tempfile.TemporaryDirectory() as work:
         result = prepare(Workspace(Path(work)), data, PrepareSettings(store_size=size, store=form))
         own, store = cpu_seconds() - before, open_store(Workspace(Path(work)))
-        batches = np.array_split(
-            np.random.default_rng(0).permutation(len(store.image_id)), len(store.image_id) // 64 + 1
-        )
+        n, order = len(store.image_id), np.random.default_rng(0).permutation(len(store.image_id))
         start = time.perf_counter()
-        for rows in batches:
+        for rows in np.array_split(order, n // 64 + 1):
             store.pixels.read(rows, np.empty((len(rows), *store.pixels.shape[1:]), np.uint8))
-        rate = len(store.image_id) / (time.perf_counter() - start)
+        rate = n / (time.perf_counter() - start)
     return {"files": result.decoded, "seconds": result.seconds, "cpu": own + cpu_of_server(), "read_per_second": rate}
-
-
-def cpu_seconds() -> float:
-    """Of this process and of its children that have ended."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def cpu_of_server() -> float:
     """Of the process that the decoding processes are forked from, and of those; it outlives them all."""
-    from multiprocessing import forkserver
-
     time.sleep(0.2)  # until it has taken note of their end
     pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
@@ -143,10 +122,6 @@ def seconds_of_copies(sizes: tuple[int, ...] = COPIES) -> dict[str, float]:
 
     At the least size also with one hash for one in 20: of different pictures, and of blank ones.
     """
-    import numpy as np
-
-    from folds.manifest.duplicates import find_copies
-
     rng = np.random.default_rng(0)
     thumbs = rng.integers(0, 256, size=(4096, 32, 32, 3), dtype=np.uint8)
     blank = np.broadcast_to(rng.integers(0, 256, size=(4096, 1, 1, 1), dtype=np.uint8), thumbs.shape)
@@ -175,8 +150,6 @@ def _shown(pictures: Any, shown: Any, rows: Any) -> Any:
 
 
 def show_figures(figures: dict[str, Any]) -> None:
-    from tests.benchmarks.measure import ranged, show
-
     rows = []
     for way, name in WAYS.items():
         rate, cpu = figures["images_per_second"][way], figures["cpu_seconds_per_image"][way]

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,9 +31,10 @@ from folds.pixels.forms import CHANNELS
 from folds.pixels.store import store_path, write_head
 from folds.settings import COMMA_LIST
 from folds.split.assign import load_folds
-from tests.benchmarks.measure import console, finish, peak_mb, show
+from tests.benchmarks.measure import console, finish, in_own_process, peak_mb, show
 from tests.synthetic import World, member_log_probs, write_member
 
+ROWS = ("10000", "100000", "1000000")
 FREE_GIB = 20  # of the disk, which are left to others
 MEMORY_GIB = 24
 STEPS = ("make_images", "split", "epoch_start", "make_members", "blend", "submit")
@@ -42,11 +42,7 @@ STEPS = ("make_images", "split", "epoch_start", "make_members", "blend", "submit
 
 def main(
     *,
-    rows: Annotated[tuple[str, ...], COMMA_LIST, Parameter(help="numbers of training images")] = (
-        "10000",
-        "100000",
-        "1000000",
-    ),
+    rows: Annotated[tuple[str, ...], COMMA_LIST, Parameter(help="numbers of training images")] = ROWS,
     classes: int = 500,
     members: int = 12,
     test_share: Annotated[float, Parameter(help="test images for each training image")] = 0.25,
@@ -69,7 +65,8 @@ def measure(folder: Path, world: World, *, members: int) -> dict[str, dict[str, 
     refuse_small_disk(folder, world, members=members)
     made = {}
     for step in STEPS:
-        made[step] = in_own_process(step, folder, world, members=members)
+        case = json.dumps([step, str(folder), world.n, world.n_test, world.n_classes, members])
+        made[step] = in_own_process("scale", case)
         print(f"{world.n:,} {step}: {made[step]['seconds']:,.1f} s, {made[step]['peak_mb']:,.0f} MB", flush=True)
     return made
 
@@ -83,13 +80,6 @@ def refuse_small_disk(folder: Path, world: World, *, members: int) -> None:
             f"{world.n:,} images x {world.n_classes} classes x {members} members take {needed:.0f} GiB, and of"
             f" {free:.0f} free ones {FREE_GIB} are left to others: fewer `--members`, a smaller `--test-share`"
         )
-
-
-def in_own_process(step: str, folder: Path, world: World, *, members: int) -> dict[str, float]:
-    case = json.dumps([step, str(folder), world.n, world.n_test, world.n_classes, members])
-    command = [sys.executable, "-m", "tests.benchmarks.scale", "--one", case]
-    made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[2])
-    return json.loads(made.stdout.splitlines()[-1])
 
 
 def one(step: str, folder: str, n: int, n_test: int, n_classes: int, members: int) -> dict[str, float]:

@@ -119,8 +119,8 @@ def measure_steps(
         "store_size": store.size,
         "batch": batch,
         "first_step_seconds": first_seconds,
-        "seconds_per_image": {kind: spread(cost.wall / n for cost in one) for kind, one in costs.items()},
-        "images_per_second": {kind: spread(n / cost.wall for cost in one) for kind, one in costs.items()},
+        "seconds_per_image": {kind: spread(cost / n for cost in one) for kind, one in costs.items()},
+        "images_per_second": {kind: spread(n / cost for cost in one) for kind, one in costs.items()},
         "real_over_kept": ratios(costs["kept"], costs["real"]),
         "peak_device_gb": torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None,
     }
@@ -162,13 +162,10 @@ def pause(*, rows: int = 110_275, repeats: int = 7, record: bool = True) -> None
     """Measure, print the table, and append the figures to results.jsonl. rows: of the store; four fifths train."""
     device = choose_device("auto")
     size, batch = (224, 256) if device.type == "cuda" else (64, 64)
-    settings = TrainSettings(
-        pretrained=False, image_size=size, batch_size=batch, epochs=repeats + 2, head="random"
-    )  # fmt: skip
+    settings = TrainSettings(pretrained=False, image_size=size, batch_size=batch, epochs=repeats + 2, head="random")
     figures = {"device": str(device), "rows": rows, "batch": batch, **measure_pause(rows, settings, device)}
-    title = (
-        f"{figures['training_images']:,} training images, batches of {batch}, {device}, goal {GOAL_PAUSE * 1e3:.0f} ms"
-    )
+    n, goal = figures["training_images"], f"{GOAL_PAUSE * 1e3:.0f} ms"
+    title = f"{n:,} training images, batches of {batch}, {device}, goal {goal}"
     names = {"pause_seconds": "last step to first step", "draw_seconds": "of which drawing the epoch"}
     show(title, ("", "ms"), [(words, ranged(figures[name], scale=1e3)) for name, words in names.items()])
     finish("epoch", figures, keep=record)
@@ -186,11 +183,10 @@ def measure_pause(rows: int, settings: TrainSettings, device: torch.device) -> d
             return tuple(drawn[slice(-keep, None)] for drawn in whole(number))  # rows, targets, draws
 
         data.epoch = short  # type: ignore[method-assign]  # the epoch is drawn whole, and its last steps are shown
-        pauses = [seconds_of_pause(trainer, epoch, device) for epoch in range(settings.epochs - 1)][
-            1:
-        ]  # the first one warms up
-        draws = [seconds_of_drawing(data, epoch) for epoch in range(settings.epochs)][1:]
-    return {"training_images": len(data.train_rows), "pause_seconds": spread(pauses), "draw_seconds": spread(draws)}
+        pauses = [seconds_of_pause(trainer, epoch, device) for epoch in range(settings.epochs - 1)]
+        draws = [seconds_of_drawing(data, epoch) for epoch in range(settings.epochs)]
+    figures = {"pause_seconds": spread(pauses[1:]), "draw_seconds": spread(draws[1:])}  # the first ones warm up
+    return {"training_images": len(data.train_rows), **figures}
 
 
 def seconds_of_pause(trainer: FoldTrainer, epoch: int, device: torch.device) -> float:
@@ -223,25 +219,16 @@ def augmentation(*, backbone: str = "resnet18", repeats: int = 5, record: bool =
     """Measure, print the table, and append the figures to results.jsonl. backbone: whose step is measured beside it."""
     device = choose_device("auto")
     sizes, batch = ((224,), 256) if device.type == "cuda" else ((64, 128, 224), 16)
-    figures = {
-        "device": str(device),
-        "precision": str(choose_precision("auto", device)),
-        "backbone": backbone,
-        "batch": batch,
-        "sizes": {
-            str(size): measure_augmentation(backbone, size, batch, repeats=repeats, device=device) for size in sizes
-        },
-    }
+    made_at = {str(size): measure_augmentation(backbone, size, batch, repeats=repeats, device=device) for size in sizes}
+    machine = {"device": str(device), "precision": str(choose_precision("auto", device))}
     rows = [
         (name, size, ranged(made["seconds_per_image"][name], scale=1e6), ranged(share, scale=100) + " %")
-        for size, made in figures["sizes"].items()  # type: ignore[attr-defined]
+        for size, made in made_at.items()
         for name, share in made["share_of_step"].items()
     ]
-    title = (
-        f"batches of {batch}, {figures['precision']} on {device}, goal on a CPU: under {GOAL_AUGMENT:.0%} of the step"
-    )
+    title = f"batches of {batch}, {machine['precision']} on {device}, goal on a CPU: < {GOAL_AUGMENT:.0%} of the step"
     show(title, ("augmentation", "pixels", "us per image", "of the step"), rows)
-    finish("augment", figures, keep=record)
+    finish("augment", {**machine, "backbone": backbone, "batch": batch, "sizes": made_at}, keep=record)
 
 
 def measure_augmentation(
@@ -276,7 +263,7 @@ def measure_augmentation(
     costs = by_turns(works, repeats=repeats, device=device)
     return {
         "store_size": store_size,
-        "seconds_per_image": {name: spread(cost.wall / batch for cost in one) for name, one in costs.items()},
+        "seconds_per_image": {name: spread(cost / batch for cost in one) for name, one in costs.items()},
         "share_of_step": {name: ratios(costs[name], costs["step"]) for name in ("usual", "everything")},
     }
 

@@ -1,6 +1,7 @@
 """Types what is wrong, and settings: where each comes from, what is refused and how."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -123,12 +124,8 @@ def test_a_mistake_is_answered_with_one_sentence_and_the_next_command(typed, wor
     ("words", "error"),
     [
         (["train", "--fold", "7", *SCRATCH], "there is no fold 7: there are 2, 0 to 1"),
-        (["train", "--backbone", "resnet5O"], "there is no backbone `resnet5O`, neither here nor in timm"),
-        (["train", "--views", "center"], "there is no view `center`; there are centre"),
         (["train", "--backbone", "test_resnet,test_vit", "--run", "x"],
          "`--run x` names a run of one backbone, but there are 2"),
-        (["train", "--backbone", "test_resnet", "--weights", "no.pth"], "the weights file no.pth cannot be read"),
-        (["train", "--backbone", "test_resnet", "--run", "../x"], "`../x` is no name for a run"),
         (["blend", "--members", "nobody"], "there is no finished run nobody\n"),
         (["submit", "--run", "nobody"], "there is no finished fold of a run nobody\n"),
     ],
@@ -139,13 +136,6 @@ def test_a_mistake_in_a_prepared_work_folder_is_refused_too(work, typed, words, 
     assert "Traceback" not in err
 
 
-def test_a_work_folder_of_other_data_is_refused(work, typed, tmp_path):
-    other = make_competition(tmp_path / "other", seed=9)
-    for path in sorted((other / "TrainVal").rglob("*.jpg")):
-        path.rename(path.with_name(f"other-{path.name}"))
-    assert "--work" in typed("prepare", other, "--work", work, "--store-size", "32", code=2).err
-
-
 def test_weights_that_are_not_here_stop_the_whole_way_before_it_begins(typed, tmp_path):
     data = make_competition(tmp_path / "data")
     err = typed("all", data, "--backbone", "test_resnet", "--weights", "none.pth", code=2).err
@@ -153,14 +143,6 @@ def test_weights_that_are_not_here_stop_the_whole_way_before_it_begins(typed, tm
     assert not Path("work").exists()
 
 
-def test_blend_before_train_says_so(typed, tmp_path):
-    typed("prepare", make_competition(tmp_path / "data"), "--store-size", "32")
-    typed("split", "--n-folds", "2")
+def test_blend_before_train_says_so(work, typed):
+    shutil.copytree(work / "folds", "work/folds")
     assert "`python run.py train" in typed("blend", code=2).err.splitlines()[1]
-
-
-def test_a_work_folder_that_cannot_be_written_is_refused(typed, tmp_path):
-    data = make_competition(tmp_path / "data")
-    Path("occupied").write_text("a file where a folder is needed")
-    err = typed("prepare", data, "--work", "occupied/work", "--store-size", "32", code=2).err
-    assert err.startswith("error: cannot write occupied/work")

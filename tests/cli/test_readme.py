@@ -44,13 +44,8 @@ def test_a_console_block_shows_what_its_command_prints(block, printed):
 
 
 def test_the_demo_scores_at_most_one_percent_on_the_labels_that_it_kept_aside(printed):
-    error = re.search(r"top-3 error ([0-9.]+) \(", printed["python run.py demo"])
+    error = re.search(r"on the true labels of .*top-3 error ([0-9.]+) \(", printed["python run.py demo"])
     assert float(error[1]) <= 0.01
-
-
-def test_the_demo_names_every_kind_of_dirt(printed):
-    for kind in ("zero-byte", "not an image", "truncated", "wrong extension", "16-bit", "CMYK", "alpha", "turned"):
-        assert kind in printed["python run.py demo"]
 
 
 def test_the_readme_has_the_two_commands_of_a_newcomer():

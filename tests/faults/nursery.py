@@ -35,7 +35,7 @@ class Nursery:
     def start(
         self, words: list[str], *, folder: Path, out: Path | str, die: dict[str, Any] | None = None, **more
     ) -> int:
-        """Start a command in a folder, its output in `out`; returns its process number.
+        """Start a command in a folder, or `-c` and Python code, its output in `out`; returns its process number.
 
         more: `terminal`, a path of one that its stdin and stderr are; `environ`, variables to set and (None) to unset;
         `events`, a path where their number is written down at the end
@@ -80,7 +80,7 @@ def serve() -> None:
 def _import_all() -> None:
     """What any command imports on its way: a second in each of a hundred processes, unless it is here."""
     rooms = [f"{room}.commands" for room in ("folds", "models", "ensemble", "submissions")]
-    for name in (*rooms, "models.jobs.plan", "ensemble.blend.make_blend", "optuna", "cmaes", "scipy.stats"):
+    for name in ("run", *rooms, "models.jobs.plan", "ensemble.blend.make_blend", "optuna", "cmaes", "scipy.stats"):
         importlib.import_module(name)
     importlib.import_module("torch").set_num_threads(1)
 
@@ -102,7 +102,11 @@ def _live(asked: dict[str, Any]) -> int:
     sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)  # noqa: SIM115
     os.chdir(asked["folder"])
     events = _plan_death(asked["die"] or {})
-    code = run.main(asked["words"])
+    sys.argv[1:] = asked["words"]
+    try:
+        code = exec(sys.argv[2], {}) or 0 if sys.argv[1] == "-c" else run.KIT.run_and_exit()
+    except SystemExit as end:
+        code = end.code
     if "events" in asked:
         Path(asked["events"]).write_text(str(len(events)))
     sys.stdout.flush()

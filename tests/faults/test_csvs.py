@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import run
 from folds.base.csvfile import CsvTable, read_csv
 from folds.base.errors import UserError
 from folds.base.workspace import Workspace
@@ -100,36 +99,31 @@ def test_a_submission_of_one_column_has_no_score(tmp_path):
         score_submission(tmp_path / "guess.csv", tmp_path / "truth.csv", LAYOUT)
 
 
-def test_thirty_thousand_rows_of_labels_are_read(tmp_path):
-    rows = "".join(f"{number:07d},{number % 103:03d}\n" for number in range(30_000))
+def test_thirty_thousand_rows_are_read_and_checked(tmp_path):
+    ids = tuple(f"{number:07d}" for number in range(30_000))
+    rows = "".join(f"{name},{number % 103:03d}\n" for number, name in enumerate(ids))
     data = write_files(tmp_path, "train/0000007.jpg", "train/0000008.jpg", train="id,label\n" + rows)
     items = find_dataset(data, PrepareSettings()).items
     assert len(items) == 30_000
     assert [i.label for i in items if not i.file.fault] == ["007", "008"]
-
-
-def test_thirty_thousand_rows_are_checked(tmp_path):
-    ids = tuple(f"{number:07d}" for number in range(30_000))
     layout = Layout(("id", "predicted"), ids, LIKE_NUMBERS, ",", " ")
     path = tmp_path / "guess.csv"
     path.write_text("id,predicted\n" + "".join(f"{name},NA 1e5 007\n" for name in ids))
     assert check_submission(path, layout).sentence == f"{path}: 30,000 rows, valid"
 
 
-@pytest.mark.parametrize("has_csv", [False, True])
-def test_labels_that_look_like_numbers_stay_text_from_the_folder_to_the_csv(tmp_path, capsys, has_csv):
+def test_labels_that_look_like_numbers_stay_text_from_the_labels_to_the_submission(tmp_path, typed):
+    """As names of class folders they are in test_names.py."""
     data, rng, ids = tmp_path / "data", np.random.default_rng(0), ("NA", "1e5", "007", "inf")
-    classes = {label if has_csv else label.replace("#N/A", "#NA") for label in LIKE_NUMBERS}
-    labels = {f"{label.replace('/', '-')}-{n}": label for label in sorted(classes) for n in range(4)}
-    train = [f"train/{name}.jpg" if has_csv else f"train/{label}/{name}.jpg" for name, label in labels.items()]
-    for path in (*train, *(f"test/{name}.jpg" for name in ids)):
+    labels = {f"{label.replace('/', '-')}-{n}": label for label in sorted(LIKE_NUMBERS) for n in range(4)}
+    for path in (*(f"train/{name}.jpg" for name in labels), *(f"test/{name}.jpg" for name in ids)):
         (write_files(data, path) / path).write_bytes(jpeg((90, 90, 90), rng))
-    write_files(data, sample="id,predicted\n" + "".join(f"{name},NA 7 007\n" for name in ids))
-    if has_csv:
-        write_files(data, train="id,label\n" + "".join(f"{name},{label}\n" for name, label in labels.items()))
-    work = Workspace(tmp_path / "work")
-    code = run.main(["all", str(data), "--work", str(work.root), *QUICK, "--trials", "16"])
-    assert code == 0, capsys.readouterr().err
+    rows = "".join(f"{name},{label}\n" for name, label in labels.items())
+    write_files(
+        data, train="id,label\n" + rows, sample="id,predicted\n" + "".join(f"{name},NA 7 007\n" for name in ids)
+    )
+    work, classes = Workspace(tmp_path / "work"), set(LIKE_NUMBERS)
+    typed("all", data, "--work", work.root, *QUICK, "--trials", "16")
     assert set(read_manifest(work).loc[lambda table: table["split"] == "train", "label"]) == classes
     assert set(load_folds(work).classes) == classes
     with np.load(work.fold("test_resnet", 0) / "oof.npz") as arrays:
@@ -138,7 +132,7 @@ def test_labels_that_look_like_numbers_stay_text_from_the_folder_to_the_csv(tmp_
     lines = [line.split(",") for line in (work.submissions / "blend.csv").read_text().splitlines()[1:]]
     assert [name for name, _ in lines] == list(ids)
     assert all(len(guesses.split(" ")) == 3 and classes.issuperset(guesses.split(" ")) for _, guesses in lines)
-    assert run.main(["check", str(work.submissions / "blend.csv"), "--work", str(work.root)]) == 0
+    typed("check", work.submissions / "blend.csv", "--work", work.root)
 
 
 @pytest.fixture(scope="module")

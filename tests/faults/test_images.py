@@ -4,9 +4,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from tests.faults.whole import count
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is watched through /proc")
 SETTINGS = PrepareSettings(store_size=32, workers=2)
-GROWTH = 1 << 30  # bytes that a decoding process may take above what it has idle
+GROWTH = 1 << 20  # kilobytes that a decoding process may take above what it has idle
 
 
 def survive(folder: Path, files: Iterable[tuple[str, bytes]]) -> pd.DataFrame:
@@ -39,9 +38,9 @@ def survive(folder: Path, files: Iterable[tuple[str, bytes]]) -> pd.DataFrame:
         (data / "TrainVal" / "0" / name).write_bytes(content)
     count("mutated files", len(contents))
     before = fingerprint(data)
-    with watching_memory() as seen:
+    with watching_memory() as largest_growth:
         prepare(work, data, SETTINGS)
-    assert seen.largest_growth < GROWTH, f"a process grew by {seen.largest_growth >> 20} MiB"
+    assert largest_growth() < GROWTH, f"a process grew by {largest_growth() >> 10} MiB"
     stored = fingerprint(work.root)
     again = prepare(work, data, SETTINGS)
     assert (again.unchanged, fingerprint(work.root), fingerprint(data)) == (True, stored, before)
@@ -109,43 +108,29 @@ def test_a_decoder_that_kills_its_process_costs_that_file_only(tmp_path, monkeyp
     assert table["reasons"].to_dict() == dict.fromkeys(SIGNALS, "decoder crashed")
 
 
-@dataclass
-class Seen:
-    """Memory in bytes, by process: when it was first seen, and at most."""
-
-    idle: dict[str, int] = field(default_factory=dict)
-    peak: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def largest_growth(self) -> int:
-        """The most that any process had above the smallest that one was seen with."""
-        return max(self.peak.values()) - min(self.idle.values())
-
-
 @contextmanager
-def watching_memory() -> Iterator[Seen]:
-    """Look at the children of the fork server fifty times a second."""
-    seen, is_over = Seen(), threading.Event()
-    thread = threading.Thread(target=_look, args=(seen, is_over), daemon=True)
+def watching_memory() -> Iterator[Callable[[], int]]:
+    """Look at the children of the fork server fifty times a second.
+
+    Gives a function that says the most, in kilobytes, that any had above the smallest that one was first seen with.
+    """
+    idle, peak, is_over = dict[str, int](), dict[str, int](), threading.Event()
+
+    def look() -> None:
+        while not is_over.wait(0.02):
+            server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+            children = Path(f"/proc/{server}/task/{server}/children")
+            for pid in children.read_text().split() if children.exists() else []:
+                with suppress(OSError, KeyError):  # it has just ended
+                    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+                    status = dict(line.split(":", 1) for line in lines)
+                    resident, peak[pid] = (int(status[name].split()[0]) for name in ("VmRSS", "VmHWM"))
+                    idle.setdefault(pid, resident)
+
+    thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
-        yield seen
+        yield lambda: max(peak.values()) - min(idle.values())
     finally:
         is_over.set()
         thread.join()
-
-
-def _look(seen: Seen, is_over: threading.Event) -> None:
-    while not is_over.wait(0.02):
-        server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-        children = Path(f"/proc/{server}/task/{server}/children")
-        for pid in children.read_text().split() if children.exists() else []:
-            with suppress(OSError):  # it has just ended
-                status = Path(f"/proc/{pid}/status").read_text()
-                if "VmHWM:" in status:
-                    seen.idle.setdefault(pid, _kilobytes(status, "VmRSS:") << 10)
-                    seen.peak[pid] = max(seen.peak.get(pid, 0), _kilobytes(status, "VmHWM:") << 10)
-
-
-def _kilobytes(status: str, name: str) -> int:
-    return int(status.split(name)[1].split()[0])

@@ -1,15 +1,12 @@
 """Tests odd names of files and folders: each is used or refused by name; links are followed, ids are not."""
 
 import os
-import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import run
 from folds.base.workspace import Workspace
 from folds.find.dataset import find_dataset
 from folds.manifest.manifest import read_manifest
@@ -79,12 +76,12 @@ def test_files_and_classes_whose_names_are_no_utf8_are_named_and_not_used(tmp_pa
         assert table.loc[name, ["status", "reasons"]].tolist() == ["unreadable", "its name is not UTF-8"]
 
 
-def test_a_folder_of_data_whose_name_is_no_utf8_can_be_said(tmp_path, capsys):
+def test_a_folder_of_data_whose_name_is_no_utf8_can_be_said(tmp_path, typed):
     """It was printed twice, once with a lone surrogate, on which a strict terminal fails."""
     os.makedirs(os.fsencode(tmp_path / "data") + b"/\xff/x")
     open(os.fsencode(tmp_path / "data") + b"/\xff/x/1.jpg", "wb").close()
-    assert run.main(["prepare", str(tmp_path / "data"), "--work", str(tmp_path / "work")]) == 2
-    assert capsys.readouterr().err.splitlines()[0].endswith("no folder of training images; it holds \\xff")
+    err = typed("prepare", tmp_path / "data", "--work", tmp_path / "work", code=2).err
+    assert err.splitlines()[0].endswith("no folder of training images; it holds \\xff")
 
 
 def test_any_extension_or_none_is_read_by_content(tmp_path):
@@ -127,7 +124,7 @@ def test_a_csv_that_is_a_pipe_is_not_opened(tmp_path):
     assert refusal(find_dataset, data, SETTINGS)[0] == "train.csv is not read: not a regular file"
 
 
-def test_what_links_lead_to_is_read_and_never_written_to(tmp_path, capsys):
+def test_what_links_lead_to_is_read_and_never_written_to(tmp_path, typed):
     """A work folder on the other disk, in a folder of the data, was nobody's concern as long as links were refused."""
     outside, data = lay_out(tmp_path / "outside"), tmp_path / "data"
     data.mkdir()
@@ -135,25 +132,22 @@ def test_what_links_lead_to_is_read_and_never_written_to(tmp_path, capsys):
     before = fingerprint(outside)
     assert read_manifest(prepared(tmp_path, data))["status"].tolist() == ["usable"] * 5
     inside = outside / "train" / "work"
-    assert run.main(["prepare", str(data), "--work", str(inside)]) == 2
-    error = capsys.readouterr().err.splitlines()[0]
+    error = typed("prepare", data, "--work", inside, code=2).err.splitlines()[0]
     assert error == f"error: the work folder {inside} lies inside {outside}/train, where nothing is written"
     assert fingerprint(outside) == before
     assert not inside.exists()
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "\x1b[2J", ":dog:", "[red]x[/red]", "\x07"])
-def test_a_name_in_an_error_is_one_line_of_plain_text(tmp_path, capsys, name):
+def test_a_name_in_an_error_is_one_line_of_plain_text(tmp_path, typed, name):
     """Line ends split the sentence, escape codes reached the terminal, and `:dog:` became a picture."""
-    assert run.main(["prepare", str(tmp_path / name), "--work", str(tmp_path / "work")]) == 2
-    first, second = capsys.readouterr().err.splitlines()
+    first, second = typed("prepare", tmp_path / name, "--work", tmp_path / "work", code=2).err.splitlines()
     assert first == f"error: there is no folder {tmp_path}/{name if name.isprintable() else repr(name)[1:-1]}"
     assert second.startswith("hint: ")
 
 
-def test_a_work_folder_whose_name_the_terminal_cannot_write_ends_well(tmp_path):
+def test_a_work_folder_whose_name_the_terminal_cannot_write_ends_well(tmp_path, nursery):
     """The last line, with the next command, ended in a UnicodeEncodeError."""
-    command = [sys.executable, "run.py", "status", "--work", os.fsencode(tmp_path) + b"/\xff"]
-    done = subprocess.run(command, cwd=Path(run.__file__).parent, capture_output=True, check=False)
-    assert (done.returncode, done.stderr.count(b"Traceback")) == (0, 0)
-    assert done.stdout.splitlines()[-1].endswith(b"\\udcff'")
+    words, out = ["status", "--work", os.fsdecode(os.fsencode(tmp_path) + b"/\xff")], tmp_path / "out"
+    assert nursery.wait(nursery.start(words, folder=tmp_path, out=out)) == 0
+    assert out.read_bytes().splitlines()[-1].endswith(b"\\udcff'")

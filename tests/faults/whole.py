@@ -9,23 +9,23 @@ from tests.competition import make_competition
 from tests.faults.nursery import Nursery
 
 KIT = """
-seed = 0
 [train]
 backbone = ["test_resnet"]
 pretrained = false
 image_size = 32
 batch_size = 8
-epochs = 2
+epochs = {epochs}
 precision = "fp32"
 device = "cpu"
 [run.a]
 [run.b]
 lr = 0.003
+{more}
 [prepare]
 store_size = 32
 workers = 1
 [split]
-n_folds = 2
+n_folds = {n_folds}
 [blend]
 trials = 16
 half_samples = 1
@@ -42,7 +42,7 @@ class World(NamedTuple):
 
 def make_world(folder: Path, nursery: Nursery) -> World:
     make_competition(folder / "data")
-    (folder / "kit.toml").write_text(KIT)
+    (folder / "kit.toml").write_text(KIT.format(epochs=2, n_folds=2, more=""))
     nursery.run("all data", folder=folder, events=str(folder / "events"))
     return World(folder, made_in(folder / "work"), int((folder / "events").read_text()))
 

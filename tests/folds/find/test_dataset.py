@@ -22,19 +22,28 @@ def test_folders_are_found_by_their_names(tmp_path, train, test):
     assert found(tmp_path) == [("train", "cat/1.jpg", "cat"), ("train", "dog/2.jpg", "dog"), ("test", "7", "")]
 
 
-def test_the_label_is_the_first_folder_however_deep_the_file_lies(tmp_path):
-    write_files(tmp_path, "train/cat/2020/may/1.jpg", "train/dog/2.JPG")
-    assert found(tmp_path) == [("train", "cat/2020/may/1.jpg", "cat"), ("train", "dog/2.JPG", "dog")]
+CAT, DOG = ("train", "cat/1.jpg", "cat"), ("train", "dog/2.jpg", "dog")
 
 
-def test_class_folders_may_lie_right_in_the_data_beside_the_test_folder(tmp_path):
-    write_files(tmp_path, "cat/1.jpg", "dog/2.jpg", "test/3.jpg", "README.md")
-    assert found(tmp_path) == [("train", "cat/1.jpg", "cat"), ("train", "dog/2.jpg", "dog"), ("test", "3", "")]
-
-
-def test_folders_can_be_given(tmp_path):
-    write_files(tmp_path, "a/cat/1.jpg", "a/dog/2.jpg", "b/3.jpg")
-    assert found(tmp_path, train_folder="a/", test_folder="./b")[-1] == ("test", "3", "")
+@pytest.mark.parametrize(
+    ("files", "csvs", "settings", "expected"),
+    [
+        pytest.param("train/cat/2020/may/1.jpg train/dog/2.jpg", {}, {}, [("train", "cat/2020/may/1.jpg", "cat"), DOG],
+                     id="the label is the first folder, however deep the file lies"),
+        pytest.param("cat/1.jpg dog/2.jpg test/3.jpg README.md", {}, {}, [CAT, DOG, ("test", "3", "")],
+                     id="class folders may lie right in the data, beside the test folder"),
+        pytest.param("a/cat/1.jpg a/dog/2.jpg b/3.jpg", {}, {"train_folder": "a/", "test_folder": "./b"},
+                     [CAT, DOG, ("test", "3", "")], id="folders can be given"),
+        pytest.param("images/1.jpg images/2.jpg images/3.jpg",
+                     {"train": "id,label\n1,a\n2,b\n", "sample": "id,predicted\n3,a\n"}, {},
+                     [("train", "images/1.jpg", "a"), ("train", "images/2.jpg", "b"), ("test", "3", "")],
+                     id="training and test images may lie together"),
+        pytest.param("train/cat/1.jpg train/dog/2.jpg test/cafe\u0301.jpg", {"sample": "id\ncaf\u00e9\n"}, {},
+                     [CAT, DOG, ("test", "caf\u00e9", "")], id="composed and decomposed names are one"),
+    ],
+)  # fmt: skip
+def test_images_and_labels_are_found_where_they_lie(tmp_path, files, csvs, settings, expected):
+    assert found(write_files(tmp_path, *files.split(), **csvs), **settings) == expected
 
 
 def test_hidden_and_system_files_are_left_out_and_counted(tmp_path):
@@ -46,10 +55,21 @@ def test_hidden_and_system_files_are_left_out_and_counted(tmp_path):
     assert dataset.hidden == ("__MACOSX", "train/.DS_Store", "train/cat/Thumbs.db")
 
 
-def test_a_file_beside_the_class_folders_is_left_out(tmp_path):
-    write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "train/3.jpg")
-    item = find_dataset(tmp_path, PrepareSettings()).items[0]
-    assert (item.image_id, reason_text(item.reasons)) == ("3.jpg", "no label: it lies beside the class folders")
+@pytest.mark.parametrize(
+    ("files", "csvs", "image_id", "reason"),
+    [
+        ("train/cat/1.jpg train/dog/2.jpg train/3.jpg", {}, "3.jpg", "no label: it lies beside the class folders"),
+        ("train/cat/1.jpg train/dog/2.jpg test/a.jpg test/b.jpg", {"sample": "id\na\n"}, "b.jpg",
+         "not listed: sample_submission.csv"),
+        ("train/1.jpg train/2.jpg train/5.jpg", {"train": "id,label\n1,a\n2,b\n"}, "5.jpg", "not listed: train.csv"),
+        ("train/1.jpg train/2.jpg", {"train": "id,label\n1,a\n2,b\n1,b\n2,b\n"}, "1.jpg",
+         "two labels: a and b in train.csv"),
+    ],
+)  # fmt: skip
+def test_a_file_without_one_label_or_that_no_csv_names_is_left_out(tmp_path, files, csvs, image_id, reason):
+    items = find_dataset(write_files(tmp_path, *files.split(), **csvs), PrepareSettings()).items
+    (item,) = [one for one in items if one.is_left_out]
+    assert (item.image_id, reason_text(item.reasons)) == (image_id, reason)
 
 
 @pytest.mark.parametrize("ids", [("7", "8"), ("7.jpg", "8.png"), ("Public/7.jpg", "Public/8.png"), ("./7.jpg", "8")])
@@ -81,12 +101,6 @@ def test_a_csv_is_read_however_it_was_saved_and_ids_and_labels_stay_text(tmp_pat
     ]
 
 
-def test_a_test_file_that_the_sample_does_not_ask_for_is_left_out(tmp_path):
-    write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg", "test/b.jpg", sample="id\na\n")
-    item = find_dataset(tmp_path, PrepareSettings()).items[-1]
-    assert (item.image_id, item.reasons) == ("b.jpg", (("not listed", "sample_submission.csv"),))
-
-
 def test_the_sample_tells_public_from_private(tmp_path):
     write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "Public/a.jpg", "Private/b.jpg")
     assert refusal(found, tmp_path) == (
@@ -97,24 +111,9 @@ def test_the_sample_tells_public_from_private(tmp_path):
     assert found(tmp_path)[-1] == ("test", "a", "")
 
 
-def test_labels_come_from_a_csv_and_stay_text(tmp_path):
-    write_files(tmp_path, *(f"train/{n}.jpg" for n in range(6)))
-    write_files(tmp_path, train="image_id,label\n0,NA\n1.jpg,null\n2,1e5\ntrain/3.jpg,007\n4,nan\n")
-    assert [label for _, _, label in found(tmp_path)] == ["NA", "null", "1e5", "007", "nan"]
-    last = find_dataset(tmp_path, PrepareSettings()).items[-1]
-    assert (last.image_id, last.reasons) == ("5.jpg", (("not listed", "train.csv"),))
-
-
-def test_train_and_test_images_may_lie_together(tmp_path):
-    write_files(tmp_path, "images/1.jpg", "images/2.jpg", "images/3.jpg", train="id,label\n1,a\n2,b\n")
-    write_files(tmp_path, sample="id,predicted\n3,a\n")
-    assert found(tmp_path) == [("train", "images/1.jpg", "a"), ("train", "images/2.jpg", "b"), ("test", "3", "")]
-
-
-def test_an_id_with_two_labels_in_the_csv_is_left_out(tmp_path):
-    write_files(tmp_path, "train/1.jpg", "train/2.jpg", train="id,label\n1,a\n2,b\n1,b\n2,b\n")
-    items = find_dataset(tmp_path, PrepareSettings()).items
-    assert [reason_text(item.reasons) for item in items] == ["two labels: a and b in train.csv", ""]
+def test_ids_of_training_images_find_their_files_with_and_without_extension_and_folder(tmp_path):
+    write_files(tmp_path, *(f"train/{n}.jpg" for n in range(3)), train="id,label\n0,NA\n1.jpg,b\ntrain/2.jpg,007\n")
+    assert [label for _, _, label in found(tmp_path)] == ["NA", "b", "007"]
 
 
 TRAIN = "train/cat/1.jpg train/dog/2.jpg"
@@ -278,8 +277,3 @@ def test_a_pipe_is_named_and_never_opened(tmp_path):
     write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg")
     os.mkfifo(tmp_path / "train/cat/pipe.jpg")
     assert find_dataset(tmp_path, PrepareSettings()).items[1].file.fault == ("not a regular file", "")
-
-
-def test_composed_and_decomposed_names_are_one(tmp_path):
-    write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/cafe\u0301.jpg", sample="id\ncaf\u00e9\n")
-    assert found(tmp_path)[-1] == ("test", "caf\u00e9", "")

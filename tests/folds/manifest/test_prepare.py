@@ -6,12 +6,16 @@ from PIL import Image
 
 from folds.base.errors import UserError
 from folds.base.workspace import Workspace, read_json, write_json
+from folds.commands import headline, prepare_tables, split_tables
 from folds.find.reasons import from_cell
 from folds.manifest import manifest
 from folds.manifest.prepare import prepare
+from folds.manifest.summary import class_sizes, copy_counts, quartiles, reasons, status_counts
+from folds.pixels.formats import FORMATS
 from folds.pixels.store import damaged_rows, open_store
 from folds.settings import PrepareSettings
 from tests.competition import by_image, fingerprint, make_competition, refusal
+from tests.ensemble.small import shown
 
 
 def contents(workspace):
@@ -44,7 +48,8 @@ def test_row_i_of_the_store_is_row_i_of_the_manifest(dirty, run_prepare, workspa
     assert damaged_rows(workspace).tolist() == []
 
 
-def test_every_defect_is_named(dirty, run_prepare):
+def test_every_defect_is_named_and_nothing_under_data_is_written(dirty, run_prepare):
+    before = fingerprint(dirty)
     result = run_prepare(dirty)
     table = by_image(result.manifest)
     expected = {
@@ -60,53 +65,31 @@ def test_every_defect_is_named(dirty, run_prepare):
     assert table.loc["cat/cut.jpg", "status"] == "left out"
     assert table.loc["cat/cut.jpg", "reasons"].startswith("truncated: ")
     assert result.hidden == (".DS_Store",)
-
-
-def test_nothing_under_data_is_written(dirty, run_prepare):
-    before = fingerprint(dirty)
-    run_prepare(dirty)
     run_prepare(dirty, near_bits=2)
     assert fingerprint(dirty) == before
 
 
-def test_a_truncated_image_is_trained_with_only_if_asked_for_and_always_predicted(dirty, run_prepare):
+def test_truncated_images_and_those_of_two_labels_are_used_only_if_asked_for_and_always_predicted(dirty, run_prepare):
     run_prepare(dirty)
     for is_kept, status in ((False, "left out"), (True, "usable")):
-        made = run_prepare(dirty, keep_truncated=is_kept)
-        assert by_image(made.manifest).loc[["cat/cut.jpg", "t_cut"], "status"].tolist() == [status, "usable"]
+        made = run_prepare(dirty, keep_truncated=is_kept, keep_two_labels=is_kept)
+        table, named = by_image(made.manifest), ["cat/cut.jpg", "cat/twice.png", "t_cut"]
+        assert table.loc[named, "status"].tolist() == [status, status, "usable"]
         assert made.decoded == 0  # what was left out has its row too
-
-
-def test_two_labels_are_kept_if_asked_for(dirty, run_prepare):
-    table = by_image(run_prepare(dirty, keep_two_labels=True).manifest)
-    assert table.loc["cat/twice.png", "status"] == "usable"
     assert table.loc["cat/twice.png", "group"] == table.loc["dog/twice.png", "group"]
 
 
-def test_copies_inside_a_class_share_a_group_and_stay(data, run_prepare, picture):
-    for name in ("a.png", "b.bmp"):
-        picture(60).save(data / "TrainVal/cat" / name)
-    picture(60).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(data / "TrainVal/cat/c.png")
-    table = by_image(run_prepare(data).manifest)
-    assert table.loc[["cat/a.png", "cat/b.bmp", "cat/c.png"], "group"].nunique() == 1
+def test_copies_share_a_group_and_stay_and_mirrored_ones_may_have_another_label(data, run_prepare, picture):
+    mirrored = picture(60).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    copies = {'cat/a; zero-byte: "x".png': picture(60), "cat/b.bmp": picture(60), "dog/c.png": mirrored}
+    for name, copy in copies.items():
+        copy.save(data / "TrainVal" / name)
+    table = run_prepare(data).manifest.set_index("image_id")
+    assert table.loc[list(copies), "group"].nunique() == 1
     assert set(table["status"]) == {"usable"}
-    assert table.loc["cat/b.bmp", "reasons"] == "exact copy in train: cat/a.png"
-    assert table.loc["cat/c.png", "reasons"] == "mirrored copy in train: cat/a.png"
-
-
-def test_a_reason_holds_any_name(data, run_prepare, picture):
-    for name in ('a; zero-byte: "x".png', "b.png"):
-        picture(60).save(data / "TrainVal/cat" / name)
-    cell = run_prepare(data).manifest.set_index("image_id").loc["cat/b.png", "reasons"]
-    assert from_cell(cell) == (("exact copy in train", 'cat/a; zero-byte: "x".png'),)
-
-
-def test_a_mirrored_picture_may_stand_under_another_label(data, run_prepare, picture):
-    picture(60).save(data / "TrainVal/cat/left.png")
-    picture(60).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(data / "TrainVal/dog/right.png")
-    table = by_image(run_prepare(data).manifest).loc[["cat/left.png", "dog/right.png"]]
-    assert table["status"].tolist() == ["usable", "usable"]
-    assert table["group"].nunique() == 1
+    first = next(iter(copies))  # a reason holds any name
+    assert from_cell(table.loc["cat/b.bmp", "reasons"]) == (("exact copy in train", first),)
+    assert from_cell(table.loc["dog/c.png", "reasons"]) == (("mirrored copy in train", first),)
 
 
 @pytest.mark.parametrize("store", ["raw", "jpeg"])
@@ -170,12 +153,11 @@ def test_a_manifest_that_was_edited_is_made_anew_from_the_pixels_that_are_there(
     assert (again.unchanged, again.decoded, workspace.manifest.read_bytes()) == (False, 0, before)
 
 
-def test_the_same_data_at_another_place_are_accepted(prepared, data, run_prepare, tmp_path):
+def test_the_same_data_at_another_place_are_accepted_and_other_data_refused(
+    prepared, data, run_prepare, workspace, tmp_path
+):
     shutil.copytree(data, tmp_path / "moved")  # with the times of change
     assert run_prepare(tmp_path / "moved").unchanged
-
-
-def test_a_work_folder_made_from_other_data_is_refused(prepared, run_prepare, workspace, tmp_path):
     other = make_competition(tmp_path / "other", per_class=1, n_test=1)
     assert refusal(run_prepare, other) == (
         f"{workspace.root} was made from other data: 0 of its 10 files are in {other}",
@@ -202,17 +184,15 @@ def test_classes_without_a_usable_image_leave_too_few(competition, run_prepare):
     assert refusal(run_prepare, data)[0] == said
 
 
-def test_test_ids_come_in_the_samples_order_with_unreadable_ones(data, run_prepare, workspace):
-    (data / "Public/a.png").write_bytes(b"")
-    (data / "sample_submission.csv").write_text("id,predicted\nt1,x\na,x\nt0,x\n")
+def test_test_ids_come_in_the_samples_order_with_unreadable_ones_or_in_natural_order(data, run_prepare, workspace):
+    for name in ("t10", "t2"):
+        (data / "Public" / f"{name}.png").write_bytes(b"")
     run_prepare(data)
-    assert manifest.test_ids(workspace) == ["t1", "a", "t0"]
+    assert manifest.test_ids(workspace) == ["t0", "t1", "t2", "t10"]
+    (data / "sample_submission.csv").write_text("id,predicted\nt1,x\nt2,x\nt10,x\nt0,x\n")
+    run_prepare(data)
+    assert manifest.test_ids(workspace) == ["t1", "t2", "t10", "t0"]
     assert workspace.sample.read_bytes() == (data / "sample_submission.csv").read_bytes()
-
-
-def test_test_ids_come_in_natural_order_without_a_sample(competition, run_prepare, workspace):
-    run_prepare(competition({"cat": 2, "dog": 2}, test=11))
-    assert manifest.test_ids(workspace) == [f"t{n}" for n in range(11)]
 
 
 def test_progress_counts_the_images_that_are_decoded(data, workspace):
@@ -234,3 +214,70 @@ def test_a_file_without_a_decoder_is_looked_at_again_once_there_is_one(data, run
     monkeypatch.setattr("folds.manifest.prepare.FORMATS", ("PNG", "HEIF"))
     again = run_prepare(data)
     assert (again.unchanged, again.decoded) == (False, int(reason.startswith("no decoder: HEIC")))
+
+
+def test_files_copies_and_classes_are_counted_and_shown(data, run_prepare, picture):
+    (data / "TrainVal/mouse").mkdir()
+    for name in ("dog/empty[0].jpg", "dog/empty[1].jpg", "dog/empty[2].jpg", "mouse/m.png"):
+        (data / "TrainVal" / name).write_bytes(b"")
+    seeds = {"cat/x.png": 60, "cat/y.bmp": 60, "cat/both.png": 61, "dog/both.png": 61, "dog/leak.png": 62}
+    for name, seed in seeds.items():
+        picture(seed).save(data / "TrainVal" / name)
+    picture(62).save(data / "Public/leak.png")
+    result = run_prepare(data)
+    table = result.manifest
+    assert status_counts(table) == {"usable": (11, 3), "left out": (2, 0), "unreadable": (4, 0)}
+    assert [(r.kind, r.status, r.train, r.test) for r in reasons(table)] == [
+        ("zero-byte", "unreadable", 4, 0),
+        ("two labels", "left out", 2, 0),
+    ]
+    assert {count.what: (count.exact, count.near, count.mirrored) for count in copy_counts(table)} == {
+        "copies inside a class": (2, 0, 0),
+        "the same picture under two labels": (2, 0, 0),
+        "training images that are also test images": (1, 0, 0),
+        "test images that are also training images": (1, 0, 0),
+        "copies inside the test images": (0, 0, 0),
+    }
+    sizes = class_sizes(table)
+    assert sizes.to_dict() == {"mouse": 0, "dog": 5, "cat": 6}  # a class that lost all is there
+    assert quartiles(sizes.loc[["dog", "cat", "dog", "cat", "dog"]]) == (5, 5, 5, 6, 6)
+    text = shown(prepare_tables(result), width=140)
+    for words in (
+        "20 files: 20 decoded",
+        "zero-byte",
+        "TrainVal/dog/empty[0].jpg, TrainVal/dog/empty[1].jpg and 2 more",
+        "the same picture under two labels",
+        "training images that are also test images",
+        "mouse: 0, dog: 5, cat: 6",
+        "without a usable image, left out",
+    ):
+        assert words in text, text
+
+
+def test_how_many_files_lack_a_decoder_and_what_to_install_is_noted(data, run_prepare):
+    for name in ("a", "b"):
+        (data / "TrainVal/cat" / f"{name}.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+    made = run_prepare(data)
+    said = "2 files are HEIC, which `pip install pillow-heif` reads; then `python run.py prepare DATA` again"
+    assert made.notes == (() if "HEIF" in FORMATS else (said,))
+    assert run_prepare(data).notes == made.notes
+
+
+def test_the_headline_says_what_was_done_and_no_empty_table_of_reasons_is_shown_below(data, run_prepare, picture):
+    first = run_prepare(data)
+    assert headline(first).startswith("10 files: 10 decoded, in 0:0")
+    text = shown(prepare_tables(first), width=140)
+    assert "reason" not in text
+    assert "images per class" in text
+    picture(99).save(data / "TrainVal/cat/cat_0.png")
+    assert headline(run_prepare(data)).startswith("10 files: 1 decoded, 9 unchanged ones kept, in 0:0")
+    assert headline(run_prepare(data)) == "10 files, unchanged since the last prepare: nothing to do"
+
+
+def test_the_split_table_shows_the_rarest_class_and_names_small_ones(competition, run_prepare, run_split):
+    run_prepare(competition({"a": 6, "b": 1, "c": 3}))
+    folds, _ = run_split(n_folds=3)
+    text = shown(split_tables(folds), width=140)
+    assert "1 class has fewer images than the 3 folds: b: 1 image" in text
+    assert text.count("b: 1 image") == 2  # in its one fold, and in the line below
+    assert np.bincount(folds.fold).sum() == 10

@@ -105,4 +105,4 @@ def test_a_damaged_jpeg_is_named_with_the_way_out(tmp_path, stores):
     store = dataclasses.replace(jpegs, pixels=dataclasses.replace(jpegs.pixels, path=broken))
     with pytest.raises(UserError, match=r"^the JPEG in row 5 of .*broken.jpegs does not decode: ") as caught:
         gathered(store)
-    assert "python run.py prepare DATA" in str(caught.value.hint)
+    assert caught.value.hint == f"`rm {broken}`, then `python run.py prepare DATA`"

@@ -8,11 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from folds.base.errors import UserError
+from folds.base.locks import holders
 from folds.base.progress import silently
 from folds.base.workspace import is_alive
 from folds.split.assign import load_folds
@@ -24,19 +30,77 @@ from models.probe.probe import probe_runs, probe_tasks
 from models.runs import RunPlan, done_folds, plan_runs
 from models.settings import EngineSettings
 from models.watch.events import FoldDone, FoldFailed, JobEvent
-from tests.cluster import JOBS, cluster, make_place, run, start, wait_for, workers
-from tests.faults.whole import differing, left_over, made_in
+from tests.competition import make_competition
+from tests.faults.whole import KIT, differing, left_over, made_in
 from tests.models.small import SETTINGS, VIEWS, prepared, train
 
-pytest.importorskip("ray")
-EPOCHS, LONGEST = 30, 40  # a job takes some seconds, so that there is a middle of it
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray, which takes seconds to import")
+ROOT = Path(__file__).parents[3]
+STORE_BYTES = 100 * 2**20
+JOBS, EPOCHS, LONGEST = 12, 30, 40  # a job takes some seconds, so that there is a middle of it
+
+
+def run(words: list[str], *, folder: Path) -> str:
+    """What a command that ends well prints."""
+    with start(words, folder=folder) as process:
+        out, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, out
+    return out
+
+
+def start(words: list[str], *, folder: Path) -> subprocess.Popen[str]:
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *words],
+        cwd=folder,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # as of a shell of its own: no signal of the tests' terminal comes here
+    )
+
+
+@contextmanager
+def cluster(*, nodes: int) -> Iterator[Any]:
+    """A Ray cluster of so many nodes with a core each; `address` is for `--address`."""
+    from ray.cluster_utils import Cluster
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    node = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=node, shutdown_at_exit=True)
+    try:
+        for _ in range(nodes - 1):
+            made.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+        made.wait_for_nodes()
+        yield made
+    finally:
+        made.shutdown()
+
+
+def wait_for(what: Callable[[], Any], *, seconds: float = 120.0) -> Any:
+    """What the function says, once that is true."""
+    until = time.monotonic() + seconds
+    while not (answer := what()):
+        assert time.monotonic() < until, f"waited {seconds} s in vain"
+        time.sleep(0.05)
+    return answer
+
+
+def workers(folder: Path) -> dict[str, int]:
+    """The live processes that are at work on folds, by the lock's name."""
+    return {name: holder.pid for name, holder in holders(folder / "work/locks") if ".fold" in name and holder.pid}
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The place where no Ray was: what one process makes of the 12 jobs."""
-    folder = make_place(tmp_path_factory.mktemp("alone"), epochs=EPOCHS, longest=LONGEST)
-    before = tmp_path_factory.mktemp("before")
+    """A place with 12 small jobs, of which those of run c take the longest, all done without Ray; and before any."""
+    folder, before = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("before")
+    make_competition(folder / "data")
+    longer = f"[run.c]\nlr = 0.001\nepochs = {LONGEST}"
+    (folder / "kit.toml").write_text(KIT.format(epochs=EPOCHS, n_folds=4, more=longer))
+    for words in (["prepare", "data"], ["split"]):
+        run(words, folder=folder)
     shutil.copytree(folder, before, dirs_exist_ok=True, copy_function=shutil.copy2)
     run(["train"], folder=folder)
     return folder, before

@@ -11,6 +11,7 @@ from torch import nn
 from folds.base.errors import UserError
 from models.predict.gradcam import grad_cam
 from models.predict.predictions import Predictions, load_predictions, save_predictions
+from tests.competition import refusal
 
 
 def predictions():
@@ -64,18 +65,14 @@ def test_a_file_that_holds_what_it_must_not_is_refused(tmp_path, change, sentenc
         save_predictions(tmp_path / "other.npz", bad)
 
 
-@pytest.mark.parametrize("keep", [0, 10, 500])
-def test_a_file_that_is_cut_off_is_refused(tmp_path, keep):
-    save_predictions(tmp_path / "oof.npz", predictions())
-    (tmp_path / "oof.npz").write_bytes((tmp_path / "oof.npz").read_bytes()[:keep])
-    with pytest.raises(UserError, match=r"oof\.npz is damaged"):
-        load_predictions(tmp_path / "oof.npz", hint="")
-
-
-def test_an_absent_file_is_refused_with_the_hint(tmp_path):
-    with pytest.raises(UserError, match=r"oof\.npz does not exist") as err:
-        load_predictions(tmp_path / "oof.npz", hint="`python run.py train`")
-    assert err.value.hint == "`python run.py train`"
+def test_a_file_that_is_absent_or_cut_off_is_refused_with_the_hint(tmp_path):
+    path, hint = tmp_path / "oof.npz", "`python run.py train`"
+    assert refusal(load_predictions, path, hint=hint) == (f"{path} does not exist", hint)
+    save_predictions(path, predictions())
+    whole = path.read_bytes()
+    for keep in (0, 10, 500):
+        path.write_bytes(whole[:keep])
+        assert refusal(load_predictions, path, hint=hint)[0].startswith(f"{path} is damaged")
 
 
 class Known(nn.Module):

@@ -8,7 +8,6 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-import run
 from ensemble.analysis.test_likeness import kept_features
 from ensemble.blend.blend_json import load_blend
 from folds.base.errors import UserError
@@ -188,23 +187,22 @@ def test_what_has_no_features_or_no_network_is_refused_in_one_sentence(own):
     assert no.value.hint.startswith("`python run.py knn --backbone test_resnet.r160_in1k --weights FILE`")
 
 
-def test_they_blend_from_the_command_line_and_a_pack_carries_those_of_a_probe_alone(own, capsys):
+def test_they_blend_from_the_command_line_and_a_pack_carries_those_of_a_probe_alone(own, typed):
     workspace, plans = own
     place = ["--work", str(workspace.root)]
     blend = ["blend", *place, "--keep", "equal", "--trials", "16", "--half-samples", "2"]
     flags = [*place, "--weights", f"test_resnet={plans[0].weights}", "--backbone", "test_resnet", "--device", "cpu"]
-    assert run.main(["knn", *flags, "--run", "test_resnet-probe"]) == 0
-    out = capsys.readouterr().out
+    out = typed("knn", *flags, "--run", "test_resnet-probe").out
     assert "test_resnet-probe-knn fold 0: " in out
     assert "neighbours at a temperature of " in out
     assert f"next: python run.py blend {' '.join(place)}" in out
-    assert run.main(blend) == 0
+    typed(*blend)
     assert len(load_blend(workspace.blend).weights) == 4
     for command in (["submit"], ["status"], ["compare", "test_resnet-probe", "test_resnet-probe-knn"], ["views"]):
-        assert run.main([*command, *place]) == 0
+        typed(*command, *place)
     assert "test_resnet-probe-knn" in make_pack(workspace, PackSettings(), plans, device="cpu").pack.members
-    assert run.main(["knn", *flags, "--run", "test_resnet"]) == 0
-    assert run.main(blend) == 0
+    typed("knn", *flags, "--run", "test_resnet")
+    typed(*blend)
     without = "test_resnet,test_resnet+test_efficientnet-probe,test_resnet-probe,test_resnet-probe-knn"
     with pytest.raises(UserError, match=r"^test_resnet-knn has a memory of its own for every fold's network, ") as no:
         make_pack(workspace, PackSettings(), plans, device="cpu")

@@ -82,11 +82,6 @@ def test_train_with_lr_find_trains_all_folds_at_one_found_rate(workspace):
     assert {done["lr"] for done in done_folds(workspace, "test_resnet").values()} == {stored["suggested"]}
 
 
-def test_a_fold_that_is_not_there_is_refused(workspace):
-    with pytest.raises(UserError, match="there is no fold 7: there are 2, 0 to 1"):
-        next(find_rates(workspace, plan_runs(LONG, {}), fold=7, seed=0))
-
-
 def judged(*valid_losses, train_error=0.08, **beside):
     """The verdict on epochs of these valid losses and a top-3 error of 0.10."""
     rows = [epoch_row(i + 1, valid_loss=loss, valid_top3_error=0.10) for i, loss in enumerate(valid_losses)]
