@@ -20,7 +20,7 @@ atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 FIRST = ("cli/test_readme.py", "faults", "submissions")  # what takes longest is begun first
 SHARED = ("faults", "submissions")  # folders whose tests share fixtures of a session that take seconds
-FORKING = ("cli/test_screen.py", "models/test_precision.py")  # share the nursery with faults
+FORKING = "cli/test_screen.py"  # shares a fixture with faults
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -39,7 +39,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class ByFixtures(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            folder = "faults" if any(file in nodeid for file in FORKING) else nodeid.split("/")[1]
+            folder = "faults" if FORKING in nodeid else nodeid.split("/")[1]
             return folder if folder in SHARED else super()._split_scope(nodeid)
 
     return ByFixtures(config, log) if config.getvalue("dist") == "loadfile" else None

@@ -35,7 +35,7 @@ class Nursery:
     def start(
         self, words: list[str], *, folder: Path, out: Path | str, die: dict[str, Any] | None = None, **more
     ) -> int:
-        """Start a command in a folder, or `-c` and Python code, its output in `out`; returns its process number.
+        """Start a command in a folder, its output in `out`; returns its process number.
 
         more: `terminal`, a path of one that its stdin and stderr are; `environ`, variables to set and (None) to unset;
         `events`, a path where their number is written down at the end
@@ -104,7 +104,7 @@ def _live(asked: dict[str, Any]) -> int:
     events = _plan_death(asked["die"] or {})
     sys.argv[1:] = asked["words"]
     try:
-        code = exec(sys.argv[2], {}) or 0 if sys.argv[1] == "-c" else run.KIT.run_and_exit()
+        run.KIT.run_and_exit()
     except SystemExit as end:
         code = end.code
     if "events" in asked:
