@@ -80,18 +80,16 @@ def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) ->
     classes = class_order(labels.tolist())
     if len(classes) < 2:
         raise UserError(f"{path.name} has {len(classes)} classes, and a blend needs two", hint=LABELS_HINT)
+    order = np.argsort(ids)  # folds are those of the images, whatever the order of the rows
+    ids, labels, group = ids[order], labels[order], pd.factorize(_groups(table)[order])[0]
     target = pd.Index(classes).get_indexer(pd.Index(labels))
-    group = _groups(table)
     if "fold" in table.header:
-        fold = np.unique(table.column("fold"), return_inverse=True)[1]
+        fold = np.unique(table.column("fold"), return_inverse=True)[1][order]
         if fold.max() < 1:
             raise UserError(f"{path.name} has one fold, and cross-fitting the blend needs two", hint=LABELS_HINT)
     else:
         fold = _drawn_folds(target, group, n_folds=n_folds, seed=seed)
-    columns = (ids, ids, labels, target, fold, group)
-    made = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True))).sort_values(
-        "image_id", kind="stable", ignore_index=True
-    )
+    made = pd.DataFrame(dict(zip(COLUMNS, (ids, ids, labels, target, fold, group), strict=True)))
     store_folds(workspace, made, seed=seed)
     cut = int((made.groupby("group")["fold"].nunique() > 1).sum())
     return [f"the folds of {path.name} cut {cut:,} of its groups: the scores may be too good"] if cut else []

@@ -80,6 +80,14 @@ def folds_of(files, tmp_path):
     return load_folds(workspace), warnings
 
 
+def test_the_order_of_the_labels_changed_the_folds(files, tmp_path):
+    by_row = labelled(files, group=[str(row // 2) if row < 20 else "" for row in range(500)])
+    first = folds_of(by_row, tmp_path / "first")[0]
+    pd.read_csv(by_row.labels, dtype=str, keep_default_na=False)[::-1].to_csv(by_row.labels, index=False)
+    again = folds_of(by_row, tmp_path / "again")[0]
+    assert (again.digest, again.group.tolist()) == (first.digest, first.group.tolist())
+
+
 def test_a_group_without_fold_was_cut_by_the_folds_that_were_drawn(files, tmp_path):
     """26 of 30 groups lay in two folds."""
     folds, warnings = folds_of(labelled(files, group=[f"g{row % 30}" for row in range(500)]), tmp_path)
