@@ -42,7 +42,10 @@ def read_external(path: Path, *, ids: Path | None, class_names: Path | None, kno
         raise UserError(f"{path} does not exist")
     kind = path.suffix.lower()
     if kind == ".csv":
-        return _read_csv(path, known_classes)
+        try:
+            return _read_csv(path, known_classes)
+        except OSError as err:
+            raise UserError(f"cannot read {path}: {err.strerror or err}") from err
     if kind not in (".npz", ".npy"):
         raise UserError(f"{path} is neither .csv, .npz nor .npy")
     there = _arrays(path)

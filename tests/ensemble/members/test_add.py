@@ -1,5 +1,6 @@
 """Tests members that other tools made."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,3 +171,10 @@ def test_numbers_that_are_none_are_refused_in_a_sentence(work, settings):
     words = rewritten(settings, lambda data: data.astype({"c000": object}).assign(c000="much"))
     assert add_refusal(work, words)[0].startswith("changed.csv cannot be read: could not convert string to float")
     assert add_refusal(work, replace(settings, oof="nowhere.csv"))[0] == "nowhere.csv does not exist"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file of /proc that refuses to be read, even by root")
+def test_a_csv_that_may_not_be_read_ended_in_a_traceback(work, settings, tmp_path):
+    (tmp_path / "mine.csv").symlink_to("/proc/self/mem")
+    message, _ = add_refusal(work, replace(settings, oof=str(tmp_path / "mine.csv")))
+    assert message == f"cannot read {tmp_path}/mine.csv: Input/output error"
