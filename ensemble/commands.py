@@ -21,6 +21,7 @@ from folds.base.errors import Next
 from folds.base.locks import alone
 from folds.base.terminal import Screen
 from folds.base.workspace import Workspace
+from folds.split.assign import changed_since, load_folds
 
 
 def views(workspace: Workspace, run: Sequence[str], screen: Screen) -> Iterator[RenderableType | Next]:
@@ -53,8 +54,10 @@ def blend(workspace: Workspace, settings: BlendSettings, *, seed: int, screen: S
     with _alone(workspace, screen):
         made = make_blend(workspace, settings, seed=seed, track=screen.track)
     likeness = measure_likeness(workspace)
-    far = [f"warning: {likeness_sentence(likeness)}"] if likeness is not None and likeness.is_far else []
-    return [blend_summary(made), *far, f"wrote {made.path}"]
+    warnings = [f"warning: {likeness_sentence(likeness)}"] if likeness is not None and likeness.is_far else []
+    if changed := changed_since(workspace, load_folds(workspace)):
+        warnings.append(f"warning: {changed}; the blend is of the images and labels that the folds have")
+    return [blend_summary(made), *warnings, f"wrote {made.path}"]
 
 
 def explain(workspace: Workspace, image_id: str, *, run: str | None) -> list[RenderableType]:

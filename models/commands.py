@@ -18,7 +18,7 @@ from folds.base.signals import TimeUpError, until
 from folds.base.terminal import Screen
 from folds.base.workspace import Workspace
 from folds.settings import PrepareSettings
-from folds.split.assign import load_folds
+from folds.split.assign import SPLIT_HINT, changed_since, load_folds
 from models.input.sizes import larger_views, needed_store_size, predict_size, train_size
 from models.input.views import check_views
 from models.jobs.local import Task, anywhere
@@ -155,6 +155,8 @@ def train(training: Training) -> Iterator[str | Complaint | Next]:
             f"`--fold {','.join(training.fold)}` is no list of folds: `{wrong[0]}` is neither a number nor `all`",
             hint="`--fold 0,2`",
         )
+    if changed := changed_since(training.workspace, load_folds(training.workspace)):
+        yield Complaint(f"{changed}; it trains on the folds as they are", SPLIT_HINT)
     yield from training
     if training.failed:
         raise UserError(training.failures, hint="`python run.py train` tries again what failed")

@@ -8,10 +8,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from ensemble.blend.apply import open_blend
+from ensemble.blend.blend_json import load_blend
 from folds.base.errors import UserError
 from folds.base.locks import holders
 from folds.base.workspace import Workspace
-from folds.split.assign import load_folds
+from folds.split.assign import changed_since, load_folds
 from models.runs import done_folds, done_refit, runs
 from models.watch.events import JobKey
 from submissions.check import is_changed, is_early
@@ -26,8 +28,10 @@ def what_is_missing(workspace: Workspace, planned: Sequence[str]) -> tuple[list[
         return [f"{workspace.root} holds no prepared images"], "prepare DATA"
     if not workspace.folds_csv.is_file():
         return ["the folds are not assigned"], "split"
-    n_folds = load_folds(workspace).n_folds
-    missing = []
+    folds = load_folds(workspace)
+    if changed := changed_since(workspace, folds):
+        return [changed], "split"
+    n_folds, missing = folds.n_folds, []
     for run in planned:
         lacking = sorted(set(range(n_folds)) - set(done_folds(workspace, run)))
         if lacking:
@@ -36,6 +40,10 @@ def what_is_missing(workspace: Workspace, planned: Sequence[str]) -> tuple[list[
         return missing, "train"
     if not workspace.blend.is_file():
         return ["there is no blend"], "blend"
+    try:  # whether its members are there and as they were; what their files hold is checked by `blend` and `submit`
+        open_blend(workspace, load_blend(workspace.blend), tests_only=True)
+    except UserError as err:
+        return [err.message], "blend"
     csv = newest_csv(workspace)
     if csv is None:
         return ["there is no submission"], "submit"

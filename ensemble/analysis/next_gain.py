@@ -54,7 +54,7 @@ def next_gains(workspace: Workspace) -> list[NextGain]:
         done = [path for run in runs for path in sorted((workspace.models / run).glob("*/done.json"))]
         hours[name] = sum(float(read_json(path, hint="").get("seconds", 0.0)) for path in done) / 3600
     known = [
-        NextGain(f"{one.name}, which is there", hours[one.name], one.without - blend.crossfit)
+        NextGain(f"{one.name}, already in the blend", hours[one.name], one.without - blend.crossfit)
         for one in blend.worth
         if one.without is not None
     ]

@@ -65,7 +65,10 @@ class PixelStore:
         lacking = np.append(ids, "")[at] != np.asarray(image_id)  # '' stands behind the last id
         if lacking.any():
             names = first_few(list(np.asarray(image_id)[lacking]))
-            raise UserError(f"the pixel store has no {split} image {names}", hint=PREPARE_HINT)
+            older = "`python run.py split` says whether the folds are older than the images"
+            raise UserError(
+                f"the pixel store has no {split} image {names}", hint=older if split == "train" else PREPARE_HINT
+            )
         return here[at].astype(np.int64)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from folds.base.errors import UserError, first_few
+from folds.base.errors import UserError, counted, first_few
 from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
-from folds.manifest.manifest import class_order, csv_bytes, parse_table
+from folds.manifest.manifest import class_order, csv_bytes, parse_table, read_manifest, usable_rows
 from folds.settings import SplitSettings
 from folds.split.groups import is_parted, training_images
 
@@ -67,12 +68,19 @@ def split(workspace: Workspace, settings: SplitSettings, *, seed: int) -> tuple[
         wrong = images["fold"] != fold if "fold" in images.columns else is_parted(images["group"], fold)
         changed = folds.image_id[wrong.to_numpy()].tolist()
     if changed:
-        raise UserError(
-            f"{len(changed):,} training images changed since the folds in {workspace.folds_csv} were assigned: "
-            f"{first_few(changed)}",
-            hint=_remove_hint(workspace),
-        )
+        raise UserError(_changed(workspace, changed), hint=_remove_hint(workspace))
     return folds, notes
+
+
+def changed_since(workspace: Workspace, folds: Folds) -> str | None:
+    """A sentence where training images of the manifest are others than those of the folds, which `split` refuses."""
+    changed = changed_images(folds, usable_rows(read_manifest(workspace), split="train"))
+    return _changed(workspace, changed) if changed else None
+
+
+def _changed(workspace: Workspace, changed: list[str]) -> str:
+    what = counted(len(changed), "training image", "training images")
+    return f"{what} changed since the folds in {workspace.folds_csv} were assigned: {first_few(changed)}"
 
 
 def changed_images(folds: Folds, images: pd.DataFrame) -> list[str]:
@@ -201,7 +209,5 @@ def _folds(table: pd.DataFrame, *, head: dict) -> Folds:
 
 
 def _remove_hint(workspace: Workspace) -> str:
-    return (
-        f"keep both with another `--work DIR`, or start the folds again: "
-        f"`rm -r {workspace.folds_csv} {workspace.folds_json} {workspace.models}`, then {SPLIT_HINT}"
-    )
+    files = shlex.join(map(str, (workspace.folds_csv, workspace.folds_json, workspace.models)))
+    return f"keep both with another `--work DIR`, or start the folds again: `rm -r {files}`, then {SPLIT_HINT}"

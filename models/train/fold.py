@@ -159,5 +159,12 @@ def _judged(workspace: Workspace, trainer: FoldTrainer, folds: Folds, rows: Sequ
     has_batch_norm = any(isinstance(one, _BatchNorm) for one in network.modules())
     takes_head, lr = one_head(network) is not None, trainer.stepper.peak_lr
     remedy = remedy_for(job.settings, lr=lr, has_batch_norm=has_batch_norm, takes_head=takes_head)
-    beside = against_probe(workspace, folds, job)
-    return judge(rows, train_loss=train_loss, train_top3_error=train_top3_error, against_probe=beside, remedy=remedy)
+    known = np.bincount(trainer.data.train_target, minlength=len(folds.classes)) + 0.5  # no class has a share of 0
+    return judge(
+        rows,
+        train_loss=train_loss,
+        train_top3_error=train_top3_error,
+        chance_loss=-float(np.log(known / known.sum())[folds.target[folds.fold == job.fold]].mean()),
+        against_probe=against_probe(workspace, folds, job),
+        remedy=remedy,
+    )

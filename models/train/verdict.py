@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ from models.watch.events import AgainstProbe, EpochRow, JobKey, Verdict, Verdict
 LAST_SHARE = 0.25  # of the epochs: what they gained tells whether more of them would
 STILL_GAINING = 0.04  # a relative fall of the valid loss over them; a finished cosine's last quarter gains less
 RISING = 0.02  # a relative rise of the valid loss above its best epoch; less is noise of one fold
+NOTHING_LEARNED = 0.95  # of the loss that the class shares alone give: nothing below it in any epoch
 MEMORISED = 0.25  # training error below this share of the valid error, with nothing gained at the end
 
 
@@ -29,6 +31,7 @@ def judge(
     *,
     train_loss: float,
     train_top3_error: float,
+    chance_loss: float = math.inf,
     against_probe: AgainstProbe | None = None,
     remedy: str = "a smaller `--lr`",
 ) -> Verdict:
@@ -36,6 +39,7 @@ def judge(
 
     rows                        every epoch's; valid losses in nats, errors in [0, 1]
     train_loss, train_top3_error  of training images, drawn as they occur, under the view and network of the last row
+    chance_loss                 of the valid images in nats, if each gets the class shares of the training images
     against_probe               the network beside its frozen probe, None where there is none
     remedy                      what to change where the network is no better than that, from `remedy_for`
     The loss tells more than the error: it still moves where the third guess is right anyway.
@@ -59,6 +63,11 @@ def judge(
             advice += f"; {risen}, so fewer epochs may help too (`--epochs {best.epoch}`)"
         elif gained > STILL_GAINING:
             advice += f"; {falling}, so more of them may help too (`--epochs {more}`)"
+    elif best.valid_loss > NOTHING_LEARNED * chance_loss and not is_memorised:
+        kind = "underfitting"
+        known = f"a valid loss of {best.valid_loss:.4f} at best, and the class shares alone give {chance_loss:.4f}"
+        change = f"more epochs (`--epochs {more}`) or a higher `--lr`" if rose <= RISING else "a smaller `--lr`"
+        advice = f"the network has learned next to nothing, {known}: {change}, or pretrained weights"
     elif rose > RISING:
         kind, advice = "overfitting", f"{risen}: fewer epochs (`--epochs {best.epoch}`) or a smaller `--lr`"
     elif gained > STILL_GAINING and not is_memorised:

@@ -1,12 +1,16 @@
 """Tests the CSV: what is in it, where it comes from, and what is wrong with other people's."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+import run
 from ensemble.blend.make_blend import make_blend
 from folds.base.interval import wilson_interval
+from folds.base.workspace import Workspace
+from folds.manifest.manifest import read_manifest, write_manifest
 from submissions.check import (
     check_submission,
     copies_of_test_images,
@@ -19,8 +23,8 @@ from submissions.csv_form import Layout, read_layout
 from submissions.settings import SubmitSettings
 from submissions.status import what_is_missing
 from submissions.write import write_submission
-from tests.competition import fingerprint, refusal
-from tests.ensemble.small import EQUAL, small_test, small_work, with_manifest
+from tests.competition import TRAIN, fingerprint, refusal
+from tests.ensemble.small import EQUAL, change_oof, small_test, small_work, with_manifest
 from tests.synthetic import World
 
 LAYOUT = Layout(("id", "predicted"), ("01", "2", "10"), ("a", "b", "c", "d"), ",", " ")
@@ -169,6 +173,29 @@ def test_a_json_beside_a_csv_that_is_no_lineage_ends_no_command_in_a_traceback(g
     assert read_lineage(path) == {}
     assert expected_top3(path) is None
     assert not is_changed(path)
+
+
+def test_a_member_that_is_gone_or_was_made_again_since_the_blend_is_named_by_status(work):
+    write_submission(work, SubmitSettings())
+    change_oof(work.fold("m00", 0), lambda stored: {"log_probs": stored["log_probs"] - 1})
+    changed = "m00 has changed since the blend was made: fold0/oof.npz"
+    assert what_is_missing(work, ["m01"]) == ([changed], "blend")
+    shutil.rmtree(work.models / "m00")
+    (sentence,), command = what_is_missing(work, ["m01"])
+    assert (sentence, command) == ("there is no finished fold of a run m00", "blend")
+
+
+def test_images_that_changed_since_the_folds_are_named_by_status_train_and_blend(whole, tmp_path, capsys):
+    work = Workspace(shutil.copytree(whole, tmp_path / "work"))
+    table = read_manifest(work)
+    first = table.index[table["split"] == "train"][0]
+    table.loc[first, "label"] = "2"
+    write_manifest(work, table)
+    changed = f"1 training image changed since the folds in {work.folds_csv} were assigned: {table['image_id'][first]}"
+    assert what_is_missing(work, ["one"]) == ([changed], "split")
+    for step in (["train", "--run", "one", *TRAIN, "--epochs", "2"], ["blend", "--keep", "equal"]):
+        assert run.main([*step, "--work", str(work.root)]) == 0
+        assert changed in " ".join("".join(capsys.readouterr()).split())
 
 
 def test_a_lineage_that_is_cut_off_is_named_by_status_too(work):

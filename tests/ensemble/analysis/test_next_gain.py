@@ -25,13 +25,13 @@ def test_members_are_weighed_by_what_they_give_an_hour_and_a_further_one_by_the_
     assert list(found) == [
         "a further seed of every run",
         "a further member like these",
-        "m02, which is there",
-        "m01, which is there",
-        "m00, which is there",
+        "m02, already in the blend",
+        "m01, already in the blend",
+        "m00, already in the blend",
     ]
     assert found["a further seed of every run"] == (3.5, pytest.approx(0.1 * 0.03 / 4))  # b/3 - b/6 of b (1 - 1/3)
     assert found["a further member like these"] == (pytest.approx(3.5 / 3, abs=1e-6), pytest.approx(0.01 * 2 / 4))
-    assert found["m00, which is there"] == (1.0, 0.0)
+    assert found["m00, already in the blend"] == (1.0, 0.0)
     partial = {"folds": (0, 1), "networks": dict.fromkeys(blend.weights, 2), "left_out": ()}
     save_blend(work.blend, replace(blend, expected_top3=replace(expected, test_networks=6), partial=partial))
     fold = next_gains(work)[0]

@@ -99,7 +99,7 @@ def test_a_file_beside_the_class_folders_can_be_given_a_label(data, run_prepare,
 def test_folds_that_know_other_labels_are_refused_with_the_way_out(prepared, data, run_prepare, run_split, labels):
     run_split(n_folds=2)
     run_prepare(data, relabel=labels("cat/cat_1.png,dog\n"))
-    with pytest.raises(UserError, match=r"^1 training images changed since the folds .*: cat/cat_1.png$") as caught:
+    with pytest.raises(UserError, match=r"^1 training image changed since the folds .*: cat/cat_1.png$") as caught:
         run_split(n_folds=2)
     assert "`rm -r " in caught.value.hint
     assert "`--work DIR`" in caught.value.hint

@@ -1,4 +1,5 @@
 import json
+import shlex
 import warnings
 from types import MappingProxyType
 
@@ -8,9 +9,10 @@ import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
 from folds.base.errors import UserError
-from folds.base.workspace import read_json, write_bytes, write_json
+from folds.base.workspace import Workspace, read_json, write_bytes, write_json
 from folds.manifest.manifest import COLUMNS, write_manifest
-from folds.split.assign import assign_folds, load_folds, stratified_group_folds
+from folds.settings import SplitSettings
+from folds.split.assign import assign_folds, load_folds, split, stratified_group_folds
 from tests.competition import fingerprint, refusal
 
 
@@ -131,6 +133,14 @@ def test_training_images_that_changed_are_named(workspace, folds, run_split):
         f"4 training images changed since the folds in {workspace.folds_csv} were assigned: "
         "a/009.jpg, a/010.jpg, b/004.jpg and 1 more"
     )
+
+
+def test_a_path_with_a_space_is_quoted_in_the_command_that_removes_it(tmp_path):
+    workspace = Workspace(tmp_path / "w g")
+    store(workspace, images({"a": 9, "b": 6}))
+    split(workspace, SplitSettings(n_folds=3), seed=0)
+    hint = refusal(split, workspace, SplitSettings(n_folds=4), seed=0)[1]
+    assert shlex.split(hint.split("`")[3])[:3] == ["rm", "-r", str(workspace.folds_csv)]
 
 
 def test_copies_that_the_stored_folds_cut_are_refused(workspace, folds, run_split):

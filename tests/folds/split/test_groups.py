@@ -209,7 +209,7 @@ def test_a_cell_that_changed_since_is_noticed(treated, run_prepare, run_split, s
     rewrite(treated / "train.csv", old, new)
     again = run_prepare(treated)
     assert (again.unchanged, again.decoded) == (False, 0)  # the copy of train.csv is new, the pixels are not
-    with pytest.raises(UserError, match=f"^{count} training images changed since the folds "):
+    with pytest.raises(UserError, match=rf"^{count} training images? changed since the folds "):
         run_split(**settings)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -106,6 +107,20 @@ def test_a_fold_is_judged_by_its_valid_loss_and_its_own_training_images(losses, 
     verdict = judged(*losses, train_error=train_error)
     assert verdict.kind == kind
     assert says in verdict.advice
+
+
+@pytest.mark.parametrize(
+    ("losses", "change"),
+    [
+        ((2.30, 2.29, 2.28), "more epochs (`--epochs 4`) or a higher `--lr`, or pretrained weights"),
+        ((2.28, 2.60, 2.90), "a smaller `--lr`, or pretrained weights"),
+    ],
+)
+def test_a_net_that_is_no_better_than_the_class_shares_was_called_fine(losses, change):
+    said = judged(*losses, train_error=0.5, chance_loss=math.log(10))
+    known = "a valid loss of 2.2800 at best, and the class shares alone give 2.3026"
+    assert said.kind == "underfitting"
+    assert said.advice == f"the network has learned next to nothing, {known}: {change}"
 
 
 def test_the_figures_are_those_of_the_last_epoch():
