@@ -59,6 +59,7 @@ def prepare(data: Data, *, prepare: PrepareSettings, top: Place) -> Shown:
     """Scan and decode every file, find duplicates, write the manifest and the pixel store."""
     todo, views = plans(KIT.in_file().train), KIT.in_file().predict.views
     yield models.prepare(top.workspace, data, prepare, todo, views=views, screen=KIT.screen)
+    yield from submissions.foresee_form(top.workspace)
     yield Next("split")
 
 

@@ -46,7 +46,9 @@ class PrepareSettings:
         None
     )
     test_folder: Annotated[str | None, Parameter(help="test images below DATA; found by rule if not given")] = None
-    sample: Annotated[str | None, Parameter(help="sample submission below DATA; found by rule if not given")] = None
+    sample: Annotated[
+        str | None, Parameter(help="sample submission, in DATA or elsewhere; found by rule if not given")
+    ] = None
     id_column: Annotated[str | None, Parameter(help="column of the ids in --train-csv")] = None
     label_column: Annotated[str | None, Parameter(help="column of the labels in --train-csv")] = None
     relabel: Annotated[

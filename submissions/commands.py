@@ -25,6 +25,7 @@ from folds.base.locks import alone, holders
 from folds.base.terminal import Screen, duration
 from folds.base.workspace import Workspace
 from folds.commands import split
+from folds.manifest.manifest import class_order, read_manifest, usable_rows
 from folds.split.assign import load_folds
 from models.runs import RunPlan, runs
 from submissions.check import check_submission, copies_of_test_images, expected_top3, score_submission
@@ -51,7 +52,18 @@ def submit(
 def blend_files(files: FileSettings, blend: BlendSettings, *, seed: int, screen: Screen) -> list[RenderableType]:
     """Labels and predictions in, CSV out, without a work folder."""
     made, written = blend_and_submit(files, blend, seed=seed, track=screen.track)
-    return [blend_summary(made), submission_summary(written)]
+    return [blend_summary(made), submission_summary(written, way_out="`--sample-csv FILE`")]
+
+
+def foresee_form(workspace: Workspace) -> Iterator[str | Complaint]:
+    """What `submit` will refuse or make up of the sample's form, as soon as there is a manifest; mostly nothing."""
+    labels = class_order(usable_rows(read_manifest(workspace), split="train")["label"])
+    try:
+        warning = read_layout(workspace, image_id=(), labels=labels).warning()
+    except UserError as err:  # the pixels are not in vain: another sample can be given at any time
+        yield Complaint(f"{err.message}; so `submit` will refuse it", err.hint)
+    else:
+        yield from [warning] if warning else []
 
 
 def check(workspace: Workspace, file: Path) -> str:
@@ -171,6 +183,7 @@ def whole_way(
     refuse_early(workspace, plans, every.predict)
     with screen.living():
         yield prepare_for(workspace, data, every.prepare, plans, views=every.predict.views, screen=screen)
+        yield from foresee_form(workspace)
         yield split(workspace, every.split, seed=seed, screen=screen)
         training = Training(
             workspace, plans, every.predict, every.follow, every.engine, seed, screen, deadline=deadline

@@ -19,6 +19,7 @@ from folds.split.assign import load_folds
 PREDICTED = 3  # labels per image
 HEADER = ("id", "predicted")
 LABEL_SEPARATORS = (" ", ";", "|", "/", ",")
+GIVE_SAMPLE = "`python run.py prepare DATA --sample FILE`"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Layout:
     """What a valid submission looks like.
 
     image_id: every test id in the order of the rows; labels: in target order; separator: between cells;
-    label_separator: between the labels of one image; n_labels: how many each image gets
+    label_separator: between the labels of one image; n_labels: how many each image gets;
+    shown: what is in the sample where it shows no such separator
     """
 
     header: tuple[str, ...]
@@ -34,10 +36,24 @@ class Layout:
     labels: tuple[str, ...]
     separator: str
     label_separator: str
+    shown: str | None = None
 
     @property
     def n_labels(self) -> int:
         return min(PREDICTED, len(self.labels))
+
+    def warning(self, *, way_out: str = GIVE_SAMPLE) -> str | None:
+        """A sentence where the separator of labels is not the sample's; None where it is, or where there is no sample.
+
+        way_out  what takes another sample
+        """
+        if self.shown is None:
+            return None
+        return (
+            f"warning: {self.shown}, but each image gets {self.n_labels} labels, best first, separated by"
+            f" `{self.label_separator}`; if the organiser wants another separator, {way_out} takes a sample whose rows"
+            f" show it"
+        )
 
     def line(self, cells: Sequence[str]) -> str:
         """One row of the CSV, with quotes only where a cell needs them."""
@@ -54,16 +70,19 @@ class Layout:
         return self.line(self.header) + "".join(map(self.line, rows))
 
 
-def read_layout(workspace: Workspace, *, image_id: Sequence[str] | None = None) -> Layout:
+def read_layout(
+    workspace: Workspace, *, image_id: Sequence[str] | None = None, labels: Sequence[str] | None = None
+) -> Layout:
     """The layout of this work folder's sample submission; `id,predicted` and `0 1 2` where there is none.
 
-    image_id: the ids where the work folder has no manifest. Raises UserError where a label cannot be told apart.
+    image_id: the ids where the work folder has no manifest; labels: the classes where it has no folds.
+    Raises UserError where a label cannot be told apart.
     """
-    labels = load_folds(workspace).classes
+    labels = load_folds(workspace).classes if labels is None else labels
     if not workspace.sample.is_file():
         ids = test_ids(workspace) if image_id is None else sorted(image_id, key=natural_key)
         return Layout(HEADER, tuple(ids), tuple(labels), ",", _free_separator(labels))
-    sample = read_csv(workspace.sample.read_bytes(), name=workspace.sample.name)
+    sample = read_csv(workspace.sample.read_bytes(), name="the sample submission")
     return sample_layout(sample, labels, image_id=test_ids(workspace) if image_id is None else None)
 
 
@@ -73,20 +92,31 @@ def sample_layout(sample: CsvTable, labels: Sequence[str], *, image_id: Sequence
     others = [name for name in sample.header if name != id_column]
     if len(others) != 1 or sample.header[0] != id_column:
         raise UserError(
-            f"{sample.name} has the columns {', '.join(sample.header)}, not an id and one column for the labels",
-            hint="`python run.py prepare DATA --sample FILE` takes another sample",
+            f"{sample.name} has the columns {first_few(sample.header, most=5)}, "
+            f"not an id and one column for the labels",
+            hint=f"{GIVE_SAMPLE} takes another sample",
         )
     ids = sample.column(id_column) if image_id is None else image_id
     cells, known = sample.column(others[0])[:1000], set(labels)
 
     def fitting(separator: str) -> int:
         """How many cells hold nothing but known labels, so separated."""
-        split = [cell.split(separator) for cell in cells if separator in cell]
+        split = [cell.split(separator) for cell in cells if separator in cell and cell not in known]
         return sum(known.issuperset(part.strip() for part in parts) for parts in split)
 
     used = max(LABEL_SEPARATORS, key=fitting)
-    between = used if fitting(used) else _free_separator(labels)
-    return Layout(sample.header, tuple(ids), tuple(labels), sample.separator, between)
+    if not fitting(used):
+        what = "one label a row" if known.issuperset(cells) else "no separator between labels of DATA"
+        first = [sample.separator.join(row)[:60] for row in sample.rows[:1]]
+        shown, used = f"{sample.name} shows {what} (`{first_few(first)}`)", _free_separator(labels)
+        return Layout(sample.header, tuple(ids), tuple(labels), sample.separator, used, shown)
+    torn = [label for label in labels if used in label]
+    if torn:
+        raise UserError(
+            f"{sample.name} separates labels by `{used}`, which stands inside labels too: {first_few(torn)}",
+            hint=f"{GIVE_SAMPLE} takes another sample, such as one with `{_free_separator(labels)}` between the labels",
+        )
+    return Layout(sample.header, tuple(ids), tuple(labels), sample.separator, used)
 
 
 def _free_separator(labels: Sequence[str]) -> str:

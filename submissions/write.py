@@ -26,7 +26,7 @@ from folds.manifest.manifest import read_manifest, usable_rows
 from folds.split.assign import Folds, load_folds
 from models.runs import done_folds
 from submissions.check import expected_top3, faults_of, read_lineage
-from submissions.csv_form import Layout, read_layout
+from submissions.csv_form import GIVE_SAMPLE, Layout, read_layout
 from submissions.settings import SubmitSettings
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class SubmissionResult:
     guessed: tuple[str, ...]  # ids of unreadable images, which got the most frequent classes
     blend: Blend | None  # None for a single run
     test_set: tuple[str, ...]  # sentences on what the test images are like
+    layout: Layout
 
 
 def write_submission(
@@ -85,7 +86,7 @@ def write_submission(
     write_json(path.with_suffix(".json"), lineage)
     expected = made_from.expected_top3.mean if made_from else None
     said = submission_sentences(test_set, blended.classes, expected=expected, is_matched=settings.match_test)
-    return SubmissionResult(path, len(layout.image_id), tuple(guessed), made_from, tuple(said))
+    return SubmissionResult(path, len(layout.image_id), tuple(guessed), made_from, tuple(said), layout)
 
 
 def _make_csv(workspace: Workspace, folds: Folds, blended: Blended) -> tuple[Layout, list[str], bytes]:
@@ -108,7 +109,7 @@ def _make_csv(workspace: Workspace, folds: Folds, blended: Blended) -> tuple[Lay
     if fault is not None:  # the last valid CSV stays where it is
         raise UserError(
             f"the submission would not be valid, and was not written: {fault}",
-            hint="`python run.py prepare DATA --sample FILE` takes another sample",
+            hint=f"{GIVE_SAMPLE} takes another sample",
         )
     return layout, guessed, data
 
@@ -167,9 +168,14 @@ def blend_files(
     return made, replace(written, path=out)
 
 
-def submission_summary(result: SubmissionResult) -> str:
-    """What was written, which images were guessed, and the expected error."""
+def submission_summary(result: SubmissionResult, *, way_out: str = GIVE_SAMPLE) -> str:
+    """What was written, in which form if it had to be made up, which images were guessed, and the expected error.
+
+    way_out  what takes another sample
+    """
     sentences = [f"{result.path}: {result.rows:,} rows, valid"]
+    if warning := result.layout.warning(way_out=way_out):
+        sentences.append(warning)
     if result.guessed:
         sentences.append(
             f"{len(result.guessed):,} unreadable test images got the most frequent classes: {first_few(result.guessed)}"

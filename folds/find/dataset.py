@@ -13,7 +13,14 @@ from pathlib import Path
 
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv, read_given
 from folds.base.errors import UserError, counted, first_few
-from folds.find.layout import SAMPLES, TRAIN_CSVS, pick_file, pick_test_folder, pick_train_columns, pick_train_folder
+from folds.find.layout import (
+    TRAIN_CSVS,
+    pick_file,
+    pick_sample,
+    pick_test_folder,
+    pick_train_columns,
+    pick_train_folder,
+)
 from folds.find.listing import File, Lookup, list_files, refuse_outside, relative, stem
 from folds.find.reasons import NO_FILE, NOT_LISTED, RELABELLED, TWO_LABELS, UNLABELLED, Reason
 from folds.settings import PrepareSettings
@@ -40,7 +47,7 @@ class Item:
 class Dataset:
     """items: training images, then test images, each sorted by id; notes: sentences.
 
-    sample, train_csv  their paths below root; None where there is none
+    sample, train_csv  their paths below root; None where there is none; a sample from elsewhere has its whole path
     targets            the true paths of the folders that links of the data lead to
     """
 
@@ -59,10 +66,13 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
     Raises UserError where it is empty, has no training images, one label only, ids without a file or ids twice.
     """
     listing = list_files(data)
-    sample = pick_file(listing, settings.sample, SAMPLES, flag="--sample")
+    sample = pick_sample(listing, settings.sample)
     train_csv = pick_file(listing, settings.train_csv, TRAIN_CSVS, flag="--train-csv")
     tables = {
-        path: read_csv(read_given(data / path, hint="let this user read it"), name=path)
+        path: read_csv(
+            read_given(data / path, hint="let this user read it"),
+            name=Path(path).name if Path(path).is_absolute() else path,  # the manifest is passed on
+        )
         for path in (sample, train_csv)
         if path
     }
@@ -82,7 +92,7 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
         train = [item for item in train if not any(reason.code == NOT_LISTED for reason in item.reasons)]
         train_paths = {item.file.path for item in train}
         test_files = [file for file in listing.files if file.path not in train_paths and file.path not in tables]
-    test = items_to_predict(test_files, test_folder or "", sample_ids, sample=sample or "")
+    test = items_to_predict(test_files, test_folder or "", sample_ids, sample=tables[sample].name if sample else "")
     _refuse_one_class(train, name=train_csv or train_folder or str(data))
     _refuse_twice(train, what="training")
     return Dataset(

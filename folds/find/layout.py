@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, plain, usual_column
@@ -37,6 +38,19 @@ def pick_file(listing: Listing, given: str | None, names: frozenset[str], *, fla
     if fit and faults[fit[0]]:
         raise UserError(f"{fit[0]} is not read: {faults[fit[0]]}", hint=f"put the file itself there, or `{flag} NAME`")
     return fit[0] if fit else None
+
+
+def pick_sample(listing: Listing, given: str | None) -> str | None:
+    """The sample submission: its path below the data folder, or the whole path of a file that lies elsewhere."""
+    listed = {file.path for file in listing.files}
+    if given is not None and given.removeprefix("./") not in listed:
+        if not os.path.isfile(given):
+            raise UserError(f"`--sample {given}`: there is no such file, neither in {listing.root} nor here")
+        inside = os.path.relpath(os.path.realpath(given), os.path.realpath(listing.root))
+        if inside not in listed:
+            return os.path.abspath(given)
+        given = inside
+    return pick_file(listing, given, SAMPLES, flag="--sample")
 
 
 def pick_test_folder(listing: Listing, given: str | None, sample_ids: list[str] | None) -> str | None:
