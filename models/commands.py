@@ -176,6 +176,12 @@ def probe(
     with alone(workspace, "probe", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):
         if not engine.is_ray:  # whose machines may have what this one lacks
             refuse_probes(workspace, plans, settings)
+        for plan in plans:
+            if not plan.has_weights:
+                screen.complain(
+                    f"warning: {plan.name} is probed with random weights, whose features hardly tell classes apart; "
+                    "`--weights FILE` gives it others"
+                )
         yield from _lines(probe_tasks(workspace, plans, settings, engine), engine, screen)
 
     def again(plan: RunPlan) -> str:

@@ -199,7 +199,8 @@ def refuse_other_settings(workspace: Workspace, wanted: Mapping[str, Any]) -> No
         if changed:
             raise UserError(
                 f"the run {run} was begun with other settings: {changed}",
-                hint=f"`--run NEW-NAME` for a second run beside it, or remove {workspace.models / run} to begin again",
+                hint="type the settings that it was begun with, or `--run NEW-NAME` for a second run beside it, "
+                f"or remove {workspace.models / run} to begin again",
             )
 
 

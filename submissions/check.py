@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.blend.expected import ExpectedScore
+from ensemble.members.external import refuse_repeated
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv, read_given
 from folds.base.errors import UserError, first_few
 from folds.base.interval import rate_interval
@@ -179,10 +181,12 @@ HINT = "`python run.py score FILE --labels LABELS.csv`"
 class SubmissionScore:
     """Errors in [0, 1] over `images` images: the share whose true label is not the first, or not among the three.
 
+    rows       of the CSV, with and without a true label
     low, high: 95% interval of the top-3 error
     """
 
     images: int
+    rows: int
     top1_error: float
     top3_error: float
     low: float
@@ -190,8 +194,9 @@ class SubmissionScore:
 
     @property
     def sentence(self) -> str:
+        of_all = "" if self.images == self.rows else f" of {self.rows:,}"
         return (
-            f"on the true labels of {self.images:,} images: top-1 error {self.top1_error:.4f}, "
+            f"on the true labels of {self.images:,}{of_all} images: top-1 error {self.top1_error:.4f}, "
             f"top-3 error {self.top3_error:.4f} ({self.low:.4f} to {self.high:.4f})"
         )
 
@@ -203,7 +208,7 @@ def score_submission(
 
     copies  the group of each image, as `copies_of_test_images` has it; an image that is not there is nobody's copy
 
-    Raises UserError where a file cannot be read or no id has a true label.
+    Raises UserError where a file cannot be read, no id has a true label or one has two, or no guess is a known label.
     """
     try:
         guesses, truth = (read_csv(one.read_bytes(), name=str(one)) for one in (path, labels))
@@ -213,16 +218,24 @@ def score_submission(
         raise UserError(f"{path} has one column, not an id and labels", hint=HINT)
     id_column = pick_column(truth, ID_NAMES, what="id", flag="--labels", position=0)
     label_column = pick_column(truth, LABEL_NAMES, what="label", flag="--labels", position=1)
-    true_label = dict(zip(truth.column(id_column), truth.column(label_column), strict=True))
+    ids, classes = truth.column(id_column), set(layout.labels)
+    refuse_repeated(np.array(ids), name=str(labels))
+    true_label = dict(zip(ids, truth.column(label_column), strict=True))
     known = [(row[0], row[1].split(layout.label_separator)) for row in guesses.rows if row[0] in true_label]
     if not known:
         raise UserError(
             f"none of the ids of {path} has a label in {labels}, whose ids are {first_few(list(true_label))}", hint=HINT
         )
+    if not any(classes.intersection(guessed) for _, guessed in known):
+        raise UserError(
+            f"no row of {path} holds a known label, separated by `{layout.label_separator}`: "
+            f"the first is `{' | '.join(guesses.rows[0])[:60]}`",
+            hint=f"`python run.py check {shlex.quote(str(path))}` says what its form should be",
+        )
     rank = np.array([labels.index(true_label[name]) if true_label[name] in labels else 3 for name, labels in known])
     group = np.array([(copies or {}).get(name, -1 - row) for row, (name, _) in enumerate(known)])
     low, high = rate_interval(rank > 2, group)
-    return SubmissionScore(len(known), float((rank > 0).mean()), float((rank > 2).mean()), low, high)
+    return SubmissionScore(len(known), len(guesses.rows), float((rank > 0).mean()), float((rank > 2).mean()), low, high)
 
 
 def copies_of_test_images(workspace: Workspace) -> Mapping[str, int]:

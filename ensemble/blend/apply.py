@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ensemble.blend.blend_json import HINT, Blend
 from ensemble.members.members import Member, Members, read_members
-from ensemble.members.open_run import open_run
+from ensemble.members.open_run import list_runs, open_run
 from ensemble.members.run import Run
 from ensemble.members.training_rows import Rows, rows_of
 from ensemble.weights.recipe import Recipe
@@ -101,12 +101,16 @@ def member_test_probs(runs: Sequence[Run], image_id: np.ndarray, *, some: bool =
 
 
 def _as_they_were(
-    workspace: Workspace, blend: Blend, names: Iterable[str], *, tests_only: bool
+    workspace: Workspace, blend: Blend, names: Collection[str], *, tests_only: bool
 ) -> tuple[Rows, tuple[Member, ...]]:
     """The training images and the members, sorted by name, that a blend was made of, with the views that it uses."""
     rows = rows_of(load_folds(workspace), blend.partial["folds"] if blend.partial else None)
     if (rows.digest, rows.classes) != (blend.folds_digest, blend.classes):
         raise UserError("the blend was made with other folds than those of this work folder", hint=HINT)
+
+    gone = {run for name in names for run in blend.runs[name]} - {*list_runs(workspace)}
+    if gone:
+        raise UserError(f"the blend was made of {first_few(sorted(gone))} too, which is gone", hint=HINT)
 
     def same(name: str, views: tuple[str, ...]) -> Run:
         run, known = open_run(workspace, name, rows=rows, views=views, tests_only=tests_only), blend.files[name]

@@ -183,7 +183,7 @@ def _expected(
 
 
 def _warnings(members: Members) -> list[str]:
-    """What is lacking in a partial blend, what was noted when a member was added, and whether a fold is very small."""
+    """What a partial blend lacks, what was noted of added members, which runs are equal, whether a fold is small."""
     runs = [run for member in members.members for run in member.runs]
     said = []
     if members.rows.is_partial:
@@ -192,5 +192,14 @@ def _warnings(members: Members) -> list[str]:
     if members.left_out:
         said.append(f"partial: {first_few(members.left_out)} left out")
     said += dict.fromkeys(f"{run.name}: {note}" for run in runs for note in run.warnings)
+    alike: dict[tuple[str, ...], dict[str, None]] = {}
+    for run in runs:
+        files = tuple(digest for place, digest in sorted(run.digests.items()) if place.endswith("oof.npz"))
+        alike.setdefault(files, {})[run.name] = None
+    said += [
+        f"{first_few(list(names))} predict exactly the same: leave out all but one with `--members`"
+        for names in alike.values()
+        if len(names) > 1
+    ]
     few = np.bincount(members.rows.fold).min()
     return [*said, f"a fold has {few} images only: every score here is a rough one"] if few < 100 else said

@@ -73,13 +73,29 @@ def test_ranks_one_two_three_and_none_are_three_first_errors_and_one_of_three(gu
     guesses = guess("id,predicted\n1,a b c\n2,b a c\n3,b c a\n4,b c d\n9,a b c\n")
     score = score_submission(guesses, truth(text), LAYOUT)
     assert (score.images, score.top1_error, score.top3_error) == (4, 3 / 4, 1 / 4)
-    assert "of 4 images: top-1 error 0.7500, top-3 error 0.2500" in score.sentence
+    assert "of 4 of 5 images: top-1 error 0.7500, top-3 error 0.2500" in score.sentence
 
 
 def test_labels_of_other_images_are_refused(guess, truth):
     guesses, labels = guess(GOOD), truth("id,label\n7,a\n")
     fault = f"none of the ids of {guesses} has a label in {labels}, whose ids are 7"
     assert refusal(score_submission, guesses, labels, LAYOUT)[0] == fault
+
+
+@pytest.mark.parametrize(
+    ("csv", "labels", "says"),
+    [
+        ("id,predicted\n01,a|b|c\n2,b|c|d\n", "id,label\n01,a\n2,a\n", "holds a known label, separated by ` `"),
+        (GOOD, "id,label\n01,a\n01,b\n", "has the id 01 more than once"),
+    ],
+)
+def test_a_csv_or_labels_that_mean_nothing_were_scored_without_a_word(guess, truth, csv, labels, says):
+    assert says in refusal(score_submission, guess(csv), truth(labels), LAYOUT)[0]
+
+
+def test_labels_of_a_part_of_the_images_are_said_to_be_that(guess, truth):
+    said = score_submission(guess(GOOD), truth("id,label\n01,a\n2,a\n"), LAYOUT).sentence
+    assert said.startswith("on the true labels of 2 of 3 images: top-1 error 0.5000")
 
 
 def test_two_errors_of_450_were_scored_as_if_0_0106_were_the_worst(guess, truth):
@@ -182,7 +198,7 @@ def test_a_member_that_is_gone_or_was_made_again_since_the_blend_is_named_by_sta
     assert what_is_missing(work, ["m01"]) == ([changed], "blend")
     shutil.rmtree(work.models / "m00")
     (sentence,), command = what_is_missing(work, ["m01"])
-    assert (sentence, command) == ("there is no finished fold of a run m00", "blend")
+    assert (sentence, command) == ("the blend was made of m00 too, which is gone", "blend")
 
 
 def test_images_that_changed_since_the_folds_are_named_by_status_train_and_blend(whole, tmp_path, capsys):

@@ -313,3 +313,10 @@ def test_map3_counts_the_rank_of_the_true_class():
     scores = np.array([[0.5, 0.3, 0.2, 0.0]] * 4)
     losses = Metric("map", 3).outcomes(scores, np.array([0, 1, 2, 3]))
     assert losses == pytest.approx([1 - 1, 1 - 1 / 2, 1 - 1 / 3, 1 - 0])
+
+
+def test_two_runs_of_the_same_predictions_counted_twice_in_silence(tmp_path):
+    work, folds = small_work(tmp_path)
+    write_small(work, folds, "again0", small_oof(folds, 0))
+    said = [one for one in make_blend(work, EQUAL, seed=0).warnings if "exactly the same" in one]
+    assert said == ["again0, m00 predict exactly the same: leave out all but one with `--members`"]
