@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeAlias, TypeVar, get_type_hints
 
-from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
+from cyclopts import App, ArgumentCollection, CycloptsError, MissingArgumentError, Parameter
 from cyclopts.config import Dict
 
 from folds.base.config_file import RUN, TOP, KitToml, read_kit_toml, toml_value
@@ -133,8 +133,16 @@ class CommandLine:
         except CycloptsError as err:
             message, _, near = str(err).partition(" Did you mean ")
             message = re.sub(r"^Unused Tokens: \[(.*)\]", r"\1 is neither a flag nor the value of one", message)
+            if isinstance(err, MissingArgumentError) and err.argument is not None:
+                name = err.argument.name if err.argument.index is None else err.argument.name.lstrip("-").upper()
+                is_typed = name in (sys.argv if words is None else words)
+                message = f"{name} needs a value" if is_typed else f"`{' '.join(err.command_chain or ())}` needs {name}"
             message = message.rstrip(".").replace(". Must", ": it must").replace(". Choose", ": choose")
-            hint = f"did you mean {near.split('?')[0]}?" if near else "`python run.py --help`"
+            hint = (
+                f"did you mean {near.split('?')[0]}?"
+                if near
+                else f"`{' '.join(['python run.py', *(err.command_chain or ()), '--help'])}`"
+            )
             raise UserError(message, hint=hint) from err
         then = None
         for part in shown or ():  # `--help` shows nothing here

@@ -97,7 +97,10 @@ def test_a_wrong_settings_file_is_refused_in_one_sentence(typed, toml, error, hi
     [
         (["prepare", "nowhere"], "there is no folder nowhere", ""),
         (["train", "--epocs", "3"], "Unknown option: --epocs", "did you mean --epochs?"),
-        (["train", "--restore-prior", "oof"], "'oof' is neither a flag nor the value of one", "`python run.py --help`"),
+        (["train", "--restore-prior", "oof"], "'oof' is neither a flag nor the value of one", "run.py train --help`"),
+        (["train", "--epochs"], "--epochs needs a value", "`python run.py train --help`"),
+        (["check"], "`check` needs FILE", "`python run.py check --help`"),
+        (["score", "a.csv"], "`score` needs --labels", "`python run.py score --help`"),
         (["trian"], 'Unknown command "trian"', 'did you mean "train"?'),
         (["train", "--epochs", "0"], 'Invalid value "0" for --epochs: it must be >= 1', "--help"),
         (["train", "--epochs", "x"], 'Invalid value for --epochs: unable to convert "x" into int', "--help"),
