@@ -38,7 +38,9 @@ def add(workspace: Workspace, name: str, settings: AddSettings, *, screen: Scree
     with _alone(workspace, screen):
         added = add_member(workspace, name, settings)
     counts = f"{added.images:,} out-of-fold and {added.test_images:,} test images"
-    return [f"{added.name}: {counts}, wrote {added.folder}", *(f"note: {warning}" for warning in added.warnings)]
+    replaced = [f"note: there was a member {name} with other contents; it was replaced"] if added.is_replaced else []
+    notes = [*replaced, *(f"note: {warning}" for warning in added.warnings)]
+    return [f"{added.name}: {counts}, wrote {added.folder}", *notes]
 
 
 def table(
@@ -68,7 +70,7 @@ def explain(workspace: Workspace, image_id: str, *, run: str | None) -> list[Ren
 
     said = explain_image(workspace, image_id, run=run)
     labels = {name: said.labels_of(name) for name in ([run] if run else [one.name for one in said.by_weight()])}
-    maps, why = class_maps(workspace, labels, image_id, fold=said.fold)
+    maps, why = class_maps(workspace, labels, said.image_id, fold=said.fold)
     return [explained_summary(said, why), f"wrote {draw_explained(workspace, said, maps, why)}"]
 
 

@@ -22,6 +22,7 @@ from folds.base.errors import UserError, first_few, visible
 from folds.base.metrics import top_classes
 from folds.base.terminal import figures
 from folds.base.workspace import Workspace
+from folds.find.listing import Lookup
 from folds.find.reasons import reason_text
 from folds.manifest.manifest import USABLE, read_manifest
 from folds.split.assign import SPLIT_HINT, Folds, load_folds
@@ -84,9 +85,11 @@ class Explained:
 def explain_image(workspace: Workspace, image_id: str, *, run: str | None = None) -> Explained:
     """Everything that is predicted of a usable image. run: one that must be among those that have a prediction.
 
+    image_id  as in the manifest, or a shorter name that one image alone has: see `Lookup`
     Raises UserError where the id is unknown (with the nearest ones), the image was left out, or nothing is predicted.
     """
-    folds, split = load_folds(workspace), _find(workspace, image_id)
+    folds = load_folds(workspace)
+    image_id, split = _find(workspace, image_id)
     fold = target = None
     if split == "train":
         place = folds.image_id == image_id
@@ -152,14 +155,17 @@ def _fit_runs(
     return runs, left_out
 
 
-def _find(workspace: Workspace, image_id: str) -> Literal["train", "test"]:
-    """Which part the image belongs to."""
+def _find(workspace: Workspace, image_id: str) -> tuple[str, Literal["train", "test"]]:
+    """The image's id in the manifest, and which part it belongs to."""
     manifest = read_manifest(workspace)
     found = manifest[manifest["image_id"] == image_id]
+    if not len(found) and (file := Lookup.of_images(manifest["image_id"], manifest["path"]).find(image_id)):
+        found = manifest[manifest["path"] == file.path]
     if not len(found):
         near = nearest(image_id, manifest.loc[manifest["status"] == USABLE, "image_id"].tolist())
         hint = f"did you mean {' or '.join(f'`{one}`' for one in near)}?" if near else None
         raise UserError(f"there is no image {image_id}", hint=hint or f"{workspace.manifest} has all ids")
+    image_id = found["image_id"].iloc[0]
     splits = set(found.loc[found["status"] == USABLE, "split"])
     if not splits:
         status, why = found["status"].iloc[0], reason_text(found["reasons"].iloc[0])
@@ -167,7 +173,7 @@ def _find(workspace: Workspace, image_id: str) -> Literal["train", "test"]:
             f"{image_id} is {status} ({why}): nothing is predicted of it",
             hint=f"{workspace.manifest} names the images that are usable",
         )
-    return "train" if "train" in splits else "test"
+    return image_id, "train" if "train" in splits else "test"
 
 
 def nearest(text: str, ids: Sequence[str]) -> list[str]:

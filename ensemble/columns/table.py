@@ -17,7 +17,7 @@ from folds.base.csvfile import CsvTable, read_csv, read_given
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace
 from folds.find.layout import find_id_column
-from folds.find.listing import File, Lookup
+from folds.find.listing import Lookup
 from folds.manifest.manifest import read_manifest, usable_rows
 from folds.split.assign import SPLIT_HINT, Folds
 
@@ -176,10 +176,7 @@ def _by_path(table: CsvTable, paths: Mapping[str, Mapping[str, str]], notes: lis
     paths  by image_id, of each set that the table may name
     Refuses a table without ids, an id that fits several images, and two rows of an image that say two things.
     """
-    lookups = []
-    for own in paths.values():  # other names that an id may have: the path below the folder of the set, the file's name
-        folder = next((path.partition(image_id)[0].rstrip("/") for image_id, path in own.items()), "")
-        lookups.append(Lookup(map(File, own.values()), folder))
+    lookups = [Lookup.of_images(own, own.values()) for own in paths.values()]
     what = "an image" if len(paths) > 1 else f"a {SETS[next(iter(paths))]} image"
     id_column = find_id_column(table, *lookups, what=what)
 

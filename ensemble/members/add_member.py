@@ -18,6 +18,7 @@ from ensemble.settings import AddSettings
 from ensemble.weights.recipe import softmax
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, write_json
+from folds.find.listing import Lookup
 from folds.manifest.manifest import read_manifest, usable_rows
 from folds.split.assign import Folds, load_folds
 from models.predict.predictions import ROW_SUM_TOLERANCE, Predictions, save_predictions
@@ -29,18 +30,20 @@ LEAST_PROB = 1e-37  # the logarithm of 0 is not finite; all zeros of a row still
 
 @dataclass(frozen=True)
 class AddResult:
-    """A member that was added."""
+    """A member that was added. is_replaced: whether one of that name was there with other contents."""
 
     name: str
     folder: Path
     images: int
     test_images: int
     warnings: tuple[str, ...]
+    is_replaced: bool
 
 
 def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddResult:
     """Check predictions of another tool and store them as member `name` in `work/ensemble/members/`.
 
+    An image may have another name in the files, as `Lookup` finds it: `img_7` for `s0/img_7.png` where no other has it.
     Raises UserError naming the first ids, classes or rows that are missing, unknown, not finite or no probabilities.
     """
     hint = "`python run.py add NAME --oof FILE --test FILE`"
@@ -50,20 +53,25 @@ def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddRes
     folds = load_folds(workspace)
     oof = _read(settings.oof, settings.oof_ids, settings, folds)
     test = _read(settings.test, settings.test_ids, settings, folds)
-    oof_rows, oof_unused = _joined(oof, folds.image_id)
+    images = pd.DataFrame({"image_id": folds.image_id, "path": folds.path, "split": "train"})  # without a manifest
+    if workspace.manifest.is_file():
+        images = read_manifest(workspace)
+    oof_rows, oof_unused = _joined(oof, folds.image_id, images[images["split"] == "train"])
     fold = None if oof.fold is None else oof.fold[oof_rows]
     warnings = _check_folds(name, fold, folds, trust=settings.trust_folds)
     test_id = np.sort(test.image_id)  # without a manifest the file's own
     if workspace.manifest.is_file():
-        test_id = np.sort(usable_rows(read_manifest(workspace), split="test")["image_id"].to_numpy(str))
-    test_rows, test_unused = _joined(test, test_id)
+        test_id = np.sort(usable_rows(images, split="test")["image_id"].to_numpy(str))
+    test_rows, test_unused = _joined(test, test_id, images[images["split"] == "test"])
     oof_probs, oof_sums = _as_probs(oof, folds, logits=settings.logits)
     test_probs, test_sums = _as_probs(test, folds, logits=settings.logits)
     warnings += [*oof_unused, *test_unused, *oof_sums, *test_sums]
     folder = workspace.members / name
-    record = {"trust_folds": settings.trust_folds}
+    record, done = {"trust_folds": settings.trust_folds}, folder / "done.json"
+    before = done.read_bytes() if done.is_file() else None  # it has the digests of the other files
     store_member(folder, folds, oof_probs[oof_rows], test_id, test_probs[test_rows], record, warnings=warnings)
-    return AddResult(name, folder, len(folds.image_id), len(test_id), tuple(warnings))
+    is_replaced = before not in (None, done.read_bytes())
+    return AddResult(name, folder, len(folds.image_id), len(test_id), tuple(warnings), is_replaced)
 
 
 def refuse_taken(workspace: Workspace, name: str, *, hint: str) -> None:
@@ -90,9 +98,14 @@ def _read(file: str, ids: str | None, settings: AddSettings, folds: Folds) -> Ex
     return made
 
 
-def _joined(made: External, image_id: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """The row of each id, and a note where the file has more. Refuses gaps."""
+def _joined(made: External, image_id: np.ndarray, images: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+    """The row of each id, and a note where the file has more. Refuses gaps, and ids that may mean several images.
+
+    images  columns image_id and path of all images that the file may name
+    """
     rows = pd.Index(made.image_id).get_indexer(image_id)  # -1: it has none
+    if (rows < 0).any():
+        rows = pd.Index(_known_ids(made, images)).get_indexer(image_id)
     gaps = image_id[rows < 0]
     if len(gaps):
         raise UserError(
@@ -103,21 +116,43 @@ def _joined(made: External, image_id: np.ndarray) -> tuple[np.ndarray, list[str]
     return rows, [f"{made.path.name} has {extra:,} rows of images that are not used here"] if extra else []
 
 
+def _known_ids(made: External, images: pd.DataFrame) -> np.ndarray:
+    """The ids of the file's rows as the manifest has them; what names no image stays as it is. (n,) str"""
+    lookup, known = Lookup.of_images(images["image_id"], images["path"]), dict[str, str]()
+    for text in made.image_id.tolist():
+        try:
+            file = lookup.find(text)
+        except UserError as err:
+            hint = "an id is the image's path as in manifest.csv, or a shorter one that no other image has"
+            raise UserError(f"{made.path.name}: {err.message}", hint=hint) from err
+        image_id = lookup.ids[file.path] if file else text
+        if (other := known.setdefault(image_id, text)) != text:
+            raise UserError(f"{made.path.name} has two rows of {image_id}: {other} and {text}")
+    return np.array(list(known))
+
+
 def _as_probs(made: External, folds: Folds, *, logits: bool) -> tuple[np.ndarray, list[str]]:
     """Probabilities in target order, (n, C) float64, and a note where rows were divided by their sum."""
     values, file = made.values[:, [made.classes.index(label) for label in folds.classes]], made.path.name
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
         raise UserError(f"{file} has NaN or infinity for {first_few(made.image_id[bad].tolist())}")
-    if logits:
-        return softmax(values), []
     off = np.abs(values.sum(axis=1) - 1)
     bad = (values < 0).any(axis=1) | (off > RENORMALISED)
+    are_logits = bad.mean() > 0.5  # of real ones all rows are bad; of two classes one in 450 happens not to be
+    if logits and not are_logits:
+        raise UserError(
+            f"{file} holds probabilities, not logits: in {(~bad).sum():,} of its {len(bad):,} rows "
+            "no number is negative and the sum is 1",
+            hint="leave out `--logits`, which is said of all files",
+        )
+    if logits:
+        return softmax(values), []
     if bad.any():
         names = first_few(made.image_id[bad].tolist())
         raise UserError(
             f"{file} holds no probabilities for {names}: negative, or a sum far from 1",
-            hint="`--logits` if these are logits",
+            hint="`--logits` if these are logits" if are_logits else None,
         )
     uneven = int((off > ROW_SUM_TOLERANCE).sum())
     notes = [f"{uneven:,} rows of {file} had a sum up to {off.max():.4f} from 1 and were divided by it"]

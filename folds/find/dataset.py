@@ -110,7 +110,7 @@ def relabel(dataset: Dataset, path: Path) -> tuple[Dataset, int, str]:
     """The dataset with the labels of a CSV, how many images that changed, and a sentence about it.
 
     path  columns image_id and label, others are ignored; images that it does not name keep their label, an empty label
-          leaves an image out, and changes nothing for one that has none
+          leaves an image out, and changes nothing for one that has none; an id may be a shorter one, see `Lookup`
     Raises UserError where the file cannot be read, or names images or labels that DATA does not have.
     """
     train = {item.image_id: item for item in dataset.items if item.split == "train"}
@@ -141,8 +141,12 @@ def _changed_labels(path: Path, train: Mapping[str, Item]) -> dict[str, str]:
     if len(table.header) < 2:
         raise UserError(f"{path} has one column, not image_id and label")
     labels = table.column(pick_column(table, LABEL_NAMES, what="label", flag=RELABEL_FLAG, position=1))
+    by_path = {item.file.path: image_id for image_id, item in train.items()}
+    lookup = Lookup.of_images(by_path.values(), by_path)
     wanted: dict[str, str] = {}
-    for image_id, label in zip(ids, labels, strict=True):
+    for name, label in zip(ids, labels, strict=True):
+        file = lookup.find(name)
+        image_id = by_path[file.path] if file else name
         if wanted.setdefault(image_id, label) != label:
             raise UserError(f"{path} gives {image_id} two labels: {wanted[image_id]} and {label}")
     strange = [image_id for image_id in wanted if image_id not in train]
@@ -150,7 +154,7 @@ def _changed_labels(path: Path, train: Mapping[str, Item]) -> dict[str, str]:
         images = counted(len(strange), "training image", "training images")
         raise UserError(
             f"{path} names {images} that DATA does not have: {first_few(strange)}",
-            hint="an id is the image's path below the training folder, as in manifest.csv",
+            hint="an id is the image's path below the training folder, as in manifest.csv, or its name alone",
         )
     known = sorted({item.label for item in train.values() if item.label})
     odd = sorted(set(wanted.values()) - set(known) - {""})

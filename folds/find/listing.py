@@ -100,18 +100,29 @@ class Lookup:
 
     def __init__(self, files: Iterable[File], folder: str) -> None:
         self.files, self.folder = list(files), folder
+        self.ids: dict[str, str] = {}  # by path, where they are known
         self.indexed: list[dict[str, list[File]]] = []  # the files by each kind of name
+
+    @classmethod
+    def of_images(cls, image_id: Iterable[str], path: Iterable[str]) -> Lookup:
+        """Finds images by the ids and paths that the manifest has of them, as wherever a file or a user names some."""
+        ids = dict(zip(path, image_id, strict=True))
+        made = cls(map(File, ids), folder="")
+        made.ids = ids
+        return made
 
     def find(self, image_id: str) -> File | None:
         """The file with this path, else this path without extension, name, or name without extension; None if none.
 
+        Before all of them comes the image of this very id, where the ids are known.
         Raises UserError where several files fit.
         """
         key = _composed(image_id.removeprefix("./"))
         kinds: tuple[Callable[[File], str], ...] = (
-            lambda file: relative(file.path, self.folder),
+            *([lambda file: self.ids[file.path]] if self.ids else []),
+            self._below,
             lambda file: file.path,
-            lambda file: stem(relative(file.path, self.folder)),
+            lambda file: stem(self._below(file)),
             lambda file: stem(file.path),
             lambda file: file.path.rpartition("/")[2],
             lambda file: stem(file.path.rpartition("/")[2]),
@@ -124,13 +135,20 @@ class Lookup:
                 self.indexed.append(index)
             found = self.indexed[number].get(key, [])
             if len(found) > 1:
-                exact = [file for file in found if image_id in (file.path, relative(file.path, self.folder))]
+                exact = [file for file in found if image_id in (file.path, self._below(file))]
                 found = exact or found
             if len(found) > 1:
                 raise UserError(f"the id {image_id} fits {len(found)} files: {first_few([f.path for f in found])}")
             if found:
                 return found[0]
         return None
+
+    def _below(self, file: File) -> str:
+        """The path below the folder of the images: their id, with the extension that a test image's may lack."""
+        if not self.ids:
+            return relative(file.path, self.folder)
+        image_id, extension = self.ids[file.path], file.path[len(stem(file.path)) :]
+        return image_id if image_id.endswith(extension) else image_id + extension
 
 
 def relative(path: str, folder: str) -> str:

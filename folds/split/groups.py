@@ -15,7 +15,7 @@ from folds.base.csvfile import read_csv, read_given
 from folds.base.errors import UserError, counted, first_few
 from folds.base.workspace import Workspace, digest, read_json
 from folds.find.layout import find_id_column
-from folds.find.listing import File, Lookup
+from folds.find.listing import Lookup
 from folds.manifest.manifest import PREPARE_HINT, class_order, read_manifest, usable_rows
 from folds.settings import MOST_FOLDS, SplitSettings
 
@@ -71,8 +71,7 @@ def _cells(workspace: Workspace, settings: SplitSettings, manifest: pd.DataFrame
     table = read_csv(data, name=str(path))
     cells = [table.column(name) for name in columns]
     train = manifest[manifest["split"] == "train"]
-    folder = train["path"].iloc[0].removesuffix(train["image_id"].iloc[0]).rstrip("/")
-    lookup = Lookup(map(File, train["path"]), folder)
+    lookup = Lookup.of_images(train["image_id"], train["path"])
     found: dict[str, tuple[str, ...]] = {}
     id_column = find_id_column(table, lookup, what="a training image")
     for image, *values in zip(table.column(id_column), *cells, strict=True):

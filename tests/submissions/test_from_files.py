@@ -58,6 +58,12 @@ def test_files_alone_make_a_checked_csv_and_the_order_of_members_makes_no_differ
     assert blend_files(turned, EQUAL, seed=0)[1].path.read_bytes() == first
 
 
+def test_probabilities_under_logits_are_refused(files):
+    fault = "oof0.csv holds probabilities, not logits: in 500 of its 500 rows no number is negative and the sum is 1"
+    said = refusal(blend_files, replace(files, logits=True), EQUAL, seed=0)
+    assert said == (fault, "leave out `--logits`, which is said of all files")
+
+
 def test_the_samples_order_is_kept(files, tmp_path):
     ids = [f"{row:04d}" for row in reversed(range(60))]
     (tmp_path / "sample.csv").write_text("image,labels\n" + "".join(f"{name},1 2 10\n" for name in ids))

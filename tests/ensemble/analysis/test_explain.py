@@ -59,6 +59,19 @@ def test_a_test_image_is_explained_as_the_submission_sees_it(world):
     assert sum(said.blend.probs) <= 1 + 1e-9
 
 
+def test_a_shorter_id_is_that_of_the_image_that_alone_has_it(world, tmp_path, typed):
+    assert explain_image(world, "0-3") == explain_image(world, "0/0-3.jpg")
+    assert explain_image(world, "004.jpg") == explain_image(world, "004")
+    assert "0/0-3.jpg, labelled 0, in fold " in typed("explain", "0-3", "--work", world.root).out
+    shutil.copytree(world.root, tmp_path / "work")
+    other = Workspace(tmp_path / "work")
+    manifest = read_manifest(other)
+    twin = manifest.head(1).assign(image_id="1/0-3.png", path="TrainVal/1/0-3.png")
+    write_manifest(other, pd.concat([manifest, twin]))
+    fault = "the id 0-3 fits 2 files: TrainVal/0/0-3.jpg, TrainVal/1/0-3.png"
+    assert refusal(explain_image, other, "0-3")[0] == fault
+
+
 def test_the_picture_shows_a_map_of_a_net_that_has_one_and_says_why_another_has_none(world):
     said = explain_image(world, "004")
     labels = {name: said.labels_of(name) for name in ("test_vit", "test_resnet")}
@@ -105,7 +118,7 @@ def test_the_command_writes_the_picture_and_shows_the_guesses(world, typed):
 @pytest.mark.parametrize(
     ("image_id", "run_name", "error", "hint"),
     [
-        ("0-3", None, "there is no image 0-3", "`0/0-3.jpg`"),
+        ("-3.jp", None, "there is no image -3.jp", "`0/0-3.jpg`"),
         ("00", None, "there is no image 00", "`000` or `001` or `002`"),
         ("1/1-O.jpg", None, "there is no image 1/1-O.jpg", "`1/1-"),
         ("004", "nobody", "there is no run nobody", "test_resnet, test_vit"),

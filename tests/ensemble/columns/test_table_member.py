@@ -148,6 +148,25 @@ def test_images_without_a_row_are_named_and_rows_without_an_image_too(house):
     )
 
 
+def test_a_shorter_id_is_joined_unless_two_images_have_it(house):
+    """The folder of the first test image was taken for that of all: an id of two images was that of one in it."""
+    manifest = read_manifest(house.work)
+    is_test = manifest["split"] == "test"
+    ids = manifest["image_id"].where(~is_test, "s0/" + manifest["image_id"])
+    ids = ids.replace({"s0/0000000": "0000000", "s0/0000008": "s1/0000007"})
+    paths = ids.where(~is_test, "test/" + ids + ".png").replace({"test/0000000.png": "test/s0/0000000.png"})
+    write_manifest(house.work, manifest.assign(image_id=ids, path=paths))
+    table = pd.read_csv(house.csv, dtype=str)
+    train, test = (part for _, part in table.groupby(~table["id"].str.startswith("train")))
+    pair = [house.csv.with_name(name) for name in ("train.csv", "test.csv")]
+    train.assign(id=train["id"].str[6:-4]).to_csv(pair[0], index=False)
+    test.to_csv(pair[1], index=False)
+    fault = "the id 0000007 fits 2 files: test/s0/0000007.png, test/s1/0000007.png"
+    assert refusal(add, house, pair)[0] == fault
+    test.replace({"id": {"0000007": "s0/0000007", "0000008": "s1/0000007.png"}}).to_csv(pair[1], index=False)
+    assert add(house, pair).table.notes == ()
+
+
 def test_an_image_that_was_removed_since_the_folds_were_made_ended_in_a_traceback(house):
     manifest, gone = read_manifest(house.work), house.folds.image_id[3]
     write_manifest(house.work, manifest[manifest["image_id"] != gone])

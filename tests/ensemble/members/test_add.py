@@ -14,9 +14,10 @@ from ensemble.members.add_member import add_member
 from ensemble.members.members import load_members
 from ensemble.settings import AddSettings
 from folds.base.errors import CannotWriteError, UserError
+from folds.manifest.manifest import read_manifest, write_manifest
 from models.predict.predictions import save_predictions
 from tests.competition import fingerprint, refusal
-from tests.ensemble.small import QUICK, SMALL, flip, small_oof, small_test
+from tests.ensemble.small import QUICK, SMALL, flip, small_oof, small_test, with_manifest
 
 
 def table(ids, classes, probs, **more) -> pd.DataFrame:
@@ -108,6 +109,72 @@ def test_logits_are_said_to_be_logits(work, folds, settings):
     table(SMALL.test_id, folds.classes, small_test(2) - 1).to_csv(path, index=False)
     add_member(work, "other", replace(logits, test=str(path), logits=True))
     assert load_members(work, ("other",)).members[0].probs(0, 600) == pytest.approx(in_order(folds), abs=1e-5)
+
+
+def test_probabilities_that_are_said_to_be_logits_are_refused_in_either_file(work, folds, settings, tmp_path):
+    """They were taken, and blended as almost even rows."""
+    hint = "leave out `--logits`, which is said of all files"
+    rows = "rows no number is negative and the sum is 1"
+    fault = f"oof.csv holds probabilities, not logits: in 600 of its 600 {rows}"
+    assert add_refusal(work, replace(settings, logits=True)) == (fault, hint)
+    one_off = rewritten(settings, lambda data: data.assign(c000=data.c000 - (data.index == 3)))
+    assert add_refusal(work, one_off)[1] is None  # it said `--logits`
+    fault = f"changed.csv holds probabilities, not logits: in 599 of its 600 {rows}"
+    assert add_refusal(work, replace(one_off, logits=True)) == (fault, hint)
+    logits = rewritten(settings, lambda data: data.assign(**np.log(data[list(folds.classes)]) + 3))
+    fault = f"test.csv holds probabilities, not logits: in 40 of its 40 {rows}"
+    assert add_refusal(work, replace(logits, logits=True)) == (fault, hint)
+
+
+def short(text: str) -> str:
+    """An id without folder and extension, as the competition has it."""
+    return Path(text).stem
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz"])
+def test_the_ids_of_the_competition_join_where_one_image_has_them(work, folds, settings, tmp_path, kind):
+    """They had no row for any image: `train.csv` says `0000319`, and the id here is `train/0000319.jpg`."""
+    with_manifest(work, folds)
+    manifest = read_manifest(work)
+    is_test = manifest["split"] == "test"
+    manifest.loc[is_test, "path"] = "test/s0/" + manifest["image_id"] + ".png"
+    write_manifest(work, manifest.assign(image_id=manifest["image_id"].mask(is_test, "s0/" + manifest["image_id"])))
+    files = {}
+    for part, path in (("oof", settings.oof), ("test", settings.test)):
+        data = pd.read_csv(path, dtype={"id": str})
+        ids, probs = data["id"].map(short).to_numpy(str), data[list(folds.classes)].to_numpy()
+        files[part] = str(tmp_path / f"short_{part}.{kind}")
+        if kind == "csv":
+            table(ids, folds.classes, probs).to_csv(files[part], index=False)
+        else:
+            np.savez(files[part], ids=ids, classes=np.array(folds.classes), probs=probs)
+    added = add_member(work, "other", AddSettings(**files, trust_folds=True))
+    assert (added.images, added.test_images) == (600, 40)
+    assert load_members(work, ("other",)).members[0].probs(0, 600) == pytest.approx(in_order(folds), abs=1e-6)
+
+
+def test_an_id_that_fits_two_images_is_refused_with_both_and_so_are_two_rows_of_one(work, folds, settings):
+    with_manifest(work, folds)
+    manifest = read_manifest(work)
+    twin = manifest.head(1).assign(image_id="old/0000000.jpg", path="old/0000000.jpg", status="left out")
+    write_manifest(work, pd.concat([manifest, twin]))
+    shortened = rewritten(settings, lambda data: data.assign(id=data["id"].map(short)))
+    fault, hint = add_refusal(work, shortened)
+    assert fault == "changed.csv: the id 0000000 fits 2 files: train/0000000.jpg, old/0000000.jpg"
+    assert hint.endswith("a shorter one that no other image has")
+    first = {"train/0000002.jpg": "train/0000001", "train/0000000.jpg": "train/0000000"}
+    twice = rewritten(settings, lambda data: data.assign(id=data["id"].replace(first)))
+    fault = "changed.csv has two rows of train/0000001.jpg: train/0000001.jpg and train/0000001"
+    assert add_refusal(work, twice)[0] == fault
+
+
+def test_a_member_that_is_replaced_by_another_is_said_to_be_and_the_same_one_is_not(work, settings, typed):
+    words = ("add", "other", "--test", settings.test, "--work", work.root)
+    note = "note: there was a member other with other contents; it was replaced"
+    other = rewritten(settings, lambda data: data.sample(frac=1, random_state=0).assign(c000=data.c000 * 1.0001))
+    assert note not in typed(*words, "--oof", settings.oof).out
+    assert note not in typed(*words, "--oof", settings.oof).out
+    assert typed(*words, "--oof", other.oof).out.splitlines()[1] == note
 
 
 def test_npz_and_npy_need_their_ids_and_classes(work, folds, settings, tmp_path):

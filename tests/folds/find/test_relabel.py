@@ -38,6 +38,17 @@ def test_an_image_gets_another_label_or_is_left_out_and_the_manifest_says_what_i
     assert fingerprint(data) == before
 
 
+def test_an_image_may_have_a_shorter_id_unless_two_images_have_it(data, run_prepare, labels, picture):
+    result = run_prepare(data, relabel=labels("cat_1,dog\ncat/cat_2,dog\ncat_3.png,dog\n"))
+    changed = [told(result, f"cat/cat_{n}.png")[2] for n in range(4)]
+    assert changed == ["", *["relabelled: was cat"] * 3]
+    picture(60).save(data / "TrainVal/dog/cat_1.png")
+    with pytest.raises(UserError, match=r"^the id cat_1 fits 2 files: TrainVal/cat/cat_1.png, TrainVal/dog/cat_1.png$"):
+        run_prepare(data, relabel=labels("cat_1,dog\n"))
+    with pytest.raises(UserError, match=r"gives cat/cat_2.png two labels: dog and cat$"):
+        run_prepare(data, relabel=labels("cat_2,dog\ncat/cat_2,cat\n"))
+
+
 def test_a_file_left_as_it_was_changes_nothing(prepared, data, run_prepare, labels, workspace):
     before = fingerprint(workspace.root)
     result = run_prepare(data, relabel=labels("cat/cat_1.png,cat,0.9\n", header="image_id,label,suggested\n"))
