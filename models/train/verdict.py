@@ -24,6 +24,10 @@ STILL_GAINING = 0.04  # a relative fall of the valid loss over them; a finished 
 RISING = 0.02  # a relative rise of the valid loss above its best epoch; less is noise of one fold
 NOTHING_LEARNED = 0.95  # of the loss that the class shares alone give: nothing below it in any epoch
 MEMORISED = 0.25  # training error below this share of the valid error, with nothing gained at the end
+AT_THE_END = (
+    "the valid loss has settled while the training images are nearly memorised: more epochs would add little; "
+    "better weights or a larger `--image-size` would help, and another backbone would help the blend"
+)
 
 
 def judge(
@@ -64,10 +68,8 @@ def judge(
         elif gained > STILL_GAINING:
             advice += f"; {falling}, so more of them may help too (`--epochs {more}`)"
     elif best.valid_loss > NOTHING_LEARNED * chance_loss and not is_memorised:
-        kind = "underfitting"
-        known = f"a valid loss of {best.valid_loss:.4f} at best, and the class shares alone give {chance_loss:.4f}"
         change = f"more epochs (`--epochs {more}`) or a higher `--lr`" if rose <= RISING else "a smaller `--lr`"
-        advice = f"the network has learned next to nothing, {known}: {change}, or pretrained weights"
+        kind, advice = "underfitting", f"{_nothing_learned(best, chance_loss)}: {change}, or pretrained weights"
     elif rose > RISING:
         kind, advice = "overfitting", f"{risen}: fewer epochs (`--epochs {best.epoch}`) or a smaller `--lr`"
     elif gained > STILL_GAINING and not is_memorised:
@@ -75,11 +77,7 @@ def judge(
     elif gained > STILL_GAINING:  # of few epochs the last one has a small rate, and gains for that alone
         advice = f"{falling}, but the training images are nearly memorised: more of them (`--epochs {more}`) may help"
     elif is_memorised:
-        kind = "overfitting"
-        advice = (
-            "the valid loss has settled while the training images are nearly memorised: more epochs would add little; "
-            "better weights or a larger `--image-size` would help, and another backbone would help the blend"
-        )
+        kind, advice = "overfitting", AT_THE_END
     return Verdict(
         kind=kind,
         advice=advice,
@@ -90,6 +88,11 @@ def judge(
         gained=gained,
         against_probe=against_probe,
     )
+
+
+def _nothing_learned(best: EpochRow, chance_loss: float) -> str:
+    known = f"a valid loss of {best.valid_loss:.4f} at best, and the class shares alone give {chance_loss:.4f}"
+    return f"next to nothing is learned, {known}"
 
 
 def remedy_for(settings: TrainSettings, *, lr: float, has_batch_norm: bool, takes_head: bool) -> str:

@@ -120,7 +120,7 @@ def test_a_net_that_is_no_better_than_the_class_shares_was_called_fine(losses, c
     said = judged(*losses, train_error=0.5, chance_loss=math.log(10))
     known = "a valid loss of 2.2800 at best, and the class shares alone give 2.3026"
     assert said.kind == "underfitting"
-    assert said.advice == f"the network has learned next to nothing, {known}: {change}"
+    assert said.advice == f"next to nothing is learned, {known}: {change}"
 
 
 def test_the_figures_are_those_of_the_last_epoch():
