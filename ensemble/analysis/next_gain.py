@@ -21,6 +21,8 @@ from folds.base.terminal import figures
 from folds.base.workspace import Workspace, read_json
 from folds.split.assign import load_folds
 
+SHOWN_HOURS = 1 / 60  # what took less than a minute has no rate that means anything
+
 
 @dataclass(frozen=True)
 class NextGain:
@@ -97,7 +99,8 @@ def gain_table(gains: Sequence[NextGain]) -> Table:
     """One row for each, with what it gives in an hour."""
     table = figures("where the next gain is, estimated", texts=("",), numbers=("hours", "top-3 error", "an hour"))
     for one in gains:
-        per_hour = "-" if one.per_hour is None else f"{0 - one.per_hour:+.4f}"
+        is_brief = one.per_hour is None or one.hours < SHOWN_HOURS
+        per_hour = "-" if is_brief else f"{0 - (one.per_hour or 0.0):+.4f}"
         what = one.what if one.gain > 0 else f"{one.what}: the blend is as good without"
         table.add_row(Text(what), f"{one.hours:.2f}", f"{0 - one.gain:+.4f}", per_hour)
     return table
