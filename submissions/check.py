@@ -229,7 +229,7 @@ def score_submission(
     if not any(classes.intersection(guessed) for _, guessed in known):
         raise UserError(
             f"no row of {path} holds a known label, separated by `{layout.label_separator}`: "
-            f"the first is `{' | '.join(guesses.rows[0])[:60]}`",
+            f"the first are `{guesses.rows[0][1][:60]}`",
             hint=f"`python run.py check {shlex.quote(str(path))}` says what its form should be",
         )
     rank = np.array([labels.index(true_label[name]) if true_label[name] in labels else 3 for name, labels in known])

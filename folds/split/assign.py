@@ -61,7 +61,7 @@ def split(workspace: Workspace, settings: SplitSettings, *, seed: int) -> tuple[
             f"not {_manner(n_folds, seed, given)}",
             hint=_remove_hint(workspace),
         )
-    changed = changed_images(folds, images)
+    changed = _changed_images(folds, images)
     if not changed:  # else what stands in the wrong fold: another one is given, or a group would be cut
         images = images.set_index("image_id").reindex(folds.image_id)
         fold = pd.Series(folds.fold, index=images.index)
@@ -72,9 +72,10 @@ def split(workspace: Workspace, settings: SplitSettings, *, seed: int) -> tuple[
     return folds, notes
 
 
-def changed_since(workspace: Workspace, folds: Folds) -> str | None:
+def changed_since(workspace: Workspace, folds: Folds, manifest: pd.DataFrame | None = None) -> str | None:
     """A sentence where training images of the manifest are others than those of the folds, which `split` refuses."""
-    changed = changed_images(folds, usable_rows(read_manifest(workspace), split="train"))
+    manifest = read_manifest(workspace) if manifest is None else manifest
+    changed = _changed_images(folds, usable_rows(manifest, split="train"))
     return _changed(workspace, changed) if changed else None
 
 
@@ -83,7 +84,7 @@ def _changed(workspace: Workspace, changed: list[str]) -> str:
     return f"{what} changed since the folds in {workspace.folds_csv} were assigned: {first_few(changed)}"
 
 
-def changed_images(folds: Folds, images: pd.DataFrame) -> list[str]:
+def _changed_images(folds: Folds, images: pd.DataFrame) -> list[str]:
     """The ids of the training images that were added, removed or relabelled since their folds were assigned, sorted."""
     stored = set(zip(folds.image_id.tolist(), folds.label.tolist(), strict=True))
     now = set(zip(images["image_id"].tolist(), images["label"].tolist(), strict=True))

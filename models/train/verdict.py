@@ -24,10 +24,6 @@ STILL_GAINING = 0.04  # a relative fall of the valid loss over them; a finished 
 RISING = 0.02  # a relative rise of the valid loss above its best epoch; less is noise of one fold
 NOTHING_LEARNED = 0.95  # of the loss that the class shares alone give: nothing below it in any epoch
 MEMORISED = 0.25  # training error below this share of the valid error, with nothing gained at the end
-AT_THE_END = (
-    "the valid loss has settled while the training images are nearly memorised: more epochs would add little; "
-    "better weights or a larger `--image-size` would help, and another backbone would help the blend"
-)
 
 
 def judge(
@@ -58,18 +54,15 @@ def judge(
     kind: VerdictKind = "fine"
     advice = "the valid loss has settled, and the training images are not memorised"
     if against_probe is not None and not against_probe.is_better:
-        one, kind = against_probe, "no gain"
-        advice = (
-            f"no better than its own frozen probe (top-3 error {one.top3_error:.4f} against "
-            f"{one.probe_top3_error:.4f}, log loss {one.loss:.4f} against {one.probe_loss:.4f}): {remedy}"
-        )
+        kind, advice = "no gain", f"no better than its own frozen probe ({against_probe.figures}): {remedy}"
         if rose > RISING:
             advice += f"; {risen}, so fewer epochs may help too (`--epochs {best.epoch}`)"
         elif gained > STILL_GAINING:
             advice += f"; {falling}, so more of them may help too (`--epochs {more}`)"
     elif best.valid_loss > NOTHING_LEARNED * chance_loss and not is_memorised:
         change = f"more epochs (`--epochs {more}`) or a higher `--lr`" if rose <= RISING else "a smaller `--lr`"
-        kind, advice = "underfitting", f"{_nothing_learned(best, chance_loss)}: {change}, or pretrained weights"
+        known = f"a valid loss of {best.valid_loss:.4f} at best, and the class shares alone give {chance_loss:.4f}"
+        kind, advice = "underfitting", f"next to nothing is learned, {known}: {change}, or pretrained weights"
     elif rose > RISING:
         kind, advice = "overfitting", f"{risen}: fewer epochs (`--epochs {best.epoch}`) or a smaller `--lr`"
     elif gained > STILL_GAINING and not is_memorised:
@@ -77,7 +70,11 @@ def judge(
     elif gained > STILL_GAINING:  # of few epochs the last one has a small rate, and gains for that alone
         advice = f"{falling}, but the training images are nearly memorised: more of them (`--epochs {more}`) may help"
     elif is_memorised:
-        kind, advice = "overfitting", AT_THE_END
+        kind = "overfitting"
+        advice = (
+            "the valid loss has settled while the training images are nearly memorised: more epochs would add little; "
+            "better weights or a larger `--image-size` would help, and another backbone would help the blend"
+        )
     return Verdict(
         kind=kind,
         advice=advice,
@@ -88,11 +85,6 @@ def judge(
         gained=gained,
         against_probe=against_probe,
     )
-
-
-def _nothing_learned(best: EpochRow, chance_loss: float) -> str:
-    known = f"a valid loss of {best.valid_loss:.4f} at best, and the class shares alone give {chance_loss:.4f}"
-    return f"next to nothing is learned, {known}"
 
 
 def remedy_for(settings: TrainSettings, *, lr: float, has_batch_norm: bool, takes_head: bool) -> str:

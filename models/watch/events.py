@@ -133,6 +133,11 @@ class AgainstProbe:
     probe_loss: float
     is_better: bool
 
+    @property
+    def figures(self) -> str:
+        errors = f"top-3 error {self.top3_error:.4f} against {self.probe_top3_error:.4f}"
+        return f"{errors}, log loss {self.loss:.4f} against {self.probe_loss:.4f}"
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -112,10 +112,7 @@ def _verdict_lines(verdict: events.Verdict) -> list[str]:
     if against is None or not against.is_better:
         return [f"  {verdict.kind}: {verdict.advice}", scores]
     how = "" if against.top3_error < against.probe_top3_error else " in log loss, and in top 3 within chance of it"
-    ahead = (
-        f"  (better than its own frozen probe{how}: top-3 error {against.top3_error:.4f} against"
-        f" {against.probe_top3_error:.4f}, log loss {against.loss:.4f} against {against.probe_loss:.4f})"
-    )
+    ahead = f"  (better than its own frozen probe{how}: {against.figures})"
     return [f"  {verdict.kind}: {verdict.advice}", scores, ahead]
 
 

@@ -17,13 +17,13 @@ from ensemble.members.open_run import list_runs
 from ensemble.members.training_rows import Rows
 from ensemble.weights.metric import LEAST_PROB
 from ensemble.weights.recipe import Recipe
-from folds.base.errors import UserError, first_few
+from folds.base.errors import UserError
 from folds.base.interval import rate_interval
 from folds.base.metrics import top_classes, true_rank
 from folds.base.workspace import Workspace
-from folds.manifest.manifest import read_manifest, usable_rows
+from folds.manifest.manifest import read_manifest
 from folds.pixels.store import open_store
-from folds.split.assign import SPLIT_HINT, changed_images, load_folds
+from folds.split.assign import SPLIT_HINT, changed_since, load_folds
 from models.runs import runs
 
 T = TypeVar("T")
@@ -41,10 +41,8 @@ class WorkFolder:
         self.workspace, self.manifest = workspace, read_manifest(workspace)
         self.problems: list[str] = []
         self.folds = self.attempt(lambda: load_folds(workspace)) if workspace.folds_json.exists() else None
-        train = usable_rows(self.manifest, split="train")
-        if self.folds is not None and (changed := changed_images(self.folds, train)):
-            what = f"{len(changed):,} images were added, removed or relabelled since: {first_few(changed)}"
-            self.problems.append(f"folds and runs are older than the manifest; {what}; {SPLIT_HINT}")
+        if self.folds is not None and (changed := changed_since(workspace, self.folds, self.manifest)):
+            self.problems.append(f"{changed}; {SPLIT_HINT}")
         self.store = self.attempt(lambda: open_store(workspace))
         self.blend = self.attempt(lambda: load_blend(workspace.blend)) if workspace.blend.exists() else None
         self.runs = sorted({*runs(workspace), *list_runs(workspace)})
