@@ -39,7 +39,7 @@ def add(workspace: Workspace, name: str, settings: AddSettings, *, screen: Scree
     with _alone(workspace, screen):
         added = add_member(workspace, name, settings)
     counts = f"{added.images:,} out-of-fold and {added.test_images:,} test images"
-    replaced = [f"note: there was a member {name} with other contents; it was replaced"] if added.is_replaced else []
+    replaced = [f"note: it replaces the member {name} that was there"] if added.is_replaced else []
     notes = [*replaced, *(f"note: {warning}" for warning in added.warnings)]
     return [f"{added.name}: {counts}, wrote {added.folder}", *notes]
 
@@ -59,7 +59,7 @@ def blend(workspace: Workspace, settings: BlendSettings, *, seed: int, screen: S
     likeness = measure_likeness(workspace)
     warnings = [f"warning: {likeness_sentence(likeness)}"] if likeness is not None and likeness.is_far else []
     if changed := changed_since(workspace, load_folds(workspace)):
-        warnings.append(f"warning: {changed}; the blend is of the images and labels that the folds have")
+        warnings.append(f"warning: {changed}; the blend uses the images and labels of the folds")
     return [blend_summary(made), *warnings, f"wrote {made.path}"]
 
 

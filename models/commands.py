@@ -156,7 +156,7 @@ def train(training: Training) -> Iterator[str | Complaint | Next]:
             hint="`--fold 0,2`",
         )
     if changed := changed_since(training.workspace, load_folds(training.workspace)):
-        yield Complaint(f"{changed}; it trains on the folds as they are", SPLIT_HINT)
+        yield Complaint(f"{changed}; training goes on with the old folds", SPLIT_HINT)
     yield from training
     if training.failed:
         raise UserError(training.failures, hint="`python run.py train` tries again what failed")

@@ -110,7 +110,7 @@ def _as_they_were(
 
     gone = {run for name in names for run in blend.runs[name]} - {*list_runs(workspace)}
     if gone:
-        raise UserError(f"the blend was made of {first_few(sorted(gone))} too, which is gone", hint=HINT)
+        raise UserError(f"the blend needs {first_few(sorted(gone))}, which is gone", hint=HINT)
 
     def same(name: str, views: tuple[str, ...]) -> Run:
         run, known = open_run(workspace, name, rows=rows, views=views, tests_only=tests_only), blend.files[name]

@@ -144,7 +144,7 @@ def _as_probs(made: External, folds: Folds, *, logits: bool) -> tuple[np.ndarray
         raise UserError(
             f"{file} holds probabilities, not logits: in {(~bad).sum():,} of its {len(bad):,} rows "
             "no number is negative and the sum is 1",
-            hint="leave out `--logits`, which is said of all files",
+            hint="leave out `--logits`: it holds for all files",
         )
     if logits:
         return softmax(values), []

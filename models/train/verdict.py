@@ -61,8 +61,8 @@ def judge(
             advice += f"; {falling}, so more of them may help too (`--epochs {more}`)"
     elif best.valid_loss > NOTHING_LEARNED * chance_loss and not is_memorised:
         change = f"more epochs (`--epochs {more}`) or a higher `--lr`" if rose <= RISING else "a smaller `--lr`"
-        known = f"a valid loss of {best.valid_loss:.4f} at best, and the class shares alone give {chance_loss:.4f}"
-        kind, advice = "underfitting", f"next to nothing is learned, {known}: {change}, or pretrained weights"
+        known = f"valid loss {best.valid_loss:.4f} at best, {chance_loss:.4f} by the class shares alone"
+        kind, advice = "underfitting", f"the network learned next to nothing ({known}): {change}, or pretrained weights"
     elif rose > RISING:
         kind, advice = "overfitting", f"{risen}: fewer epochs (`--epochs {best.epoch}`) or a smaller `--lr`"
     elif gained > STILL_GAINING and not is_memorised:

@@ -61,7 +61,7 @@ def test_files_alone_make_a_checked_csv_and_the_order_of_members_makes_no_differ
 def test_probabilities_under_logits_are_refused(files):
     fault = "oof0.csv holds probabilities, not logits: in 500 of its 500 rows no number is negative and the sum is 1"
     said = refusal(blend_files, replace(files, logits=True), EQUAL, seed=0)
-    assert said == (fault, "leave out `--logits`, which is said of all files")
+    assert said == (fault, "leave out `--logits`: it holds for all files")
 
 
 def test_the_samples_order_is_kept(files, tmp_path):

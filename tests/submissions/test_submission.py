@@ -198,7 +198,7 @@ def test_a_member_that_is_gone_or_was_made_again_since_the_blend_is_named_by_sta
     assert what_is_missing(work, ["m01"]) == ([changed], "blend")
     shutil.rmtree(work.models / "m00")
     (sentence,), command = what_is_missing(work, ["m01"])
-    assert (sentence, command) == ("the blend was made of m00 too, which is gone", "blend")
+    assert (sentence, command) == ("the blend needs m00, which is gone", "blend")
 
 
 def test_images_that_changed_since_the_folds_are_named_by_status_train_and_blend(whole, tmp_path, capsys):

@@ -113,7 +113,7 @@ def test_logits_are_said_to_be_logits(work, folds, settings):
 
 def test_probabilities_that_are_said_to_be_logits_are_refused_in_either_file(work, folds, settings, tmp_path):
     """They were taken, and blended as almost even rows."""
-    hint = "leave out `--logits`, which is said of all files"
+    hint = "leave out `--logits`: it holds for all files"
     rows = "rows no number is negative and the sum is 1"
     fault = f"oof.csv holds probabilities, not logits: in 600 of its 600 {rows}"
     assert add_refusal(work, replace(settings, logits=True)) == (fault, hint)
@@ -170,7 +170,7 @@ def test_an_id_that_fits_two_images_is_refused_with_both_and_so_are_two_rows_of_
 
 def test_a_member_that_is_replaced_by_another_is_said_to_be_and_the_same_one_is_not(work, settings, typed):
     words = ("add", "other", "--test", settings.test, "--work", work.root)
-    note = "note: there was a member other with other contents; it was replaced"
+    note = "note: it replaces the member other that was there"
     other = rewritten(settings, lambda data: data.sample(frac=1, random_state=0).assign(c000=data.c000 * 1.0001))
     assert note not in typed(*words, "--oof", settings.oof).out
     assert note not in typed(*words, "--oof", settings.oof).out

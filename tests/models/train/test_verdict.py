@@ -118,9 +118,9 @@ def test_a_fold_is_judged_by_its_valid_loss_and_its_own_training_images(losses, 
 )
 def test_a_net_that_is_no_better_than_the_class_shares_was_called_fine(losses, change):
     said = judged(*losses, train_error=0.5, chance_loss=math.log(10))
-    known = "a valid loss of 2.2800 at best, and the class shares alone give 2.3026"
+    known = "valid loss 2.2800 at best, 2.3026 by the class shares alone"
     assert said.kind == "underfitting"
-    assert said.advice == f"next to nothing is learned, {known}: {change}"
+    assert said.advice == f"the network learned next to nothing ({known}): {change}"
 
 
 def test_the_figures_are_those_of_the_last_epoch():
