@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import os
@@ -56,7 +57,8 @@ def hillclimbers(probs, target):
         made = climb_hill(
             train=truth, oof_pred_df=frame, test_pred_df=pd.DataFrame(np.eye(len(probs)), columns=frame.columns),
             target="y", objective="minimize", precision=0.05, plot_hill=False,
-            eval_metric=lambda y, p: top3_error(target, np.asarray(p).reshape(probs.shape[1:])),
+            # hillclimbers asks for the name of a partial's function
+            eval_metric=functools.partial(lambda y, p: top3_error(target, np.asarray(p).reshape(probs.shape[1:]))),
         )  # fmt: skip
     return np.asarray(made, float)  # the blend of the unit vectors is the weights
 
