@@ -15,6 +15,7 @@ from folds.base.errors import counted, first_few
 from folds.base.locks import alone
 from folds.base.terminal import Screen, duration
 from folds.base.workspace import Workspace
+from folds.find.reasons import NO_FILE
 from folds.manifest import prepare as manifest
 from folds.manifest.prepare import PrepareResult
 from folds.manifest.summary import class_sizes, copy_counts, quartiles, reasons, status_counts
@@ -71,10 +72,12 @@ def prepare_tables(result: PrepareResult) -> RenderableType:
 
 
 def headline(result: PrepareResult) -> str:
-    files = f"{len(result.manifest):,} files"
+    absent = int(result.manifest["reasons"].str.contains(NO_FILE, regex=False).sum())  # ids of a CSV, and no file
+    n_files = len(result.manifest) - absent
+    files = f"{n_files:,} files"
     if result.unchanged:
         return f"{files}, unchanged since the last prepare: nothing to do"
-    kept = len(result.manifest) - result.decoded
+    kept = n_files - result.decoded
     again = f", {kept:,} unchanged ones kept" if kept else ""
     rate = result.decoded / max(result.seconds, 1e-9)
     decoded = f"{result.decoded:,} decoded{again}, in {duration(result.seconds)} ({rate:,.0f} images/s)"

@@ -26,6 +26,7 @@ from folds.find.reasons import NO_FILE, NOT_LISTED, RELABELLED, TWO_LABELS, UNLA
 from folds.settings import PrepareSettings
 
 RELABEL_FLAG = "`--relabel FILE`"
+MOST_LACKING = 0.01  # of the sample's ids; where more lack their file, the folder is another or its download stopped
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,9 @@ def items_to_predict(
 ) -> list[Item]:
     """Test images with the sample's ids, or with their names without extension where there is no sample.
 
-    way_out  where an id has no file: what to do
+    A few ids without a file are unreadable images, which the submission must name all the same.
+
+    way_out  where too many ids have no file: what to do
     """
     if sample_ids is None:
         items = [Item(stem(relative(file.path, folder)), file, "test") for file in files]
@@ -243,11 +246,11 @@ def items_to_predict(
     lookup = Lookup(files, folder)
     found = {image_id: lookup.find(image_id) for image_id in sample_ids}
     lacking = [image_id for image_id, file in found.items() if file is None]
-    if lacking:
+    if len(lacking) > MOST_LACKING * len(found):
         raise UserError(
             f"{len(lacking):,} ids of {sample} have no file in {folder or 'DATA'}: {first_few(lacking)}", hint=way_out
         )
-    items = [Item(image_id, file, "test") for image_id, file in found.items() if file is not None]
+    items = [Item(one, file or File(one, fault=Reason(NO_FILE)), "test") for one, file in found.items()]
     owner: dict[str, str] = {}
     for item in items:
         if owner.setdefault(item.file.path, item.image_id) != item.image_id:

@@ -20,6 +20,7 @@ from markupsafe import Markup, escape
 from PIL import Image as Pillow
 
 from ensemble.blend.expected import expected_words
+from folds.base.errors import counted
 from folds.base.terminal import duration
 from folds.base.workspace import Workspace, write_bytes, write_json
 from folds.manifest.manifest import UNREADABLE
@@ -179,9 +180,9 @@ def report_summary(result: ReportResult) -> str:
     if result.is_relabel_kept:
         sentences.append(f"{relabel} has edits and is left as it is until `prepare --relabel` has read it")
     elif result.suspects:
-        errors = "error" if result.suspects == 1 else "errors"
+        labels = counted(result.suspects, "label", "labels")
         sentences.append(
-            f"{result.suspects:,} suspected label {errors}: edit {relabel}, then"
+            f"{labels} that may be wrong, the most suspicious first on the page; where one is, edit {relabel}, then"
             f" `python run.py prepare DATA --relabel {shlex.quote(str(relabel))}`"
         )
     return "\n".join(sentences)

@@ -55,6 +55,17 @@ def test_hidden_and_system_files_are_left_out_and_counted(tmp_path):
     assert dataset.hidden == ("__MACOSX", "train/.DS_Store", "train/cat/Thumbs.db")
 
 
+def test_one_of_a_hundred_ids_of_the_sample_may_have_no_file_and_is_unreadable(tmp_path):
+    files = [f"test/{n}.jpg" for n in range(99)]
+    write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", *files, sample="id\n" + "\n".join(map(str, range(100))))
+    test = [item for item in find_dataset(tmp_path, PrepareSettings()).items if item.split == "test"]
+    assert sorted(item.image_id for item in test) == sorted(map(str, range(100)))
+    faults = {item.image_id: str(item.file.fault) for item in test if item.file.fault}
+    assert faults == {"99": "no file of this name"}
+    (tmp_path / files[0]).unlink()
+    assert refusal(found, tmp_path)[0] == "2 ids of sample_submission.csv have no file in test: 0, 99"
+
+
 @pytest.mark.parametrize(
     ("files", "csvs", "image_id", "reason"),
     [

@@ -272,6 +272,9 @@ def test_the_headline_says_what_was_done_and_no_empty_table_of_reasons_is_shown_
     picture(99).save(data / "TrainVal/cat/cat_0.png")
     assert headline(run_prepare(data)).startswith("10 files: 1 decoded, 9 unchanged ones kept, in 0:0")
     assert headline(run_prepare(data)) == "10 files, unchanged since the last prepare: nothing to do"
+    rows = "".join(f"{path.parent.name}/{path.name},{path.parent.name}\n" for path in data.glob("TrainVal/*/*"))
+    (data / "train.csv").write_text(f"id,label\n{rows}lost.png,cat\n")
+    assert headline(run_prepare(data)).startswith("10 files: 0 decoded, 10 unchanged ones kept, in 0:0")
 
 
 def test_the_split_table_shows_the_rarest_class_and_names_small_ones(competition, run_prepare, run_split):
