@@ -19,7 +19,7 @@ from folds.pixels.formats import DECODERS, FORMATS, is_cut_off, what_it_is, wron
 MAX_PIXELS = 200_000_000  # RGB at Pillow's 4 bytes a pixel: 0.8 GB; beyond it only a JPEG that can be decoded smaller
 LARGE_PIXELS = 16_000_000  # above this a picture is shrunk by a whole factor before it is converted, turned and hashed
 # A JPEG is decoded at 1/2, 1/4, 1/8 as long as both sides keep this many times the store's: 99% of the levels of a
-# photograph are within 2 of the whole one's (docs/measured.md); with 1 instead of 2 within 4 to 6.
+# photograph are within 2 of the whole one's (docs/speed.md); with 1 instead of 2 within 4 to 6.
 DRAFT_ROOM = 2
 REDUCING_GAP = 3.0  # Pillow shrinks by whole factors first, down to 3 times the target: no visible difference
 THIN = 10  # from this ratio of the sides on, or below this many pixels a side, a picture is named as extreme
