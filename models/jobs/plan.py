@@ -161,8 +161,15 @@ def n_train_of(folds: Folds) -> int:
 
 def full_of(plan: RunPlan, n_train: int) -> FullSettings:
     """The settings of a plan, what they lack filled in for its backbone and the images that train a fold."""
-    tag = resolve_backbone(plan.backbone).tag
-    return full_settings(plan.settings, tag=tag, has_weights=plan.has_weights, n_train=n_train, **find_traits(tag))
+    backbone = resolve_backbone(plan.backbone)
+    return full_settings(
+        plan.settings,
+        tag=backbone.tag,
+        has_weights=plan.has_weights,
+        n_train=n_train,
+        size_share=train_size(plan.settings, backbone) / backbone.size,
+        **find_traits(backbone.tag),
+    )
 
 
 def family_remark(workspace: Workspace, plan: RunPlan) -> str:

@@ -179,11 +179,13 @@ def test_what_is_given_overrides_the_family_and_everything_else_is_as_it_was():
 @pytest.mark.parametrize(
     ("given", "traits", "expected"),
     [
-        # where few images train from a probed head, layers are frozen, and the others take a higher rate
+        # where few images train from a probed head, rates are higher, and at the weights' own size layers are frozen
         ({}, {"n_train": 10_000}, {"frozen_share": 0.67, "lr": 3e-4}),
+        ({}, {"size_share": 0.76}, {"frozen_share": 0.67, "lr": 3e-4}),
+        ({}, {"size_share": 0.74}, {"frozen_share": 0.0, "lr": 3e-4}),
         ({}, {"n_train": 10_001}, {"frozen_share": 0.0, "lr": 1e-4}),
         ({"frozen_share": 0.5}, {"n_train": 100_000}, {"frozen_share": 0.5, "lr": 3e-4}),
-        ({"frozen_share": 0.0}, {}, {"frozen_share": 0.0, "lr": 1e-4}),
+        ({"frozen_share": 0.0}, {}, {"frozen_share": 0.0, "lr": 3e-4}),
         ({"lr": 2e-4}, {}, {"frozen_share": 0.67, "lr": 2e-4}),
         # a random head learns ten times faster on weights, and no stage but the last one reaches it
         ({"head": "random"}, {}, {"frozen_share": 0.0, "lr": 1e-4, "head_lr_scale": 10.0, "stages": 1}),
