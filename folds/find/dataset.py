@@ -57,7 +57,7 @@ class Dataset:
     train_csv: str | None
     hidden: tuple[str, ...]
     notes: tuple[str, ...]
-    targets: tuple[str, ...] = ()
+    targets: tuple[str, ...]
 
 
 def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
@@ -100,9 +100,9 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
         items=tuple(item for items in (train, test) for item in sorted(items, key=lambda item: item.image_id)),
         sample=sample,
         train_csv=train_csv,
-        hidden=listing.hidden,
+        hidden=tuple(listing.hidden),
         notes=(*listing.notes, *(() if test else ("there is no folder of test images: nothing can be predicted",))),
-        targets=listing.targets,
+        targets=tuple(listing.targets),
     )
 
 
