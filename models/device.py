@@ -10,7 +10,6 @@ import ctypes
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -24,12 +23,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from folds.base.errors import CannotWriteError, UserError
+from folds.base.malloc import M_ARENA_MAX, M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD, tune_malloc
 from folds.base.workspace import write_bytes
 from models.backbones import Backbone, build_network
 
-# Of glibc's malloc.h: parameters of mallopt, which takes 32-bit numbers. -1 as M_TRIM_THRESHOLD stands for never, and
-# M_MMAP_MAX 0 keeps large blocks in the heap where some glibc refuse an M_MMAP_THRESHOLD above 32 MB.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 TOP_PAD = 1 << 28  # bytes by which the heap grows
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 Way = Literal["train", "forward"]  # forward and backward pass, or the forward pass alone
@@ -58,18 +55,8 @@ def keep_memory() -> bool:
     one core: 2.8 s in user mode and 0.04 to 0.13 in the kernel, without it 2.9 and 1.4 to 1.9; 0.2 GB more at the peak.
     One arena, since blocks of threads (a job on Ray) come from arenas of 64 MB, which are returned all the same.
     """
-    if sys.platform != "linux":
-        return False
-    try:
-        library = ctypes.CDLL(None)
-        library.gnu_get_libc_version  # noqa: B018  absent from other C libraries, whose mallopt may mean something else
-        mallopt = library.mallopt
-    except (OSError, AttributeError):
-        return False
-    mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    wanted = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: TOP_PAD, M_ARENA_MAX: 1}
-    answers = [mallopt(parameter, value) for parameter, value in wanted.items()]  # 0 where one is refused
-    return all(answers)
+    # -1 stands for never; no mmap keeps large blocks in the heap where some glibc refuse a threshold above 32 MB.
+    return tune_malloc({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: TOP_PAD, M_ARENA_MAX: 1})
 
 
 def return_memory(device: torch.device) -> None:
