@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
@@ -24,7 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from folds.base.errors import CannotWriteError, UserError
 from folds.base.malloc import M_ARENA_MAX, M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD, tune_malloc
-from folds.base.workspace import write_bytes
+from folds.base.workspace import read_json_if_whole, write_bytes
 from models.backbones import Backbone, build_network
 
 TOP_PAD = 1 << 28  # bytes by which the heap grows
@@ -177,25 +177,16 @@ def _kept_choice(backbone: Backbone, *, size: int, way: Way) -> str:
     threads, version = torch.get_num_threads(), torch.__version__
     key = f"{_cpu()}; {threads} threads; torch {version}; {backbone.tag}; {size} px; {way}"
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foldblend" / "precision.json"
-    if (kept := _read(path).get(key)) in ("fp32", "bf16"):
+    if (kept := read_json_if_whole(path).get(key)) in ("fp32", "bf16"):
         return str(kept)
     seconds = _measure(backbone, size=size, way=way)
     choice = "bf16" if seconds["bf16"] < CLEARLY * seconds["fp32"] else "fp32"
-    known = _read(path)
+    known = read_json_if_whole(path)
     if known.get(key) in ("fp32", "bf16"):  # another process has measured meanwhile
         return str(known[key])
     with suppress(CannotWriteError):
         write_bytes(path, (json.dumps({**known, key: choice}, indent=2, sort_keys=True) + "\n").encode())
     return choice
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What is kept; empty where the file is absent or damaged: then it is measured again."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _cpu() -> str:

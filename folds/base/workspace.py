@@ -156,6 +156,15 @@ def read_json(path: Path, *, hint: str) -> Any:
     return value
 
 
+def read_json_if_whole(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where it is absent or damaged, since what it tells is made again then."""
+    try:
+        value = read_json(path, hint="")
+    except UserError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def _seal(value: dict[str, Any]) -> str:
     return digest(json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass"))
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from folds.base.errors import UserError, first_few
-from folds.base.workspace import Workspace, digest, read_json, replacing, reserve, write_json
+from folds.base.workspace import Workspace, digest, read_json, read_json_if_whole, replacing, reserve, write_json
 from folds.manifest.manifest import read_manifest_bytes
 from folds.pixels.store import PixelStore
 from models.backbones import Backbone, build_network
@@ -91,10 +91,10 @@ class FeatureFile:
 
     def is_whole(self) -> bool:
         """Whether the file is there and holds what was written; a damaged one, or one of other images, does not."""
+        head = read_json_if_whole(self.path.with_suffix(".json"))
         try:
-            head = read_json(self.path.with_suffix(".json"), hint="")
-            return head["facts"] == self.facts and head["digest"] == _digest(self.load())
-        except (UserError, OSError, ValueError, EOFError, KeyError, TypeError):
+            return head.get("facts") == self.facts and head.get("digest") == _digest(self.load())
+        except (OSError, ValueError, EOFError):
             return False
 
 
