@@ -231,6 +231,11 @@ def done_refit(workspace: Workspace, run: str) -> dict[str, Any] | None:
     return done_record(workspace, JobKey(run, None))
 
 
+def done_parts(workspace: Workspace, run: str) -> list[int | None]:
+    """The folds of a run that are done; behind them None where its refit is."""
+    return [*done_folds(workspace, run), *([None] if done_refit(workspace, run) else [])]
+
+
 def done_record(workspace: Workspace, key: JobKey) -> dict[str, Any] | None:
     """done.json of a job; None where it is not done.
 

@@ -29,7 +29,7 @@ from models.input.views import check_views
 from models.predict.model import Model, log_probs_of
 from models.predict.predictions import Predictions, load_predictions, save_predictions
 from models.recipes import FullSettings
-from models.runs import CHOSEN, KNN, PROBE, done_folds, done_record, done_refit, kind_of
+from models.runs import CHOSEN, KNN, PROBE, done_folds, done_parts, done_record, kind_of
 from models.settings import PredictSettings
 from models.watch.events import FoldPredicted, JobEvent, JobKey, PredictStarted
 
@@ -54,7 +54,7 @@ def predict_run(
     refuse_run(workspace, run, predict.views)
     folds, store = load_folds(workspace), open_store(cached(workspace, cache, track=track))
     views, device = tuple(predict.views), choose_device(device_name)
-    parts: list[int | None] = [*done_folds(workspace, run), *([None] if done_refit(workspace, run) else [])]
+    parts = done_parts(workspace, run)
     trained = [load_trained(workspace, run, part, folds, device=device) for part in parts]
     files = [FoldFiles(workspace, JobKey(run, part), folds, store, views) for part in parts]
     known = [one.stored() for one in files]

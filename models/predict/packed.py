@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import timm
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,7 +29,7 @@ from models.probe.features import FrozenBody, image_features, stored
 from models.probe.heads import FeatureRows, head_views
 from models.probe.logistic import Head
 from models.probe.neighbours import Choice, Memory
-from models.runs import KNN, PROBE, RunPlan, begun_settings, done_folds, done_refit, kind_of, looked_up_by
+from models.runs import KNN, PROBE, RunPlan, begun_settings, done_folds, done_parts, kind_of, looked_up_by
 from models.watch.events import JobKey
 
 State = dict[str, Tensor]
@@ -95,15 +94,12 @@ def _licence(body: Mapping[str, Any]) -> str:
 
 def _networks(workspace: Workspace, run: str, folds: Folds) -> Made:
     """The trained networks of a run: those of its folds, and its refit."""
-    parts: list[int | None] = [*done_folds(workspace, run), *([None] if done_refit(workspace, run) else [])]
-    device, named = torch.device("cpu"), {}
-    files: dict[str, Callable[[], State]] = {}
-    for fold in parts:
-        one = load_trained(workspace, run, fold, folds, device=device)
-        name = JobKey(run, fold).part
-        file = f"{run}/{name}.safetensors"
-        files[file] = partial(_read_state, JobKey(run, fold).folder(workspace) / "network.safetensors")
-        named[name] = {"file": file, "shift": one.model.shift.tolist()}
+    named, files = {}, dict[str, Callable[[], State]]()
+    for key in (JobKey(run, fold) for fold in done_parts(workspace, run)):
+        one = load_trained(workspace, run, key.fold, folds, device=torch.device("cpu"))
+        file = f"{run}/{key.part}.safetensors"
+        files[file] = partial(load_file, key.folder(workspace) / "network.safetensors")
+        named[key.part] = {"file": file, "shift": one.model.shift.tolist()}
     settings, backbone = one.settings_json["settings"], one.model.backbone
     network = {
         "backbone": asdict(backbone),
@@ -115,10 +111,6 @@ def _networks(workspace: Workspace, run: str, folds: Folds) -> Made:
         "stages": settings["stages"],
     }
     return [network], files
-
-
-def _read_state(path: Path) -> State:
-    return load(path.read_bytes())
 
 
 def _probe(workspace: Workspace, run: str, plans: Sequence[RunPlan]) -> Made:
@@ -189,10 +181,8 @@ def view_costs(run: PackedRun) -> dict[str, dict[str, float]]:
     """
     costs: dict[str, dict[str, float]] = {view: {} for view in run.views}
     for body in run.bodies:
-        network, flops = (
-            build_network(backbone_of(body), 2, size=body.sizes[0], stages=body.stages).eval(),
-            dict[int, float](),
-        )
+        network = build_network(backbone_of(body), 2, size=body.sizes[0], stages=body.stages).eval()
+        flops = dict[int, float]()
         for view in run.views:
             size = view_size(view, body.sizes[1])
             if size not in flops:
