@@ -54,6 +54,11 @@ class PixelStore:
         """What tells the pixels of this store from those of another size or form, for whatever is made from them."""
         return [*self.pixels.shape, *(["jpeg"] if isinstance(self.pixels, JpegPixels) else [])]
 
+    @property
+    def test_rows(self) -> np.ndarray:
+        """The rows of all usable test images, ascending. (T,) int64."""
+        return np.flatnonzero(self.split == "test")
+
     def rows(self, image_id: np.ndarray, *, split: str) -> np.ndarray:
         """The rows of these ids, in their order. (len(image_id),) int64.
 

@@ -71,7 +71,7 @@ def predict_run(
     largest = largest_size(lacking, models[0].size)
     yield JobEvent(JobKey(run, None), PredictStarted(len(models), lacking, kept, largest, store.size))
     common: dict[str, Any] = {"batch_size": predict.predict_batch, "track": track}
-    tests = log_probs_of(models, store, test_rows(store), lacking, what=f"{run}: test", **common)
+    tests = log_probs_of(models, store, store.test_rows, lacking, what=f"{run}: test", **common)
     rows = store.rows(folds.image_id, split="train")
     for i, model, test in zip(asked, models, tests, strict=True):
         own, what = rows[folds.fold == parts[i]], f"{run}: oof of fold {parts[i]}"  # a refit has no images of its own
@@ -157,11 +157,6 @@ def _settings_of(stored: Mapping[str, Any]) -> FullSettings:
     return FullSettings(**{key: value for key, value in stored["settings"].items() if key in known})
 
 
-def test_rows(store: PixelStore) -> np.ndarray:
-    """The store's rows of all usable test images, in the store's order. (T,) int."""
-    return np.flatnonzero(store.split == "test")
-
-
 def write_network(folder: Path, network: nn.Module) -> None:
     """Write parameters and buffers as safetensors, in a fixed order, so that the same network is the same bytes."""
     state = sorted(network.state_dict().items())
@@ -214,7 +209,7 @@ class FoldFiles:
         """Write `oof.npz` and `test.npz`; returns the OOF top-3 error over the views' mean. A refit has no OOF.
 
         oof   (n, V, C) float32 log-probabilities of the fold's own images, in the order of folds.csv
-        test  (T, V, C) float32, in the order of `test_rows`
+        test  (T, V, C) float32, in the order of the store's `test_rows`
         """
         classes, views, own = np.array(self.folds.classes), np.array(self.views), self.folds.fold == self.key.fold
         error = None
@@ -222,7 +217,7 @@ class FoldFiles:
             made = Predictions(self.folds.image_id[own], classes, views, oof, self.folds.digest)
             save_predictions(self.folder / "oof.npz", made)
             error = topk_error(made.probs(), self.folds.target[own])
-        image_id = self.store.image_id[test_rows(self.store)]
+        image_id = self.store.image_id[self.store.test_rows]
         save_predictions(self.folder / "test.npz", Predictions(image_id, classes, views, test, self.folds.digest))
         return error
 

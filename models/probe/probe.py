@@ -18,7 +18,6 @@ from models.device import PRECISIONS, choose_device, run_precision
 from models.input.sizes import largest_size, refuse_views, train_size
 from models.jobs.hub import find_start, weights_name
 from models.jobs.local import Task, anywhere
-from models.predict.again import test_rows
 from models.probe.bodies import FrozenRun, Pass, apart, joined
 from models.probe.features import FrozenBody
 from models.probe.heads import probed_heads
@@ -131,7 +130,7 @@ def _probe_folds(
     workspace: Workspace, probe: FrozenRun, folds: Folds, store: PixelStore, predict: PredictSettings, *, track: Track
 ) -> Iterator[JobEvent]:
     """One pass, all heads, and the predictions of the folds that lack them."""
-    whole, device, n_test = JobKey(probe.name, None), probe.bodies[0].device, len(test_rows(store))
+    whole, device, n_test = JobKey(probe.name, None), probe.bodies[0].device, len(store.test_rows)
     for body in probe.bodies:
         started = ProbeStarted(
             tag=body.backbone.tag,
