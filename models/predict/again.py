@@ -130,14 +130,13 @@ def load_trained(workspace: Workspace, run: str, fold: int | None, folds: Folds,
     precision = settings.precision
     if precision == "auto" and device.type == "cpu":  # as it was when the run was trained on one
         precision = stored.get(CHOSEN, {}).get("forward", precision)
-    target = folds.target[folds.fold != (-1 if fold is None else fold)]
     model = Model(
         network.to(device, memory_format=torch.channels_last).eval(),  # type: ignore[call-overload]
         backbone,
         predict_size(settings, backbone),
         device,
         choose_precision(precision, device),
-        prior_correction(target, settings, n_classes=n_classes),
+        prior_correction(folds.target[folds.fold != fold], settings, n_classes=n_classes),
     )
     return Trained(done, stored, model)
 

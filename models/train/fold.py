@@ -111,8 +111,7 @@ def make_trainer(
             workspace, folds, store, body, fold=job.fold, mirror=settings.mirror, stages=settings.stages, track=track
         )
         # The probe was fitted under the natural prior; the bias starts from the prior that sampling makes.
-        target = folds.target if job.fold is None else folds.target[folds.fold != job.fold]
-        shift = sampling_shift(target, settings, n_classes=len(folds.classes))
+        shift = sampling_shift(folds.target[folds.fold != job.fold], settings, n_classes=len(folds.classes))
         is_probed = set_head(network, head.weight, head.bias - torch.from_numpy(shift).float())
     return FoldTrainer(network, job, folds, store, lr=lr, device=device, precisions=precisions, is_probed=is_probed)
 
