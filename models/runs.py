@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, read_json
@@ -127,7 +127,7 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def kind_of(workspace: Workspace, run: str) -> Kind | None:
     """What a run without a network of its own is; None of trained networks."""
-    return cast("Kind | None", next((stored.get("kind") for stored in begun_settings(workspace, run)), None))
+    return next((stored.get("kind") for stored in begun_settings(workspace, run)), None)
 
 
 def looked_up_by(workspace: Workspace, run: str) -> str:
