@@ -132,7 +132,7 @@ def kind_of(workspace: Workspace, run: str) -> Kind | None:
 
 def looked_up_by(workspace: Workspace, run: str) -> str:
     """The run by whose features a run of neighbours looks images up."""
-    return str(next(iter(begun_settings(workspace, run)))["settings"]["of"])
+    return str(next(begun_settings(workspace, run))["settings"]["of"])
 
 
 def torn_probes(workspace: Workspace, *, n_folds: int) -> list[str]:

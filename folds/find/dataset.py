@@ -14,10 +14,11 @@ from pathlib import Path
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv, read_given
 from folds.base.errors import UserError, counted, first_few
 from folds.find.layout import (
+    TEST_FOLDERS,
     TRAIN_CSVS,
     pick_file,
+    pick_folder,
     pick_sample,
-    pick_test_folder,
     pick_train_columns,
     pick_train_folder,
 )
@@ -77,7 +78,8 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
         if path
     }
     sample_ids = ids_of_sample(tables[sample]) if sample else None
-    test_folder = pick_test_folder(listing, settings.test_folder, sample_ids)
+    given = settings.test_folder
+    test_folder = pick_folder(listing, given, TEST_FOLDERS, "test", flag="--test-folder", ids=sample_ids)
     train_folder = pick_train_folder(listing, settings.train_folder, train_csv, test_folder)
     test_files = [file for file in listing.below(test_folder) if file.path not in tables] if test_folder else []
     taken = {*tables, *(file.path for file in test_files)}

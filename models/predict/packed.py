@@ -132,7 +132,7 @@ def _neighbours(workspace: Workspace, run: str, folds: Folds, plans: Sequence[Ru
     of, store = looked_up_by(workspace, run), open_store(workspace)
     frozen = probed_bodies(workspace, of, plans, device=choose_device("auto"), command="pack")
     bodies, files = _bodies(of, frozen)
-    mirror = next(iter(begun_settings(workspace, of)))["settings"]["mirror"]
+    mirror = next(begun_settings(workspace, of))["settings"]["mirror"]
     rows, views = store.rows(folds.image_id, split="train"), head_views(mirror=mirror)
     seen = [list(image_features(workspace, store, rows, body, views=views).values()) for body in frozen]
 
