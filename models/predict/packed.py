@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 import timm
@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from folds.base.errors import UserError
-from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds
@@ -23,7 +22,7 @@ from models.backbones import Backbone, build_network
 from models.device import choose_device, choose_precision, short_name
 from models.input.views import view_size
 from models.predict.again import load_trained
-from models.predict.model import Model, log_probs_of
+from models.predict.model import Model, Passes, log_probs_of
 from models.probe.bodies import probed_bodies
 from models.probe.features import FrozenBody, image_features, stored
 from models.probe.heads import FeatureRows, head_views
@@ -206,11 +205,9 @@ def packed_log_probs(
     *,
     n_classes: int,
     device_name: str = "auto",
-    batch_size: int = 128,
-    what: str = "predict",
-    track: Track = silently,
     parts: Sequence[str] = (),
     seen: dict[tuple[str, str], np.ndarray] | None = None,
+    **passes: Unpack[Passes],
 ) -> np.ndarray:
     """(parts, n, V, C) float32 log-probabilities of store rows (n,), under the views of the run in their order.
 
@@ -228,16 +225,15 @@ def packed_log_probs(
         shifts = np.zeros(n) if shift is None else np.array(shift)
         return Model(network, backbone, body.sizes[1], device, precision, shifts)
 
-    common: dict[str, Any] = {"batch_size": batch_size, "what": what, "track": track}
     if run.body is None:
         models = [model(run, run.parts[part]["file"], n_classes, run.parts[part]["shift"]) for part in chosen]
-        return log_probs_of(models, store, rows, run.views, **common)
+        return log_probs_of(models, store, rows, run.views, **passes)
     seen = {} if seen is None else seen
     for body in run.bodies:
         assert body.body is not None, "a frozen backbone without tensors"
         lacking = [view for view in run.views if (body.body, view) not in seen]
         if lacking:
-            pieces = model(body, body.body, 1, None).features(store, rows, lacking, **common)
+            pieces = model(body, body.body, 1, None).features(store, rows, lacking, **passes)
             # As the features that the heads were fitted to, (V, n, D of this backbone).
             made = np.concatenate([stored(stages) for stages in pieces], 1)
             seen |= {(body.body, view): one for view, one in zip(lacking, made, strict=True)}
