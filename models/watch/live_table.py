@@ -16,7 +16,7 @@ from rich.text import Text
 
 from folds.base.locks import holders
 from folds.base.progress import T
-from folds.base.terminal import LINE_SECONDS, Screen, duration, no_table
+from folds.base.terminal import LINE_SECONDS, Screen, duration
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
 from models.jobs.plan import full_of, n_train_of, wanted_folds
@@ -243,7 +243,7 @@ def showing_jobs(
         try:
             yield table
         finally:
-            screen.table = no_table
+            screen.table = None
 
 
 def _planned(
