@@ -138,9 +138,10 @@ def image_features(
             if not finite.all():
                 odd = first_few(list(store.image_id[rows[start:stop]][~finite]))
                 raise UserError(f"{body.backbone.tag} has no finite features for {odd}", hint="`--precision fp32`")
-            for path in paths if not arrays else ():
-                arrays.append(np.lib.format.open_memmap(path, "w+", STORED, (len(rows), sum(widths))))
-                reserve(path, path.stat().st_size)
+            if not arrays:
+                arrays = [np.lib.format.open_memmap(path, "w+", STORED, (len(rows), sum(widths))) for path in paths]
+                for path in paths:
+                    reserve(path, path.stat().st_size)
             for array, of_view in zip(arrays, stored(stages), strict=True):
                 array[start:stop] = of_view
             start = stop
