@@ -94,7 +94,7 @@ class FeatureFile:
         head = read_json_if_whole(self.path.with_suffix(".json"))
         try:
             return head.get("facts") == self.facts and head.get("digest") == _digest(self.load())
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, KeyError, TypeError):  # what numpy raises for a damaged file
             return False
 
 
