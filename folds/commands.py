@@ -17,6 +17,7 @@ from folds.base.terminal import Screen, duration
 from folds.base.workspace import Workspace
 from folds.find.reasons import NO_FILE
 from folds.manifest import prepare as manifest
+from folds.manifest.duplicates import KINDS
 from folds.manifest.prepare import PrepareResult
 from folds.manifest.summary import class_sizes, copy_counts, quartiles, reasons, status_counts
 from folds.settings import PrepareSettings, SplitSettings
@@ -24,7 +25,6 @@ from folds.split import assign
 from folds.split.assign import Folds
 
 EXTREMES = 5  # smallest and largest classes that are shown
-TEXT_COLUMNS = ("first", "these files are", "rarest class")
 
 
 def prepare(
@@ -45,14 +45,14 @@ def split(workspace: Workspace, settings: SplitSettings, *, seed: int, screen: S
 
 def prepare_tables(result: PrepareResult) -> RenderableType:
     """What `prepare` did, files by status and reason, copies and leaks, class sizes, notes."""
-    statuses = plain_table("files", "train", "test")
+    statuses = plain_table("files", numbers=("train", "test"))
     for status, (train, test) in status_counts(result.manifest).items():
         statuses.add_row(status, f"{train:,}", f"{test:,}")
     parts: list[RenderableType] = [Text(headline(result)), statuses]
-    kinds = plain_table("reason", "train", "test", "these files are", "first")
+    kinds = plain_table("reason", numbers=("train", "test"), texts=("these files are", "first"))
     for reason in reasons(result.manifest):
         kinds.add_row(reason.kind, f"{reason.train:,}", f"{reason.test:,}", reason.status, _names(reason.paths))
-    copies = plain_table("copies", "exact", "near", "mirrored", "first")
+    copies = plain_table("copies", numbers=KINDS, texts=("first",))
     for count in copy_counts(result.manifest):
         if count.paths:
             numbers = (f"{n:,}" for n in (count.exact, count.near, count.mirrored))
@@ -62,7 +62,7 @@ def prepare_tables(result: PrepareResult) -> RenderableType:
         files = counted(len(result.hidden), "file", "files")
         parts.append(Text(f"{files} hidden or of the system, left out: {first_few(result.hidden)}\n"))
     sizes = class_sizes(result.manifest)
-    classes = plain_table("classes", f"{len(sizes):,}")
+    classes = plain_table("classes", texts=(f"{len(sizes):,}",))
     classes.add_row("images per class: min, quartiles, max", "  ".join(f"{size:,}" for size in quartiles(sizes)))
     for name, some in (("smallest", sizes[:EXTREMES]), ("largest", sizes[::-1][:EXTREMES])):
         classes.add_row(name, Text(", ".join(f"{label}: {size:,}" for label, size in some.items())))
@@ -91,7 +91,7 @@ def split_tables(folds: Folds, notes: Sequence[str] = ()) -> RenderableType:
     """
     held = np.zeros((folds.n_folds, len(folds.classes)), np.int64)
     np.add.at(held, (folds.fold, folds.target), 1)
-    table = plain_table("fold", "images", "classes", "rarest class")
+    table = plain_table("fold", numbers=("images", "classes"), texts=("rarest class",))
     for k, counts in enumerate(held):
         present = np.flatnonzero(counts)
         rarest = int(present[np.argmin(counts[present])])
@@ -121,13 +121,14 @@ def _sized(folds: Folds, target: int, count: int) -> str:
     return f"{folds.classes[target]}: {counted(count, 'image', 'images')}"
 
 
-def plain_table(first: str, *others: str) -> Table:
-    """A table without lines, words to the left and numbers to the right."""
+def plain_table(first: str, *, numbers: Sequence[str] = (), texts: Sequence[str] = ()) -> Table:
+    """A table without lines: a column of names, then numbers to the right, then texts to the left."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(first, overflow="fold")
-    for column in others:
-        is_text = column in TEXT_COLUMNS or first == "classes"
-        table.add_column(column, justify="left" if is_text else "right", overflow="fold")
+    for column in numbers:
+        table.add_column(column, justify="right", overflow="fold")
+    for column in texts:
+        table.add_column(column, overflow="fold")
     return table
 
 

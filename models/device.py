@@ -10,13 +10,12 @@ import ctypes
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
@@ -24,12 +23,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from folds.base.errors import CannotWriteError, UserError
-from folds.base.workspace import write_bytes
+from folds.base.malloc import M_ARENA_MAX, M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD, tune_malloc
+from folds.base.workspace import read_json_if_whole, write_bytes
 from models.backbones import Backbone, build_network
 
-# Of glibc's malloc.h: parameters of mallopt, which takes 32-bit numbers. -1 as M_TRIM_THRESHOLD stands for never, and
-# M_MMAP_MAX 0 keeps large blocks in the heap where some glibc refuse an M_MMAP_THRESHOLD above 32 MB.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 TOP_PAD = 1 << 28  # bytes by which the heap grows
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 Way = Literal["train", "forward"]  # forward and backward pass, or the forward pass alone
@@ -58,18 +55,8 @@ def keep_memory() -> bool:
     one core: 2.8 s in user mode and 0.04 to 0.13 in the kernel, without it 2.9 and 1.4 to 1.9; 0.2 GB more at the peak.
     One arena, since blocks of threads (a job on Ray) come from arenas of 64 MB, which are returned all the same.
     """
-    if sys.platform != "linux":
-        return False
-    try:
-        library = ctypes.CDLL(None)
-        library.gnu_get_libc_version  # noqa: B018  absent from other C libraries, whose mallopt may mean something else
-        mallopt = library.mallopt
-    except (OSError, AttributeError):
-        return False
-    mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    wanted = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: TOP_PAD, M_ARENA_MAX: 1}
-    answers = [mallopt(parameter, value) for parameter, value in wanted.items()]  # 0 where one is refused
-    return all(answers)
+    # -1 stands for never; no mmap keeps large blocks in the heap where some glibc refuse a threshold above 32 MB.
+    return tune_malloc({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: TOP_PAD, M_ARENA_MAX: 1})
 
 
 def return_memory(device: torch.device) -> None:
@@ -190,25 +177,16 @@ def _kept_choice(backbone: Backbone, *, size: int, way: Way) -> str:
     threads, version = torch.get_num_threads(), torch.__version__
     key = f"{_cpu()}; {threads} threads; torch {version}; {backbone.tag}; {size} px; {way}"
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foldblend" / "precision.json"
-    if (kept := _read(path).get(key)) in ("fp32", "bf16"):
+    if (kept := read_json_if_whole(path).get(key)) in ("fp32", "bf16"):
         return str(kept)
     seconds = _measure(backbone, size=size, way=way)
     choice = "bf16" if seconds["bf16"] < CLEARLY * seconds["fp32"] else "fp32"
-    known = _read(path)
+    known = read_json_if_whole(path)
     if known.get(key) in ("fp32", "bf16"):  # another process has measured meanwhile
         return str(known[key])
     with suppress(CannotWriteError):
         write_bytes(path, (json.dumps({**known, key: choice}, indent=2, sort_keys=True) + "\n").encode())
     return choice
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What is kept; empty where the file is absent or damaged: then it is measured again."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _cpu() -> str:

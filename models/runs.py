@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, read_json
@@ -127,12 +127,12 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def kind_of(workspace: Workspace, run: str) -> Kind | None:
     """What a run without a network of its own is; None of trained networks."""
-    return cast("Kind | None", next((stored.get("kind") for stored in begun_settings(workspace, run)), None))
+    return next((stored.get("kind") for stored in begun_settings(workspace, run)), None)
 
 
 def looked_up_by(workspace: Workspace, run: str) -> str:
     """The run by whose features a run of neighbours looks images up."""
-    return str(next(iter(begun_settings(workspace, run)))["settings"]["of"])
+    return str(next(begun_settings(workspace, run))["settings"]["of"])
 
 
 def torn_probes(workspace: Workspace, *, n_folds: int) -> list[str]:
@@ -229,6 +229,11 @@ def done_folds(workspace: Workspace, run: str) -> dict[int, dict[str, Any]]:
 def done_refit(workspace: Workspace, run: str) -> dict[str, Any] | None:
     """done.json of a run's refit on all images, which has no out-of-fold predictions; None where it is not done."""
     return done_record(workspace, JobKey(run, None))
+
+
+def done_parts(workspace: Workspace, run: str) -> list[int | None]:
+    """The folds of a run that are done; behind them None where its refit is."""
+    return [*done_folds(workspace, run), *([None] if done_refit(workspace, run) else [])]
 
 
 def done_record(workspace: Workspace, key: JobKey) -> dict[str, Any] | None:

@@ -31,12 +31,12 @@ WIDE = 70  # columns of a terminal from which there are bars
 class Screen:
     """The output of one command. On a terminal there is at most one live part, redrawn below the lines that stay.
 
-    table  draws what stands above the bars of the live part; called in a thread of its own, None for nothing
+    table  draws what stands above the bars of the live part, called in a thread of its own; None for bars alone
     bars   those of the live part; None where there is none
     """
 
     def __init__(self) -> None:
-        self.table: Callable[[Console], RenderableType | None] = no_table
+        self.table: Callable[[Console], RenderableType] | None = None
         self.bars: Progress | None = None
         self._live: Live | None = None
         self._thread = threading.Thread()  # redraws the live part
@@ -71,8 +71,8 @@ class Screen:
         bars, is_over = bars_on(console), threading.Event()
 
         def drawing() -> RenderableType:
-            table = self.table(console)
-            return Group(*([] if table is None else [table]), *([bars] if bars.tasks else []))
+            table = self.table  # read once: another thread takes it away
+            return Group(*([table(console)] if table else []), *([bars] if bars.tasks else []))
 
         def redraw() -> None:
             while not is_over.wait(TICK_SECONDS):
@@ -132,10 +132,6 @@ class Screen:
                         bars.advance(bar, each)
                 finally:
                     bars.remove_task(bar)
-
-
-def no_table(console: Console) -> None:
-    """The table of a command that has only bars."""
 
 
 def bars_on(console: Console) -> Progress:

@@ -82,7 +82,8 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+        if temporary.parent.is_dir():
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -154,6 +155,15 @@ def read_json(path: Path, *, hint: str) -> Any:
         if seal != _seal(value):
             raise UserError(f"{path} is damaged: its content is not what was written", hint=hint)
     return value
+
+
+def read_json_if_whole(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where it is absent or damaged, since what it tells is made again then."""
+    try:
+        value = read_json(path, hint="")
+    except UserError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _seal(value: dict[str, Any]) -> str:

@@ -14,10 +14,11 @@ from pathlib import Path
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv, read_given
 from folds.base.errors import UserError, counted, first_few
 from folds.find.layout import (
+    TEST_FOLDERS,
     TRAIN_CSVS,
     pick_file,
+    pick_folder,
     pick_sample,
-    pick_test_folder,
     pick_train_columns,
     pick_train_folder,
 )
@@ -58,7 +59,7 @@ class Dataset:
     train_csv: str | None
     hidden: tuple[str, ...]
     notes: tuple[str, ...]
-    targets: tuple[str, ...] = ()
+    targets: tuple[str, ...]
 
 
 def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
@@ -78,7 +79,8 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
         if path
     }
     sample_ids = ids_of_sample(tables[sample]) if sample else None
-    test_folder = pick_test_folder(listing, settings.test_folder, sample_ids)
+    given = settings.test_folder
+    test_folder = pick_folder(listing, given, TEST_FOLDERS, "test", flag="--test-folder", ids=sample_ids)
     train_folder = pick_train_folder(listing, settings.train_folder, train_csv, test_folder)
     test_files = [file for file in listing.below(test_folder) if file.path not in tables] if test_folder else []
     taken = {*tables, *(file.path for file in test_files)}
@@ -101,9 +103,9 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
         items=tuple(item for items in (train, test) for item in sorted(items, key=lambda item: item.image_id)),
         sample=sample,
         train_csv=train_csv,
-        hidden=listing.hidden,
+        hidden=tuple(listing.hidden),
         notes=(*listing.notes, *(() if test else ("there is no folder of test images: nothing can be predicted",))),
-        targets=listing.targets,
+        targets=tuple(listing.targets),
     )
 
 

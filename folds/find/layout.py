@@ -53,14 +53,9 @@ def pick_sample(listing: Listing, given: str | None) -> str | None:
     return pick_file(listing, given, SAMPLES, flag="--sample")
 
 
-def pick_test_folder(listing: Listing, given: str | None, sample_ids: list[str] | None) -> str | None:
-    """The folder of the test images, None if there is none; of several the one that has all ids of the sample."""
-    return _pick_folder(listing, given, TEST_FOLDERS, "test", flag="--test-folder", ids=sample_ids)
-
-
 def pick_train_folder(listing: Listing, given: str | None, csv: str | None, test_folder: str | None) -> str:
     """The folder of the training images; '' for DATA itself."""
-    if (fit := _pick_folder(listing, given, TRAIN_FOLDERS, "training", flag="--train-folder")) is not None:
+    if (fit := pick_folder(listing, given, TRAIN_FOLDERS, "training", flag="--train-folder")) is not None:
         return fit
     folders = [name for name in listing.folders if name != (test_folder or "").partition("/")[0]]
     if csv or len(folders) > 1:
@@ -72,7 +67,7 @@ def pick_train_folder(listing: Listing, given: str | None, csv: str | None, test
     )
 
 
-def _pick_folder(
+def pick_folder(
     listing: Listing, given: str | None, names: frozenset[str], what: str, *, flag: str, ids: list[str] | None = None
 ) -> str | None:
     """The folder given, or the one with a usual name, None if there is none; of several the one that has all ids."""

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -35,22 +35,38 @@ class File:
         return self.path, self.bytes, self.mtime_ns
 
 
-@dataclass(frozen=True)
 class Listing:
-    """files: sorted by path; hidden: hidden and system files and folders, left out; folders: those right below root.
+    """Every file below `root`, whatever is a link on the way. All lists are sorted.
 
+    files    by path     hidden  hidden and system files and folders, left out     folders  those right below root
     same     links to a folder that is read under another path, with that path
     loops    links to a folder that they lie in, or that DATA lies in: they are not followed
     targets  the true paths of the folders that links lead to: part of the data, not to be written to
+    Links are followed wherever they lead, once all real folders are entered, so that a link never names their files;
+    each folder is entered once, so loops end.
     """
 
-    root: Path
-    files: tuple[File, ...]
-    hidden: tuple[str, ...]
-    folders: tuple[str, ...]
-    same: Mapping[str, str]
-    loops: tuple[str, ...]
-    targets: tuple[str, ...]
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files: list[File] = []
+        self.hidden: list[str] = []
+        self.folders: list[str] = []
+        self.same: dict[str, str] = {}
+        self.loops: list[str] = []
+        self.targets: list[str] = []
+        self._waiting, self._links = [""], list[str]()  # prefixes to enter, and a heap of links to folders
+        self._first_paths: dict[tuple[int, int], str] = {}  # of the folders, by device and inode
+        self._first_path("")
+        while self._waiting or self._links:
+            if self._waiting:
+                self._enter(self._waiting.pop())
+            else:
+                self._follow(heapq.heappop(self._links))
+        self.files.sort(key=lambda file: file.path)
+        self.folders = sorted(set(self.folders) - set(self.loops))
+        self.same = dict(sorted(self.same.items()))
+        for names in (self.hidden, self.loops, self.targets):
+            names.sort()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -68,31 +84,57 @@ class Listing:
         prefix = f"{folder}/" if folder else ""
         return [file for file in self.files if file.path.startswith(prefix)]
 
+    def _enter(self, prefix: str) -> None:
+        with os.scandir(os.path.join(self.root, prefix)) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path, name = prefix + entry.name, _as_text(prefix + entry.name)
+                if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
+                    self.hidden.append(name)
+                elif entry.is_symlink() and (fault := _link_fault(entry)):
+                    self.files.append(File(name, fault=fault))
+                elif entry.is_dir():
+                    if not prefix:
+                        self.folders.append(name)
+                    if entry.is_symlink():
+                        heapq.heappush(self._links, path)
+                    elif self._first_path(path) == path:
+                        self._waiting.append(path + "/")
+                elif stat.S_ISREG((found := entry.stat()).st_mode):
+                    fault = Reason("its name is not UTF-8") if name != path else None
+                    self.files.append(File(name, found.st_size, found.st_mtime_ns, fault))
+                else:  # a pipe or a device: opening it might never end
+                    self.files.append(File(name, fault=Reason("not a regular file")))
+
+    def _follow(self, link: str) -> None:
+        path = os.path.join(self.root, link)
+        target = os.path.realpath(path)
+        around = (os.path.realpath(inner) for inner in (os.path.dirname(path), self.root))
+        if any((inner + os.sep).startswith(target.rstrip(os.sep) + os.sep) for inner in around):
+            self.loops.append(_as_text(link))
+        elif (first := self._first_path(link)) != link:
+            self.same[_as_text(link)] = _as_text(first)
+        else:
+            self.targets.append(target)
+            self._waiting.append(link + "/")
+
+    def _first_path(self, path: str) -> str:
+        """The path under which a folder is read: this one at the first visit."""
+        found = os.stat(os.path.join(self.root, path))
+        return self._first_paths.setdefault((found.st_dev, found.st_ino), path)
+
 
 def list_files(root: Path) -> Listing:
-    """Every file below `root`. Links are followed wherever they lead; each folder is entered once, so loops end.
-
-    Raises UserError where `root` is no folder, cannot be read, or holds no file.
-    """
+    """The files of a folder. Raises UserError where it is no folder, cannot be read, or holds no file."""
     if not root.is_dir():
         what = f"{root} is not a folder" if root.exists() else f"there is no folder {root}"
         raise UserError(what, hint="give the folder that holds the training images: `python run.py prepare DATA`")
-    walk = _Walk(root)
     try:
-        walk.run()
+        listing = Listing(root)
     except OSError as err:  # not permitted, or a path that is too long
         raise UserError(f"cannot read the folder {err.filename}: {err.strerror}") from err
-    if not walk.files:
+    if not listing.files:
         raise UserError(f"{root} holds no file", hint="`python run.py prepare DATA` with the folder of the images")
-    return Listing(
-        root,
-        files=tuple(sorted(walk.files, key=lambda file: file.path)),
-        hidden=tuple(sorted(walk.hidden)),
-        folders=tuple(sorted(set(walk.folders) - set(walk.loops))),
-        same=dict(sorted(walk.same.items())),
-        loops=tuple(sorted(walk.loops)),
-        targets=tuple(sorted(walk.targets)),
-    )
+    return listing
 
 
 class Lookup:
@@ -171,67 +213,6 @@ def refuse_outside(ids: Iterable[str], *, name: str) -> None:
 def _composed(text: str) -> str:
     """One spelling for names that a Mac wrote decomposed and a CSV has composed."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
-
-
-class _Walk:
-    """Enters all folders, real ones first, so that a link to a folder of the data never names its files."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.files: list[File] = []
-        self.hidden: list[str] = []
-        self.folders: list[str] = []
-        self.same: dict[str, str] = {}
-        self.loops: list[str] = []
-        self.targets: list[str] = []
-        self.waiting, self.links = [""], list[str]()  # prefixes to enter, and a heap of links to folders
-        self.first_paths: dict[tuple[int, int], str] = {}  # of the folders, by device and inode
-        self._first_path("")
-
-    def run(self) -> None:
-        while self.waiting or self.links:
-            if self.waiting:
-                self._enter(self.waiting.pop())
-            else:
-                self._follow(heapq.heappop(self.links))
-
-    def _enter(self, prefix: str) -> None:
-        with os.scandir(os.path.join(self.root, prefix)) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                path, name = prefix + entry.name, _as_text(prefix + entry.name)
-                if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
-                    self.hidden.append(name)
-                elif entry.is_symlink() and (fault := _link_fault(entry)):
-                    self.files.append(File(name, fault=fault))
-                elif entry.is_dir():
-                    if not prefix:
-                        self.folders.append(name)
-                    if entry.is_symlink():
-                        heapq.heappush(self.links, path)
-                    elif self._first_path(path) == path:
-                        self.waiting.append(path + "/")
-                elif stat.S_ISREG((found := entry.stat()).st_mode):
-                    fault = Reason("its name is not UTF-8") if name != path else None
-                    self.files.append(File(name, found.st_size, found.st_mtime_ns, fault))
-                else:  # a pipe or a device: opening it might never end
-                    self.files.append(File(name, fault=Reason("not a regular file")))
-
-    def _follow(self, link: str) -> None:
-        path = os.path.join(self.root, link)
-        target = os.path.realpath(path)
-        around = (os.path.realpath(inner) for inner in (os.path.dirname(path), self.root))
-        if any((inner + os.sep).startswith(target.rstrip(os.sep) + os.sep) for inner in around):
-            self.loops.append(_as_text(link))
-        elif (first := self._first_path(link)) != link:
-            self.same[_as_text(link)] = _as_text(first)
-        else:
-            self.targets.append(target)
-            self.waiting.append(link + "/")
-
-    def _first_path(self, path: str) -> str:
-        """The path under which a folder is read: this one at the first visit."""
-        found = os.stat(os.path.join(self.root, path))
-        return self.first_paths.setdefault((found.st_dev, found.st_ino), path)
 
 
 def _link_fault(entry: os.DirEntry[str]) -> Reason | None:

@@ -182,8 +182,13 @@ class _Thumbnails:
     def first_of_group(self, n: int) -> np.ndarray:
         """(n,) int64: the first position of each position's group."""
         m = len(self.rows)
-        i, j = np.concatenate([np.empty((2, 0), np.int64), *self.pairs], axis=1)
-        group = connected_components(coo_array((np.ones(len(i), bool), (i, j)), shape=(m, m)), directed=False)[1]
+        group = linked(m, *np.concatenate([np.empty((2, 0), np.int64), *self.pairs], axis=1))
         first = np.arange(n, dtype=np.int64)
         first[self.rows] = self.rows[np.unique(group, return_index=True)[1][group]]
         return first
+
+
+def linked(n: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """A number for each of n things, equal for those that pairs (i, j) link, whatever the chain. (n,) int64"""
+    graph = coo_array((np.ones(len(i), bool), (i, j)), shape=(n, n))
+    return connected_components(graph, directed=False)[1].astype(np.int64)

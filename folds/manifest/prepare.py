@@ -15,7 +15,7 @@ import pandas as pd
 
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
-from folds.base.workspace import Workspace, digest, read_json, replacing, write_bytes, write_json
+from folds.base.workspace import Workspace, digest, read_json_if_whole, replacing, write_bytes, write_json
 from folds.find.dataset import Dataset, Item, find_dataset, relabel
 from folds.find.listing import File, Key
 from folds.find.reasons import DAMAGED, TRUNCATED, from_cell, reason_text, to_cell
@@ -87,7 +87,7 @@ def prepare(
     dataset = find_dataset(data, settings)
     _refuse_inside(workspace, *dataset.targets)
     with lock:
-        before = _read_state(workspace)
+        before = read_json_if_whole(workspace.prepare_json)
         notes, relabelled = list(dataset.notes), 0
         if settings.relabel is not None:
             dataset, relabelled, note = relabel(dataset, settings.relabel)
@@ -218,14 +218,6 @@ def _state(dataset: Dataset, settings: PrepareSettings, *, relabelled: int) -> d
         "relabelled": relabelled,
         "reads_heif": "HEIF" in FORMATS,  # once it is installed, there is something to do
     }
-
-
-def _read_state(workspace: Workspace) -> dict[str, Any]:
-    try:
-        state = read_json(workspace.prepare_json, hint="")
-    except UserError:
-        return {}  # absent or damaged: everything is looked at again
-    return state if isinstance(state, dict) else {}
 
 
 def _is_whole(workspace: Workspace, before: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ import pandas as pd
 from folds.base.errors import CannotWriteError, UserError, first_few
 from folds.base.locks import claim, pause
 from folds.base.progress import Track, silently
-from folds.base.workspace import Workspace, digest, read_json, replacing, write_json
+from folds.base.workspace import Workspace, digest, read_json, read_json_if_whole, replacing, write_json
 from folds.manifest.manifest import PREPARE_HINT, USABLE, read_manifest, read_manifest_bytes
 from folds.pixels.forms import JpegPixels, RawPixels
 from folds.settings import StoreForm
@@ -53,6 +53,11 @@ class PixelStore:
     def identity(self) -> list[int | str]:
         """What tells the pixels of this store from those of another size or form, for whatever is made from them."""
         return [*self.pixels.shape, *(["jpeg"] if isinstance(self.pixels, JpegPixels) else [])]
+
+    @property
+    def test_rows(self) -> np.ndarray:
+        """The rows of all usable test images, ascending. (T,) int64."""
+        return np.flatnonzero(self.split == "test")
 
     def rows(self, image_id: np.ndarray, *, split: str) -> np.ndarray:
         """The rows of these ids, in their order. (len(image_id),) int64.
@@ -158,10 +163,7 @@ def damaged_rows(workspace: Workspace) -> np.ndarray:
 
 
 def _is_whole(copy: Workspace) -> bool:
-    try:
-        return bool(read_json(copy.root / MARK, hint="")["files"] == _sizes_and_times(copy))
-    except (UserError, KeyError, TypeError):
-        return False
+    return bool(read_json_if_whole(copy.root / MARK).get("files") == _sizes_and_times(copy))
 
 
 def _sizes_and_times(copy: Workspace) -> dict[str, list[int]]:

@@ -24,7 +24,8 @@ COLUMNS = ("image_id", "path", "label", "target", "fold", "group")
 class Folds:
     """Who is in which fold, sorted by image_id.
 
-    image_id, path, label  (N,) str     target  (N,) int64 in [0, C)     fold  (N,) int64 in [0, K)
+    image_id, path, label  (N,) str     target  (N,) int64 in [0, C)
+    fold     (N,) int64 in [0, K); no image is in the fold None, which stands for a refit on all of them
     group    (N,) int64: images with one number share a fold: copies of one picture, and the user's groups
     classes  C labels in target order     digest  of folds.csv, carried by everything that is made with these folds
     """

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping, Sized
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from folds.base.csvfile import read_csv, read_given
 from folds.base.errors import UserError, counted, first_few
 from folds.base.workspace import Workspace, digest, read_json
 from folds.find.layout import find_id_column
 from folds.find.listing import Lookup
+from folds.manifest.duplicates import linked
 from folds.manifest.manifest import PREPARE_HINT, class_order, read_manifest, usable_rows
 from folds.settings import MOST_FOLDS, SplitSettings
 
@@ -156,9 +155,7 @@ def _joined(copies: pd.Series, groups: Iterable[pd.Series]) -> np.ndarray:
     for values in (copies, *groups):
         first = pd.Series(alone).groupby(values.to_numpy()).transform("first")
         edges.append(np.where(values == "", alone, first))
-    start, stop = np.tile(alone, len(edges)), np.concatenate(edges)
-    graph = coo_array((np.ones(len(start), bool), (start, stop)), shape=(len(copies), len(copies)))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+    return linked(len(copies), np.tile(alone, len(edges)), np.concatenate(edges))
 
 
 def _images(those: Sized) -> str:

@@ -57,7 +57,8 @@ def train_runs(
     folds = load_folds(workspace)
     open_store(workspace)  # damage is refused here
     _refuse_views(plans, predict)
-    wanted = _check_folds(only_folds, folds.n_folds)
+    _refuse_folds(only_folds, folds.n_folds)
+    wanted = wanted_folds(only_folds, folds.n_folds)
     jobs = [job for plan in plans for job in plan_run(workspace, plan, folds, wanted, seed=seed)]
     sweep(workspace.features)
     yield from _do_jobs(workspace, [job for job in jobs if job.fold is not None], predict, engine, track)
@@ -78,7 +79,7 @@ def find_rates(
 ) -> Iterator[tuple[str, Sweep, Path]]:
     """Sweep the learning rates of every run on the training part of one fold: its name, the sweep, and a plot of it."""
     folds, store = load_folds(workspace), open_store(workspace)
-    _check_folds([fold], folds.n_folds)
+    _refuse_folds([fold], folds.n_folds)
     for plan in plans:
         job = plan_job(workspace, sibling(plan, seed=seed, folds_seed=folds.seed), folds, fold, seed=seed)
         yield job.plan.name, *find_rate(workspace, job, folds, store, track=track)
@@ -101,14 +102,17 @@ def _refuse_views(plans: Sequence[RunPlan], predict: PredictSettings) -> None:
         refuse_views(predict.views, backbone, own=predict_size(plan.settings, backbone))
 
 
-def _check_folds(only: Sequence[Fold], n_folds: int) -> list[Fold]:
+def _refuse_folds(only: Sequence[Fold], n_folds: int) -> None:
     outside = [fold for fold in only if fold is not None and not 0 <= fold < n_folds]
     if outside:
         raise UserError(
             f"there is no fold {first_few(outside)}: there are {n_folds}, 0 to {n_folds - 1}", hint="`--fold 0`"
         )
-    refit: list[Fold] = [None] if None in only else []
-    return (sorted({fold for fold in only if fold is not None}) if only else list(range(n_folds))) + refit
+
+
+def wanted_folds(only: Sequence[Fold], n_folds: int) -> list[Fold]:
+    """The folds to train, the refit last: those that are named, all and no refit where none is."""
+    return sorted(set(only) or range(n_folds), key=lambda fold: (fold is None, fold))
 
 
 def plan_run(workspace: Workspace, plan: RunPlan, folds: Folds, wanted: Sequence[Fold], *, seed: int) -> list[Job]:

@@ -29,7 +29,7 @@ from models.input.views import check_views
 from models.predict.model import Model, log_probs_of
 from models.predict.predictions import Predictions, load_predictions, save_predictions
 from models.recipes import FullSettings
-from models.runs import CHOSEN, KNN, PROBE, done_folds, done_record, done_refit, kind_of
+from models.runs import CHOSEN, KNN, PROBE, done_folds, done_parts, done_record, kind_of
 from models.settings import PredictSettings
 from models.watch.events import FoldPredicted, JobEvent, JobKey, PredictStarted
 
@@ -54,7 +54,7 @@ def predict_run(
     refuse_run(workspace, run, predict.views)
     folds, store = load_folds(workspace), open_store(cached(workspace, cache, track=track))
     views, device = tuple(predict.views), choose_device(device_name)
-    parts: list[int | None] = [*done_folds(workspace, run), *([None] if done_refit(workspace, run) else [])]
+    parts = done_parts(workspace, run)
     trained = [load_trained(workspace, run, part, folds, device=device) for part in parts]
     files = [FoldFiles(workspace, JobKey(run, part), folds, store, views) for part in parts]
     known = [one.stored() for one in files]
@@ -71,7 +71,7 @@ def predict_run(
     largest = largest_size(lacking, models[0].size)
     yield JobEvent(JobKey(run, None), PredictStarted(len(models), lacking, kept, largest, store.size))
     common: dict[str, Any] = {"batch_size": predict.predict_batch, "track": track}
-    tests = log_probs_of(models, store, test_rows(store), lacking, what=f"{run}: test", **common)
+    tests = log_probs_of(models, store, store.test_rows, lacking, what=f"{run}: test", **common)
     rows = store.rows(folds.image_id, split="train")
     for i, model, test in zip(asked, models, tests, strict=True):
         own, what = rows[folds.fold == parts[i]], f"{run}: oof of fold {parts[i]}"  # a refit has no images of its own
@@ -130,14 +130,13 @@ def load_trained(workspace: Workspace, run: str, fold: int | None, folds: Folds,
     precision = settings.precision
     if precision == "auto" and device.type == "cpu":  # as it was when the run was trained on one
         precision = stored.get(CHOSEN, {}).get("forward", precision)
-    target = folds.target[folds.fold != (-1 if fold is None else fold)]
     model = Model(
         network.to(device, memory_format=torch.channels_last).eval(),  # type: ignore[call-overload]
         backbone,
         predict_size(settings, backbone),
         device,
         choose_precision(precision, device),
-        prior_correction(target, settings, n_classes=n_classes),
+        prior_correction(folds.target[folds.fold != fold], settings, n_classes=n_classes),
     )
     return Trained(done, stored, model)
 
@@ -155,11 +154,6 @@ def _settings_of(stored: Mapping[str, Any]) -> FullSettings:
     """The settings in a settings.json."""
     known = {field.name for field in fields(FullSettings)}
     return FullSettings(**{key: value for key, value in stored["settings"].items() if key in known})
-
-
-def test_rows(store: PixelStore) -> np.ndarray:
-    """The store's rows of all usable test images, in the store's order. (T,) int."""
-    return np.flatnonzero(store.split == "test")
 
 
 def write_network(folder: Path, network: nn.Module) -> None:
@@ -214,7 +208,7 @@ class FoldFiles:
         """Write `oof.npz` and `test.npz`; returns the OOF top-3 error over the views' mean. A refit has no OOF.
 
         oof   (n, V, C) float32 log-probabilities of the fold's own images, in the order of folds.csv
-        test  (T, V, C) float32, in the order of `test_rows`
+        test  (T, V, C) float32, in the order of the store's `test_rows`
         """
         classes, views, own = np.array(self.folds.classes), np.array(self.views), self.folds.fold == self.key.fold
         error = None
@@ -222,7 +216,7 @@ class FoldFiles:
             made = Predictions(self.folds.image_id[own], classes, views, oof, self.folds.digest)
             save_predictions(self.folder / "oof.npz", made)
             error = topk_error(made.probs(), self.folds.target[own])
-        image_id = self.store.image_id[test_rows(self.store)]
+        image_id = self.store.image_id[self.store.test_rows]
         save_predictions(self.folder / "test.npz", Predictions(image_id, classes, views, test, self.folds.digest))
         return error
 

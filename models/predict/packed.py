@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 import timm
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from folds.base.errors import UserError
-from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest
 from folds.pixels.store import PixelStore, open_store
 from folds.split.assign import Folds
@@ -24,13 +22,13 @@ from models.backbones import Backbone, build_network
 from models.device import choose_device, choose_precision, short_name
 from models.input.views import view_size
 from models.predict.again import load_trained
-from models.predict.model import Model, log_probs_of
+from models.predict.model import Model, Passes, log_probs_of
 from models.probe.bodies import probed_bodies
 from models.probe.features import FrozenBody, image_features, stored
 from models.probe.heads import FeatureRows, head_views
 from models.probe.logistic import Head
 from models.probe.neighbours import Choice, Memory
-from models.runs import KNN, PROBE, RunPlan, begun_settings, done_folds, done_refit, kind_of, looked_up_by
+from models.runs import KNN, PROBE, RunPlan, begun_settings, done_folds, done_parts, kind_of, looked_up_by
 from models.watch.events import JobKey
 
 State = dict[str, Tensor]
@@ -95,15 +93,12 @@ def _licence(body: Mapping[str, Any]) -> str:
 
 def _networks(workspace: Workspace, run: str, folds: Folds) -> Made:
     """The trained networks of a run: those of its folds, and its refit."""
-    parts: list[int | None] = [*done_folds(workspace, run), *([None] if done_refit(workspace, run) else [])]
-    device, named = torch.device("cpu"), {}
-    files: dict[str, Callable[[], State]] = {}
-    for fold in parts:
-        one = load_trained(workspace, run, fold, folds, device=device)
-        name = JobKey(run, fold).part
-        file = f"{run}/{name}.safetensors"
-        files[file] = partial(_read_state, JobKey(run, fold).folder(workspace) / "network.safetensors")
-        named[name] = {"file": file, "shift": one.model.shift.tolist()}
+    named, files = {}, dict[str, Callable[[], State]]()
+    for key in (JobKey(run, fold) for fold in done_parts(workspace, run)):
+        one = load_trained(workspace, run, key.fold, folds, device=torch.device("cpu"))
+        file = f"{run}/{key.part}.safetensors"
+        files[file] = partial(load_file, key.folder(workspace) / "network.safetensors")
+        named[key.part] = {"file": file, "shift": one.model.shift.tolist()}
     settings, backbone = one.settings_json["settings"], one.model.backbone
     network = {
         "backbone": asdict(backbone),
@@ -115,10 +110,6 @@ def _networks(workspace: Workspace, run: str, folds: Folds) -> Made:
         "stages": settings["stages"],
     }
     return [network], files
-
-
-def _read_state(path: Path) -> State:
-    return load(path.read_bytes())
 
 
 def _probe(workspace: Workspace, run: str, plans: Sequence[RunPlan]) -> Made:
@@ -140,7 +131,7 @@ def _neighbours(workspace: Workspace, run: str, folds: Folds, plans: Sequence[Ru
     of, store = looked_up_by(workspace, run), open_store(workspace)
     frozen = probed_bodies(workspace, of, plans, device=choose_device("auto"), command="pack")
     bodies, files = _bodies(of, frozen)
-    mirror = next(iter(begun_settings(workspace, of)))["settings"]["mirror"]
+    mirror = next(begun_settings(workspace, of))["settings"]["mirror"]
     rows, views = store.rows(folds.image_id, split="train"), head_views(mirror=mirror)
     seen = [list(image_features(workspace, store, rows, body, views=views).values()) for body in frozen]
 
@@ -189,10 +180,8 @@ def view_costs(run: PackedRun) -> dict[str, dict[str, float]]:
     """
     costs: dict[str, dict[str, float]] = {view: {} for view in run.views}
     for body in run.bodies:
-        network, flops = (
-            build_network(backbone_of(body), 2, size=body.sizes[0], stages=body.stages).eval(),
-            dict[int, float](),
-        )
+        network = build_network(backbone_of(body), 2, size=body.sizes[0], stages=body.stages).eval()
+        flops = dict[int, float]()
         for view in run.views:
             size = view_size(view, body.sizes[1])
             if size not in flops:
@@ -216,11 +205,9 @@ def packed_log_probs(
     *,
     n_classes: int,
     device_name: str = "auto",
-    batch_size: int = 128,
-    what: str = "predict",
-    track: Track = silently,
     parts: Sequence[str] = (),
     seen: dict[tuple[str, str], np.ndarray] | None = None,
+    **passes: Unpack[Passes],
 ) -> np.ndarray:
     """(parts, n, V, C) float32 log-probabilities of store rows (n,), under the views of the run in their order.
 
@@ -238,16 +225,15 @@ def packed_log_probs(
         shifts = np.zeros(n) if shift is None else np.array(shift)
         return Model(network, backbone, body.sizes[1], device, precision, shifts)
 
-    common: dict[str, Any] = {"batch_size": batch_size, "what": what, "track": track}
     if run.body is None:
         models = [model(run, run.parts[part]["file"], n_classes, run.parts[part]["shift"]) for part in chosen]
-        return log_probs_of(models, store, rows, run.views, **common)
+        return log_probs_of(models, store, rows, run.views, **passes)
     seen = {} if seen is None else seen
     for body in run.bodies:
         assert body.body is not None, "a frozen backbone without tensors"
         lacking = [view for view in run.views if (body.body, view) not in seen]
         if lacking:
-            pieces = model(body, body.body, 1, None).features(store, rows, lacking, **common)
+            pieces = model(body, body.body, 1, None).features(store, rows, lacking, **passes)
             # As the features that the heads were fitted to, (V, n, D of this backbone).
             made = np.concatenate([stored(stages) for stages in pieces], 1)
             seen |= {(body.body, view): one for view, one in zip(lacking, made, strict=True)}

@@ -19,7 +19,7 @@ from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
 from models.backbones import resolve_backbone
 from models.jobs.hub import find_start
-from models.predict.again import FoldFiles, load_trained, test_rows
+from models.predict.again import FoldFiles, load_trained
 from models.predict.model import Passes
 from models.probe.features import FeatureFile, FrozenBody, image_features
 from models.probe.heads import FeatureRows, head_views
@@ -78,7 +78,7 @@ class Pass:
 
         fitted = head_views(mirror=run.settings_json["settings"]["mirror"])
         rows, views = store.rows(folds.image_id, split="train"), tuple(dict.fromkeys([*fitted, *self.views]))
-        self.train, self.test = ask(rows, views, "train"), ask(test_rows(store), self.views, "test")
+        self.train, self.test = ask(rows, views, "train"), ask(store.test_rows, self.views, "test")
         self.averaged = [[found[view] for view in fitted] for found in self.train]
 
     def predict(self, fold: int, log_probs: Callable[[Tensor], Tensor]) -> Predicted:
@@ -86,7 +86,7 @@ class Pass:
         made = []
         for files, rows in (
             (self.train, np.flatnonzero(self.folds.fold == fold)),
-            (self.test, np.arange(len(test_rows(self.store)))),
+            (self.test, np.arange(len(self.store.test_rows))),
         ):
             views = [FeatureRows.read([[one[view]] for one in files], self.device) for view in self.views]
             made.append(np.stack([log_probs(features(rows)).cpu().numpy() for features in views], axis=1))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from folds.base.errors import UserError, first_few
-from folds.base.workspace import Workspace, digest, read_json, replacing, reserve, write_json
+from folds.base.workspace import Workspace, digest, read_json, read_json_if_whole, replacing, reserve, write_json
 from folds.manifest.manifest import read_manifest_bytes
 from folds.pixels.store import PixelStore
 from models.backbones import Backbone, build_network
@@ -91,10 +91,10 @@ class FeatureFile:
 
     def is_whole(self) -> bool:
         """Whether the file is there and holds what was written; a damaged one, or one of other images, does not."""
+        head = read_json_if_whole(self.path.with_suffix(".json"))
         try:
-            head = read_json(self.path.with_suffix(".json"), hint="")
-            return head["facts"] == self.facts and head["digest"] == _digest(self.load())
-        except (UserError, OSError, ValueError, EOFError, KeyError, TypeError):
+            return head.get("facts") == self.facts and head.get("digest") == _digest(self.load())
+        except (OSError, ValueError, EOFError, KeyError, TypeError):  # what numpy raises for a damaged file
             return False
 
 
@@ -138,9 +138,10 @@ def image_features(
             if not finite.all():
                 odd = first_few(list(store.image_id[rows[start:stop]][~finite]))
                 raise UserError(f"{body.backbone.tag} has no finite features for {odd}", hint="`--precision fp32`")
-            for path in paths if not arrays else ():
-                arrays.append(np.lib.format.open_memmap(path, "w+", STORED, (len(rows), sum(widths))))
-                reserve(path, path.stat().st_size)
+            if not arrays:
+                arrays = [np.lib.format.open_memmap(path, "w+", STORED, (len(rows), sum(widths))) for path in paths]
+                for path in paths:
+                    reserve(path, path.stat().st_size)
             for array, of_view in zip(arrays, stored(stages), strict=True):
                 array[start:stop] = of_view
             start = stop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,9 +13,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from folds.base.errors import UserError
 from folds.base.progress import Track, silently
-from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
+from folds.base.workspace import Workspace, digest, read_json_if_whole, write_bytes, write_json
 from folds.pixels.store import PixelStore
 from folds.split.assign import Folds
 from models.backbones import STAGES
@@ -149,12 +149,10 @@ def _kept(
     features = keys if len(keys) > 1 else keys[0]
     facts = {"version": VERSION, "features": features, "stages": stages, "folds": folds.digest, **which}
     path = workspace.features / f"{digest(json.dumps(facts, sort_keys=True).encode())}.safetensors"
-    try:
-        head, data = read_json(path.with_suffix(".json"), hint=""), path.read_bytes()
-        is_whole = head["facts"] == facts and head["digest"] == digest(data)
-    except (UserError, OSError, KeyError, TypeError):
-        is_whole = False
-    if not is_whole:
+    head, data = read_json_if_whole(path.with_suffix(".json")), b""
+    with suppress(OSError):
+        data = path.read_bytes()
+    if head.get("facts") != facts or head.get("digest") != digest(data):
         made = fit(FeatureRows.read(files, device, stages=stages))
         weight, bias = (torch.stack([getattr(one, name) for one in made.heads]) for name in ("weight", "bias"))
         data = save({"weight": weight, "bias": bias, "strength": torch.tensor(made.strengths, dtype=torch.float64)})

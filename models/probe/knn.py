@@ -28,6 +28,8 @@ from models.runs import KNN, PROBE, RunPlan, done_folds, kind_of, knn_name, own_
 from models.settings import EngineSettings, PredictSettings
 from models.watch.events import JobEvent, JobKey, NeighboursChosen
 
+OF_FEATURES = ("image_size", "test_size", "precision", "mirror")  # settings on which a run's features depend
+
 
 def knn_run(
     workspace: Workspace,
@@ -122,7 +124,7 @@ def _plan_lookup(
         )
     folder = workspace.fold(of, next(iter(parts)))
     stored = read_json(folder / "settings.json", hint=f"remove {folder} and make it again")
-    settings = {key: stored["settings"].get(key) for key in ("image_size", "test_size", "precision", "mirror")}
+    settings = {key: value for key, value in stored["settings"].items() if value is not None}
     own_sizes = apart(settings["image_size"]) if kind == PROBE else [own_size(workspace, of)]
     for tag, size in zip(apart(stored["backbone"]), own_sizes, strict=True):
         refuse_views(predict.views, resolve_backbone(tag), own=int(size or 0))
@@ -130,11 +132,7 @@ def _plan_lookup(
         **{key: stored[key] for key in ("backbone", "weights", "seed", "folds_digest")},
         "run": name,
         "kind": KNN,
-        "settings": {
-            "of": of,
-            "stages": STAGES,
-            **{key: value for key, value in settings.items() if value is not None},
-        },
+        "settings": {"of": of, "stages": STAGES, **{key: settings[key] for key in OF_FEATURES if key in settings}},
     }
     if stored["folds_digest"] != folds.digest:
         raise UserError(f"{of} was made on other folds", hint=f"remove {workspace.models / of}")

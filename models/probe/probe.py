@@ -18,7 +18,6 @@ from models.device import PRECISIONS, choose_device, run_precision
 from models.input.sizes import largest_size, refuse_views, train_size
 from models.jobs.hub import find_start, weights_name
 from models.jobs.local import Task, anywhere
-from models.predict.again import test_rows
 from models.probe.bodies import FrozenRun, Pass, apart, joined
 from models.probe.features import FrozenBody
 from models.probe.heads import probed_heads
@@ -27,24 +26,19 @@ from models.settings import EngineSettings, PredictSettings
 from models.watch.events import JobEvent, JobKey, ProbeFitted, ProbeStarted
 
 
-def probe_runs(
-    workspace: Workspace,
-    plans: Sequence[RunPlan],
-    predict: PredictSettings,
-    *,
-    cache: Path | None = None,
-    track: Track = silently,
+def probe_run(
+    workspace: Workspace, plan: RunPlan, predict: PredictSettings, *, cache: Path | None = None, track: Track = silently
 ) -> Iterator[JobEvent]:
-    """Probe the backbone of every plan, and yield what happens; folds that are done under these views stay.
+    """Probe the backbone of a plan, and yield what happens; folds that are done under these views stay.
 
     Of a plan only backbone, weights, image size, mirror, precision and device count. Everything that can be refused is
-    refused before the first pass. Nothing is drawn at random but the weights of `--no-pretrained`, by the folds' seed.
+    refused before the pass. Nothing is drawn at random but the weights of `--no-pretrained`, by the folds' seed.
     """
     folds, store = load_folds(workspace), open_store(cached(workspace, cache, track=track))
-    for probe in refuse_probes(workspace, plans, predict):
-        yield from probe.done_before
-        if probe.lacking:
-            yield from _probe_folds(workspace, probe, folds, store, predict, track=track)
+    probe = _plan_probe(workspace, as_probe(plan), folds, predict)
+    yield from probe.done_before
+    if probe.lacking:
+        yield from _probe_folds(workspace, probe, folds, store, predict, track=track)
 
 
 def probe_tasks(
@@ -53,7 +47,7 @@ def probe_tasks(
     """A task for the probe of each plan."""
     tasks = []
     for plan in plans:
-        do = partial(probe_runs, anywhere(workspace, engine), [plan], predict, cache=engine.cache)
+        do = partial(probe_run, anywhere(workspace, engine), plan, predict, cache=engine.cache)
         name = as_probe(plan).name
         tasks.append(Task(JobKey(name, None), name, do, device=plan.settings.device))
     return tasks
@@ -69,10 +63,11 @@ def plans_to_probe(plans: Sequence[RunPlan]) -> list[RunPlan]:
     return list(first.values())
 
 
-def refuse_probes(workspace: Workspace, plans: Sequence[RunPlan], predict: PredictSettings) -> list[FrozenRun]:
-    """The probes of all plans. Raises UserError for what can be refused before the first pass."""
+def refuse_probes(workspace: Workspace, plans: Sequence[RunPlan], predict: PredictSettings) -> None:
+    """Refuse what can be refused before the first pass of any of these probes."""
     folds = load_folds(workspace)
-    return [_plan_probe(workspace, as_probe(plan), folds, predict) for plan in plans]
+    for plan in plans:
+        _plan_probe(workspace, as_probe(plan), folds, predict)
 
 
 def _plan_probe(workspace: Workspace, plan: RunPlan, folds: Folds, predict: PredictSettings) -> FrozenRun:
@@ -131,7 +126,7 @@ def _probe_folds(
     workspace: Workspace, probe: FrozenRun, folds: Folds, store: PixelStore, predict: PredictSettings, *, track: Track
 ) -> Iterator[JobEvent]:
     """One pass, all heads, and the predictions of the folds that lack them."""
-    whole, device, n_test = JobKey(probe.name, None), probe.bodies[0].device, len(test_rows(store))
+    whole, device, n_test = JobKey(probe.name, None), probe.bodies[0].device, len(store.test_rows)
     for body in probe.bodies:
         started = ProbeStarted(
             tag=body.backbone.tag,

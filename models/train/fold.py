@@ -20,7 +20,7 @@ from models.backbones import build_network, one_head, set_head
 from models.device import Way, choose_device, run_precision, short_name
 from models.input.sampling import sampling_shift
 from models.input.sizes import largest_size, train_size
-from models.predict.again import FoldFiles, test_rows, write_network
+from models.predict.again import FoldFiles, write_network
 from models.probe.features import FrozenBody
 from models.probe.heads import start_head
 from models.runs import CHOSEN, chosen_precision, log_line
@@ -64,7 +64,7 @@ def do_job(
     yield from _train(trainer, checkpoint, rows, seconds=before, track=track)
     write_network(folder, trainer.stepper.trained)
     model, size, oof = trainer.model, predict.predict_batch, None
-    test = model.log_probs(store, test_rows(store), views, batch_size=size, what="predict test", track=track)
+    test = model.log_probs(store, store.test_rows, views, batch_size=size, what="predict test", track=track)
     if job.fold is not None:
         own = trainer.data.valid_rows
         oof = model.log_probs(store, own, views, batch_size=size, what="predict oof", track=track)
@@ -111,8 +111,7 @@ def make_trainer(
             workspace, folds, store, body, fold=job.fold, mirror=settings.mirror, stages=settings.stages, track=track
         )
         # The probe was fitted under the natural prior; the bias starts from the prior that sampling makes.
-        target = folds.target if job.fold is None else folds.target[folds.fold != job.fold]
-        shift = sampling_shift(target, settings, n_classes=len(folds.classes))
+        shift = sampling_shift(folds.target[folds.fold != job.fold], settings, n_classes=len(folds.classes))
         is_probed = set_head(network, head.weight, head.bias - torch.from_numpy(shift).float())
     return FoldTrainer(network, job, folds, store, lr=lr, device=device, precisions=precisions, is_probed=is_probed)
 

@@ -60,7 +60,7 @@ class FoldData:
     def __init__(self, folds: Folds, store: PixelStore, *, fold: int | None, settings: FullSettings, seed: int) -> None:
         self.store, self.settings = store, settings
         rows = store.rows(folds.image_id, split="train")
-        valid = folds.fold == fold if fold is not None else np.zeros(len(rows), dtype=bool)
+        valid = folds.fold == fold
         self.train_rows, self.train_target = rows[~valid], folds.target[~valid]
         self.valid_rows, self.valid_target = rows[valid], folds.target[valid]
         self.seeds = [seed, folds.n_folds if fold is None else fold]

@@ -6,7 +6,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -120,6 +120,11 @@ class Tracking:
             figures = {"OOF top-3 error": event.top3_error, "seconds": event.seconds, **self._figures.pop(job, {})}
             self._end(job, {name: one for name, one in figures.items() if one is not None})
 
+    def close(self) -> None:
+        """End the curves of jobs that are not done: the command was stopped."""
+        for job in list(self._open):
+            self._end(job, {})
+
     def _begin(self, job: JobKey, *, before: float = math.inf) -> None:
         if job in self._open:
             return
@@ -153,12 +158,9 @@ class Tracking:
 def tracking(workspace: Workspace, settings: TrackSettings, *, say: Callable[[str], object]) -> Iterator[Tracking]:
     """Follow what happens inside with the trackers that are on; one whose package is absent is refused."""
     refuse_absent(settings)
-    trackers = Tracking(workspace, [tracker for name, tracker in TRACKERS.items() if getattr(settings, name)], say)
-    try:
+    wanted = [tracker for name, tracker in TRACKERS.items() if getattr(settings, name)]
+    with closing(Tracking(workspace, wanted, say)) as trackers:
         yield trackers
-    finally:
-        for job in list(trackers._open):  # the command was stopped
-            trackers._end(job, {})
 
 
 def refuse_absent(settings: TrackSettings) -> None:

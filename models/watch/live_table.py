@@ -16,10 +16,10 @@ from rich.text import Text
 
 from folds.base.locks import holders
 from folds.base.progress import T
-from folds.base.terminal import LINE_SECONDS, Screen, duration, no_table
+from folds.base.terminal import LINE_SECONDS, Screen, duration
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
-from models.jobs.plan import full_of, n_train_of
+from models.jobs.plan import full_of, n_train_of, wanted_folds
 from models.runs import RunPlan, done_record, sibling
 from models.watch import events
 from models.watch.events import Event, Happened, JobEvent, JobKey, JobProgress
@@ -243,7 +243,7 @@ def showing_jobs(
         try:
             yield table
         finally:
-            screen.table = no_table
+            screen.table = None
 
 
 def _planned(
@@ -251,9 +251,8 @@ def _planned(
 ) -> Iterator[JobState]:
     """The jobs of these runs, those that are done marked as done."""
     folds = load_folds(workspace)
-    wanted = sorted(set(only_folds) or range(folds.n_folds), key=lambda fold: (fold is None, fold))
     for plan in (sibling(plan, seed=seed, folds_seed=folds.seed) for plan in plans):
-        for key in (JobKey(plan.name, fold) for fold in wanted):
+        for key in (JobKey(plan.name, fold) for fold in wanted_folds(only_folds, folds.n_folds)):
             job = JobState(key, full_of(plan, n_train_of(folds)).epochs)
             if record := done_record(workspace, key):
                 job.state, job.error = "done", record["oof_top3_error"]

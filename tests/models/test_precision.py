@@ -20,7 +20,7 @@ from models import device as precision
 from models.backbones import resolve_backbone
 from models.device import PRECISIONS, choose_device, fused, keep_memory, return_memory, run_precision
 from models.predict.again import load_trained
-from models.probe.probe import probe_runs
+from models.probe.probe import probe_run
 from models.runs import chosen_precision, plan_runs
 from models.watch.events import FoldStarted
 from tests.models.small import SETTINGS, VIEWS, only, train
@@ -112,12 +112,12 @@ def test_a_run_trains_and_predicts_in_the_precisions_that_it_was_begun_with(meas
 
 def test_a_probe_keeps_the_precision_that_it_was_begun_with(measured, workspace):
     seconds, asked, path = measured
-    list(probe_runs(workspace, plan_runs(AUTO, {}), VIEWS))
+    list(probe_run(workspace, plan_runs(AUTO, {})[0], VIEWS))
     folder = workspace.fold("test_resnet-probe", 1)
     (folder / "done.json").unlink()
     seconds["bf16"] = 3.0
     path.unlink()
-    list(probe_runs(workspace, plan_runs(AUTO, {}), VIEWS))
+    list(probe_run(workspace, plan_runs(AUTO, {})[0], VIEWS))
     assert json.loads((folder / "settings.json").read_text())["settings"]["precision"] == "bfloat16"
     assert asked == [(32, "forward")]
 

@@ -26,7 +26,7 @@ from models.jobs.plan import job_cost, plan_run, train_runs
 from models.jobs.ray import run_tasks
 from models.jobs.ray_cluster import on_ray
 from models.jobs.ray_worker import Queue
-from models.probe.probe import probe_runs, probe_tasks
+from models.probe.probe import probe_run, probe_tasks
 from models.runs import RunPlan, done_folds, plan_runs
 from models.settings import EngineSettings
 from models.watch.events import FoldDone, FoldFailed, JobEvent
@@ -161,7 +161,7 @@ def test_two_jobs_on_a_ray_of_this_machine_make_the_bytes_of_one_process(tmp_pat
 @pytest.mark.ray
 def test_probes_on_ray_go_on_where_one_is_refused(tmp_path, threads):
     workspace, begun = prepared(tmp_path), plan_runs(SETTINGS, {})
-    list(probe_runs(workspace, begun, VIEWS))
+    list(probe_run(workspace, begun[0], VIEWS))
     names = ("test_resnet", "test_convnext")
     plans = plan_runs(dataclasses.replace(SETTINGS, backbone=names, image_size=48), {})
     engine = EngineSettings(engine="ray", cpus_per_job=1)

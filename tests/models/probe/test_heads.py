@@ -14,7 +14,6 @@ from folds.split.assign import Folds, load_folds
 from models.backbones import build_network, head_parameters, pooled_features, resolve_backbone, set_head
 from models.input.resample import network_input
 from models.input.views import view_boxes
-from models.predict.again import test_rows as rows_of_test_images
 from models.probe.features import FrozenBody, image_features
 from models.probe.heads import STRENGTHS, FeatureRows, fit_heads, inner_splits, lowest_strength, start_head
 from models.probe.logistic import Logistic
@@ -159,12 +158,12 @@ def body(tmp_path):
 def ask(workspace, body, *, views=("centre", "mirror"), **options):
     """The files of the features of the test images, one for each view."""
     store = open_store(workspace)
-    return list(image_features(workspace, store, rows_of_test_images(store), body, views=views, **options).values())
+    return list(image_features(workspace, store, store.test_rows, body, views=views, **options).values())
 
 
 def test_features_are_the_means_of_the_stage_before_the_last_and_then_what_the_head_gets(workspace, body):
     store = open_store(workspace)
-    rows = rows_of_test_images(store)
+    rows = store.test_rows
     pixels = torch.from_numpy(np.array(store.pixels[rows]))
     network, maps = build_network(BACKBONE, 4, size=32, weights=body.weights).eval(), []
     network.layer3.register_forward_hook(lambda layer, given, made: maps.append(made))

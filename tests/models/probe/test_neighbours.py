@@ -20,7 +20,7 @@ from models.predict.gradcam import class_maps
 from models.probe import neighbours
 from models.probe.knn import knn_run
 from models.probe.neighbours import GRID, Choice, Memory, choose, recall
-from models.probe.probe import probe_runs
+from models.probe.probe import probe_run
 from models.runs import plan_runs
 from models.settings import PredictSettings
 from models.watch.events import FoldDone
@@ -107,7 +107,8 @@ def probed(tmp_path_factory, weights):
     workspace = prepared(tmp_path_factory.mktemp("knn"))
     settings = dataclasses.replace(SETTINGS, weights=(f"test_resnet={weights}",), epochs=1, head="random")
     plans = plan_runs(dataclasses.replace(settings, backbone=("test_resnet", "test_resnet+test_efficientnet")), {})
-    list(probe_runs(workspace, plans, VIEWS))
+    for plan in plans:
+        list(probe_run(workspace, plan, VIEWS))
     train(workspace, settings)
     return workspace, plans
 

@@ -17,7 +17,7 @@ from models.predict.again import predict_run
 from models.predict.onnx import onnx_bytes
 from models.predict.packed import pack_run, packed_log_probs, state_bytes, view_costs
 from models.probe.knn import knn_run
-from models.probe.probe import probe_runs
+from models.probe.probe import probe_run
 from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
 from models.watch.events import FoldDone, ProbeFitted, ProbeStarted
@@ -30,7 +30,8 @@ CENTRE = PredictSettings(views=("centre",))
 
 
 def probe(workspace, settings=SETTINGS, *, views=VIEWS, names=()):
-    return [one.event for one in probe_runs(workspace, plan_runs(settings, {}, names=names), views)]
+    plans = plan_runs(settings, {}, names=names)
+    return [one.event for plan in plans for one in probe_run(workspace, plan, views)]
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +126,10 @@ def side_by_side(tmp_path_factory, weights):
     def passes():
         return {path: path.stat().st_mtime_ns for path in workspace.features.glob("*.npy")}
 
-    list(probe_runs(workspace, plans[:2], VIEWS))
+    for plan in plans[:2]:
+        list(probe_run(workspace, plan, VIEWS))
     before = passes()
-    list(probe_runs(workspace, plans[2:], VIEWS))
+    list(probe_run(workspace, plans[2], VIEWS))
     assert passes() == before  # no second pass
     list(knn_run(workspace, f"{JOINT}-probe", plans, VIEWS, device_name="cpu"))
     return workspace, plans
@@ -141,7 +143,7 @@ def test_two_backbones_side_by_side_are_one_run_of_the_features_of_both(side_by_
     assert json.loads((folders[2] / "settings.json").read_text())["settings"]["image_size"] == "32+32"
     digests = done_folds(workspace, f"{JOINT}-probe")[0]["weights_digest"]
     assert digests == f"{digest(plans[0].weights.read_bytes())}+"
-    assert [one.event.trained for one in probe_runs(workspace, plans[2:], VIEWS)] == [False, False]
+    assert [one.event.trained for one in probe_run(workspace, plans[2], VIEWS)] == [False, False]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ def test_several_backbones_are_for_probes_alone_and_each_is_named_once(workspace
         ("test_resnet+", r"^there is no backbone ``"),
     ):
         with pytest.raises(UserError, match=sentence):
-            list(probe_runs(workspace, plan(backbone), VIEWS))
+            list(probe_run(workspace, plan(backbone)[0], VIEWS))
     both = TrainSettings(backbone=("resnet50+inception",))
     assert needed_store_size(plan_runs(both, {})) == 352  # of 224 and 299 pixels
 

@@ -12,7 +12,7 @@ from PIL import Image
 from folds.base.errors import UserError
 from folds.split.assign import load_folds
 from models.jobs.plan import find_rates, plan_job
-from models.probe.probe import probe_runs
+from models.probe.probe import probe_run
 from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
 from models.train.lr_find import judge_sweep, smoothed, sweep
@@ -193,7 +193,7 @@ def slow(weights):
 
 
 def probe(workspace, settings, *, names=()):
-    return list(probe_runs(workspace, plan_runs(settings, {}, names=names), VIEWS))
+    return list(probe_run(workspace, plan_runs(settings, {}, names=names)[0], VIEWS))
 
 
 def test_a_fold_worse_than_its_frozen_probe_says_so_in_done_json_with_both_errors(workspace, slow):
