@@ -199,8 +199,8 @@ def refuse_other_settings(workspace: Workspace, wanted: Mapping[str, Any]) -> No
         if changed:
             raise UserError(
                 f"the run {run} was begun with other settings: {changed}",
-                hint="type the settings that it was begun with, or `--run NEW-NAME` for a second run beside it, "
-                f"or remove {workspace.models / run} to begin again",
+                hint="type the settings that it was begun with, or train a second run beside it (`--run NEW-NAME`, or "
+                f"a table `[run.NEW-NAME]` in kit.toml), or remove {workspace.models / run} to begin again",
             )
 
 

@@ -23,7 +23,7 @@ from models.input.sizes import largest_size, train_size
 from models.predict.again import FoldFiles, write_network
 from models.probe.features import FrozenBody
 from models.probe.heads import start_head
-from models.runs import CHOSEN, chosen_precision, log_line
+from models.runs import CHOSEN, chosen_precision, log_line, refuse_other_settings
 from models.settings import PredictSettings
 from models.train.checkpoint import Checkpoint, RefusedError
 from models.train.trainer import FoldTrainer, Job
@@ -52,6 +52,7 @@ def do_job(
     is_chosen = job.settings.precision == "auto" and trainer.device.type == "cpu"
     chosen = {CHOSEN: {way: short_name(one) for way, one in trainer.precisions.items()}} if is_chosen else {}
     settings_json = job.settings_json | chosen
+    refuse_other_settings(workspace, job.settings_json)  # another process may have begun the run since it was planned
     write_json(folder / "settings.json", settings_json)
     yield _started(trainer, views)
     rows, before = list[EpochRow](), 0.0

@@ -45,8 +45,8 @@ def test_other_settings_under_the_same_name_are_refused_with_two_ways_out(work, 
     err = typed("train", "--work", work, *TRAIN, "--epochs", "2", code=2).err
     assert err == (
         "error: the run test_resnet was begun with other settings: epochs 1 -> 2\n"
-        "hint: type the settings that it was begun with, or `--run NEW-NAME` for a second run beside it, or remove "
-        f"{work}/models/test_resnet to begin again\n"
+        "hint: type the settings that it was begun with, or train a second run beside it (`--run NEW-NAME`, or a table "
+        f"`[run.NEW-NAME]` in kit.toml), or remove {work}/models/test_resnet to begin again\n"
     )
 
 

@@ -8,19 +8,22 @@ import torch
 
 from folds.base.errors import UserError
 from folds.base.metrics import log_loss, topk_error
+from folds.base.progress import silently
 from folds.pixels.store import open_store
 from folds.settings import SplitSettings
 from folds.split.assign import load_folds, split
 from models.backbones import resolve_backbone
 from models.input.batches import gather_batches
 from models.input.sampling import sampling_shift
+from models.jobs.plan import plan_run
 from models.predict.again import FILES, load_trained, predict_run
 from models.predict.model import Model
 from models.predict.predictions import load_predictions
 from models.probe.features import FrozenBody
 from models.probe.heads import start_head
-from models.runs import done_folds, done_refit
+from models.runs import done_folds, done_refit, plan_runs
 from models.settings import PredictSettings
+from models.train.fold import do_job
 from models.watch.events import EpochRow, FoldStarted, MemoryShort, PredictStarted
 from tests.competition import fingerprint, make_competition
 from tests.models.small import (
@@ -159,6 +162,15 @@ def test_a_run_of_other_folds_is_refused(own):
     split(own, SplitSettings(n_folds=2), seed=1)
     with pytest.raises(UserError, match=r"the run test_resnet was begun with other settings: .*folds_digest"):
         train(own, seed=1)
+
+
+def test_of_two_commands_that_begin_one_run_with_other_settings_the_second_is_refused(workspace):
+    folds, store = load_folds(workspace), open_store(workspace)
+    (job,) = plan_run(workspace, plan_runs(SETTINGS, {})[0], folds, [1], seed=0)  # planned before the other begins
+    train(workspace, dataclasses.replace(SETTINGS, epochs=1), only_folds=[0])
+    with pytest.raises(UserError, match="the run test_resnet was begun with other settings: epochs 1 -> 2"):
+        list(do_job(workspace, job, folds, store, PredictSettings(), lr=1e-3, track=silently))
+    assert done_folds(workspace, "test_resnet").keys() == {0}
 
 
 def test_everything_is_refused_before_the_first_step(workspace):
