@@ -19,6 +19,7 @@ from ensemble.members.external import refuse_repeated
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv, read_given
 from folds.base.errors import UserError, first_few
 from folds.base.interval import rate_interval
+from folds.base.metrics import top_classes
 from folds.base.workspace import Workspace, digest, read_json
 from folds.manifest.manifest import read_manifest, usable_rows
 from submissions.csv_form import Layout
@@ -89,6 +90,18 @@ def faults_of(data: bytes, layout: Layout) -> Iterator[str]:
     needless = text.count('"') - sum(layout.line(cells).count('"') for _, cells in rows)
     if needless > 0:  # some checkers take them for a part of the cell
         yield f"it has {needless:,} quotation marks around cells that need none"
+
+
+def valid_csv(
+    layout: Layout, best: Mapping[str, np.ndarray], images_per_class: Sequence[int], *, hint: str | None = None
+) -> bytes:
+    """A CSV of the classes of each id, the most frequent ones where `best` lacks it. Refuses one with faults."""
+    otherwise = top_classes(np.array([images_per_class], np.float64), k=layout.n_labels)[0]
+    data = layout.text(best, otherwise=otherwise).encode()
+    fault = next(faults_of(data, layout), None)
+    if fault is not None:  # the last valid CSV stays where it is
+        raise UserError(f"the submission would not be valid, and was not written: {fault}", hint=hint)
+    return data
 
 
 def _without_quoted(data: bytes) -> bytes:

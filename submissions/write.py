@@ -25,7 +25,7 @@ from folds.base.workspace import Workspace, digest, write_bytes, write_json
 from folds.manifest.manifest import read_manifest, usable_rows
 from folds.split.assign import Folds, load_folds
 from models.runs import done_folds
-from submissions.check import expected_top3, faults_of, read_lineage
+from submissions.check import expected_top3, read_lineage, valid_csv
 from submissions.csv_form import GIVE_SAMPLE, Layout, read_layout
 from submissions.settings import SubmitSettings
 
@@ -103,15 +103,8 @@ def _make_csv(workspace: Workspace, folds: Folds, blended: Blended) -> tuple[Lay
         if gaps:
             what = f"{len(gaps):,} readable test images have no prediction: {first_few(gaps)}"
             raise UserError(what, hint="`python run.py predict`")
-    prior = np.bincount(folds.target, minlength=len(folds.classes)).astype(np.float64)
-    data = layout.text(best, otherwise=top_classes(prior[None], k=layout.n_labels)[0]).encode()
-    fault = next(faults_of(data, layout), None)
-    if fault is not None:  # the last valid CSV stays where it is
-        raise UserError(
-            f"the submission would not be valid, and was not written: {fault}",
-            hint=f"{GIVE_SAMPLE} takes another sample",
-        )
-    return layout, guessed, data
+    images_per_class = np.bincount(folds.target, minlength=len(folds.classes)).tolist()
+    return layout, guessed, valid_csv(layout, best, images_per_class, hint=f"{GIVE_SAMPLE} takes another sample")
 
 
 def submit_early(training: Training, probes: Sequence[str], blend: BlendSettings, submit: SubmitSettings) -> str | None:
