@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ensemble.analysis.test_set import describe_test_set, submission_sentences
+from ensemble.analysis.class_mix import ClassMix
+from ensemble.analysis.test_set import class_mix_of, submission_sentences
 from ensemble.blend.apply import Blended, apply_blend
 from ensemble.blend.blend_json import Blend, load_blend
 from ensemble.blend.expected import expected_words
@@ -57,14 +58,16 @@ def write_submission(
     """
     made_from = None if run else load_blend(blend or workspace.blend)
     folds, blended = load_folds(workspace), apply_blend(workspace, made_from or str(run))
-    test_set = describe_test_set(workspace, blended, made_from or str(run))
-    mix, shares = test_set.mix, None
+    try:
+        mix: ClassMix | str = class_mix_of(workspace, made_from or str(run), blended.image_id)
+    except UserError as err:
+        mix = err.message
+    expected, shares = made_from.expected_top3.mean if made_from else None, None
+    said = list(submission_sentences(workspace, blended, mix, expected=expected, is_matched=settings.match_test))
     if settings.match_test:
-        if mix is None:
-            raise UserError(
-                f"`--match-test` needs the class mix, which was not estimated: {test_set.problem}",
-                hint="`python run.py submit` without it",
-            )
+        if isinstance(mix, str):
+            why = f"`--match-test` needs the class mix, which was not estimated: {mix}"
+            raise UserError(why, hint="`python run.py submit` without it")
         if mix.is_shift:
             probs = made_from.recipe().probs(blended.scores) if made_from else blended.scores
             blended = replace(blended, scores=mix.matched(probs))
@@ -84,8 +87,6 @@ def write_submission(
     }
     write_bytes(path, data)
     write_json(path.with_suffix(".json"), lineage)
-    expected = made_from.expected_top3.mean if made_from else None
-    said = submission_sentences(test_set, blended.classes, expected=expected, is_matched=settings.match_test)
     return SubmissionResult(path, len(layout.image_id), tuple(guessed), made_from, tuple(said), layout)
 
 

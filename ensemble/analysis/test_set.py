@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -39,29 +38,6 @@ class Copies:
     def expected_error(self, without: float) -> float:
         """The expected top-3 error where copies have their twins' labels. without: that of images without a twin."""
         return ((self.images - len(self.image_id)) * without + self.missed) / max(self.images, 1)
-
-
-@dataclass(frozen=True)
-class Unlabelled:
-    """What is known of the test images. mix: None where it could not be estimated, `problem` says why.
-
-    likeness  None where no features are kept
-    """
-
-    mix: ClassMix | None
-    copies: Copies
-    likeness: Likeness | None
-    problem: str = ""
-
-
-def describe_test_set(workspace: Workspace, blended: Blended, made_from: Blend | str) -> Unlabelled:
-    """Everything of the images that a blend, or the run of that name, was applied to; a damaged file is a problem."""
-    mix, problem = None, ""
-    try:
-        mix = class_mix_of(workspace, made_from, blended.image_id)
-    except UserError as err:
-        problem = err.message
-    return Unlabelled(mix, copies_of_training_images(workspace, blended), measure_likeness(workspace), problem)
 
 
 def class_mix_of(workspace: Workspace, made_from: Blend | str, image_id: np.ndarray) -> ClassMix:
@@ -109,17 +85,22 @@ def copies_of_training_images(workspace: Workspace, blended: Blended) -> Copies:
 
 
 def submission_sentences(
-    said: Unlabelled, classes: Sequence[str], *, expected: float | None, is_matched: bool
+    workspace: Workspace, blended: Blended, mix: ClassMix | str, *, expected: float | None, is_matched: bool
 ) -> Iterator[str]:
-    """What a submission's summary says of the test set. expected: the blend's top-3 error, None for a single run."""
-    if said.copies.image_id and expected is not None:
-        yield copies_sentence(said.copies, expected)
-    if said.likeness is not None and said.likeness.is_far:
-        yield likeness_sentence(said.likeness)
-    if said.mix is not None:
-        yield mix_sentence(said.mix, classes, is_matched=is_matched)
+    """What a submission's summary says of the test set.
+
+    mix       of its classes, or why it was not estimated
+    expected  the blend's top-3 error, None for a single run
+    """
+    copies, likeness = copies_of_training_images(workspace, blended), measure_likeness(workspace)
+    if copies.image_id and expected is not None:
+        yield copies_sentence(copies, expected)
+    if likeness is not None and likeness.is_far:
+        yield likeness_sentence(likeness)
+    if isinstance(mix, ClassMix):
+        yield mix_sentence(mix, blended.classes, is_matched=is_matched)
     else:
-        yield f"the class mix of the test images was not estimated: {said.problem}"
+        yield f"the class mix of the test images was not estimated: {mix}"
 
 
 def copies_sentence(copies: Copies, expected: float) -> str:
@@ -174,7 +155,8 @@ def _out_of_fold(made: Applied, rows: np.ndarray) -> np.ndarray:
 
 def _by_one_fold(made: Applied, image_id: np.ndarray) -> np.ndarray:
     """The blend's probabilities of test images, of each by the networks of one fold, dealt at random. (T, C) float32"""
-    tests = {run.name: _fold_tests(run) for member in made.members for run in member.runs}
+    runs = [run for member in made.members for run in member.runs]  # of another tool there is one file, however it came
+    tests = {run.name: [path for path in run.tests if path.parent.name.startswith("fold")] or run.tests for run in runs}
     turn = np.random.default_rng(0).permutation(len(image_id)) % max(map(len, tests.values()))
 
     def probs_of(member: Member, k: int) -> np.ndarray:
@@ -191,8 +173,3 @@ def _finite(probs: np.ndarray) -> np.ndarray:
     if not np.isfinite(probs).all():
         raise UserError("there are probabilities that are NaN or infinite", hint="`python run.py blend` names them")
     return probs.astype(np.float32)
-
-
-def _fold_tests(run: Run) -> Sequence[Path]:
-    """The test predictions of each fold's network; another tool's one file, which is whatever that tool made."""
-    return [path for path in run.tests if path.parent.name.startswith("fold")] or run.tests

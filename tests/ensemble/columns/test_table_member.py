@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ensemble.analysis.test_likeness import is_far
 from ensemble.blend.make_blend import make_blend
 from ensemble.columns.column_kinds import Column
-from ensemble.columns.table import is_far, label_error, measure_test_auc
+from ensemble.columns.table import label_error, measure_test_auc
 from ensemble.columns.table_member import add_table, fit_table_model, held_part, score_sentence
 from ensemble.members.members import disagreeing_members, load_members
 from ensemble.members.open_run import open_run
