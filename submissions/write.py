@@ -59,7 +59,7 @@ def write_submission(
     made_from = None if run else load_blend(blend or workspace.blend)
     folds, blended = load_folds(workspace), apply_blend(workspace, made_from or str(run))
     try:
-        mix: ClassMix | str = class_mix_of(workspace, made_from or str(run), blended.image_id)
+        mix: ClassMix | str = class_mix_of(workspace, blended)
     except UserError as err:
         mix = err.message
     expected, shares = made_from.expected_top3.mean if made_from else None, None
@@ -69,8 +69,7 @@ def write_submission(
             why = f"`--match-test` needs the class mix, which was not estimated: {mix}"
             raise UserError(why, hint="`python run.py submit` without it")
         if mix.is_shift:
-            probs = made_from.recipe().probs(blended.scores) if made_from else blended.scores
-            blended = replace(blended, scores=mix.matched(probs))
+            blended = replace(blended, scores=mix.matched(blended.probs))
             shares = dict(zip(blended.classes, mix.test.tolist(), strict=True))
     layout, guessed, data = _make_csv(workspace, folds, blended)
     path = workspace.submissions / f"{settings.csv_name or run or 'blend'}.csv"

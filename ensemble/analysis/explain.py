@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from rich.console import Group
 from rich.text import Text
 
-from ensemble.blend.apply import member_test_probs, open_blend
+from ensemble.blend.apply import open_blend
 from ensemble.blend.blend_json import load_blend
 from ensemble.members.members import Member
 from ensemble.members.open_run import list_runs, open_run
@@ -118,7 +118,7 @@ def explain_image(workspace: Workspace, image_id: str, *, run: str | None = None
     def probs(member: Member, rows: Rows) -> np.ndarray:
         """Out of fold, or of a test image as a submission has them. rows: with which it was opened. (1, C) float32"""
         if fold is None:
-            return member_test_probs(member.runs, np.array([image_id]), some=True)
+            return member.test_probs(np.array([image_id]), some=True)
         row = int(np.flatnonzero(rows.image_id == image_id)[0])
         return member.probs(row, row + 1)
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from ensemble.analysis.class_mix import ClassMix, Predicted, estimate_class_mix
 from ensemble.analysis.test_likeness import Likeness, measure_likeness
-from ensemble.blend.apply import Applied, Blended, member_test_probs, open_blend
-from ensemble.blend.blend_json import Blend
+from ensemble.blend.apply import Applied, Blended, open_blend
 from ensemble.members.members import Member
 from ensemble.members.run import Run
 from folds.base.errors import UserError
@@ -40,8 +39,8 @@ class Copies:
         return ((self.images - len(self.image_id)) * without + self.missed) / max(self.images, 1)
 
 
-def class_mix_of(workspace: Workspace, made_from: Blend | str, image_id: np.ndarray) -> ClassMix:
-    """The class mix of the test images (T,), sorted, by a blend or the run of that name; of many images on a sample.
+def class_mix_of(workspace: Workspace, blended: Blended) -> ClassMix:
+    """The class mix of the test images that a blend or a run was applied to; of many images on a sample.
 
     Each test image is predicted by the networks of one fold, as training images are out of fold. The mean over all
     folds' networks has other errors and another confidence, and would be taken for a shift: in made-up worlds where it
@@ -51,9 +50,10 @@ def class_mix_of(workspace: Workspace, made_from: Blend | str, image_id: np.ndar
     """
     from threadpoolctl import threadpool_limits
 
+    image_id = blended.image_id
     if not len(image_id):
         raise UserError("no test image is predicted", hint="`python run.py predict`")
-    made = open_blend(workspace, made_from, tests_only=False)
+    made = open_blend(workspace, blended.made_from, tests_only=False)
     rows, rng = made.rows, np.random.default_rng(0)
     train, test = (
         np.sort(rng.permutation(n)[:most]) for n, most in ((len(rows), MOST_TRAIN), (len(image_id), MOST_TEST))
@@ -144,11 +144,7 @@ def _out_of_fold(made: Applied, rows: np.ndarray) -> np.ndarray:
     """The blend's probabilities of training images, by networks that have not seen them. rows (n,) -> (n, C) float32"""
 
     def of_run(run: Run) -> np.ndarray:
-        parts = []
-        for block in run.blocks:
-            own = rows[(rows >= block.start) & (rows < block.stop)] - block.start
-            parts.append(run.averaged(block.stored.scattered_rows(own if block.order is None else block.order[own])))
-        return np.concatenate(parts)
+        return np.concatenate([run.averaged(block.scattered(rows)) for block in run.blocks])
 
     return _finite(made.probs(lambda member: np.mean([of_run(run) for run in member.runs], axis=0)))
 
@@ -160,8 +156,8 @@ def _by_one_fold(made: Applied, image_id: np.ndarray) -> np.ndarray:
     turn = np.random.default_rng(0).permutation(len(image_id)) % max(map(len, tests.values()))
 
     def probs_of(member: Member, k: int) -> np.ndarray:
-        alone = [replace(run, tests=(tests[run.name][k % len(tests[run.name])],)) for run in member.runs]
-        return member_test_probs(alone, image_id[turn == k], some=True)
+        alone = tuple(replace(run, tests=(tests[run.name][k % len(tests[run.name])],)) for run in member.runs)
+        return replace(member, runs=alone).test_probs(image_id[turn == k], some=True)
 
     probs = np.empty((len(image_id), len(made.rows.classes)), np.float32)
     for k in range(turn.max() + 1):

@@ -53,15 +53,15 @@ def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddRes
     folds = load_folds(workspace)
     oof = _read(settings.oof, settings.oof_ids, settings, folds)
     test = _read(settings.test, settings.test_ids, settings, folds)
-    images = pd.DataFrame({"image_id": folds.image_id, "path": folds.path, "split": "train"})  # without a manifest
     if workspace.manifest.is_file():
         images = read_manifest(workspace)
+        test_id = np.sort(usable_rows(images, split="test")["image_id"].to_numpy(str))
+    else:  # a blend of files alone
+        images = pd.DataFrame({"image_id": folds.image_id, "path": folds.path, "split": "train"})
+        test_id = np.sort(test.image_id)
     oof_rows, oof_unused = _joined(oof, folds.image_id, images[images["split"] == "train"])
     fold = None if oof.fold is None else oof.fold[oof_rows]
     warnings = _check_folds(name, fold, folds, trust=settings.trust_folds)
-    test_id = np.sort(test.image_id)  # without a manifest the file's own
-    if workspace.manifest.is_file():
-        test_id = np.sort(usable_rows(images, split="test")["image_id"].to_numpy(str))
     test_rows, test_unused = _joined(test, test_id, images[images["split"] == "test"])
     oof_probs, oof_sums = _as_probs(oof, folds, logits=settings.logits)
     test_probs, test_sums = _as_probs(test, folds, logits=settings.logits)

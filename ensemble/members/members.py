@@ -38,6 +38,26 @@ class Member:
             probs = probs + run.probs(start, stop)
         return probs / np.float32(len(self.runs)) if len(self.runs) > 1 else probs
 
+    def test_probs(self, image_id: np.ndarray, *, some: bool = False) -> np.ndarray:
+        """Test probabilities averaged over networks and views. image_id (T,) sorted -> (T, C) float32.
+
+        A run has a network per fold, and one more where it was refitted on all images; each counts alike, also where
+        siblings have unequal numbers of them.
+
+        some  the ids are a few of those predicted: only their rows are read, and the files' digests are not taken
+
+        Raises UserError where a file was changed, is unfit, or predicts other images.
+        """
+        total: np.ndarray | None = None
+        for run in self.runs:
+            for path in run.tests:
+                for piece, probs in run.test_probs(path, image_id, some=some):
+                    total = np.zeros((len(image_id), probs.shape[1]), np.float32) if total is None else total
+                    total[piece] += probs
+        assert total is not None, "a member has no test predictions"
+        total /= np.float32(sum(len(run.tests) for run in self.runs))
+        return total
+
 
 @dataclass(frozen=True)
 class Members:

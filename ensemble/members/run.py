@@ -28,10 +28,14 @@ class Block:
 
     def log_probs(self, start: int, stop: int) -> np.ndarray:
         """Rows start to stop, counted from the first row of all. (n, V, C) float32."""
-        start, stop = start - self.start, stop - self.start
         if self.order is None:
-            return self.stored.rows(start, stop)
-        return self.stored.scattered_rows(self.order[start:stop])
+            return self.stored.rows(start - self.start, stop - self.start)
+        return self.scattered(np.arange(start, stop))
+
+    def scattered(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the rows (n,) that are of this fold, counted in the same way. (n, V, C) float32."""
+        own = rows[(rows >= self.start) & (rows < self.stop)] - self.start
+        return self.stored.scattered_rows(own if self.order is None else self.order[own])
 
 
 @dataclass(frozen=True)

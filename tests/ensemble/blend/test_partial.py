@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from ensemble.blend.apply import apply_blend, member_test_probs
+from ensemble.blend.apply import apply_blend
 from ensemble.blend.blend_json import load_blend
 from ensemble.blend.make_blend import make_blend
 from ensemble.members.members import choose_parts, load_members
@@ -68,7 +68,7 @@ def test_a_partial_blend_is_applied_and_says_so_everywhere(work, lacking):
     blend = load_blend(work.blend)
     members = load_members(work, partial=True).members
     blended = apply_blend(work, blend)
-    means = [member_test_probs(list(member.runs), blended.image_id) for member in members]
+    means = [member.test_probs(blended.image_id) for member in members]
     np.testing.assert_array_equal(blend.recipe().scores(iter(means)), blended.scores)
     lineage = json.loads(write_submission(work, SubmitSettings()).path.with_suffix(".json").read_text())
     assert lineage["partial"]["folds"] == there
