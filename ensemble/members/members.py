@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ensemble.members.oof_file import CHUNK_ROWS, in_threads
-from ensemble.members.open_run import list_runs, open_run
+from ensemble.members.open_run import known_runs, list_runs, open_run
 from ensemble.members.run import Run
 from ensemble.members.training_rows import Rows, rows_of
 from folds.base.errors import UserError, first_few
@@ -130,8 +130,7 @@ def load_members(
     wanted: Sequence[str] = known if names is None else sorted(set(names))  # their order must not matter
     unknown = [name for name in names or () if name not in known]
     if unknown or not wanted:
-        hint = f"there are {', '.join(known)}" if known else "`python run.py train` makes the first run"
-        raise UserError(f"there is no finished run {first_few(unknown)}".rstrip(), hint=hint)
+        raise UserError(f"there is no finished run {first_few(unknown)}".rstrip(), hint=known_runs(workspace))
     used, in_use = wanted, list(range(folds.n_folds))
     if partial:
         used, in_use = choose_parts(workspace, wanted, n_folds=folds.n_folds, is_named=names is not None)

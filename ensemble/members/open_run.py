@@ -25,6 +25,12 @@ def list_runs(workspace: Workspace) -> tuple[str, ...]:
     return tuple(sorted(trained | added))
 
 
+def known_runs(workspace: Workspace) -> str:
+    """A hint for who names a run that is not there."""
+    known = ", ".join(list_runs(workspace))
+    return f"there are {known}" if known else "`python run.py train` makes the first run"
+
+
 def open_run(
     workspace: Workspace,
     name: str,
@@ -109,9 +115,7 @@ class _Opened:
         there = done_folds(workspace, self.name)
         lacking = [str(k) for k in self.rows.folds if k not in there]
         if len(lacking) == len(self.rows.folds):
-            known = ", ".join(list_runs(workspace))
-            hint = f"there are {known}" if known else "`python run.py train` makes the first run"
-            raise UserError(f"there is no finished fold of a run {self.name}", hint=hint)
+            raise UserError(f"there is no finished fold of a run {self.name}", hint=known_runs(workspace))
         if lacking:
             train = f"`python run.py train --run {self.name}`"
             hint = f"{train}, or `python run.py blend --partial` for the folds that are done"

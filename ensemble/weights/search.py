@@ -160,7 +160,5 @@ def start_weights(data: FitData) -> np.ndarray:
 
 def half_of_groups(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The images of a random half of the groups of duplicates. (n,) -> (n,) bool"""
-    distinct, member_of = np.unique(group, return_inverse=True)
-    chosen = np.zeros(len(distinct), bool)
-    chosen[rng.permutation(len(distinct))[: (len(distinct) + 1) // 2]] = True
-    return chosen[member_of]
+    distinct = np.unique(group)
+    return np.isin(group, rng.permutation(distinct)[: (len(distinct) + 1) // 2])
