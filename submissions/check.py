@@ -20,8 +20,7 @@ from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv, rea
 from folds.base.errors import UserError, first_few
 from folds.base.interval import rate_interval
 from folds.base.metrics import top_classes
-from folds.base.workspace import Workspace, digest, read_json
-from folds.manifest.manifest import read_manifest, usable_rows
+from folds.base.workspace import digest, read_json
 from submissions.csv_form import Layout
 
 BOM = "\ufeff"
@@ -219,7 +218,7 @@ def score_submission(
 ) -> SubmissionScore:
     """Compare a CSV in this layout with a CSV of ids and true labels; images without a true label do not count.
 
-    copies  the group of each image, as `copies_of_test_images` has it; an image that is not there is nobody's copy
+    copies  the group of each image, as `copies_of_test_images` has it; an image that is not there has no copies
 
     Raises UserError where a file cannot be read, no id has a true label or one has two, or no guess is a known label.
     """
@@ -249,11 +248,3 @@ def score_submission(
     group = np.array([(copies or {}).get(name, -1 - row) for row, (name, _) in enumerate(known)])
     low, high = rate_interval(rank > 2, group)
     return SubmissionScore(len(known), len(guesses.rows), float((rank > 0).mean()), float((rank > 2).mean()), low, high)
-
-
-def copies_of_test_images(workspace: Workspace) -> Mapping[str, int]:
-    """The group of copies that each usable test image belongs to; none where there is no manifest."""
-    if not workspace.manifest.is_file():
-        return {}
-    images = usable_rows(read_manifest(workspace), split="test")
-    return dict(zip(images["image_id"], images["group"].tolist(), strict=True))

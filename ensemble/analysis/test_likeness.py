@@ -1,7 +1,7 @@
 """Tells whether the test images look like the training images, by the features that `probe` has kept of both.
 
 A classifier is fitted to tell one set from the other, and scored on images that it has not seen: an AUC of 0.5 where
-the sets look alike, 1 where every test image gives itself away. Sources: Lopez-Paz, Oquab 2017 (classifier two-sample
+the sets look alike, 1 where every test image is recognised. Sources: Lopez-Paz, Oquab 2017 (classifier two-sample
 tests); LeDell, Petersen, van der Laan 2015 (the interval of a cross-validated AUC), summed over groups of copies as
 Obuchowski 1997 does.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -59,14 +59,20 @@ def class_mix_of(workspace: Workspace, blended: Blended) -> ClassMix:
         np.sort(rng.permutation(n)[:most]) for n, most in ((len(rows), MOST_TRAIN), (len(image_id), MOST_TEST))
     )
     group = test
-    if workspace.manifest.is_file():
-        table = usable_rows(read_manifest(workspace), split="test")
-        known = dict(zip(table["image_id"], table["group"].tolist(), strict=True))
+    if known := copies_of_test_images(workspace):
         group = np.array([known.get(name, -1 - row) for row, name in enumerate(image_id[test].tolist())])
     oof = Predicted(_out_of_fold(made, train), rows.group[train])
     tested = Predicted(_by_one_fold(made, image_id[test]), group)
     with threadpool_limits(1):  # as in `make_blend`: threads that wait for a busy neighbour take longer than one
         return estimate_class_mix(oof, rows.target[train], tested)
+
+
+def copies_of_test_images(workspace: Workspace) -> Mapping[str, int]:
+    """The group of copies that each usable test image belongs to; none where there is no manifest."""
+    if not workspace.manifest.is_file():
+        return {}
+    images = usable_rows(read_manifest(workspace), split="test")
+    return dict(zip(images["image_id"], images["group"].tolist(), strict=True))
 
 
 def copies_of_training_images(workspace: Workspace, blended: Blended) -> Copies:

@@ -16,6 +16,7 @@ from rich.console import Group
 from ensemble.members.members import load_members
 from ensemble.members.open_run import list_runs
 from ensemble.members.training_rows import Rows
+from ensemble.settings import BlendSettings
 from ensemble.weights.metric import TOP3
 from ensemble.weights.reduction import Reduction, build_reduction
 from folds.base.errors import UserError
@@ -145,7 +146,7 @@ def report_views(
 
 def _open_sets(workspace: Workspace, name: str, *, track: Track) -> Sets:
     """A run's views, checked, and all that averaging them can change about its ranks."""
-    members = load_members(workspace, [name], separate_views=True, track=track)
+    members = load_members(workspace, BlendSettings(members=(name,), separate_views=True), track=track)
     steps = TOP3.steps(len(members.rows.classes))
     assert steps is not None
     reduction = build_reduction(members.chunks(), members.rows.target, steps=steps)

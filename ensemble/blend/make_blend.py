@@ -52,15 +52,7 @@ def make_blend(
         why = f"there is no candidate {settings.keep}; there are {', '.join(known)}"
         raise UserError(why, hint="`python run.py blend`")
     with threadpool_limits(1):  # two BLAS threads beside a busy neighbour made 0.2 ms into 7.8 ms
-        loaded = load_members(
-            workspace,
-            settings.members,
-            views=settings.member_views,
-            separate_views=settings.separate_views,
-            separate_seeds=settings.separate_seeds,
-            partial=settings.partial,
-            track=track,
-        )
+        loaded = load_members(workspace, settings, track=track)
         rows, metric = loaded.rows, Metric(settings.metric, settings.k)
         data = fit_data(loaded, metric)
         scoring = Scoring(loaded, metric, data.objective)
@@ -88,7 +80,7 @@ def _fit_all(
     """Every candidate; with one member there is nothing to weigh, with one fold nothing to try weights on."""
     n_folds, study = members.rows.n_folds, workspace.ensemble / "study.log"
     without = tuple(data.subset(members.rows.fold != fold) for fold in range(n_folds)) if n_folds > 1 else (data,)
-    search = Search(members.names, settings.trials, settings.sampler, settings.half_samples, seed, study)
+    search = Search(members.names, settings, seed, study)
     given = FitInput(members, (data, *without), search, track)
     candidates = CANDIDATES if len(members) > 1 and n_folds > 1 else CANDIDATES[:1]
     tracked = track(candidates, what="fitting candidates", total=len(candidates), unit="candidates")

@@ -12,6 +12,7 @@ from ensemble.members.oof_file import CHUNK_ROWS, in_threads
 from ensemble.members.open_run import known_runs, list_runs, open_run
 from ensemble.members.run import Run
 from ensemble.members.training_rows import Rows, rows_of
+from ensemble.settings import BlendSettings
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace
@@ -22,6 +23,7 @@ from models.runs import done_folds, kind_of
 KEPT_BYTES = 600_000_000  # probabilities up to this size stay in memory once read: 15 members x 88,220 x 103 classes
 FAR_BELOW = 0.25  # of the median agreement of all members; networks of very different strength stay above a half
 LEAST_PROB = 1e-6
+DEFAULTS = BlendSettings()
 
 
 @dataclass(frozen=True)
@@ -108,23 +110,14 @@ class Members:
                 yield slice(start, min(start + size, last))
 
 
-def load_members(
-    workspace: Workspace,
-    names: Sequence[str] | None = None,
-    *,
-    views: tuple[str, ...] | None = None,
-    separate_views: bool = False,
-    separate_seeds: bool = False,
-    partial: bool = False,
-    track: Track = silently,
-) -> Members:
-    """All named runs (all finished ones by default), checked, and joined by id to `folds.csv`.
+def load_members(workspace: Workspace, settings: BlendSettings = DEFAULTS, *, track: Track = silently) -> Members:
+    """The runs that the settings name (all finished ones by default), checked, and joined by id to `folds.csv`.
 
-    partial  runs may lack folds: the rows are then those of the folds that all members have
+    Of a partial blend runs may lack folds: the rows are then those of the folds that all members have.
 
     Raises UserError naming the run that has a gap, other folds or classes, NaN, or rows that do not sum to 1.
     """
-    folds, known = load_folds(workspace), list_runs(workspace)
+    folds, known, names = load_folds(workspace), list_runs(workspace), settings.members
     if names is None and not known:
         raise UserError("there is no finished run to blend", hint="`python run.py train`")
     wanted: Sequence[str] = known if names is None else sorted(set(names))  # their order must not matter
@@ -132,13 +125,13 @@ def load_members(
     if unknown or not wanted:
         raise UserError(f"there is no finished run {first_few(unknown)}".rstrip(), hint=known_runs(workspace))
     used, in_use = wanted, list(range(folds.n_folds))
-    if partial:
+    if settings.partial:
         used, in_use = choose_parts(workspace, wanted, n_folds=folds.n_folds, is_named=names is not None)
     left_out = tuple(name for name in wanted if name not in used)
     rows = rows_of(folds, in_use)
-    runs = list(in_threads(lambda name: open_run(workspace, name, rows=rows, views=views), used))
-    members = [Member(run.name, (run,)) for run in runs] if separate_seeds else join_siblings(runs)
-    if separate_views:
+    runs = list(in_threads(lambda name: open_run(workspace, name, rows=rows, views=settings.member_views), used))
+    members = [Member(run.name, (run,)) for run in runs] if settings.separate_seeds else join_siblings(runs)
+    if settings.separate_views:
         members = [
             Member(f"{member.name}:{view}", tuple(run.with_views((view,)) for run in member.runs))
             for member in members
