@@ -80,6 +80,10 @@ class Members:
     def names(self) -> tuple[str, ...]:
         return tuple(member.name for member in self.members)
 
+    @property
+    def runs(self) -> list[Run]:
+        return [run for member in self.members for run in member.runs]
+
     def __len__(self) -> int:
         return len(self.members)
 
