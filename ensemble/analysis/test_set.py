@@ -150,7 +150,7 @@ def _out_of_fold(made: Applied, rows: np.ndarray) -> np.ndarray:
     """The blend's probabilities of training images, by networks that have not seen them. rows (n,) -> (n, C) float32"""
 
     def of_run(run: Run) -> np.ndarray:
-        return np.concatenate([run.averaged(block.scattered(rows)) for block in run.blocks])
+        return np.concatenate([run.averaged(fold.scattered(rows)) for fold in run.oof])
 
     return _finite(made.probs(lambda member: np.mean([of_run(run) for run in member.runs], axis=0)))
 

@@ -151,7 +151,7 @@ def _open_sets(workspace: Workspace, name: str, *, track: Track) -> Sets:
     assert steps is not None
     reduction = build_reduction(members.chunks(), members.rows.target, steps=steps)
     names = tuple(member.runs[0].views[0] for member in members.members)
-    views, own = members.members[0].runs[0].blocks[0].stored.views, own_size(workspace, name)
+    views, own = members.members[0].runs[0].oof[0].views, own_size(workspace, name)
     sides = {view: split_view(view)[1] for view in views}  # None: the run's own
     return Sets(
         name=name,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.members.oof_file import StoredPredictions, open_predictions, refuse_changed
-from ensemble.members.run import Block, Run, is_added
+from ensemble.members.run import Run, is_added
 from ensemble.members.training_rows import Rows
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, read_json
@@ -69,7 +69,7 @@ def open_run(
     return Run(
         name=name,
         root=root,
-        blocks=tuple(opened.block(one, k) for k, one in enumerate(in_use)),
+        oof=tuple(opened.joined(one, k) for k, one in enumerate(in_use)),
         tests=tuple(folder / "test.npz" for folder in done),
         views=tuple(stored[0].views[place] for place in use_views),
         use_views=use_views,
@@ -185,12 +185,12 @@ class _Opened:
             )
         return tuple(there.index(view) for view in (views or there))
 
-    def block(self, stored: StoredPredictions, fold: int) -> Block:
+    def joined(self, stored: StoredPredictions, fold: int) -> StoredPredictions:
         """A fold's rows, joined by id. Refuses gaps, ids of other folds, and ids that stand there twice."""
         place = self.rows.of_fold(fold)
         expected, what = self.rows.image_id[place], f"{self.name}: fold {self.rows.folds[fold]}"
         if np.array_equal(stored.image_id, expected):
-            return Block(place.start, replace(stored, image_id=expected), None)  # one copy of the ids for all runs
+            return replace(stored, image_id=expected, start=place.start)  # one copy of the ids for all runs
         ids, first, count = np.unique(stored.image_id, return_index=True, return_counts=True)
         for names, fault in (
             (np.setdiff1d(expected, ids), "has no prediction for"),
@@ -199,4 +199,4 @@ class _Opened:
         ):
             if len(names):
                 raise UserError(f"{what} {fault} {first_few(list(names))}", hint=self.hint)
-        return Block(place.start, stored, first[np.searchsorted(ids, expected)])
+        return replace(stored, start=place.start, order=first[np.searchsorted(ids, expected)])
