@@ -42,7 +42,10 @@ def test_a_run_with_one_fold_does_not_take_the_others_from_two_whole_runs_unless
     named = load_members(work, BlendSettings(members=("m00", "m02"), partial=True))
     assert (named.names, named.rows.folds) == (("m00", "m02"), (2,))
     without(work, m00=(2,))
-    assert refusal(load_members, work, ["m00", "m02"], partial=True)[0] == "m00, m02 have no fold in common"
+    assert (
+        refusal(load_members, work, BlendSettings(members=("m00", "m02"), partial=True))[0]
+        == "m00, m02 have no fold in common"
+    )
 
 
 def test_a_partial_blend_of_nothing_lacking_is_the_whole_blend(work):

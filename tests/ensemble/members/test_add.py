@@ -66,7 +66,7 @@ def test_the_hint_for_a_view_that_an_added_member_lacks_is_to_leave_one_of_them_
     add_member(work, "other", settings)
     hint = "no network made it: leave out `--member-views`, or other with `--members`"
     fault = "other has no view centre; it has as-given"
-    assert refusal(load_members, work, ["other"], views=("centre",)) == (fault, hint)
+    assert refusal(load_members, work, BlendSettings(members=("other",), member_views=("centre",))) == (fault, hint)
 
 
 def test_an_added_member_blends_like_a_trained_one(work, folds, settings):

@@ -71,7 +71,10 @@ def test_views_are_averaged_as_probabilities(tmp_path):
     mirror = load_members(work, BlendSettings(member_views=("mirror",))).members[0].probs(0, 5)
     assert both == pytest.approx((one + other) / 2, rel=1e-5)
     assert mirror == pytest.approx(other, rel=1e-6)
-    assert refusal(load_members, work, views=("wide",))[0] == "m00 has no view wide; it has centre, mirror"
+    assert (
+        refusal(load_members, work, BlendSettings(member_views=("wide",)))[0]
+        == "m00 has no view wide; it has centre, mirror"
+    )
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_member(work, folds):
@@ -152,7 +155,10 @@ def test_runs_that_are_not_there_are_answered_with_the_next_command(tmp_path):
     work, folds = small_work(tmp_path, members=0)
     assert refusal(load_members, work) == ("there is no finished run to blend", "`python run.py train`")
     write_small(work, folds, "m00", small_oof(folds, 0))
-    assert refusal(load_members, work, ("m00", "n01")) == ("there is no finished run n01", "there are m00")
+    assert refusal(load_members, work, BlendSettings(members=("m00", "n01"))) == (
+        "there is no finished run n01",
+        "there are m00",
+    )
 
 
 class ByClass(World):
