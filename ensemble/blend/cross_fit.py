@@ -93,7 +93,7 @@ class Scoring:
         outcomes = np.empty((len(fits), 2, len(rows)))
         for fold in range(rows.n_folds):
             recipes = [recipe for fit in fits for recipe in (fit.whole, fit.without[fold])]
-            for piece, probs in self.members.chunks(rows.of_fold(fold)):
+            for piece, probs in self.members.chunks(fold):
                 made = []
                 for recipe, scores in zip(recipes, blend_scores(recipes, probs), strict=True):
                     # Ranks are of the scores, as in the submission: probabilities can be equal where scores are not.

@@ -166,7 +166,7 @@ def _expected(
         return expected, expected
     outcomes = np.empty(len(rows))  # by a metric that the candidates were not chosen by
     for fold, chosen in enumerate(nested.chosen):
-        for piece, probs in members.chunks(rows.of_fold(fold)):
+        for piece, probs in members.chunks(fold):
             outcomes[piece] = TOP3.outcomes(chosen.fits.without[fold].scores(probs), rows.target[piece])
     return expected, score(TOP3, outcomes)
 

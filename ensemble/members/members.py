@@ -87,9 +87,9 @@ class Members:
     def __len__(self) -> int:
         return len(self.members)
 
-    def chunks(self, rows: slice | None = None, *, size: int = CHUNK_ROWS) -> Iterator[tuple[slice, np.ndarray]]:
-        """All members' probabilities, piece by piece: (rows, (M, n, C) float32). No piece crosses a fold's border."""
-        for piece in self.pieces(rows, size=size):
+    def chunks(self, fold: int | None = None, *, size: int = CHUNK_ROWS) -> Iterator[tuple[slice, np.ndarray]]:
+        """All members' probabilities, of all folds or one, piece by piece: (rows, (M, n, C) float32)."""
+        for piece in self.pieces(fold, size=size):
             yield piece, self.stacked(piece)
 
     def stacked(self, piece: slice) -> np.ndarray:
@@ -104,14 +104,12 @@ class Members:
             made[m] = member.probs(piece.start, piece.stop)
         return made
 
-    def pieces(self, rows: slice | None = None, *, size: int = CHUNK_ROWS) -> Iterator[slice]:
-        """The rows, cut into pieces that lie inside one fold each."""
-        wanted = rows or slice(0, len(self.rows))
-        for fold in range(self.rows.n_folds):
-            place = self.rows.of_fold(fold)
-            first, last = max(place.start, wanted.start), min(place.stop, wanted.stop)
-            for start in range(first, last, size):
-                yield slice(start, min(start + size, last))
+    def pieces(self, fold: int | None = None, *, size: int = CHUNK_ROWS) -> Iterator[slice]:
+        """The rows of all folds or one, cut into pieces that lie inside one fold each."""
+        for k in range(self.rows.n_folds) if fold is None else (fold,):
+            place = self.rows.of_fold(k)
+            for start in range(place.start, place.stop, size):
+                yield slice(start, min(start + size, place.stop))
 
 
 def load_members(workspace: Workspace, settings: BlendSettings = DEFAULTS, *, track: Track = silently) -> Members:
