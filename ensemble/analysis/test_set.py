@@ -157,7 +157,7 @@ def _out_of_fold(made: Applied, rows: np.ndarray) -> np.ndarray:
 
 def _by_one_fold(made: Applied, image_id: np.ndarray) -> np.ndarray:
     """The blend's probabilities of test images, of each by the networks of one fold, dealt at random. (T, C) float32"""
-    runs = [run for member in made.members for run in member.runs]  # of another tool there is one file, however it came
+    runs = [run for member in made.members for run in member.runs]  # those of other tools have one file, of no fold
     tests = {run.name: [path for path in run.tests if path.parent.name.startswith("fold")] or run.tests for run in runs}
     turn = np.random.default_rng(0).permutation(len(image_id)) % max(map(len, tests.values()))
 

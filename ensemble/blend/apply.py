@@ -20,7 +20,7 @@ from folds.split.assign import load_folds
 
 @dataclass(frozen=True)
 class Blended:
-    """Scores of images that a blend, or the run of a name, was applied to.
+    """Scores of images that a blend, or a run by its name, was applied to.
 
     image_id (n,) str, sorted    scores (n, C) float64, finite, higher is better    classes: C labels
     """
