@@ -65,8 +65,7 @@ def blend(workspace: Workspace, settings: BlendSettings, *, seed: int, screen: S
 
 def explain(workspace: Workspace, image_id: str, *, run: str | None) -> list[RenderableType]:
     """What every member says of an image, and where a network looks."""
-    from ensemble.analysis.explain import explain_image, explained_summary
-    from ensemble.analysis.explain_picture import draw_explained
+    from ensemble.analysis.explain import draw_explained, explain_image, explained_summary
     from models.predict.gradcam import class_maps  # torch, which the other commands need not wait for
 
     said = explain_image(workspace, image_id, run=run)

@@ -19,8 +19,8 @@ from ensemble.members.external import refuse_repeated
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv, read_given
 from folds.base.errors import UserError, first_few
 from folds.base.interval import rate_interval
-from folds.base.workspace import Workspace, digest, read_json
-from folds.manifest.manifest import read_manifest, usable_rows
+from folds.base.metrics import top_classes
+from folds.base.workspace import digest, read_json
 from submissions.csv_form import Layout
 
 BOM = "\ufeff"
@@ -89,6 +89,18 @@ def faults_of(data: bytes, layout: Layout) -> Iterator[str]:
     needless = text.count('"') - sum(layout.line(cells).count('"') for _, cells in rows)
     if needless > 0:  # some checkers take them for a part of the cell
         yield f"it has {needless:,} quotation marks around cells that need none"
+
+
+def valid_csv(
+    layout: Layout, best: Mapping[str, np.ndarray], images_per_class: Sequence[int], *, hint: str | None = None
+) -> bytes:
+    """A CSV of the classes of each id, the most frequent ones where `best` lacks it. Refuses one with faults."""
+    otherwise = top_classes(np.array([images_per_class], np.float64), k=layout.n_labels)[0]
+    data = layout.text(best, otherwise=otherwise).encode()
+    fault = next(faults_of(data, layout), None)
+    if fault is not None:  # the last valid CSV stays where it is
+        raise UserError(f"the submission would not be valid, and was not written: {fault}", hint=hint)
+    return data
 
 
 def _without_quoted(data: bytes) -> bytes:
@@ -206,7 +218,7 @@ def score_submission(
 ) -> SubmissionScore:
     """Compare a CSV in this layout with a CSV of ids and true labels; images without a true label do not count.
 
-    copies  the group of each image, as `copies_of_test_images` has it; an image that is not there is nobody's copy
+    copies  the group of each image, as `copies_of_test_images` has it; an image that is not there has no copies
 
     Raises UserError where a file cannot be read, no id has a true label or one has two, or no guess is a known label.
     """
@@ -236,11 +248,3 @@ def score_submission(
     group = np.array([(copies or {}).get(name, -1 - row) for row, (name, _) in enumerate(known)])
     low, high = rate_interval(rank > 2, group)
     return SubmissionScore(len(known), len(guesses.rows), float((rank > 0).mean()), float((rank > 2).mean()), low, high)
-
-
-def copies_of_test_images(workspace: Workspace) -> Mapping[str, int]:
-    """The group of copies that each usable test image belongs to; none where there is no manifest."""
-    if not workspace.manifest.is_file():
-        return {}
-    images = usable_rows(read_manifest(workspace), split="test")
-    return dict(zip(images["image_id"], images["group"].tolist(), strict=True))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from ensemble.analysis.next_gain import gain_table, next_gains
+from ensemble.analysis.test_set import copies_of_test_images
 from ensemble.blend.blend_json import load_blend
 from ensemble.blend.expected import expected_words
 from ensemble.blend.tables import blend_summary
@@ -28,7 +29,7 @@ from folds.commands import split
 from folds.manifest.manifest import class_order, read_manifest, usable_rows
 from folds.split.assign import load_folds
 from models.runs import RunPlan, runs
-from submissions.check import check_submission, copies_of_test_images, expected_top3, score_submission
+from submissions.check import check_submission, expected_top3, score_submission
 from submissions.csv_form import read_layout
 from submissions.settings import Every, InferSettings, PackSettings, ReportSettings, SubmitSettings
 from submissions.status import status_json, what_is_missing
@@ -60,7 +61,7 @@ def foresee_form(workspace: Workspace) -> Iterator[str | Complaint]:
     labels = class_order(usable_rows(read_manifest(workspace), split="train")["label"])
     try:
         warning = read_layout(workspace, image_id=(), labels=labels).warning()
-    except UserError as err:  # the pixels are not in vain: another sample can be given at any time
+    except UserError as err:  # no reason to stop: another sample can be given at any time
         yield Complaint(f"{err.message}; so `submit` will refuse it", err.hint)
     else:
         yield from [warning] if warning else []

@@ -104,19 +104,17 @@ def sample_layout(sample: CsvTable, labels: Sequence[str], *, image_id: Sequence
         split = [cell.split(separator) for cell in cells if separator in cell and cell not in known]
         return sum(known.issuperset(part.strip() for part in parts) for parts in split)
 
-    used = max(LABEL_SEPARATORS, key=fitting)
+    used, shown = max(LABEL_SEPARATORS, key=fitting), None
     if not fitting(used):
         what = "one label a row" if known.issuperset(cells) else "no separator between labels of DATA"
         first = [sample.separator.join(row)[:60] for row in sample.rows[:1]]
         shown, used = f"{sample.name} shows {what} (`{first_few(first)}`)", _free_separator(labels)
-        return Layout(sample.header, tuple(ids), tuple(labels), sample.separator, used, shown)
-    torn = [label for label in labels if used in label]
-    if torn:
+    elif torn := [label for label in labels if used in label]:
         raise UserError(
             f"{sample.name} separates labels by `{used}`, which stands inside labels too: {first_few(torn)}",
             hint=f"{GIVE_SAMPLE} takes another sample, such as one with `{_free_separator(labels)}` between the labels",
         )
-    return Layout(sample.header, tuple(ids), tuple(labels), sample.separator, used)
+    return Layout(sample.header, tuple(ids), tuple(labels), sample.separator, used, shown)
 
 
 def _free_separator(labels: Sequence[str]) -> str:

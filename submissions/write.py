@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ensemble.analysis.test_set import describe_test_set, submission_sentences
+from ensemble.analysis.class_mix import ClassMix
+from ensemble.analysis.test_set import class_mix_of, submission_sentences
 from ensemble.blend.apply import Blended, apply_blend
 from ensemble.blend.blend_json import Blend, load_blend
 from ensemble.blend.expected import expected_words
@@ -25,7 +26,7 @@ from folds.base.workspace import Workspace, digest, write_bytes, write_json
 from folds.manifest.manifest import read_manifest, usable_rows
 from folds.split.assign import Folds, load_folds
 from models.runs import done_folds
-from submissions.check import expected_top3, faults_of, read_lineage
+from submissions.check import expected_top3, read_lineage, valid_csv
 from submissions.csv_form import GIVE_SAMPLE, Layout, read_layout
 from submissions.settings import SubmitSettings
 
@@ -57,17 +58,18 @@ def write_submission(
     """
     made_from = None if run else load_blend(blend or workspace.blend)
     folds, blended = load_folds(workspace), apply_blend(workspace, made_from or str(run))
-    test_set = describe_test_set(workspace, blended, made_from or str(run))
-    mix, shares = test_set.mix, None
+    try:
+        mix: ClassMix | str = class_mix_of(workspace, blended)
+    except UserError as err:
+        mix = err.message
+    expected, shares = made_from.expected_top3.mean if made_from else None, None
+    said = list(submission_sentences(workspace, blended, mix, expected=expected, is_matched=settings.match_test))
     if settings.match_test:
-        if mix is None:
-            raise UserError(
-                f"`--match-test` needs the class mix, which was not estimated: {test_set.problem}",
-                hint="`python run.py submit` without it",
-            )
+        if isinstance(mix, str):
+            why = f"`--match-test` needs the class mix, which was not estimated: {mix}"
+            raise UserError(why, hint="`python run.py submit` without it")
         if mix.is_shift:
-            probs = made_from.recipe().probs(blended.scores) if made_from else blended.scores
-            blended = replace(blended, scores=mix.matched(probs))
+            blended = replace(blended, scores=mix.matched(blended.probs))
             shares = dict(zip(blended.classes, mix.test.tolist(), strict=True))
     layout, guessed, data = _make_csv(workspace, folds, blended)
     path = workspace.submissions / f"{settings.csv_name or run or 'blend'}.csv"
@@ -84,8 +86,6 @@ def write_submission(
     }
     write_bytes(path, data)
     write_json(path.with_suffix(".json"), lineage)
-    expected = made_from.expected_top3.mean if made_from else None
-    said = submission_sentences(test_set, blended.classes, expected=expected, is_matched=settings.match_test)
     return SubmissionResult(path, len(layout.image_id), tuple(guessed), made_from, tuple(said), layout)
 
 
@@ -103,15 +103,8 @@ def _make_csv(workspace: Workspace, folds: Folds, blended: Blended) -> tuple[Lay
         if gaps:
             what = f"{len(gaps):,} readable test images have no prediction: {first_few(gaps)}"
             raise UserError(what, hint="`python run.py predict`")
-    prior = np.bincount(folds.target, minlength=len(folds.classes)).astype(np.float64)
-    data = layout.text(best, otherwise=top_classes(prior[None], k=layout.n_labels)[0]).encode()
-    fault = next(faults_of(data, layout), None)
-    if fault is not None:  # the last valid CSV stays where it is
-        raise UserError(
-            f"the submission would not be valid, and was not written: {fault}",
-            hint=f"{GIVE_SAMPLE} takes another sample",
-        )
-    return layout, guessed, data
+    images_per_class = np.bincount(folds.target, minlength=len(folds.classes)).tolist()
+    return layout, guessed, valid_csv(layout, best, images_per_class, hint=f"{GIVE_SAMPLE} takes another sample")
 
 
 def submit_early(training: Training, probes: Sequence[str], blend: BlendSettings, submit: SubmitSettings) -> str | None:

@@ -105,36 +105,27 @@ def _changes(members: Members, ranks: np.ndarray, tops: np.ndarray) -> pd.DataFr
 
 
 def comparison_summary(made: Comparison) -> Group:
-    """Everything that `compare` says, for a rich console."""
-    changes = [change_table(made)] if len(made.changes) else []
-    said = f"wrote {made.path}: all {len(made.changes):,} images that only one of them has right"
-    return Group(loss_table(made), Text(count_sentence(made)), *changes, Text(said))
-
-
-def loss_table(made: Comparison) -> Table:
-    """One row per loss: of both runs, and the first one's minus the second one's with its 95% interval."""
-    a, b = made.names
+    """The losses of both runs, each with its paired difference, and the images that one run alone has right."""
+    (a, b), apart = made.names, made.measures[0].difference
     title = f"{a} and {b} on the same {made.images:,} out-of-fold images"
-    table = figures(title, texts=("",), numbers=(a, b, "difference", "95% interval"))
+    losses = figures(title, texts=("",), numbers=(a, b, "difference", "95% interval"))
     for one in made.measures:
-        apart = one.difference
-        losses = (f"{loss:.4f}" for loss in one.losses)
-        table.add_row(one.name, *losses, f"{apart.mean:+.4f}", f"{apart.low:+.4f} to {apart.high:+.4f}")
-    return table
-
-
-def count_sentence(made: Comparison) -> str:
-    """How many images only one run has right, and whether that is more than chance."""
-    (a, b), difference = made.names, made.measures[0].difference
+        interval = f"{one.difference.low:+.4f} to {one.difference.high:+.4f}"
+        losses.add_row(one.name, *(f"{loss:.4f}" for loss in one.losses), f"{one.difference.mean:+.4f}", interval)
+    chance = "the difference may be chance: its 95% interval holds 0"
+    if apart.low > 0 or apart.high < 0:
+        chance = f"{a if apart.high < 0 else b} is better: the 95% interval of the difference excludes 0"
     only_a = int((made.changes["better"] == a).sum())
     counts = f"{a} {only_a:,}, {b} {len(made.changes) - only_a:,}"
-    chance = "the difference may be chance: its 95% interval holds 0"
-    if difference.low > 0 or difference.high < 0:
-        chance = f"{a if difference.high < 0 else b} is better: the 95% interval of the difference excludes 0"
-    return f"images that one run alone has among its first three: {counts}; {chance}"
+    return Group(
+        losses,
+        Text(f"images that one run alone has among its first three: {counts}; {chance}"),
+        *([_change_table(made)] if len(made.changes) else []),
+        Text(f"wrote {made.path}: all {len(made.changes):,} images that only one of them has right"),
+    )
 
 
-def change_table(made: Comparison) -> Table:
+def _change_table(made: Comparison) -> Table:
     """The first few images that the second run has and the first has not, and the other way round."""
     a, b = made.names
     title = "the largest changes, by the probability of the true class"

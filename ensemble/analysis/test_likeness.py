@@ -1,7 +1,7 @@
 """Tells whether the test images look like the training images, by the features that `probe` has kept of both.
 
 A classifier is fitted to tell one set from the other, and scored on images that it has not seen: an AUC of 0.5 where
-the sets look alike, 1 where every test image gives itself away. Sources: Lopez-Paz, Oquab 2017 (classifier two-sample
+the sets look alike, 1 where every test image is recognised. Sources: Lopez-Paz, Oquab 2017 (classifier two-sample
 tests); LeDell, Petersen, van der Laan 2015 (the interval of a cross-validated AUC), summed over groups of copies as
 Obuchowski 1997 does.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from folds.base.interval import wilson_interval
 from folds.base.workspace import Workspace, digest, read_json, write_bytes
 from folds.manifest.manifest import read_manifest, read_manifest_bytes, usable_rows
 
+SEED = 0  # of the images that are drawn, and of the folds
 MOST_IMAGES = 10_000  # of each set, drawn at random: the AUC is then known to 0.01, and the fits take seconds
 DIRECTIONS = 256  # principal components: at 1,280 features all give the same AUC within 0.02, in 7 times the time
 IMAGES_A_DIRECTION = 4  # at least: whitened, images in as many directions as there are images are all equally far apart
@@ -34,6 +35,8 @@ FAR = 0.6  # an AUC from which the sets differ so much that a score may: 2 * 0.6
 LEAST_IMAGES = 10  # of each set: below, nothing is said
 LEAST_EFFECTIVE = 100  # images that the weighted training images must amount to
 LARGEST_ODDS = 10.0  # natural logarithm: e^10 training images for one test image
+
+Auc: TypeAlias = tuple[float, float, float]  # and the 95% interval
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Likeness:
     @property
     def is_far(self) -> bool:
         """The sets differ beyond chance, and enough that a score may be another one."""
-        return self.low > 0.5 and self.auc >= FAR
+        return is_far((self.auc, self.low, self.high))
 
     def weighted_rate(self, outcomes: np.ndarray) -> WeightedRate:
         """A rate over training images, weighted so that they look like the test images. outcomes (n,) in [0, 1].
@@ -97,7 +100,12 @@ class WeightedRate:
         return self.effective >= LEAST_EFFECTIVE
 
 
-def measure_likeness(workspace: Workspace, *, seed: int = 0) -> Likeness | None:
+def is_far(auc: Auc) -> bool:
+    """Whether sets with this AUC differ beyond chance, and by so much that it matters."""
+    return auc[1] > 0.5 and auc[0] >= FAR
+
+
+def measure_likeness(workspace: Workspace) -> Likeness | None:
     """Compare the images by the widest features that are kept of both sets.
 
     None where there is no manifest, no features of both sets, or too few images. What was measured of the same features
@@ -111,11 +119,11 @@ def measure_likeness(workspace: Workspace, *, seed: int = 0) -> Likeness | None:
     if kept is None:
         return None
     digests = tuple(one.head["digest"] for one in kept)
-    constants = (seed, MOST_IMAGES, DIRECTIONS, STRENGTH, N_FOLDS, version("scikit-learn"))
+    constants = (SEED, MOST_IMAGES, DIRECTIONS, STRENGTH, N_FOLDS, version("scikit-learn"))
     made_of = digest(repr([digests, digest(read_manifest_bytes(workspace)), constants]).encode())
     stored = workspace.ensemble / "likeness.npz"
     likeness = _stored(stored, made_of)
-    if likeness is None and (likeness := _measured(kept, sets, seed=seed)) is not None:
+    if likeness is None and (likeness := _measured(kept, sets)) is not None:
         buffer = io.BytesIO()
         np.savez(buffer, made_of=made_of, **{field.name: getattr(likeness, field.name) for field in fields(Likeness)})
         write_bytes(stored, buffer.getvalue())
@@ -184,11 +192,11 @@ def kept_features(workspace: Workspace, sets: Sequence[pd.DataFrame]) -> Iterato
             yield pair
 
 
-def _measured(kept: Sequence[KeptFeatures], sets: Sequence[pd.DataFrame], *, seed: int) -> Likeness | None:
+def _measured(kept: Sequence[KeptFeatures], sets: Sequence[pd.DataFrame]) -> Likeness | None:
     """The likeness of two sets, or of MOST_IMAGES of each; None where too few groups of copies make no folds."""
     from threadpoolctl import threadpool_limits
 
-    rng = np.random.default_rng([seed, 43])
+    rng = np.random.default_rng([SEED, 43])
     drawn = [
         table if len(table) <= MOST_IMAGES else table.iloc[np.sort(rng.choice(len(table), MOST_IMAGES, replace=False))]
         for table in sets
@@ -258,9 +266,7 @@ def fit_noise(parts: np.ndarray, is_test: np.ndarray, fold: np.ndarray) -> float
     return 1 - float(np.clip((inside * outside).sum() / fitted, 0, 1)) if fitted else 1.0
 
 
-def crossfit_auc(
-    odds: np.ndarray, is_test: np.ndarray, fold: np.ndarray, group: np.ndarray, *, noise: float
-) -> tuple[float, float, float]:
+def crossfit_auc(odds: np.ndarray, is_test: np.ndarray, fold: np.ndarray, group: np.ndarray, *, noise: float) -> Auc:
     """The mean AUC inside the folds and its 95% interval; ties count half, copies as one draw.
 
     Each image's part in the AUC (a test image's share of training images below it; a training image's share of test

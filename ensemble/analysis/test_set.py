@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from ensemble.analysis.class_mix import ClassMix, Predicted, estimate_class_mix
 from ensemble.analysis.test_likeness import Likeness, measure_likeness
-from ensemble.blend.apply import Applied, Blended, member_test_probs, open_blend
-from ensemble.blend.blend_json import Blend
+from ensemble.blend.apply import Applied, Blended, open_blend
 from ensemble.members.members import Member
 from ensemble.members.run import Run
 from folds.base.errors import UserError
@@ -41,31 +39,8 @@ class Copies:
         return ((self.images - len(self.image_id)) * without + self.missed) / max(self.images, 1)
 
 
-@dataclass(frozen=True)
-class Unlabelled:
-    """What is known of the test images. mix: None where it could not be estimated, `problem` says why.
-
-    likeness  None where no features are kept
-    """
-
-    mix: ClassMix | None
-    copies: Copies
-    likeness: Likeness | None
-    problem: str = ""
-
-
-def describe_test_set(workspace: Workspace, blended: Blended, made_from: Blend | str) -> Unlabelled:
-    """Everything of the images that a blend, or the run of that name, was applied to; a damaged file is a problem."""
-    mix, problem = None, ""
-    try:
-        mix = class_mix_of(workspace, made_from, blended.image_id)
-    except UserError as err:
-        problem = err.message
-    return Unlabelled(mix, copies_of_training_images(workspace, blended), measure_likeness(workspace), problem)
-
-
-def class_mix_of(workspace: Workspace, made_from: Blend | str, image_id: np.ndarray) -> ClassMix:
-    """The class mix of the test images (T,), sorted, by a blend or the run of that name; of many images on a sample.
+def class_mix_of(workspace: Workspace, blended: Blended) -> ClassMix:
+    """The class mix of the test images that a blend or a run was applied to; of many images on a sample.
 
     Each test image is predicted by the networks of one fold, as training images are out of fold. The mean over all
     folds' networks has other errors and another confidence, and would be taken for a shift: in made-up worlds where it
@@ -75,22 +50,29 @@ def class_mix_of(workspace: Workspace, made_from: Blend | str, image_id: np.ndar
     """
     from threadpoolctl import threadpool_limits
 
+    image_id = blended.image_id
     if not len(image_id):
         raise UserError("no test image is predicted", hint="`python run.py predict`")
-    made = open_blend(workspace, made_from, tests_only=False)
+    made = open_blend(workspace, blended.made_from, tests_only=False)
     rows, rng = made.rows, np.random.default_rng(0)
     train, test = (
         np.sort(rng.permutation(n)[:most]) for n, most in ((len(rows), MOST_TRAIN), (len(image_id), MOST_TEST))
     )
     group = test
-    if workspace.manifest.is_file():
-        table = usable_rows(read_manifest(workspace), split="test")
-        known = dict(zip(table["image_id"], table["group"].tolist(), strict=True))
+    if known := copies_of_test_images(workspace):
         group = np.array([known.get(name, -1 - row) for row, name in enumerate(image_id[test].tolist())])
     oof = Predicted(_out_of_fold(made, train), rows.group[train])
     tested = Predicted(_by_one_fold(made, image_id[test]), group)
     with threadpool_limits(1):  # as in `make_blend`: threads that wait for a busy neighbour take longer than one
         return estimate_class_mix(oof, rows.target[train], tested)
+
+
+def copies_of_test_images(workspace: Workspace) -> Mapping[str, int]:
+    """The group of copies that each usable test image belongs to; none where there is no manifest."""
+    if not workspace.manifest.is_file():
+        return {}
+    images = usable_rows(read_manifest(workspace), split="test")
+    return dict(zip(images["image_id"], images["group"].tolist(), strict=True))
 
 
 def copies_of_training_images(workspace: Workspace, blended: Blended) -> Copies:
@@ -109,17 +91,22 @@ def copies_of_training_images(workspace: Workspace, blended: Blended) -> Copies:
 
 
 def submission_sentences(
-    said: Unlabelled, classes: Sequence[str], *, expected: float | None, is_matched: bool
+    workspace: Workspace, blended: Blended, mix: ClassMix | str, *, expected: float | None, is_matched: bool
 ) -> Iterator[str]:
-    """What a submission's summary says of the test set. expected: the blend's top-3 error, None for a single run."""
-    if said.copies.image_id and expected is not None:
-        yield copies_sentence(said.copies, expected)
-    if said.likeness is not None and said.likeness.is_far:
-        yield likeness_sentence(said.likeness)
-    if said.mix is not None:
-        yield mix_sentence(said.mix, classes, is_matched=is_matched)
+    """What a submission's summary says of the test set.
+
+    mix       of its classes, or why it was not estimated
+    expected  the blend's top-3 error, None for a single run
+    """
+    copies, likeness = copies_of_training_images(workspace, blended), measure_likeness(workspace)
+    if copies.image_id and expected is not None:
+        yield copies_sentence(copies, expected)
+    if likeness is not None and likeness.is_far:
+        yield likeness_sentence(likeness)
+    if isinstance(mix, ClassMix):
+        yield mix_sentence(mix, blended.classes, is_matched=is_matched)
     else:
-        yield f"the class mix of the test images was not estimated: {said.problem}"
+        yield f"the class mix of the test images was not estimated: {mix}"
 
 
 def copies_sentence(copies: Copies, expected: float) -> str:
@@ -163,23 +150,20 @@ def _out_of_fold(made: Applied, rows: np.ndarray) -> np.ndarray:
     """The blend's probabilities of training images, by networks that have not seen them. rows (n,) -> (n, C) float32"""
 
     def of_run(run: Run) -> np.ndarray:
-        parts = []
-        for block in run.blocks:
-            own = rows[(rows >= block.start) & (rows < block.stop)] - block.start
-            parts.append(run.averaged(block.stored.scattered_rows(own if block.order is None else block.order[own])))
-        return np.concatenate(parts)
+        return np.concatenate([run.averaged(fold.scattered(rows)) for fold in run.oof])
 
     return _finite(made.probs(lambda member: np.mean([of_run(run) for run in member.runs], axis=0)))
 
 
 def _by_one_fold(made: Applied, image_id: np.ndarray) -> np.ndarray:
     """The blend's probabilities of test images, of each by the networks of one fold, dealt at random. (T, C) float32"""
-    tests = {run.name: _fold_tests(run) for member in made.members for run in member.runs}
+    runs = [run for member in made.members for run in member.runs]  # those of other tools have one file, of no fold
+    tests = {run.name: [path for path in run.tests if path.parent.name.startswith("fold")] or run.tests for run in runs}
     turn = np.random.default_rng(0).permutation(len(image_id)) % max(map(len, tests.values()))
 
     def probs_of(member: Member, k: int) -> np.ndarray:
-        alone = [replace(run, tests=(tests[run.name][k % len(tests[run.name])],)) for run in member.runs]
-        return member_test_probs(alone, image_id[turn == k], some=True)
+        alone = tuple(replace(run, tests=(tests[run.name][k % len(tests[run.name])],)) for run in member.runs)
+        return replace(member, runs=alone).test_probs(image_id[turn == k], some=True)
 
     probs = np.empty((len(image_id), len(made.rows.classes)), np.float32)
     for k in range(turn.max() + 1):
@@ -191,8 +175,3 @@ def _finite(probs: np.ndarray) -> np.ndarray:
     if not np.isfinite(probs).all():
         raise UserError("there are probabilities that are NaN or infinite", hint="`python run.py blend` names them")
     return probs.astype(np.float32)
-
-
-def _fold_tests(run: Run) -> Sequence[Path]:
-    """The test predictions of each fold's network; another tool's one file, which is whatever that tool made."""
-    return [path for path in run.tests if path.parent.name.startswith("fold")] or run.tests

@@ -16,6 +16,7 @@ from rich.console import Group
 from ensemble.members.members import load_members
 from ensemble.members.open_run import list_runs
 from ensemble.members.training_rows import Rows
+from ensemble.settings import BlendSettings
 from ensemble.weights.metric import TOP3
 from ensemble.weights.reduction import Reduction, build_reduction
 from folds.base.errors import UserError
@@ -48,16 +49,31 @@ class Step:
 
 
 @dataclass(frozen=True)
-class ViewReport:
-    """What the views of one run (or of several, averaged) bring. Errors are top-3 errors on out-of-fold images.
+class Viewed:
+    """The views of one run, or those that several share, in the order of the files.
 
+    probes  those of the runs that are probes
     passes  by view: what it costs in forward passes at the run's own size, its input's area over that of the own one
     """
 
     name: str
     runs: tuple[str, ...]
-    probes: tuple[str, ...]  # those of the runs
+    probes: tuple[str, ...]
     passes: Mapping[str, float]
+
+    @property
+    def views(self) -> Views:
+        return tuple(self.passes)
+
+    def cost(self, views: Views) -> str:
+        """Forward passes of some views, such as 2 or 3.65."""
+        return f"{round(sum(self.passes[view] for view in views), 2):g}"
+
+
+@dataclass(frozen=True)
+class ViewReport(Viewed):
+    """What the views bring. Errors are top-3 errors on out-of-fold images; of several runs, of their mean."""
+
     worth: tuple[ViewValue, ...]
     path: tuple[Step, ...]
     best: Step
@@ -66,10 +82,6 @@ class ViewReport:
     crossfit: float  # the error of proposing: each fold scored under the set proposed without it
     crossfit_against_all: Difference  # that error minus the one of all views
     proposed_without: tuple[Views, ...]  # the sets proposed without each fold
-
-    @property
-    def views(self) -> Views:
-        return tuple(self.passes)
 
     @property
     def is_worth_it(self) -> bool:
@@ -81,22 +93,12 @@ class ViewReport:
 
 
 @dataclass(frozen=True)
-class Sets:
-    """The outcomes of sets of views: whether the mean of the set's probabilities misses, per image and over runs.
+class Sets(Viewed):
+    """The outcomes of sets of views: whether the mean of the set's probabilities misses, per image and over runs."""
 
-    The first fields are as in `ViewReport`, the views in the order of the files.
-    """
-
-    runs: tuple[str, ...]
-    probes: tuple[str, ...]
-    passes: Mapping[str, float]
     reductions: tuple[tuple[Views, Reduction], ...]  # of each run its views, in the order of the reduction, and that
     rows: Rows
     known: dict[frozenset[str], np.ndarray] = field(default_factory=dict)  # what `misses` has found
-
-    @property
-    def views(self) -> Views:
-        return tuple(self.passes)
 
     def misses(self, views: Views) -> np.ndarray:
         """(N,) float64 in [0, 1]: 1 for an image whose true class is not in the top 3, averaged over runs."""
@@ -128,29 +130,31 @@ def report_views(
     with threadpool_limits(1):
         for name in runs:
             made.append(_open_sets(workspace, name, track=track))
-            yield make_report(name, made[-1])
+            yield _report(made[-1])
         shared = [view for view in made[0].views if all(view in sets.views for sets in made)]
         if len(runs) > 1 and len(shared) > 1:
             pooled = Sets(
+                name=f"mean of {len(runs)} runs",
                 runs=runs,
                 probes=tuple(run for sets in made for run in sets.probes),
                 passes={view: float(np.mean([sets.passes[view] for sets in made])) for view in shared},
                 reductions=tuple(one for sets in made for one in sets.reductions),
                 rows=made[0].rows,
             )
-            yield make_report(f"mean of {len(runs)} runs", pooled)
+            yield _report(pooled)
 
 
 def _open_sets(workspace: Workspace, name: str, *, track: Track) -> Sets:
     """A run's views, checked, and all that averaging them can change about its ranks."""
-    members = load_members(workspace, [name], separate_views=True, track=track)
+    members = load_members(workspace, BlendSettings(members=(name,), separate_views=True), track=track)
     steps = TOP3.steps(len(members.rows.classes))
     assert steps is not None
     reduction = build_reduction(members.chunks(), members.rows.target, steps=steps)
     names = tuple(member.runs[0].views[0] for member in members.members)
-    views, own = members.members[0].runs[0].blocks[0].stored.views, own_size(workspace, name)
+    views, own = members.members[0].runs[0].oof[0].views, own_size(workspace, name)
     sides = {view: split_view(view)[1] for view in views}  # None: the run's own
     return Sets(
+        name=name,
         runs=(name,),
         probes=(name,) if kind_of(workspace, name) == PROBE else (),
         passes={view: (side / own) ** 2 if side and own else 1.0 for view, side in sides.items()},
@@ -159,15 +163,14 @@ def _open_sets(workspace: Workspace, name: str, *, track: Track) -> Sets:
     )
 
 
-def make_report(name: str, sets: Sets) -> ViewReport:
-    """Everything about the views of one run, or of the mean of several."""
+def _report(sets: Sets) -> ViewReport:
     views, fold = sets.views, sets.rows.fold
     path, best, proposed = propose(sets, np.ones(len(fold), bool))
     without = [propose(sets, fold != k)[2].views for k in range(sets.rows.n_folds)]
     crossfit = np.concatenate([sets.misses(chosen)[sets.rows.of_fold(k)] for k, chosen in enumerate(without)])
     others = {view: tuple(one for one in views if one != view) for view in views}
     return ViewReport(
-        name=name,
+        name=sets.name,
         runs=sets.runs,
         probes=sets.probes,
         passes=sets.passes,
@@ -209,12 +212,12 @@ def view_summary(report: ViewReport) -> Group:
     title = f"{report.name}: views, top-3 error on {report.behind.images:,} out-of-fold images"
     alone = figures(title, texts=("view",), numbers=("alone", "adds to the others", "95% interval", "forward passes"))
     for one in report.worth:
-        alone.add_row(one.view, f"{one.alone:.4f}", *_gain_cells(one.adds), _sum(report, (one.view,)))
+        alone.add_row(one.view, f"{one.alone:.4f}", *_gain_cells(one.adds), report.cost((one.view,)))
     title = f"{report.name}: one view after the other, the proposed ones down to *"
     path = figures(title, texts=("", "view"), numbers=("error", "gain", "95% interval", "forward passes"))
     for step in report.path:
         mark, view = "*" if step is report.proposed else "", ("+ " if step.gain else "") + step.views[-1]
-        path.add_row(mark, view, f"{step.error:.4f}", *_gain_cells(step.gain), _sum(report, step.views))
+        path.add_row(mark, view, f"{step.error:.4f}", *_gain_cells(step.gain), report.cost(step.views))
     return Group(alone, path)
 
 
@@ -267,13 +270,8 @@ def _predict(report: ViewReport, views: str) -> str:
 
 
 def _passes(report: ViewReport, views: Views) -> str:
-    passes = _sum(report, views)
+    passes = report.cost(views)
     return f"{passes} forward pass{'' if passes == '1' else 'es'} an image"
-
-
-def _sum(report: ViewReport, views: Views) -> str:
-    """Forward passes of these views, such as 2 or 3.65."""
-    return f"{round(sum(report.passes[view] for view in views), 2):g}"
 
 
 def _gain_cells(gain: Difference | None) -> tuple[str, str]:

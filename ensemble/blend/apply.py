@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,14 +20,20 @@ from folds.split.assign import load_folds
 
 @dataclass(frozen=True)
 class Blended:
-    """Scores of images that a blend, or one run, was applied to.
+    """Scores of images that a blend, or a run by its name, was applied to.
 
     image_id (n,) str, sorted    scores (n, C) float64, finite, higher is better    classes: C labels
     """
 
+    made_from: Blend | str
     image_id: np.ndarray
     scores: np.ndarray
     classes: tuple[str, ...]
+
+    @property
+    def probs(self) -> np.ndarray:
+        """The scores as probabilities. (n, C) float64"""
+        return self.scores if isinstance(self.made_from, str) else self.made_from.recipe().probs(self.scores)
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ def apply_blend(workspace: Workspace, made_from: Blend | str) -> Blended:
     """
     made = open_blend(workspace, made_from, tests_only=True)
     image_id = made.members[0].runs[0].test_ids()
-    return Blended(image_id, made.scores(lambda member: member_test_probs(member.runs, image_id)), made.rows.classes)
+    scores = made.scores(lambda member: member.test_probs(image_id))
+    return Blended(made_from, image_id, scores, made.rows.classes)
 
 
 def open_blend(workspace: Workspace, made_from: Blend | str, *, tests_only: bool) -> Applied:
@@ -77,27 +84,6 @@ def open_members(workspace: Workspace, blend: Blend) -> Members:
     Raises UserError where one is gone or not as it was when the blend was made.
     """
     return read_members(*_as_they_were(workspace, blend, blend.weights, tests_only=False))
-
-
-def member_test_probs(runs: Sequence[Run], image_id: np.ndarray, *, some: bool = False) -> np.ndarray:
-    """Test probabilities averaged over networks and views. image_id (T,) sorted -> (T, C) float32.
-
-    A run has a network per fold, and one more where it was refitted on all images; each counts alike, also where
-    siblings have unequal numbers of them.
-
-    some  the ids are a few of those predicted: only their rows are read, and the files' digests are not taken
-
-    Raises UserError where a file was changed, is unfit, or predicts other images.
-    """
-    total: np.ndarray | None = None
-    for run in runs:
-        for path in run.tests:
-            for piece, probs in run.test_probs(path, image_id, some=some):
-                total = np.zeros((len(image_id), probs.shape[1]), np.float32) if total is None else total
-                total[piece] += probs
-    assert total is not None, "a member has no test predictions"
-    total /= np.float32(sum(len(run.tests) for run in runs))
-    return total
 
 
 def _as_they_were(

@@ -70,7 +70,7 @@ def load_blend(path: Path) -> Blend:
     if version != VERSION:
         raise UserError(f"{path} has version {version}, and this kit reads version {VERSION}", hint=HINT)
     try:
-        fields = {name: _frozen(stored[name]) for name in Blend.__dataclass_fields__}
+        fields = {name: frozen(stored[name]) for name in Blend.__dataclass_fields__}
         scores = {name: ExpectedScore(**fields[name]) for name in ("expected", "expected_top3")}
         worth = tuple(MemberValue(**one) for one in fields["worth"])
         blend = Blend(**fields | scores | {"worth": worth})
@@ -85,8 +85,8 @@ def load_blend(path: Path) -> Blend:
     return blend
 
 
-def _frozen(value: Any) -> Any:
+def frozen(value: Any) -> Any:
     """JSON's lists as tuples, also inside objects."""
     if isinstance(value, list):
-        return tuple(_frozen(item) for item in value)
-    return {key: _frozen(item) for key, item in value.items()} if isinstance(value, dict) else value
+        return tuple(map(frozen, value))
+    return {key: frozen(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -65,18 +65,18 @@ class Scoring:
     def outcomes(self, fits: Sequence[Fits]) -> np.ndarray:
         """Each candidate's outcomes in-sample [:, 0] and cross-fitted [:, 1]. (candidates, 2, N) float64."""
         rows = self.members.rows
-        outcomes = np.full((len(fits), 2, len(rows)), np.nan)
-        fast = [self._objective_for(fit.whole) for fit in fits]
-        for own, fit, known in zip(outcomes, fits, fast, strict=True):
-            if known is not None:
-                own[0] = known.outcomes(fit.whole.weights)
-                for fold, recipe in enumerate(fit.without):
-                    place = rows.of_fold(fold)
-                    own[1, place] = known.outcomes(recipe.weights)[place]
-        slow = [i for i, known in enumerate(fast) if known is None]
+        outcomes, slow = np.empty((len(fits), 2, len(rows))), []
+        for i, fit in enumerate(fits):
+            objective = self._objective_for(fit.whole)
+            if objective is None:
+                slow.append(i)
+                continue
+            outcomes[i, 0] = objective.outcomes(fit.whole.weights)
+            for fold, recipe in enumerate(fit.without):
+                place = rows.of_fold(fold)
+                outcomes[i, 1, place] = objective.outcomes(recipe.weights)[place]
         if slow:
             outcomes[slow] = self._blended_outcomes([fits[i] for i in slow])
-        assert not np.isnan(outcomes).any(), "an image was not scored"
         return outcomes
 
     def _objective_for(self, recipe: Recipe) -> Objective | None:
@@ -93,7 +93,7 @@ class Scoring:
         outcomes = np.empty((len(fits), 2, len(rows)))
         for fold in range(rows.n_folds):
             recipes = [recipe for fit in fits for recipe in (fit.whole, fit.without[fold])]
-            for piece, probs in self.members.chunks(rows.of_fold(fold)):
+            for piece, probs in self.members.chunks(fold):
                 made = []
                 for recipe, scores in zip(recipes, blend_scores(recipes, probs), strict=True):
                     # Ranks are of the scores, as in the submission: probabilities can be equal where scores are not.

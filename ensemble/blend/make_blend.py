@@ -52,19 +52,12 @@ def make_blend(
         why = f"there is no candidate {settings.keep}; there are {', '.join(known)}"
         raise UserError(why, hint="`python run.py blend`")
     with threadpool_limits(1):  # two BLAS threads beside a busy neighbour made 0.2 ms into 7.8 ms
-        loaded = load_members(
-            workspace,
-            settings.members,
-            views=settings.member_views,
-            separate_views=settings.separate_views,
-            separate_seeds=settings.separate_seeds,
-            partial=settings.partial,
-            track=track,
-        )
+        loaded = load_members(workspace, settings, track=track)
         rows, metric = loaded.rows, Metric(settings.metric, settings.k)
         data = fit_data(loaded, metric)
         scoring = Scoring(loaded, metric, data.objective)
-        scores = score_candidates(scoring, _fit_all(workspace, loaded, data, settings, seed=seed, track=track))
+        search = Search(loaded.names, settings, seed, workspace.ensemble / "study.log")
+        scores = score_candidates(scoring, _fit_all(loaded, data, search, track))
         asked = next((one for one in scores if one.candidate.name == settings.keep), None)
         kept = asked or best_or_equal(scores, rows.group, np.ones(len(rows), bool))
         nested = nested_choice(scores, kept, rows, is_chosen=settings.keep is None)
@@ -82,13 +75,10 @@ def make_blend(
     )
 
 
-def _fit_all(
-    workspace: Workspace, members: Members, data: FitData, settings: BlendSettings, *, seed: int, track: Track
-) -> dict[Candidate, Fits]:
+def _fit_all(members: Members, data: FitData, search: Search, track: Track) -> dict[Candidate, Fits]:
     """Every candidate; with one member there is nothing to weigh, with one fold nothing to try weights on."""
-    n_folds, study = members.rows.n_folds, workspace.ensemble / "study.log"
+    n_folds = members.rows.n_folds
     without = tuple(data.subset(members.rows.fold != fold) for fold in range(n_folds)) if n_folds > 1 else (data,)
-    search = Search(members.names, settings.trials, settings.sampler, settings.half_samples, seed, study)
     given = FitInput(members, (data, *without), search, track)
     candidates = CANDIDATES if len(members) > 1 and n_folds > 1 else CANDIDATES[:1]
     tracked = track(candidates, what="fitting candidates", total=len(candidates), unit="candidates")
@@ -110,8 +100,7 @@ def _describe(
 ) -> Blend:
     """All that is kept of the blend. expected: of the test images, by the metric and as a top-3 error"""
     members, rows, recipe = scoring.members, scoring.members.rows, kept.fits.whole
-    values, runs = member_values(scoring, kept), [run for member in members.members for run in member.runs]
-    networks = {run.name: len(run.tests) for run in runs}
+    values, networks = member_values(scoring, kept), {run.name: len(run.tests) for run in members.runs}
     return Blend(
         candidate=kept.candidate.name,
         why=_why(members, kept, scores, settings.keep),
@@ -130,7 +119,7 @@ def _describe(
         seed=seed,
         classes=rows.classes,
         folds_digest=rows.digest,
-        files={run.name: dict(run.digests) for run in runs},
+        files={run.name: dict(run.digests) for run in members.runs},
         partial=(
             {"folds": rows.folds, "networks": networks, "left_out": members.left_out} if rows.is_partial else None
         ),
@@ -177,23 +166,22 @@ def _expected(
         return expected, expected
     outcomes = np.empty(len(rows))  # by a metric that the candidates were not chosen by
     for fold, chosen in enumerate(nested.chosen):
-        for piece, probs in members.chunks(rows.of_fold(fold)):
+        for piece, probs in members.chunks(fold):
             outcomes[piece] = TOP3.outcomes(chosen.fits.without[fold].scores(probs), rows.target[piece])
     return expected, score(TOP3, outcomes)
 
 
 def _warnings(members: Members) -> list[str]:
     """What a partial blend lacks, what was noted of added members, which runs are equal, whether a fold is small."""
-    runs = [run for member in members.members for run in member.runs]
     said = []
     if members.rows.is_partial:
         which = ", ".join(map(str, members.rows.folds))
         said.append(f"partial: weights and scores are of fold {which} alone, {len(members.rows):,} images")
     if members.left_out:
         said.append(f"partial: {first_few(members.left_out)} left out")
-    said += dict.fromkeys(f"{run.name}: {note}" for run in runs for note in run.warnings)
+    said += dict.fromkeys(f"{run.name}: {note}" for run in members.runs for note in run.warnings)
     alike: dict[tuple[str, ...], dict[str, None]] = {}
-    for run in runs:
+    for run in members.runs:
         files = tuple(digest for place, digest in sorted(run.digests.items()) if place.endswith("oof.npz"))
         alike.setdefault(files, {})[run.name] = None
     said += [

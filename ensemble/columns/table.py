@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from ensemble.analysis.test_likeness import FAR, crossfit_auc, deal_groups
+from ensemble.analysis.test_likeness import Auc, crossfit_auc, deal_groups, is_far
 from ensemble.columns.column_kinds import Column, make_column
 from ensemble.settings import TableSettings
 from folds.base.csvfile import CsvTable, read_csv, read_given
@@ -20,8 +19,6 @@ from folds.find.layout import find_id_column
 from folds.find.listing import Lookup
 from folds.manifest.manifest import read_manifest, usable_rows
 from folds.split.assign import SPLIT_HINT, Folds
-
-Auc: TypeAlias = tuple[float, float, float]  # and the 95% interval
 
 TABLE_HINT = "`python run.py table CSV`, or `python run.py table TRAIN_CSV TEST_CSV`"
 MANIFEST_COLUMNS = ("format", "mode", "width", "height", "bytes")
@@ -253,8 +250,3 @@ def measure_test_auc(column: Column, group: np.ndarray, *, seed: int) -> Auc | N
         test, train = (np.bincount(bins[seen & part], minlength=len(edges) + 2) + 1.0 for part in (is_test, ~is_test))
         odds[fold == held] = np.log(test / train)[bins[fold == held]]
     return crossfit_auc(odds, is_test, fold, group, noise=1.0)  # as where the sets are alike: the widest interval
-
-
-def is_far(auc: Auc) -> bool:
-    """Beyond chance, and so far that what the trees learn from the column may not hold for the test images."""
-    return auc[1] > 0.5 and auc[0] >= FAR

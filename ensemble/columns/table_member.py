@@ -92,8 +92,9 @@ def add_table(
         "prior_top3_error": topk_error(shares, folds.target),
         "prior_log_loss": log_loss(shares, folds.target),
     }
-    record = {"made_of": made_of, "columns": {one.name: one.kind for one in table.columns}, "scores": scores}
-    store_member(folder, folds, oof, table.test_id, test, record, warnings=table.warnings)
+    kinds = {one.name: one.kind for one in table.columns}
+    record = {"made_of": made_of, "columns": kinds, "scores": scores, "warnings": list(table.warnings)}
+    store_member(folder, folds, oof, table.test_id, test, record)
     shutil.rmtree(kept.parent, ignore_errors=True)
     return TableResult(folder, table, scores, time.perf_counter() - start)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,23 +53,23 @@ def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddRes
     folds = load_folds(workspace)
     oof = _read(settings.oof, settings.oof_ids, settings, folds)
     test = _read(settings.test, settings.test_ids, settings, folds)
-    images = pd.DataFrame({"image_id": folds.image_id, "path": folds.path, "split": "train"})  # without a manifest
     if workspace.manifest.is_file():
         images = read_manifest(workspace)
+        test_id = np.sort(usable_rows(images, split="test")["image_id"].to_numpy(str))
+    else:  # a blend of files alone
+        images = pd.DataFrame({"image_id": folds.image_id, "path": folds.path, "split": "train"})
+        test_id = np.sort(test.image_id)
     oof_rows, oof_unused = _joined(oof, folds.image_id, images[images["split"] == "train"])
     fold = None if oof.fold is None else oof.fold[oof_rows]
     warnings = _check_folds(name, fold, folds, trust=settings.trust_folds)
-    test_id = np.sort(test.image_id)  # without a manifest the file's own
-    if workspace.manifest.is_file():
-        test_id = np.sort(usable_rows(images, split="test")["image_id"].to_numpy(str))
     test_rows, test_unused = _joined(test, test_id, images[images["split"] == "test"])
     oof_probs, oof_sums = _as_probs(oof, folds, logits=settings.logits)
     test_probs, test_sums = _as_probs(test, folds, logits=settings.logits)
     warnings += [*oof_unused, *test_unused, *oof_sums, *test_sums]
     folder = workspace.members / name
-    record, done = {"trust_folds": settings.trust_folds}, folder / "done.json"
+    record, done = {"trust_folds": settings.trust_folds, "warnings": warnings}, folder / "done.json"
     before = done.read_bytes() if done.is_file() else None  # it has the digests of the other files
-    store_member(folder, folds, oof_probs[oof_rows], test_id, test_probs[test_rows], record, warnings=warnings)
+    store_member(folder, folds, oof_probs[oof_rows], test_id, test_probs[test_rows], record)
     is_replaced = before not in (None, done.read_bytes())
     return AddResult(name, folder, len(folds.image_id), len(test_id), tuple(warnings), is_replaced)
 
@@ -189,13 +189,11 @@ def store_member(
     test_id: np.ndarray,
     test: np.ndarray,
     record: Mapping[str, Any],
-    *,
-    warnings: Sequence[str],
 ) -> None:
     """Write the member's files, `done.json` last; what was there before is replaced once all of them are written.
 
     oof (N, C), test (T, C): probabilities in target order, rows as in `folds.csv` and as in test_id (T,) str
-    record  what `done.json` says of how the member was made
+    record  what `done.json` says of how the member was made, with its `warnings`
     """
     own = {f"fold{k}/oof.npz": folds.fold == k for k in range(folds.n_folds)}
     parts = {file: as_predictions(folds.image_id[rows], oof[rows], folds) for file, rows in own.items()}
@@ -209,7 +207,7 @@ def store_member(
         for file in parts:
             (folder / file).parent.mkdir(exist_ok=True)
             os.replace(new / file, folder / file)
-        head = {"run": folder.name, "folds_digest": folds.digest, **record}
-        write_json(folder / "done.json", {**head, "warnings": list(warnings), "files": files})
+        head = {"run": folder.name, "folds_digest": folds.digest}
+        write_json(folder / "done.json", {**head, **record, "files": files})
     finally:
         shutil.rmtree(new, ignore_errors=True)

@@ -11,7 +11,7 @@ from ensemble.members.add_member import add_member
 from ensemble.members.external import refuse_repeated
 from ensemble.members.oof_file import open_predictions
 from ensemble.settings import AddSettings, FileSettings
-from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv, read_given
+from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv, read_given
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, write_bytes
 from folds.manifest.manifest import class_order
@@ -81,35 +81,22 @@ def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) ->
     if len(classes) < 2:
         raise UserError(f"{path.name} has {len(classes)} classes, and a blend needs two", hint=LABELS_HINT)
     order = np.argsort(ids)  # folds are those of the images, whatever the order of the rows
-    ids, labels, group = ids[order], labels[order], pd.factorize(_groups(table)[order])[0]
+    cells = pd.Series(table.column("group") if "group" in table.header else "", index=range(len(ids)), dtype=object)
+    group = pd.factorize(cells.where(cells != "", cells.index.to_series())[order])[0]  # an empty cell: one of its own
+    ids, labels = ids[order], labels[order]
     target = pd.Index(classes).get_indexer(pd.Index(labels))
     if "fold" in table.header:
         fold = np.unique(table.column("fold"), return_inverse=True)[1][order]
         if fold.max() < 1:
             raise UserError(f"{path.name} has one fold, and cross-fitting the blend needs two", hint=LABELS_HINT)
     else:
-        fold = _drawn_folds(target, group, n_folds=n_folds, seed=seed)
+        n_groups = len(np.unique(group))
+        if n_groups < n_folds:
+            what = f"{len(ids)} labelled images" + (f" in {n_groups} groups" if n_groups < len(ids) else "")
+            hint = "`--blend-folds 2`" if n_groups > 1 else LABELS_HINT
+            raise UserError(f"{what} do not fill {n_folds} folds", hint=hint)
+        fold = stratified_group_folds(target, group, n_folds=n_folds, seed=seed)
     made = pd.DataFrame(dict(zip(COLUMNS, (ids, ids, labels, target, fold, group), strict=True)))
     store_folds(workspace, made, seed=seed)
     cut = int((made.groupby("group")["fold"].nunique() > 1).sum())
     return [f"the folds of {path.name} cut {cut:,} of its groups: the scores may be too good"] if cut else []
-
-
-def _groups(table: CsvTable) -> np.ndarray:
-    """The `group` column as numbers; an image without a group has one of its own. (N,) int64"""
-    alone = np.arange(len(table.rows))
-    if "group" not in table.header:
-        return alone
-    cells = table.column("group")
-    is_empty = np.array([not cell.strip() for cell in cells])
-    return np.where(is_empty, len(cells) + alone, np.unique(cells, return_inverse=True)[1])
-
-
-def _drawn_folds(target: np.ndarray, group: np.ndarray, *, n_folds: int, seed: int) -> np.ndarray:
-    """Folds that each have their share of every class and cut no group, as `split` deals them. (N,) int64"""
-    n_groups = len(np.unique(group))
-    if n_groups < n_folds:
-        what = f"{len(target)} labelled images" + (f" in {n_groups} groups" if n_groups < len(target) else "")
-        hint = "`--blend-folds 2`" if n_groups > 1 else LABELS_HINT
-        raise UserError(f"{what} do not fill {n_folds} folds", hint=hint)
-    return stratified_group_folds(target, group, n_folds=n_folds, seed=seed)

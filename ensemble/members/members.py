@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ensemble.members.oof_file import CHUNK_ROWS, in_threads
-from ensemble.members.open_run import list_runs, open_run
+from ensemble.members.open_run import known_runs, list_runs, open_run
 from ensemble.members.run import Run
 from ensemble.members.training_rows import Rows, rows_of
+from ensemble.settings import BlendSettings
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace
@@ -22,6 +23,7 @@ from models.runs import done_folds, kind_of
 KEPT_BYTES = 600_000_000  # probabilities up to this size stay in memory once read: 15 members x 88,220 x 103 classes
 FAR_BELOW = 0.25  # of the median agreement of all members; networks of very different strength stay above a half
 LEAST_PROB = 1e-6
+DEFAULTS = BlendSettings()
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,26 @@ class Member:
         for run in self.runs[1:]:
             probs = probs + run.probs(start, stop)
         return probs / np.float32(len(self.runs)) if len(self.runs) > 1 else probs
+
+    def test_probs(self, image_id: np.ndarray, *, some: bool = False) -> np.ndarray:
+        """Test probabilities averaged over networks and views. image_id (T,) sorted -> (T, C) float32.
+
+        A run has a network per fold, and one more where it was refitted on all images; each counts alike, also where
+        siblings have unequal numbers of them.
+
+        some  the ids are a few of those predicted: only their rows are read, and the files' digests are not taken
+
+        Raises UserError where a file was changed, is unfit, or predicts other images.
+        """
+        total: np.ndarray | None = None
+        for run in self.runs:
+            for path in run.tests:
+                for piece, probs in run.test_probs(path, image_id, some=some):
+                    total = np.zeros((len(image_id), probs.shape[1]), np.float32) if total is None else total
+                    total[piece] += probs
+        assert total is not None, "a member has no test predictions"
+        total /= np.float32(sum(len(run.tests) for run in self.runs))
+        return total
 
 
 @dataclass(frozen=True)
@@ -58,12 +80,16 @@ class Members:
     def names(self) -> tuple[str, ...]:
         return tuple(member.name for member in self.members)
 
+    @property
+    def runs(self) -> list[Run]:
+        return [run for member in self.members for run in member.runs]
+
     def __len__(self) -> int:
         return len(self.members)
 
-    def chunks(self, rows: slice | None = None, *, size: int = CHUNK_ROWS) -> Iterator[tuple[slice, np.ndarray]]:
-        """All members' probabilities, piece by piece: (rows, (M, n, C) float32). No piece crosses a fold's border."""
-        for piece in self.pieces(rows, size=size):
+    def chunks(self, fold: int | None = None, *, size: int = CHUNK_ROWS) -> Iterator[tuple[slice, np.ndarray]]:
+        """All members' probabilities, of all folds or one, piece by piece: (rows, (M, n, C) float32)."""
+        for piece in self.pieces(fold, size=size):
             yield piece, self.stacked(piece)
 
     def stacked(self, piece: slice) -> np.ndarray:
@@ -78,48 +104,36 @@ class Members:
             made[m] = member.probs(piece.start, piece.stop)
         return made
 
-    def pieces(self, rows: slice | None = None, *, size: int = CHUNK_ROWS) -> Iterator[slice]:
-        """The rows, cut into pieces that lie inside one fold each."""
-        wanted = rows or slice(0, len(self.rows))
-        for fold in range(self.rows.n_folds):
-            place = self.rows.of_fold(fold)
-            first, last = max(place.start, wanted.start), min(place.stop, wanted.stop)
-            for start in range(first, last, size):
-                yield slice(start, min(start + size, last))
+    def pieces(self, fold: int | None = None, *, size: int = CHUNK_ROWS) -> Iterator[slice]:
+        """The rows of all folds or one, cut into pieces that lie inside one fold each."""
+        for k in range(self.rows.n_folds) if fold is None else (fold,):
+            place = self.rows.of_fold(k)
+            for start in range(place.start, place.stop, size):
+                yield slice(start, min(start + size, place.stop))
 
 
-def load_members(
-    workspace: Workspace,
-    names: Sequence[str] | None = None,
-    *,
-    views: tuple[str, ...] | None = None,
-    separate_views: bool = False,
-    separate_seeds: bool = False,
-    partial: bool = False,
-    track: Track = silently,
-) -> Members:
-    """All named runs (all finished ones by default), checked, and joined by id to `folds.csv`.
+def load_members(workspace: Workspace, settings: BlendSettings = DEFAULTS, *, track: Track = silently) -> Members:
+    """The runs that the settings name (all finished ones by default), checked, and joined by id to `folds.csv`.
 
-    partial  runs may lack folds: the rows are then those of the folds that all members have
+    Of a partial blend runs may lack folds: the rows are then those of the folds that all members have.
 
     Raises UserError naming the run that has a gap, other folds or classes, NaN, or rows that do not sum to 1.
     """
-    folds, known = load_folds(workspace), list_runs(workspace)
+    folds, known, names = load_folds(workspace), list_runs(workspace), settings.members
     if names is None and not known:
         raise UserError("there is no finished run to blend", hint="`python run.py train`")
     wanted: Sequence[str] = known if names is None else sorted(set(names))  # their order must not matter
     unknown = [name for name in names or () if name not in known]
     if unknown or not wanted:
-        hint = f"there are {', '.join(known)}" if known else "`python run.py train` makes the first run"
-        raise UserError(f"there is no finished run {first_few(unknown)}".rstrip(), hint=hint)
+        raise UserError(f"there is no finished run {first_few(unknown)}".rstrip(), hint=known_runs(workspace))
     used, in_use = wanted, list(range(folds.n_folds))
-    if partial:
+    if settings.partial:
         used, in_use = choose_parts(workspace, wanted, n_folds=folds.n_folds, is_named=names is not None)
     left_out = tuple(name for name in wanted if name not in used)
     rows = rows_of(folds, in_use)
-    runs = list(in_threads(lambda name: open_run(workspace, name, rows=rows, views=views), used))
-    members = [Member(run.name, (run,)) for run in runs] if separate_seeds else join_siblings(runs)
-    if separate_views:
+    runs = list(in_threads(lambda name: open_run(workspace, name, rows=rows, views=settings.member_views), used))
+    members = [Member(run.name, (run,)) for run in runs] if settings.separate_seeds else join_siblings(runs)
+    if settings.separate_views:
         members = [
             Member(f"{member.name}:{view}", tuple(run.with_views((view,)) for run in member.runs))
             for member in members

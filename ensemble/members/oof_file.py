@@ -34,6 +34,8 @@ class StoredPredictions:
 
     image_id (n,) str    classes (C,) str    views (V,) str    folds_digest of the folds that it belongs to
     offset: where the (n, V, C) float32 values of log_probs begin in the file
+    start:  the number of its first row, where the rows of several files are counted on
+    order:  row start + i is row order[i] of the file; None: row i
     """
 
     path: Path
@@ -42,21 +44,28 @@ class StoredPredictions:
     views: tuple[str, ...]
     folds_digest: str
     offset: int
+    start: int = 0
+    order: np.ndarray | None = None
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """Log-probabilities of rows start to stop. (stop - start, V, C) float32."""
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.image_id)
+
+    def log_probs(self, start: int, stop: int) -> np.ndarray:
+        """Rows start to stop. (stop - start, V, C) float32"""
+        if self.order is not None:
+            return self.scattered(np.arange(start, stop))
         shape = (stop - start, len(self.views), len(self.classes))
-        row_size = shape[1] * shape[2]
+        offset = self.offset + 4 * (start - self.start) * shape[1] * shape[2]
         # A plain read, not a memory map: mapped pages would count as memory of this process.
-        values = np.fromfile(
-            self.path, np.float32, count=shape[0] * row_size, offset=self.offset + 4 * start * row_size
-        )
-        return values.reshape(shape)
+        return np.fromfile(self.path, np.float32, count=int(np.prod(shape)), offset=offset).reshape(shape)
 
-    def scattered_rows(self, index: np.ndarray) -> np.ndarray:
-        """Log-probabilities of rows in any order. (len(index), V, C) float32."""
+    def scattered(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the rows (n,) that this file has. (at most n, V, C) float32"""
+        own = rows[(rows >= self.start) & (rows < self.stop)] - self.start
         shape = (len(self.image_id), len(self.views), len(self.classes))
-        return np.asarray(np.memmap(self.path, np.float32, "r", offset=self.offset, shape=shape)[index])
+        values = np.memmap(self.path, np.float32, "r", offset=self.offset, shape=shape)
+        return np.asarray(values[own if self.order is None else self.order[own]])
 
 
 def open_predictions(path: Path, *, hint: str) -> StoredPredictions:

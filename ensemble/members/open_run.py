@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.members.oof_file import StoredPredictions, open_predictions, refuse_changed
-from ensemble.members.run import Block, Run, is_added
+from ensemble.members.run import Run, is_added
 from ensemble.members.training_rows import Rows
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, read_json
@@ -23,6 +23,12 @@ def list_runs(workspace: Workspace) -> tuple[str, ...]:
     trained = {path.parent.parent.name for path in workspace.models.glob("*/fold*/done.json")}
     added = {path.parent.name for path in workspace.members.glob("*/done.json")}
     return tuple(sorted(trained | added))
+
+
+def known_runs(workspace: Workspace) -> str:
+    """A hint for who names a run that is not there."""
+    known = ", ".join(list_runs(workspace))
+    return f"there are {known}" if known else "`python run.py train` makes the first run"
 
 
 def open_run(
@@ -63,7 +69,7 @@ def open_run(
     return Run(
         name=name,
         root=root,
-        blocks=tuple(opened.block(one, k) for k, one in enumerate(in_use)),
+        oof=tuple(opened.joined(one, k) for k, one in enumerate(in_use)),
         tests=tuple(folder / "test.npz" for folder in done),
         views=tuple(stored[0].views[place] for place in use_views),
         use_views=use_views,
@@ -109,9 +115,7 @@ class _Opened:
         there = done_folds(workspace, self.name)
         lacking = [str(k) for k in self.rows.folds if k not in there]
         if len(lacking) == len(self.rows.folds):
-            known = ", ".join(list_runs(workspace))
-            hint = f"there are {known}" if known else "`python run.py train` makes the first run"
-            raise UserError(f"there is no finished fold of a run {self.name}", hint=hint)
+            raise UserError(f"there is no finished fold of a run {self.name}", hint=known_runs(workspace))
         if lacking:
             train = f"`python run.py train --run {self.name}`"
             hint = f"{train}, or `python run.py blend --partial` for the folds that are done"
@@ -181,12 +185,12 @@ class _Opened:
             )
         return tuple(there.index(view) for view in (views or there))
 
-    def block(self, stored: StoredPredictions, fold: int) -> Block:
+    def joined(self, stored: StoredPredictions, fold: int) -> StoredPredictions:
         """A fold's rows, joined by id. Refuses gaps, ids of other folds, and ids that stand there twice."""
         place = self.rows.of_fold(fold)
         expected, what = self.rows.image_id[place], f"{self.name}: fold {self.rows.folds[fold]}"
         if np.array_equal(stored.image_id, expected):
-            return Block(place.start, replace(stored, image_id=expected), None)  # one copy of the ids for all runs
+            return replace(stored, image_id=expected, start=place.start)  # one copy of the ids for all runs
         ids, first, count = np.unique(stored.image_id, return_index=True, return_counts=True)
         for names, fault in (
             (np.setdiff1d(expected, ids), "has no prediction for"),
@@ -195,4 +199,4 @@ class _Opened:
         ):
             if len(names):
                 raise UserError(f"{what} {fault} {first_few(list(names))}", hint=self.hint)
-        return Block(place.start, stored, first[np.searchsorted(ids, expected)])
+        return replace(stored, start=place.start, order=first[np.searchsorted(ids, expected)])

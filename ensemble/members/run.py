@@ -15,32 +15,12 @@ from models.predict.predictions import ROW_SUM_TOLERANCE, average_views
 
 
 @dataclass(frozen=True)
-class Block:
-    """The out-of-fold rows of one fold: where they start among all rows, and in which order the file has them."""
-
-    start: int
-    stored: StoredPredictions
-    order: np.ndarray | None  # row i of the fold is row order[i] of the file; None: the same order
-
-    @property
-    def stop(self) -> int:
-        return self.start + len(self.stored.image_id)
-
-    def log_probs(self, start: int, stop: int) -> np.ndarray:
-        """Rows start to stop, counted from the first row of all. (n, V, C) float32."""
-        start, stop = start - self.start, stop - self.start
-        if self.order is None:
-            return self.stored.rows(start, stop)
-        return self.stored.scattered_rows(self.order[start:stop])
-
-
-@dataclass(frozen=True)
 class Run:
     """One trained run (or one member of columns or of another tool), opened and checked, its values still on disk."""
 
     name: str
     root: Path
-    blocks: tuple[Block, ...]  # none where the run was opened for the test images alone
+    oof: tuple[StoredPredictions, ...]  # of each fold; none where the run was opened for the test images alone
     tests: tuple[Path, ...]
     views: tuple[str, ...]  # those in use
     use_views: tuple[int, ...]  # their places in the file
@@ -55,9 +35,9 @@ class Run:
     def probs(self, start: int, stop: int) -> np.ndarray:
         """Probabilities of rows start to stop, the views averaged. (n, C) float32."""
         pieces = [
-            self.averaged(block.log_probs(max(start, block.start), min(stop, block.stop)))
-            for block in self.blocks
-            if block.start < stop and start < block.stop
+            self.averaged(fold.log_probs(max(start, fold.start), min(stop, fold.stop)))
+            for fold in self.oof
+            if fold.start < stop and start < fold.stop
         ]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
@@ -86,10 +66,10 @@ class Run:
             odd = np.setdiff1d(image_id, stored.image_id) if some else np.setxor1d(image_id, stored.image_id)
             fault = "has no prediction for" if some else "predicts other test images than the other files do:"
             raise UserError(f"{self.name}: {place} {fault} {first_few(list(odd))}", hint=hint)
-        block = Block(0, stored, None if np.array_equal(rows, np.arange(len(order))) else rows)
+        stored = replace(stored, order=None if np.array_equal(rows, np.arange(len(order))) else rows)
         for start in range(0, len(rows), CHUNK_ROWS):
             stop = min(start + CHUNK_ROWS, len(rows))
-            probs = self.averaged(block.log_probs(start, stop))
+            probs = self.averaged(stored.log_probs(start, stop))
             if not (np.abs(probs.sum(axis=1) - 1) <= ROW_SUM_TOLERANCE).all():
                 raise UserError(f"{self.name}: {place} holds NaN, or rows that do not sum to 1", hint=hint)
             yield slice(start, stop), probs

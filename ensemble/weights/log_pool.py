@@ -20,7 +20,7 @@ from ensemble.members.oof_file import in_threads
 from ensemble.weights.recipe import FLOOR, Recipe
 
 WEIGHT_SHRINKAGE = 1e-3  # times half the squared distance to equal weights, in nats: decides between copies only
-BIAS_SD = 0.5  # a class's bias is believed to be this far from 0: exp(0.5) is a factor of 1.6
+BIAS_SD = 0.5  # standard deviation of the prior of a class's bias: exp(0.5) is a factor of 1.6
 WARM_ROWS = 8000  # the first Newton steps are taken on so many images
 PIECE_ROWS = 512  # (M, n, C) float32 at M = 15 is 3 MB: in the cache
 SMALL_STEP = 1e-3  # nats: a step that gains less is taken without looking again; weights are then off by about 1e-3

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ensemble.settings import SamplerName
+from ensemble.settings import BlendSettings
 from ensemble.weights.recipe import softmax
 from ensemble.weights.reduction import Reduction
 from ensemble.weights.simple import FitData
@@ -36,9 +36,7 @@ class Search:
     """A search that can be repeated: with the same data and number it finds the same weights."""
 
     names: tuple[str, ...]
-    trials: int
-    sampler: SamplerName
-    half_samples: int
+    settings: BlendSettings
     seed: int
     study: Path | None = None  # where the study of the search on all images is stored
 
@@ -53,10 +51,10 @@ class Search:
         if not isinstance(data.objective, Reduction):
             return best
         best = descend(data.objective, best, passes=MOST_PASSES)
-        if self.half_samples == 1:
+        if self.settings.half_samples == 1:
             return best
         rng = np.random.default_rng([self.seed, number, 1])
-        halves = (data.objective.subset(half_of_groups(data.group, rng)) for _ in range(self.half_samples))
+        halves = (data.objective.subset(half_of_groups(data.group, rng)) for _ in range(self.settings.half_samples))
         return np.mean([descend(half, best, passes=1) for half in halves], axis=0)
 
     def best_of_trials(self, data: FitData, number: int) -> np.ndarray:
@@ -70,7 +68,7 @@ class Search:
             centre = np.maximum(np.log(best / best.max()), LEAST_LOGIT)
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         samplers = {"cma": optuna.samplers.CmaEsSampler, "tpe": optuna.samplers.TPESampler}
-        sampler = samplers.get(self.sampler, optuna.samplers.RandomSampler)(seed=seed)
+        sampler = samplers.get(self.settings.sampler, optuna.samplers.RandomSampler)(seed=seed)
         study = optuna.create_study(sampler=sampler, study_name=STUDY)
 
         def loss_of(trial: optuna.Trial) -> float:
@@ -78,7 +76,7 @@ class Search:
             logits = np.array([trial.suggest_float(name, mid - REACH, mid + REACH) for name, mid in pairs])
             return float(data.objective.losses(softmax(logits[None]))[0])
 
-        study.optimize(loss_of, n_trials=self.trials)
+        study.optimize(loss_of, n_trials=self.settings.trials)
         if self.study and number == 0:
             store_study(study, self.study)
         tied = [trial for trial in study.get_trials(deepcopy=False) if trial.value == study.best_value]
@@ -160,7 +158,5 @@ def start_weights(data: FitData) -> np.ndarray:
 
 def half_of_groups(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The images of a random half of the groups of duplicates. (n,) -> (n,) bool"""
-    distinct, member_of = np.unique(group, return_inverse=True)
-    chosen = np.zeros(len(distinct), bool)
-    chosen[rng.permutation(len(distinct))[: (len(distinct) + 1) // 2]] = True
-    return chosen[member_of]
+    distinct = np.unique(group)
+    return np.isin(group, rng.permutation(distinct)[: (len(distinct) + 1) // 2])

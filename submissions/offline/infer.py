@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from folds.manifest.manifest import natural_key
 from folds.pixels.fill import Known, fill
 from folds.pixels.store import FORMS, PixelStore
 from models.predict.predictions import average_views
-from submissions.check import faults_of
+from submissions.check import valid_csv
 from submissions.csv_form import Layout, sample_layout
 from submissions.offline.pack_file import OpenPack, Pack, Smaller
 from submissions.settings import InferSettings
@@ -76,13 +77,12 @@ def infer(
         raise UserError(why, hint="take another `--out`")
     state = out.with_name(f"{out.name}.parts")
     with alone(Workspace(state), "infer", say=say):
-        work = _Work(opened, pictures, items, settings, state, say=say)
+        work = _Work(opened, pictures, items, settings, state, say)
         finished = work.run(began, track)
-        data, guessed, unseen = work.csv(layout, finished)
-        fault = next(faults_of(data, layout), None)
-        if fault is not None:
-            raise UserError(f"the submission would not be valid, and was not written: {fault}")
-        write_bytes(out, data)
+        best, seen = work.found(finished)
+        write_bytes(out, valid_csv(layout, best, opened.pack.images_per_class))
+    guessed = tuple(name for name in layout.image_id if name in seen and name not in best)
+    unseen = tuple(name for name in layout.image_id if name not in seen)
     if not unseen:
         shutil.rmtree(state, ignore_errors=True)
     seconds = time.monotonic() - began
@@ -108,34 +108,22 @@ def _items(pack: Pack, pictures: Path, settings: InferSettings) -> tuple[list[It
     return sorted(items, key=lambda item: item.image_id), layout
 
 
+@dataclass
 class _Work:
-    """The blocks of pictures: which are done, and how the next ones are."""
+    """The blocks of pictures: which are done, and how the next ones are. step: the part of the ensemble in use."""
 
-    def __init__(
-        self,
-        opened: OpenPack,
-        pictures: Path,
-        items: Sequence[Item],
-        settings: InferSettings,
-        state: Path,
-        *,
-        say: Callable[[str], object],
-    ) -> None:
-        self.opened, self.pictures, self.items, self.settings, self.say = opened, pictures, items, settings, say
-        self.state, self.step = state, 0
-        self.blocks = [slice(0, min(FIRST, len(items)))]
-        self.blocks += [slice(at, min(at + BLOCK, len(items))) for at in range(FIRST, len(items), BLOCK)]
-        listed = "\n".join(f"{item.image_id}\t{item.file.path}\t{item.file.bytes}" for item in items)
-        head = {"pack": opened.digest, "pictures": digest(listed.encode(errors="surrogatepass"))}
-        path = state / "head.json"
-        if path.is_file():
-            stored = read_json(path, hint=f"remove {state}")
-            if {key: stored.get(key) for key in head} != head:
-                raise UserError(
-                    f"{state} was begun with another pack or other pictures", hint="remove it, or take another `--out`"
-                )
-            self.step = stored["step"]
-        self.head = head
+    opened: OpenPack
+    pictures: Path
+    items: Sequence[Item]
+    settings: InferSettings
+    state: Path
+    say: Callable[[str], object]
+    step: int = 0
+
+    @cached_property
+    def blocks(self) -> list[slice]:
+        n = len(self.items)
+        return [slice(0, min(FIRST, n)), *(slice(at, min(at + BLOCK, n)) for at in range(FIRST, n, BLOCK))]
 
     @property
     def part(self) -> Smaller:
@@ -148,12 +136,7 @@ class _Work:
         """Predict all blocks that are not done; returns those that are. Fewer than all where the time was up."""
         hours = self.settings.max_hours
         deadline = None if hours is None else began + max(hours * 3600 - WRITING_SECONDS, 0.0)
-        if not (self.state / "head.json").is_file():
-            for left in self.state.glob("block-*.npz"):  # of a call that was stopped before it had chosen
-                left.unlink()
-            if deadline is not None:
-                self._choose(deadline)
-            write_json(self.state / "head.json", {**self.head, "step": self.step})
+        self._begin(deadline)
         todo = [at for at in range(len(self.blocks)) if not self.path(at).is_file()]
         done = set(range(len(self.blocks))) - set(todo)
         sizes = [self.blocks[at].stop - self.blocks[at].start for at in todo]
@@ -168,9 +151,27 @@ class _Work:
                 if i + 1 < len(todo):  # the next block is decoded while this one is predicted
                     ahead.append(thread.submit(self._decode, todo[i + 1]))
                 self._predict(at, store, track)
-                per_picture = (time.monotonic() - since) / max(sizes[i], 1)
+                per_picture = (time.monotonic() - since) / sizes[i]
                 done.add(at)
         return done
+
+    def _begin(self, deadline: float | None) -> None:
+        """Go on with the part of the ensemble that an earlier call chose, or choose one."""
+        listed = "\n".join(f"{item.image_id}\t{item.file.path}\t{item.file.bytes}" for item in self.items)
+        head = {"pack": self.opened.digest, "pictures": digest(listed.encode(errors="surrogatepass"))}
+        path = self.state / "head.json"
+        if path.is_file():
+            stored = read_json(path, hint=f"remove {self.state}")
+            if {key: stored.get(key) for key in head} != head:
+                why = f"{self.state} was begun with another pack or other pictures"
+                raise UserError(why, hint="remove it, or take another `--out`")
+            self.step = stored["step"]
+            return
+        for left in self.state.glob("block-*.npz"):  # of a call that was stopped before it had chosen
+            left.unlink()
+        if deadline is not None:
+            self._choose(deadline)
+        write_json(path, {**head, "step": self.step})
 
     def _choose(self, deadline: float) -> None:
         """Predict the first block, and choose the largest part of the ensemble that all pictures have time for."""
@@ -179,7 +180,7 @@ class _Work:
         decoded = time.monotonic()
         self._predict(0, store, silently)
         now, first = time.monotonic(), self.blocks[0]
-        n = max(first.stop - first.start, 1)
+        n = first.stop - first.start
         decode, predict, steps = (decoded - since) / n, (now - decoded) / n, self.opened.pack.smaller
 
         def seconds(part: Smaller) -> float:  # for all pictures; the whole ensemble has predicted the first ones
@@ -246,18 +247,14 @@ class _Work:
                     counts[name] += 1
         return pack.recipe(names).scores(totals[name] / np.float32(counts[name]) for name in names)
 
-    def csv(self, layout: Layout, finished: set[int]) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
-        """The CSV, the ids that were guessed, and those that there was no time for."""
-        prior = top_classes(np.array([self.opened.pack.images_per_class], np.float64), k=layout.n_labels)[0]
+    def found(self, finished: set[int]) -> tuple[dict[str, np.ndarray], set[str]]:
+        """The best classes of every picture in these blocks that could be read, and the ids of all."""
         found: dict[str, np.ndarray] = {}
-        for at in sorted(finished):
+        for at in finished:
             with np.load(self.path(at), allow_pickle=False) as block:
                 for row, best in zip(block["rows"].tolist(), block["best"], strict=True):
                     found[self.items[self.blocks[at].start + row].image_id] = best
-        seen = {item.image_id for at in finished for item in self.items[self.blocks[at]]}
-        guessed = tuple(name for name in layout.image_id if name in seen and name not in found)
-        unseen = tuple(name for name in layout.image_id if name not in seen)
-        return layout.text(found, otherwise=prior).encode(), guessed, unseen
+        return found, {item.image_id for at in finished for item in self.items[self.blocks[at]]}
 
 
 def affordable(seconds: Sequence[float], *, left: float) -> int:

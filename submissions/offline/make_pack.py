@@ -84,7 +84,7 @@ def make_pack(
             kept = [m for m, name in enumerate(members.names) if name in part.members]
             recipe = replace(recipe, weights=pack.recipe(part.members).weights)
             members, left_out = read_members(members.rows, [members.members[m] for m in kept]), part
-            used = {run.name for member in members.members for run in member.runs}
+            used = {run.name for run in members.runs}
             runs = {name: run for name, run in runs.items() if name in used}
             pack = _describe(workspace, blend, members, recipe, runs, store)
     onnx = _onnx_files(pack, files, track=track) if settings.onnx else ()
@@ -139,9 +139,8 @@ def _pack_runs(
     from models.predict.packed import pack_run
 
     views: dict[str, list[str]] = {}
-    for member in members.members:
-        for run in member.runs:
-            views[run.name] = list(dict.fromkeys([*views.get(run.name, []), *run.views]))
+    for run in members.runs:
+        views[run.name] = list(dict.fromkeys([*views.get(run.name, []), *run.views]))
     packed = {name: pack_run(workspace, name, folds, views=views[name], plans=plans) for name in sorted(views)}
     return {name: run for name, (run, _) in packed.items()}, {name: list(found) for name, (_, found) in packed.items()}
 
@@ -191,7 +190,7 @@ def _changed_runs(
     from models.predict.packed import packed_log_probs
 
     rows, place = store.rows(folds.image_id, split="train"), 0
-    runs = {run.name: run for member in members.members for run in member.runs}
+    runs = {run.name: run for run in members.runs}
     before, now = ({name: list[np.ndarray]() for name in runs} for _ in range(2))
     for fold in members.rows.folds:
         own = np.flatnonzero(folds.fold == fold)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ensemble.blend.blend_json import frozen
 from ensemble.weights.recipe import Pool, Recipe
 from folds.base.errors import UserError
 from folds.base.workspace import digest, replacing
@@ -137,12 +138,7 @@ class OpenPack:
 def _from_json(stored: dict[str, Any]) -> Pack:
     from models.predict.packed import PackedRun
 
-    def tuples(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: tuples(one) for key, one in value.items()}
-        return tuple(map(tuples, value)) if isinstance(value, list) else value
-
-    fields = {name: tuples(stored[name]) for name in Pack.__dataclass_fields__}
+    fields = {name: frozen(stored[name]) for name in Pack.__dataclass_fields__}
 
     def packed(one: dict[str, Any]) -> PackedRun:
         return PackedRun(**{**one, "beside": tuple(map(packed, one["beside"]))})

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ensemble.members.members import Members, read_members
-from ensemble.weights.metric import Metric
+from ensemble.weights.metric import TOP3
 from ensemble.weights.recipe import Recipe
 from submissions.offline.pack_file import Smaller
 
@@ -79,12 +79,12 @@ class Parts:
 
     def _error(self, kept: Kept) -> float:
         """The top-3 error of the out-of-fold images under a part of the members."""
-        members, metric, missed = _under(self.members, kept), Metric("top-k-error", 3), 0.0
+        members, missed = _under(self.members, kept), 0.0
         chosen = [members.names.index(name) for name in kept]
         weights = self.recipe.weights[chosen]
         own = replace(self.recipe, weights=weights * (self.recipe.weights.sum() / weights.sum()))
         for piece, probs in members.chunks():
-            missed += float(metric.outcomes(own.scores(probs[chosen]), members.rows.target[piece]).sum())
+            missed += float(TOP3.outcomes(own.scores(probs[chosen]), members.rows.target[piece]).sum())
         return missed / len(members.rows)
 
 

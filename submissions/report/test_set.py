@@ -64,9 +64,8 @@ def _predicted(work: WorkFolder, oof: Oof, settings: ReportSettings) -> Row:
 
     Raises UserError where they are not predicted.
     """
-    workspace, made_from = work.workspace, (work.blend if oof.is_blend else None) or oof.name
-    blended = apply_blend(workspace, made_from)
-    mix = class_mix_of(workspace, made_from, blended.image_id)
+    blended = apply_blend(work.workspace, (work.blend if oof.is_blend else None) or oof.name)
+    mix, probs = class_mix_of(work.workspace, blended), blended.probs
     largest = mix.most_changed[:NAMED].tolist()
     train, test = (100 * mix.train).tolist(), (100 * mix.test).tolist()
     chart = points(
@@ -79,7 +78,6 @@ def _predicted(work: WorkFolder, oof: Oof, settings: ReportSettings) -> Row:
         has_diagonal=True,
         named=largest,
     )
-    probs = blended.scores if isinstance(made_from, str) else made_from.recipe().probs(blended.scores)
     unsure = np.argsort(probs.max(axis=1), kind="stable")[: settings.hardest_images]
     return {
         "of": oof.name,
@@ -94,5 +92,5 @@ def _predicted(work: WorkFolder, oof: Oof, settings: ReportSettings) -> Row:
             }
             for row, top in zip(unsure.tolist(), top_classes(probs[unsure]).tolist(), strict=True)
         ],
-        "twins": copies_of_training_images(workspace, blended),
+        "twins": copies_of_training_images(work.workspace, blended),
     }

@@ -15,6 +15,7 @@ from ensemble.blend.blend_json import load_blend
 from ensemble.members.members import load_members
 from ensemble.members.open_run import list_runs
 from ensemble.members.training_rows import Rows
+from ensemble.settings import BlendSettings
 from ensemble.weights.metric import LEAST_PROB
 from ensemble.weights.recipe import Recipe
 from folds.base.errors import UserError
@@ -121,7 +122,7 @@ def score_runs(work: WorkFolder) -> list[Entry]:
 
 def score_run(workspace: Workspace, name: str) -> Entry:
     """The errors of a run; copies count as one draw in their interval. Raises UserError where it is damaged."""
-    members = load_members(workspace, [name], partial=True)
+    members = load_members(workspace, BlendSettings(members=(name,), partial=True))
     rows, rank = members.rows, np.empty(len(members.rows), np.int64)  # how many classes beat the true one
     for piece, probs in members.chunks():
         rank[piece] = true_rank(probs[0], rows.target[piece])
@@ -141,7 +142,7 @@ def best_oof(work: WorkFolder, runs: Sequence[Entry]) -> Oof | None:
     elif runs:
         name = min(runs, key=lambda one: (-one.images, one.top3_error, one.log_loss)).name
         recipe, is_blend = Recipe("mean", np.ones(1)), False
-        members = load_members(work.workspace, [name], partial=True)
+        members = load_members(work.workspace, BlendSettings(members=(name,), partial=True))
     else:
         return None
     rows, n_classes = members.rows, len(members.rows.classes)

@@ -81,7 +81,7 @@ def measure_fits(work: Workspace, folder: Path, *, seed: int) -> dict[str, Any]:
     reduction = data.objective
     assert isinstance(reduction, Reduction)
     weights = np.random.default_rng(1).dirichlet(np.ones(len(members)), size=16)
-    search = Search(members.names, 200, "cma", 16, seed)
+    search = Search(members.names, BlendSettings(), seed)
 
     def top3(one: np.ndarray) -> np.ndarray:
         blended = np.zeros(probs.shape[1:])

@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 
 import run
+from ensemble.analysis.test_set import copies_of_test_images
 from ensemble.blend.make_blend import make_blend
 from folds.base.interval import wilson_interval
 from folds.base.workspace import Workspace
 from folds.manifest.manifest import read_manifest, write_manifest
-from submissions.check import (
-    check_submission,
-    copies_of_test_images,
-    expected_top3,
-    is_changed,
-    read_lineage,
-    score_submission,
-)
+from submissions.check import check_submission, expected_top3, is_changed, read_lineage, score_submission
 from submissions.csv_form import Layout, read_layout
 from submissions.settings import SubmitSettings
 from submissions.status import what_is_missing

@@ -107,7 +107,7 @@ def test_each_test_image_is_predicted_by_the_networks_of_one_fold_as_out_of_fold
         oof = folds.image_id[rows], log_posteriors(folds, folds.target[rows], [0, fold])
         write_fold(work, folds, "m00", fold, *oof, WORLD.test_id, log_posteriors(folds, WORLD.targets(1), [1, fold]))
     blend = make_blend(work, EQUAL, seed=0).blend
-    mix = class_mix_of(work, blend, apply_blend(work, blend).image_id)
+    mix = class_mix_of(work, apply_blend(work, blend))
     assert not mix.is_shift
     assert mix.calibration.sharpness == pytest.approx(1, rel=0.2)
 

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ensemble.analysis.explain import explain_image, nearest
-from ensemble.analysis.explain_picture import draw_explained
+from ensemble.analysis.explain import draw_explained, explain_image, nearest
 from ensemble.blend.apply import apply_blend
 from ensemble.blend.blend_json import load_blend
 from ensemble.blend.make_blend import make_blend

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from ensemble.blend.apply import apply_blend, member_test_probs
+from ensemble.blend.apply import apply_blend
 from ensemble.blend.blend_json import load_blend
 from ensemble.blend.make_blend import make_blend
 from ensemble.members.members import choose_parts, load_members
@@ -28,7 +28,7 @@ def without(work, **folds):
 
 def test_rows_are_those_of_the_folds_that_every_member_has(work, folds):
     without(work, m01=(1,))
-    members = load_members(work, partial=True)
+    members = load_members(work, BlendSettings(partial=True))
     assert members.names == ("m00", "m01", "m02")
     assert members.rows.folds == (0, 2)
     assert sorted(members.rows.image_id.tolist()) == folds.image_id[folds.fold != 1].tolist()
@@ -37,12 +37,15 @@ def test_rows_are_those_of_the_folds_that_every_member_has(work, folds):
 
 def test_a_run_with_one_fold_does_not_take_the_others_from_two_whole_runs_unless_it_is_named(work):
     without(work, m02=(0, 1))
-    members = load_members(work, partial=True)
+    members = load_members(work, BlendSettings(partial=True))
     assert (members.names, members.rows.folds, members.left_out) == (("m00", "m01"), (0, 1, 2), ("m02",))
-    named = load_members(work, ["m00", "m02"], partial=True)
+    named = load_members(work, BlendSettings(members=("m00", "m02"), partial=True))
     assert (named.names, named.rows.folds) == (("m00", "m02"), (2,))
     without(work, m00=(2,))
-    assert refusal(load_members, work, ["m00", "m02"], partial=True)[0] == "m00, m02 have no fold in common"
+    assert (
+        refusal(load_members, work, BlendSettings(members=("m00", "m02"), partial=True))[0]
+        == "m00, m02 have no fold in common"
+    )
 
 
 def test_a_partial_blend_of_nothing_lacking_is_the_whole_blend(work):
@@ -66,9 +69,9 @@ def test_a_partial_blend_is_applied_and_says_so_everywhere(work, lacking):
     if len(there) == 1:
         assert (result.blend.candidate, set(result.blend.weights.values())) == ("equal", {1 / 3})
     blend = load_blend(work.blend)
-    members = load_members(work, partial=True).members
+    members = load_members(work, BlendSettings(partial=True)).members
     blended = apply_blend(work, blend)
-    means = [member_test_probs(list(member.runs), blended.image_id) for member in members]
+    means = [member.test_probs(blended.image_id) for member in members]
     np.testing.assert_array_equal(blend.recipe().scores(iter(means)), blended.scores)
     lineage = json.loads(write_submission(work, SubmitSettings()).path.with_suffix(".json").read_text())
     assert lineage["partial"]["folds"] == there

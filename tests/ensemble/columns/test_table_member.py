@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ensemble.analysis.test_likeness import is_far
 from ensemble.blend.make_blend import make_blend
 from ensemble.columns.column_kinds import Column
-from ensemble.columns.table import is_far, label_error, measure_test_auc
+from ensemble.columns.table import label_error, measure_test_auc
 from ensemble.columns.table_member import add_table, fit_table_model, held_part, score_sentence
 from ensemble.members.members import disagreeing_members, load_members
 from ensemble.members.open_run import open_run
@@ -59,7 +60,7 @@ def test_columns_become_a_member_that_blends_like_a_run(house):
     made = add(house)
     assert [column.kind for column in made.table.columns] == ["category of 8 values", "number"]
     assert made.scores["log_loss"] < made.scores["prior_log_loss"] - 0.3
-    member = load_members(house.work, ["table"]).members[0]
+    member = load_members(house.work, BlendSettings(members=("table",))).members[0]
     probs, rows = member.probs(0, 600), rows_of(house.folds)
     assert (probs > 0).all()
     assert -np.log(probs[np.arange(600), rows.target]).mean() == pytest.approx(made.scores["log_loss"], abs=1e-4)
@@ -118,7 +119,7 @@ def test_after_a_stop_the_folds_that_are_done_are_not_fitted_again(house):
     even = np.full_like(made.log_probs, np.log(1 / 8))
     save_predictions(kept, Predictions(made.image_id, made.classes, made.views, even, made.folds_digest))
     add(house)
-    assert load_members(house.work, ["table"]).members[0].probs(0, 50) == pytest.approx(1 / 8)
+    assert load_members(house.work, BlendSettings(members=("table",))).members[0].probs(0, 50) == pytest.approx(1 / 8)
     assert not (house.work.members / "table" / ".folds").exists()
 
 

@@ -12,7 +12,7 @@ from ensemble.blend.apply import apply_blend
 from ensemble.blend.make_blend import make_blend
 from ensemble.members.add_member import add_member
 from ensemble.members.members import load_members
-from ensemble.settings import AddSettings
+from ensemble.settings import AddSettings, BlendSettings
 from folds.base.errors import CannotWriteError, UserError
 from folds.manifest.manifest import read_manifest, write_manifest
 from models.predict.predictions import save_predictions
@@ -66,7 +66,7 @@ def test_the_hint_for_a_view_that_an_added_member_lacks_is_to_leave_one_of_them_
     add_member(work, "other", settings)
     hint = "no network made it: leave out `--member-views`, or other with `--members`"
     fault = "other has no view centre; it has as-given"
-    assert refusal(load_members, work, ["other"], views=("centre",)) == (fault, hint)
+    assert refusal(load_members, work, BlendSettings(members=("other",), member_views=("centre",))) == (fault, hint)
 
 
 def test_an_added_member_blends_like_a_trained_one(work, folds, settings):
@@ -98,7 +98,7 @@ def test_rows_and_columns_in_any_order_are_the_same_member(work, settings):
     add_member(work, "one", settings)
     rows = rewritten(settings, lambda data: data.sample(frac=1, random_state=0))
     add_member(work, "two", rewritten(rows, lambda data: data[["id", "fold", *reversed(data.columns[2:])]]))
-    members = load_members(work, ("one", "two"))
+    members = load_members(work, BlendSettings(members=("one", "two")))
     assert np.array_equal(members.members[0].probs(0, 600), members.members[1].probs(0, 600))
 
 
@@ -108,7 +108,8 @@ def test_logits_are_said_to_be_logits(work, folds, settings):
     path = Path(settings.test).with_name("logits.csv")
     table(SMALL.test_id, folds.classes, small_test(2) - 1).to_csv(path, index=False)
     add_member(work, "other", replace(logits, test=str(path), logits=True))
-    assert load_members(work, ("other",)).members[0].probs(0, 600) == pytest.approx(in_order(folds), abs=1e-5)
+    (other,) = load_members(work, BlendSettings(members=("other",))).members
+    assert other.probs(0, 600) == pytest.approx(in_order(folds), abs=1e-5)
 
 
 def test_probabilities_that_are_said_to_be_logits_are_refused_in_either_file(work, folds, settings, tmp_path):
@@ -150,7 +151,8 @@ def test_the_ids_of_the_competition_join_where_one_image_has_them(work, folds, s
             np.savez(files[part], ids=ids, classes=np.array(folds.classes), probs=probs)
     added = add_member(work, "other", AddSettings(**files, trust_folds=True))
     assert (added.images, added.test_images) == (600, 40)
-    assert load_members(work, ("other",)).members[0].probs(0, 600) == pytest.approx(in_order(folds), abs=1e-6)
+    (other,) = load_members(work, BlendSettings(members=("other",))).members
+    assert other.probs(0, 600) == pytest.approx(in_order(folds), abs=1e-6)
 
 
 def test_an_id_that_fits_two_images_is_refused_with_both_and_so_are_two_rows_of_one(work, folds, settings):

@@ -13,6 +13,7 @@ from ensemble.blend.make_blend import make_blend
 from ensemble.members import members as members_module
 from ensemble.members.members import load_members
 from ensemble.members.oof_file import in_threads, open_predictions
+from ensemble.settings import BlendSettings
 from folds.base.workspace import write_json
 from models.predict.predictions import load_predictions
 from tests.competition import refusal
@@ -67,10 +68,13 @@ def test_views_are_averaged_as_probabilities(tmp_path):
     write_small(work, folds, "m00", views)
     one, other = np.exp(views[folds.fold == 0][:5]).swapaxes(0, 1)
     both = load_members(work).members[0].probs(0, 5)
-    mirror = load_members(work, views=("mirror",)).members[0].probs(0, 5)
+    mirror = load_members(work, BlendSettings(member_views=("mirror",))).members[0].probs(0, 5)
     assert both == pytest.approx((one + other) / 2, rel=1e-5)
     assert mirror == pytest.approx(other, rel=1e-6)
-    assert refusal(load_members, work, views=("wide",))[0] == "m00 has no view wide; it has centre, mirror"
+    assert (
+        refusal(load_members, work, BlendSettings(member_views=("wide",)))[0]
+        == "m00 has no view wide; it has centre, mirror"
+    )
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_member(work, folds):
@@ -78,12 +82,12 @@ def test_runs_that_differ_in_their_seed_alone_are_one_member(work, folds):
         write_small(work, folds, name, small_oof(folds, seed + 5), seed=seed)
         for fold in range(folds.n_folds):
             write_json(work.fold(name, fold) / "settings.json", {"run": name, "seed": seed, "settings": {"lr": 1}})
-    members = load_members(work, ["m00", "s0", "s1"])
+    members = load_members(work, BlendSettings(members=("m00", "s0", "s1")))
     assert members.names == ("m00", "s0+s1")
     rows = np.flatnonzero(folds.fold == 0)[:9]
     mean = (np.exp(small_oof(folds, 5)) + np.exp(small_oof(folds, 6)))[rows] / 2
     assert members.members[1].probs(0, 9) == pytest.approx(mean, rel=1e-5)
-    assert load_members(work, separate_seeds=True).names == ("m00", "m01", "m02", "s0", "s1")
+    assert load_members(work, BlendSettings(separate_seeds=True)).names == ("m00", "m01", "m02", "s0", "s1")
 
 
 def test_a_missing_fold_is_named(work):
@@ -151,7 +155,10 @@ def test_runs_that_are_not_there_are_answered_with_the_next_command(tmp_path):
     work, folds = small_work(tmp_path, members=0)
     assert refusal(load_members, work) == ("there is no finished run to blend", "`python run.py train`")
     write_small(work, folds, "m00", small_oof(folds, 0))
-    assert refusal(load_members, work, ("m00", "n01")) == ("there is no finished run n01", "there are m00")
+    assert refusal(load_members, work, BlendSettings(members=("m00", "n01"))) == (
+        "there is no finished run n01",
+        "there are m00",
+    )
 
 
 class ByClass(World):

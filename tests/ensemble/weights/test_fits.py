@@ -8,6 +8,7 @@ import pytest
 from scipy.optimize import minimize
 
 from ensemble.members.members import load_members
+from ensemble.settings import BlendSettings
 from ensemble.weights.log_pool import BIAS_SD, WEIGHT_SHRINKAGE, fit_log_pools
 from ensemble.weights.metric import Metric
 from ensemble.weights.recipe import FLOOR, softmax
@@ -121,7 +122,7 @@ def test_greedy_selection_is_that_of_the_slow_way():
 @pytest.mark.parametrize("sampler", ["cma", "tpe", "random"])
 def test_the_search_is_no_worse_than_its_starts_and_repeats_itself(sampler):
     data = made(4)[0]
-    search = Search(NAMES, trials=48, sampler=sampler, half_samples=1, seed=0)
+    search = Search(NAMES, BlendSettings(trials=48, sampler=sampler, half_samples=1), seed=0)
     found = search.weights(data, 1)
     assert data.objective.losses(found[None])[0] <= data.objective.losses(start_weights(data)).min()
     assert np.array_equal(search.weights(data, 1), found)
@@ -130,7 +131,7 @@ def test_the_search_is_no_worse_than_its_starts_and_repeats_itself(sampler):
 def test_a_search_by_half_samples_repeats_itself_and_its_study_opens_in_optuna(tmp_path):
     data, path = made(6, n=200)[0], tmp_path / "study.log"
     path.write_bytes(b"no journal" * 100)  # is replaced
-    search = Search(NAMES, trials=64, sampler="cma", half_samples=2, seed=0, study=path)
+    search = Search(NAMES, BlendSettings(trials=64, half_samples=2), seed=0, study=path)
     assert np.array_equal(search.weights(data, 0), replace(search, study=None).weights(data, 0))
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
     loaded = optuna.load_study(study_name="blend", storage=storage)
