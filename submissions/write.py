@@ -148,6 +148,11 @@ def blend_files(
     Raises UserError where a file is not what it should be, and writes nothing then.
     """
     out = Path(files.out)
+    if out.suffix.lower() == ".json":
+        raise UserError(
+            f"`--out {out}` is where the lineage goes, which has the CSV's name and ends in .json",
+            hint=f"`--out {out.with_suffix('.csv')}`",
+        )
     with tempfile.TemporaryDirectory(prefix="foldblend-") as folder:
         workspace = Workspace(Path(folder))
         warnings = make_file_workspace(workspace, files, seed=seed)

@@ -15,7 +15,7 @@ from ensemble.members.run import Run, is_added
 from ensemble.members.training_rows import Rows
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, read_json
-from models.runs import KNN, PROBE, begun_settings, changed_settings, done_folds, done_refit, flat_settings
+from models.runs import CHOSEN, KNN, PROBE, begun_settings, changed_settings, done_folds, done_refit, flat_settings
 
 
 def list_runs(workspace: Workspace) -> tuple[str, ...]:
@@ -56,12 +56,15 @@ def open_run(
     stored: list[StoredPredictions] = []
     for k, file in enumerate(files):
         stored.append(opened.predictions(file, f"fold {k}", first=stored[0] if stored else None))
+    for folder in [] if added else list(done)[1:]:
+        again = replace(opened, hint=f"remove {folder}, then `python run.py train --run {name}`")
+        again.refuse_other_settings(folder, folder.name.replace("fold", "fold "), stored[0].path.parent)
     if not added and (refit := done_refit(workspace, name)):
         folder = workspace.refit(name)
         done[folder] = refit
         opened_refit = replace(opened, hint=f"remove {folder}, then `python run.py train --fold all --run {name}`")
         digests |= opened_refit.digests({folder: refit}, checked="" if tests_only else "test.npz")
-        opened_refit.refuse_other_settings(folder, stored[0].path.parent)
+        opened_refit.refuse_other_settings(folder, "its refit on all images", stored[0].path.parent)
         opened_refit.predictions(folder / "test.npz", "its refit", first=stored[0])
     known, use_views = stored[0].classes, opened.places_of_views(stored[0].views, views)
     in_use = [] if tests_only else [stored[folders.index(root / f"fold{number}")] for number in rows.folds]
@@ -162,14 +165,15 @@ class _Opened:
             return stored
         raise UserError(f"{self.name}: {what} {fault}", hint=hint)
 
-    def refuse_other_settings(self, refit: Path, fold: Path) -> None:
-        """Refuse a refit, in its folder, that was trained with other settings than a fold."""
-        now, before = (flat_settings(read_json(one / "settings.json", hint=self.hint)) for one in (refit, fold))
-        changed = changed_settings(before, {**dict.fromkeys(before), **now})
-        if changed:
+    def refuse_other_settings(self, folder: Path, what: str, first: Path) -> None:
+        """Refuse a fold, or the refit, that was trained with other settings than the first one, each in its folder."""
+        now, before = (flat_settings(read_json(one / "settings.json", hint=self.hint)) for one in (folder, first))
+        both = {**dict.fromkeys(before), **now}
+        both.pop(CHOSEN, None)  # machines may differ
+        if changed := changed_settings(before, both):
+            than = first.name.replace("fold", "fold ")
             raise UserError(
-                f"{self.name}: its refit on all images was trained with other settings than its folds: {changed}",
-                hint=self.hint,
+                f"{self.name}: {what} was trained with other settings than {than}: {changed}", hint=self.hint
             )
 
     def places_of_views(self, there: tuple[str, ...], views: tuple[str, ...] | None) -> tuple[int, ...]:

@@ -126,6 +126,7 @@ def test_too_few_groups_for_the_folds_are_refused(files):
         ({"member": ("a.csv",)}, "the member `a.csv` names no two files"),
         ({"member": ()}, "a blend of files needs labels and members"),
         ({"labels": "nowhere.csv"}, "cannot read nowhere.csv: No such file or directory"),
+        ({"out": "x.json"}, "`--out x.json` is where the lineage goes, which has the CSV's name and ends in .json"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_is_written(files, tmp_path, change, sentence):

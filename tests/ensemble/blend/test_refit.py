@@ -83,7 +83,7 @@ def test_a_refit_that_came_or_went_after_the_blend_is_noticed(work, folds, is_th
     ("other", "fault", "hint"),
     [
         ({"settings": {"name": "m00", "lr": 0.1}},
-         "its refit on all images was trained with other settings than its folds: lr None -> 0.1", None),
+         "its refit on all images was trained with other settings than fold 0: lr None -> 0.1", None),
         ({"views": ("centre", "mirror")},
          "its refit has other views or view order (centre, mirror) than fold 0 (centre)",
          "`python run.py predict --run m00 --views centre`"),

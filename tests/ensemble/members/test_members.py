@@ -17,7 +17,17 @@ from ensemble.settings import BlendSettings
 from folds.base.workspace import write_json
 from models.predict.predictions import load_predictions
 from tests.competition import refusal
-from tests.ensemble.small import QUICK, SMALL, change_oof, flip, small_oof, small_test, small_work, write_small
+from tests.ensemble.small import (
+    QUICK,
+    SMALL,
+    change_json,
+    change_oof,
+    flip,
+    small_oof,
+    small_test,
+    small_work,
+    write_small,
+)
 from tests.synthetic import World, write_fold
 
 
@@ -88,6 +98,13 @@ def test_runs_that_differ_in_their_seed_alone_are_one_member(work, folds):
     mean = (np.exp(small_oof(folds, 5)) + np.exp(small_oof(folds, 6)))[rows] / 2
     assert members.members[1].probs(0, 9) == pytest.approx(mean, rel=1e-5)
     assert load_members(work, BlendSettings(separate_seeds=True)).names == ("m00", "m01", "m02", "s0", "s1")
+
+
+def test_a_fold_of_another_training_under_the_same_name_is_refused(work):
+    change_json(work.fold("m01", 2) / "settings.json", settings={"lr": 0.1})
+    fault = "m01: fold 2 was trained with other settings than fold 0: lr None -> 0.1"
+    hint = f"remove {work.fold('m01', 2)}, then `python run.py train --run m01`"
+    assert refusal(load_members, work) == (fault, hint)
 
 
 def test_a_missing_fold_is_named(work):
