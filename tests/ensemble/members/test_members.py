@@ -101,7 +101,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_member(work, folds):
 
 
 def test_a_fold_of_another_training_under_the_same_name_is_refused(work):
-    change_json(work.fold("m01", 2) / "settings.json", settings={"lr": 0.1})
+    change_json(work.fold("m01", 2) / "settings.json", settings={"name": "m01", "lr": 0.1})
     fault = "m01: fold 2 was trained with other settings than fold 0: lr None -> 0.1"
     hint = f"remove {work.fold('m01', 2)}, then `python run.py train --run m01`"
     assert refusal(load_members, work) == (fault, hint)
