@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ensemble.blend.blend_json import Blend, frozen
 from ensemble.blend.expected import ExpectedScore
 from ensemble.members.external import refuse_repeated
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv, read_given
@@ -169,6 +170,14 @@ def is_changed(csv: Path) -> bool:
     """Whether the bytes of a CSV are other ones than `submit` wrote; False where it has no lineage."""
     lineage = read_lineage(csv)
     return lineage.get("csv") == csv.name and lineage["digest"] != digest(csv.read_bytes())
+
+
+def is_of_other_blend(csv: Path, blend: Blend) -> bool:
+    """Whether a CSV was made from another blend; False for that of a single run, and where it has no lineage."""
+    lineage = read_lineage(csv)
+    return "weights" in lineage and any(
+        frozen(lineage.get(name)) != getattr(blend, name) for name in ("candidate", "weights", "files")
+    )
 
 
 def expected_top3(csv: Path) -> ExpectedScore | None:

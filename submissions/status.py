@@ -9,14 +9,14 @@ from statistics import mean, stdev
 from typing import Any
 
 from ensemble.blend.apply import open_blend
-from ensemble.blend.blend_json import load_blend
-from folds.base.errors import UserError
+from ensemble.blend.blend_json import Blend, load_blend
+from folds.base.errors import UserError, first_few
 from folds.base.locks import holders
 from folds.base.workspace import Workspace
 from folds.split.assign import changed_since, load_folds
 from models.runs import done_folds, done_refit, runs
 from models.watch.events import JobKey
-from submissions.check import is_changed, is_early
+from submissions.check import is_changed, is_early, is_of_other_blend
 
 VERSION = 1  # of what `status --json` says
 NOTHING = ["nothing is missing"]
@@ -41,9 +41,12 @@ def what_is_missing(workspace: Workspace, planned: Sequence[str]) -> tuple[list[
     if not workspace.blend.is_file():
         return ["there is no blend"], "blend"
     try:  # whether its members are there and as they were; what their files hold is checked by `blend` and `submit`
-        open_blend(workspace, load_blend(workspace.blend), tests_only=True)
+        blend = load_blend(workspace.blend)
+        open_blend(workspace, blend, tests_only=True)
     except UserError as err:
         return [err.message], "blend"
+    if later := _done_since_blend(workspace, blend, n_folds):
+        return [f"the blend was made before {first_few(later)} was done"], "blend"
     csv = newest_csv(workspace)
     if csv is None:
         return ["there is no submission"], "submit"
@@ -52,9 +55,22 @@ def what_is_missing(workspace: Workspace, planned: Sequence[str]) -> tuple[list[
     try:
         if is_changed(csv):
             return [f"{csv} was changed after `submit` wrote it"], "submit"
+        if is_of_other_blend(csv, blend):
+            return [f"{csv} was made from another blend than {workspace.blend}"], "submit"
     except UserError as err:  # its lineage is damaged
         return [err.message], "submit"
     return NOTHING, f"check {shlex.quote(str(csv))}"
+
+
+def _done_since_blend(workspace: Workspace, blend: Blend, n_folds: int) -> list[str]:
+    """Runs whose last fold was done after the blend was made, and that it lacks. One that it left out was there."""
+    made, blended = workspace.blend.stat().st_mtime, {run for runs in blend.runs.values() for run in runs}
+    later = []
+    for run in (run for run in runs(workspace) if run not in blended):
+        done = [workspace.fold(run, fold) / "done.json" for fold in done_folds(workspace, run)]
+        if len(done) == n_folds and max(path.stat().st_mtime for path in done) > made:
+            later.append(run)
+    return later
 
 
 def newest_csv(workspace: Workspace) -> Path | None:

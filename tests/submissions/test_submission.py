@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from submissions.settings import SubmitSettings
 from submissions.status import what_is_missing
 from submissions.write import write_submission
 from tests.competition import TRAIN, fingerprint, refusal
-from tests.ensemble.small import EQUAL, change_oof, small_test, small_work, with_manifest
+from tests.ensemble.small import EQUAL, change_oof, small_oof, small_test, small_work, with_manifest, write_small
 from tests.synthetic import World
 
 LAYOUT = Layout(("id", "predicted"), ("01", "2", "10"), ("a", "b", "c", "d"), ",", " ")
@@ -193,6 +194,19 @@ def test_a_member_that_is_gone_or_was_made_again_since_the_blend_is_named_by_sta
     shutil.rmtree(work.models / "m00")
     (sentence,), command = what_is_missing(work, ["m01"])
     assert (sentence, command) == ("the blend needs m00, which is gone", "blend")
+
+
+def test_a_run_that_came_after_the_blend_and_a_csv_of_the_blend_before_are_named_by_status(work, blended):
+    folds = blended[1]
+    path = write_submission(work, SubmitSettings()).path
+    write_small(work, folds, "m03", small_oof(folds, 3))
+    assert what_is_missing(work, ["m00"]) == (["the blend was made before m03 was done"], "blend")
+    make_blend(work, replace(EQUAL, members=("m00", "m01")), seed=0)  # m02 and m03 were there, and left out
+    assert what_is_missing(work, ["m00"]) == ([f"{path} was made from another blend than {work.blend}"], "submit")
+    write_submission(work, SubmitSettings())
+    assert what_is_missing(work, ["m00"]) == (["nothing is missing"], f"check {path}")
+    write_submission(work, SubmitSettings(), run="m03")
+    assert what_is_missing(work, ["m00"])[0] == ["nothing is missing"]
 
 
 def test_images_that_changed_since_the_folds_are_named_by_status_train_and_blend(whole, tmp_path, capsys):
