@@ -22,12 +22,6 @@ def misses(n: int, errors: int) -> np.ndarray:
     return (np.arange(n) < errors).astype(np.float64)
 
 
-def test_one_error_of_712_was_shown_as_if_0_0042_were_the_worst():
-    low, high = rate_interval(misses(712, 1), np.arange(712))
-    assert 0 < low < 1 / 712
-    assert high == pytest.approx(0.0078, abs=2e-4)  # exact (Clopper, Pearson 1934): 0.0078
-
-
 @pytest.mark.parametrize(("errors", "n"), [(0, 10), (1, 712), (7, 50), (50, 50), (1300, 88_220)])
 def test_the_interval_of_single_images_is_scipys(errors, n):
     expected = binomtest(errors, n).proportion_ci(0.95, method="wilson")
