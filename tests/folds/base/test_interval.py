@@ -80,12 +80,6 @@ def test_the_standard_error_of_images_that_are_no_copies_is_the_plain_one():
     assert (found.low, found.high) == pytest.approx((0.2 - 1.96 * error, 0.2 + 1.96 * error))
 
 
-def test_three_copies_of_every_image_tell_no_more_than_one():
-    once = paired_difference(ONE, OTHER, ALONE)
-    thrice = paired_difference(np.repeat(ONE, 3), np.repeat(OTHER, 3), np.repeat(ALONE, 3))
-    assert (thrice.mean, thrice.standard_error) == pytest.approx((once.mean, once.standard_error))
-
-
 def test_no_difference_has_no_error():
     found = paired_difference(ONE, ONE, ALONE)
     assert (found.mean, found.low, found.high, found.is_above_error) == (0, 0, 0, False)

@@ -9,8 +9,6 @@ from tests.competition import by_image, fingerprint
 
 @pytest.fixture
 def labels(tmp_path):
-    """Write a CSV of image_id,label and give its path."""
-
     def write(text, *, header="image_id,label\n"):
         (tmp_path / "relabel.csv").write_text(header + text)
         return tmp_path / "relabel.csv"
@@ -19,7 +17,6 @@ def labels(tmp_path):
 
 
 def told(result, image_id):
-    """Label, status and reasons of an image in the manifest."""
     return tuple(by_image(result.manifest).loc[image_id, ["label", "status", "reasons"]])
 
 

@@ -25,7 +25,6 @@ def raw(prepared, workspace):
 
 @pytest.fixture
 def jpegs(data, run_prepare, workspace):
-    """A store of JPEGs of the same pictures."""
     run_prepare(data, store="jpeg")
     return workspace.folds / "pixels-32.jpegs"
 
@@ -68,8 +67,7 @@ def test_a_flipped_byte_is_found_by_its_sum(workspace, request, form, place):
 )
 def test_a_cut_file_or_a_changed_index_is_no_store(data, run_prepare, workspace, request, form, damage):
     damage(request.getfixturevalue(form))
-    with pytest.raises(UserError, match="no pixel store that fits"):
-        open_store(workspace)
+    assert "no pixel store that fits" in refusal(open_store, workspace)[0]
     assert run_prepare(data).decoded == 10
 
 
@@ -166,8 +164,7 @@ def test_another_size_replaces_the_store_and_its_copy(data, run_prepare, workspa
 
 def test_a_folder_that_cannot_be_written_is_named(workspace, raw, tmp_path):
     (tmp_path / "disk").write_text("a file in its place")
-    with pytest.raises(UserError, match=r"^the pixels cannot be copied: cannot write"):
-        cached(workspace, tmp_path / "disk")
+    assert refusal(cached, workspace, tmp_path / "disk")[0].startswith("the pixels cannot be copied: cannot write")
 
 
 def test_of_processes_that_come_at_once_one_copies(workspace, raw, tmp_path):

@@ -33,7 +33,6 @@ def clinic(tmp_path, picture):
 
 @pytest.fixture
 def treated(clinic, run_prepare):
-    """The clinic, prepared."""
     run_prepare(clinic)
     return clinic
 
