@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 
-import run
 from ensemble.blend.make_blend import make_blend
 from folds.base.interval import wilson_interval
 from folds.base.workspace import Workspace
@@ -22,7 +21,7 @@ from submissions.check import (
 from submissions.csv_form import Layout, read_layout
 from submissions.settings import SubmitSettings
 from submissions.status import what_is_missing
-from submissions.write import write_submission
+from submissions.write import submission_summary, write_submission
 from tests.competition import TRAIN, fingerprint, refusal
 from tests.ensemble.small import EQUAL, change_oof, small_test, small_work, with_manifest
 from tests.synthetic import World
@@ -115,6 +114,8 @@ def test_a_readable_test_image_without_a_prediction_is_refused(work):
 def test_one_run_alone_can_be_submitted(blended, work):
     folds, result = blended[1], write_submission(work, SubmitSettings(), run="m01")
     assert result.path.name == "m01.csv"
+    assert submission_summary(result).startswith(f"{result.path}: 42 rows, valid\n2 unreadable test images got ")
+    assert "expected" not in submission_summary(result)
     best = np.argsort(-np.exp(small_test(1)), axis=1, kind="stable")[0, :3]
     assert result.path.read_text().splitlines()[1] == f"0000000,{' '.join(folds.classes[c] for c in best)}"
     assert json.loads(result.path.with_suffix(".json").read_text())["run"] == "m01"
@@ -193,7 +194,7 @@ def test_a_member_that_is_gone_or_was_made_again_since_the_blend_is_named_by_sta
     assert (sentence, command) == ("the blend needs m00, which is gone", "blend")
 
 
-def test_images_that_changed_since_the_folds_are_named_by_status_train_and_blend(whole, tmp_path, capsys):
+def test_images_that_changed_since_the_folds_are_named_by_status_train_and_blend(whole, tmp_path, typed):
     work = Workspace(shutil.copytree(whole, tmp_path / "work"))
     table = read_manifest(work)
     first = table.index[table["split"] == "train"][0]
@@ -202,8 +203,8 @@ def test_images_that_changed_since_the_folds_are_named_by_status_train_and_blend
     changed = f"1 training image changed since the folds in {work.folds_csv} were assigned: {table['image_id'][first]}"
     assert what_is_missing(work, ["one"]) == ([changed], "split")
     for step in (["train", "--run", "one", *TRAIN, "--epochs", "2"], ["blend", "--keep", "equal"]):
-        assert run.main([*step, "--work", str(work.root)]) == 0
-        assert changed in " ".join("".join(capsys.readouterr()).split())
+        _, out, err = typed(*step, "--work", work.root)
+        assert changed in " ".join((out + err).split())
 
 
 def test_a_lineage_that_is_cut_off_is_named_by_status_too(work):

@@ -196,3 +196,11 @@ def test_several_backbones_are_for_probes_alone_and_each_is_named_once(workspace
 def test_predict_refuses_a_probe_in_one_sentence(probed):
     with pytest.raises(UserError, match="the run test_resnet-probe is a probe, which has heads and no network"):
         list(predict_run(probed, RUN, VIEWS, device_name="cpu"))
+
+
+def test_a_probe_of_random_weights_is_warned_of(workspace, typed):
+    flags = ["--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--precision", "fp32"]
+    assert typed("probe", "--work", workspace.root, *flags).err == (
+        "warning: test_resnet is probed with random weights, whose features hardly tell classes apart; "
+        "`--weights FILE` gives it others\n"
+    )
