@@ -44,14 +44,12 @@ def test_prepare_and_decoding_alone_count_the_same_files(tmp_path):
         assert made["read_per_second"] > 0
 
 
-def test_augmentation_is_measured_beside_a_step():
-    figures = training.measure_augmentation("test_resnet", 32, 4, repeats=1, device=CPU)
-    assert figures["share_of_step"].keys() == {"usual", "everything"}
-
-
-def test_steps_with_real_data_are_measured_beside_a_kept_batch():
-    figures = training.measure_steps("test_resnet", TINY, steps=2, repeats=1, device=CPU)
-    assert figures["images_per_second"].keys() == {"real", "kept"}
+def test_augmentation_steps_and_the_pause_between_epochs_are_measured():
+    augmentation = training.measure_augmentation("test_resnet", 32, 4, repeats=1, device=CPU)
+    assert augmentation["share_of_step"].keys() == {"usual", "everything"}
+    steps = training.measure_steps("test_resnet", TINY, steps=2, repeats=1, device=CPU)
+    assert steps["images_per_second"].keys() == {"real", "kept"}
+    assert training.measure_pause(100, dataclasses.replace(TINY, epochs=4), CPU)["training_images"] == 80
 
 
 def test_compiling_pays_once_what_it_saves_exceeds_what_it_took():
@@ -67,11 +65,6 @@ def test_every_number_of_views_is_measured(tmp_path):
     figures = predict.measure(store, resolve_backbone("test_resnet"), size=32, batch=4, repeats=1, device=CPU)
     assert figures["times_one_view"].keys() == {"1", "2", "5", "8"}
     assert all(len(set(views)) == count for count, views in predict.VIEW_SETS.items())
-
-
-def test_the_pause_between_epochs_is_measured_on_the_last_steps():
-    figures = training.measure_pause(100, dataclasses.replace(TINY, epochs=4), CPU)
-    assert figures["training_images"] == 80
 
 
 def test_the_exponent_is_that_of_a_power_law():

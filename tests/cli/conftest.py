@@ -28,5 +28,4 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def work(finished):
-    """The work folder of the finished competition."""
     return finished[1]

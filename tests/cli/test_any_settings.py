@@ -59,7 +59,6 @@ WHOLE = '[train]\nepochs = 3\nbackbone = ["resnet18"]\n[run."a b"]\nlr = 1e-3 # 
 
 
 def toml(value: Any) -> str:
-    """A value as TOML, inline."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{toml(key)} = {toml(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list):

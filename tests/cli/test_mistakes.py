@@ -1,7 +1,6 @@
 """Types what is wrong, and settings: where each comes from, what is refused and how."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -144,8 +143,3 @@ def test_weights_that_are_not_here_stop_the_whole_way_before_it_begins(typed, tm
     err = typed("all", data, "--backbone", "test_resnet", "--weights", "none.pth", code=2).err
     assert err.startswith("error: the weights file none.pth cannot be read")
     assert not Path("work").exists()
-
-
-def test_blend_before_train_says_so(work, typed):
-    shutil.copytree(work / "folds", "work/folds")
-    assert "`python run.py train" in typed("blend", code=2).err.splitlines()[1]

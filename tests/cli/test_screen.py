@@ -64,7 +64,6 @@ class Terminal:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with prepared pictures and two folds."""
     folder = tmp_path_factory.mktemp("terminal")
     data = make_competition(folder / "data")
     for words in (["prepare", str(data), "--store-size", "32"], ["split", "--n-folds", "2"]):

@@ -59,19 +59,16 @@ def with_manifest(workspace: Workspace, folds: Folds, *, unreadable: tuple[str, 
 
 
 def shown(renderable: object, *, width: int) -> str:
-    """What stands on a screen of that width."""
     console = Console(width=width, file=io.StringIO())
     console.print(renderable)
     return console.file.getvalue()
 
 
 def change_json(path: Path, **values) -> None:
-    """Write a JSON file anew, with some of its values changed."""
     write_json(path, {**read_json(path, hint=""), **values})
 
 
 def as_probes(workspace: Workspace, *names: str) -> None:
-    """Make probes of runs."""
     for name in names:
         for path in (workspace.models / name).glob("fold*/settings.json"):
             change_json(path, kind="probe")

@@ -83,20 +83,12 @@ def test_any_bytes_are_checked_and_scored_without_a_crash(tmp_path, content):
 
 
 @pytest.mark.parametrize("name", ["a,b", 'a"b', "two\nlines", "re\rturn", "both\r\nends", " ", "007"])
-def test_a_submission_with_odd_ids_is_valid_as_it_is_written(tmp_path, name):
-    """An id with a carriage return made a CSV that its own check refused."""
-    layout = Layout(("id", "predicted"), (name, "1"), ("x", "y", "z"), ",", " ")
+def test_a_submission_with_odd_ids_and_labels_is_valid_as_it_is_written(tmp_path, name):
+    """An id with a carriage return made a CSV that its own check refused; one of two lines counted as two rows."""
+    layout = Layout(("id", "predicted"), (name, "1"), ("x y", "y", "z"), ",", ";")
     path = tmp_path / "guess.csv"
-    path.write_bytes("".join(map(layout.line, [layout.header, (name, "x y z"), ("1", "z y x")])).encode())
-    assert check_submission(path, layout).faults == ()
-
-
-def test_a_submission_of_one_column_has_no_score(tmp_path):
-    """It ended in an IndexError."""
-    (tmp_path / "guess.csv").write_text("id\n01\n")
-    (tmp_path / "truth.csv").write_text("id,label\n01,a\n")
-    with pytest.raises(UserError, match=r"guess.csv has one column, not an id and labels$"):
-        score_submission(tmp_path / "guess.csv", tmp_path / "truth.csv", LAYOUT)
+    path.write_bytes("".join(map(layout.line, [layout.header, (name, "x y;y;z"), ("1", "z;y;x y")])).encode())
+    assert check_submission(path, layout).sentence == f"{path}: 2 rows, valid"
 
 
 def test_thirty_thousand_rows_are_read_and_checked(tmp_path):

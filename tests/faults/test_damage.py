@@ -38,7 +38,6 @@ SHORT = WAYS[::4]  # has every file and every damage
 
 
 def damaged(path, how):
-    """The bytes of the file after the damage."""
     data = bytearray(path.read_bytes())
     if how == "a byte flipped":
         at = data.index(b"0.") + 2 if path.suffix == ".json" else len(data) // 2

@@ -118,12 +118,6 @@ def test_ids_in_a_linked_csv_do_not_lead_out_of_the_data(tmp_path):
     assert str(faults["secret"]) == "no file of this name"
 
 
-def test_a_csv_that_is_a_pipe_is_not_opened(tmp_path):
-    data = lay_out(tmp_path / "data")
-    os.mkfifo(data / "train.csv")
-    assert refusal(find_dataset, data, SETTINGS)[0] == "train.csv is not read: not a regular file"
-
-
 def test_what_links_lead_to_is_read_and_never_written_to(tmp_path, typed):
     """A work folder on the other disk, in a folder of the data, was nobody's concern as long as links were refused."""
     outside, data = lay_out(tmp_path / "outside"), tmp_path / "data"

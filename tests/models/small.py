@@ -56,7 +56,6 @@ def prepared(folder):
 
 
 def copied(workspace, folder):
-    """A copy of a work folder, to change."""
     return Workspace(shutil.copytree(workspace.root, folder / "work"))
 
 
@@ -83,7 +82,6 @@ def save_body(path, name="test_resnet", *, n_classes=7, seed=3, **options):
 
 
 def trainer(workspace, settings=SETTINGS, *, lr=1e-3):
-    """What trains fold 0."""
     folds = load_folds(workspace)
     job = plan_job(workspace, plan_runs(settings, {})[0], folds, 0, seed=0)
     return make_trainer(workspace, job, folds, open_store(workspace), lr=lr)
@@ -108,7 +106,6 @@ def batch(seed=1):
 
 
 def moved(one, steps):
-    """The stepper after these steps."""
     for number in steps:
         one.step(number, *batch(number))
     return one

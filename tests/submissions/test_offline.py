@@ -73,7 +73,6 @@ def settings(tmp_path, data, **more):
 
 @pytest.fixture
 def unpacked(packed, tmp_path):
-    """A folder with what was in the zip."""
     with zipfile.ZipFile(packed[2]) as archive:
         archive.extractall(tmp_path / "pack")
     return tmp_path / "pack"

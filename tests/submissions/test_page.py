@@ -49,7 +49,6 @@ def wait_until(browser, is_so):
 
 
 def size_of(browser):
-    """Of the whole page, in pixels."""
     return browser.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
 
 
@@ -62,7 +61,6 @@ def show(browser, *, width=1280, scheme="light", media=""):
 
 
 def picture(browser):
-    """The whole page as PNG."""
     size = size_of(browser)
     clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})

@@ -150,7 +150,8 @@ def test_images_that_give_themselves_away_are_shown_and_blend_submit_and_report_
     net = ["--backbone", "test_resnet", "--weights", save_body(tmp_path / "body.safetensors"), "--image-size", "32"]
     typed("prepare", data, "--store-size", "32", "--workers", "1", "--work", work)
     typed("split", "--n-folds", "2", "--work", work)
-    typed("probe", *net, "--device", "cpu", "--work", work)
+    probe = typed("probe", *net, "--device", "cpu", "--work", work).out
+    assert probe.endswith(f"next: python run.py blend --work {work}\n")
     blend = typed("blend", "--trials", "16", "--half-samples", "1", "--work", work).out
     submit = typed("submit", "--work", work).out
     typed("report", "--work", work)

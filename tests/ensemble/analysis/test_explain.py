@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ensemble.analysis.explain import draw_explained, explain_image, nearest
+from ensemble.analysis.explain import draw_explained, explain_image
 from ensemble.blend.apply import apply_blend
 from ensemble.blend.blend_json import load_blend
 from ensemble.blend.make_blend import make_blend
@@ -120,6 +120,7 @@ def test_the_command_writes_the_picture_and_shows_the_guesses(world, typed):
         ("-3.jp", None, "there is no image -3.jp", "`0/0-3.jpg`"),
         ("00", None, "there is no image 00", "`000` or `001` or `002`"),
         ("1/1-O.jpg", None, "there is no image 1/1-O.jpg", "`1/1-"),
+        ("qqqqq", None, "there is no image qqqqq", "manifest.csv has all ids"),
         ("004", "nobody", "there is no run nobody", "test_resnet, test_vit"),
     ],
 )
@@ -135,9 +136,3 @@ def test_an_image_that_came_after_the_split_is_not_taken_for_another(work, folds
     write_manifest(work, pd.concat([manifest, manifest.head(1).assign(image_id="train/0000001-.jpg")]))
     fault = "train/0000001-.jpg is not in the folds, which are older than the manifest"
     assert refusal(explain_image, work, "train/0000001-.jpg") == (fault, "`python run.py split`")
-
-
-def test_the_nearest_ids_hold_the_text_or_are_spelled_like_it():
-    assert nearest("b7", ["a/b7.jpg", "a/c.jpg"]) == ["a/b7.jpg"]
-    assert nearest("a/d.jpg", ["a/b.jpg", "zzz"]) == ["a/b.jpg"]
-    assert nearest("qqqqq", ["a/b.jpg"]) == []

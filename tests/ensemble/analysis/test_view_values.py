@@ -33,7 +33,6 @@ def write_views(work, folds, name, oof, *, views=VIEWS):
 
 
 def mean_error(folds, oof, views):
-    """The plain way."""
     return topk_error(np.exp(oof[:, [VIEWS.index(view) for view in views]]).mean(axis=1), folds.target)
 
 

@@ -281,6 +281,10 @@ def test_what_is_shown_names_the_kept_candidate_and_the_nested_score(made):
     assert load_blend(made.path).expected == expected == made.blend.expected_top3
     numbers = f"{expected.mean:.4f} ({expected.low:.4f} to {expected.high:.4f})"
     assert blend_sentences(made)[1] == f"expected top-3 error {numbers} on 40 test images"
+    chosen = blend_sentences(replace(made, blend=replace(made.blend, crossfit=0.5)))
+    assert any(
+        f"{made.blend.candidate} itself has 0.5000, but it was chosen on these images: " in one for one in chosen
+    )
     text = shown(blend_summary(made), width=200)
     assert f"kept: {made.blend.candidate}, because {made.blend.why}" in text
     assert all(name in text for name in ("m00", "m01", "m02", "cross-fitted", "optimism", "without it"))

@@ -8,7 +8,6 @@ from ensemble.columns.column_kinds import make_column
 
 
 def column(train, test=(), label=None):
-    """A column of these cells."""
     return make_column("it", pd.Series([*train, *test], dtype=str), np.array(label or ["x"] * len(train)))
 
 

@@ -49,7 +49,6 @@ def add(house, csvs=None, settings=QUICK, **options):
 
 
 def changed(house, change) -> list:
-    """The CSV, changed."""
     table = pd.read_csv(house.csv, dtype=str, keep_default_na=False)
     path = house.csv.with_name("changed.csv")
     change(table).to_csv(path, index=False)

@@ -13,7 +13,7 @@ from ensemble.blend.make_blend import make_blend
 from ensemble.members.add_member import add_member
 from ensemble.members.members import load_members
 from ensemble.settings import AddSettings, BlendSettings
-from folds.base.errors import CannotWriteError, UserError
+from folds.base.errors import CannotWriteError
 from folds.manifest.manifest import read_manifest, write_manifest
 from models.predict.predictions import save_predictions
 from tests.competition import fingerprint, refusal
@@ -89,8 +89,7 @@ def test_an_add_that_fails_leaves_the_member_of_that_name_as_it_was(work, settin
         save_predictions(path, predictions)
 
     monkeypatch.setattr("ensemble.members.add_member.save_predictions", fail_at_the_last)
-    with pytest.raises(UserError, match="No space left"):
-        add_member(work, "other", settings)
+    assert "No space left" in refusal(add_member, work, "other", settings)[0]
     assert fingerprint(folder) == before
 
 
@@ -170,13 +169,16 @@ def test_an_id_that_fits_two_images_is_refused_with_both_and_so_are_two_rows_of_
     assert add_refusal(work, twice)[0] == fault
 
 
-def test_a_member_that_is_replaced_by_another_is_said_to_be_and_the_same_one_is_not(work, settings, typed):
+def test_a_member_that_is_replaced_is_said_to_be_and_so_are_rows_of_no_image(work, settings, typed):
     words = ("add", "other", "--test", settings.test, "--work", work.root)
     note = "note: it replaces the member other that was there"
-    other = rewritten(settings, lambda data: data.sample(frac=1, random_state=0).assign(c000=data.c000 * 1.0001))
+    more = rewritten(settings, lambda data: pd.concat([data, data.head(1).assign(id="stranger")]))
+    other = rewritten(more, lambda data: data.sample(frac=1, random_state=0).assign(c000=data.c000 * 1.0001))
     assert note not in typed(*words, "--oof", settings.oof).out
     assert note not in typed(*words, "--oof", settings.oof).out
-    assert typed(*words, "--oof", other.oof).out.splitlines()[1] == note
+    first, *notes = typed(*words, "--oof", other.oof).out.splitlines()
+    assert first.startswith("other: 600 out-of-fold and 40 test images, wrote ")
+    assert notes[:2] == [note, "note: changed.csv has 1 rows of images that are not used here"]
 
 
 def test_npz_and_npy_need_their_ids_and_classes(work, folds, settings, tmp_path):

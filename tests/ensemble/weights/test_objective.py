@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ensemble.weights.metric import Metric
-from ensemble.weights.recipe import Recipe, pool_scores
+from ensemble.weights.recipe import pool_scores
 from ensemble.weights.reduction import Reduction, build_reduction
 
 
@@ -27,8 +27,8 @@ def random_case(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def reduced(probs: np.ndarray, target: np.ndarray, steps: np.ndarray) -> Reduction:
-    n = len(target)
-    pieces = [(slice(start, min(start + 500, n)), probs[:, start : start + 500]) for start in range(0, n, 500)]
+    n, size = len(target), max(len(target) // 3, 5)
+    pieces = [(slice(start, min(start + size, n)), probs[:, start : start + size]) for start in range(0, n, size)]
     return build_reduction(pieces, target, steps=steps)
 
 
@@ -72,25 +72,6 @@ def test_the_reduction_equals_a_stable_sort_with_planted_ties_and_so_does_a_subs
             assert np.array_equal(reduction.outcomes(one), outcomes), seed
             assert np.array_equal(reduction.subset(rows).outcomes(one), outcomes[rows]), seed
             assert loss == pytest.approx(outcomes.mean(), abs=1e-12)
-
-
-def test_the_blended_matrix_and_the_reduction_agree_to_the_last_image():
-    rng = np.random.default_rng(0)
-    target = rng.integers(0, 20, 5000)
-    probs = rng.dirichlet(np.full(20, 0.3), size=(6, 5000)).astype(np.float32)
-    probs[:, np.arange(5000), target] += 0.4
-    reduction = reduced(probs, target, Metric("top-k-error", 3).steps(20))
-    for weights in rng.dirichlet(np.ones(6), size=20):
-        outcomes = Metric("top-k-error", 3).outcomes(Recipe("mean", weights).scores(probs), target)
-        assert np.array_equal(reduction.outcomes(weights), outcomes)
-
-
-def test_where_two_single_hits_make_a_miss_the_reduction_is_not_fooled():
-    # each member alone puts the true class (0) second; together both rivals pass it
-    probs = np.array([[[0.3, 0.6, 0.1]], [[0.3, 0.1, 0.6]]], np.float64)
-    reduction = reduced(probs, np.array([0]), Metric("top-k-error", 2).steps(3))
-    assert reduction.losses(np.eye(2)).tolist() == [0.0, 0.0]
-    assert reduction.losses(np.array([[0.5, 0.5]])).tolist() == [1.0]
 
 
 @pytest.mark.parametrize("weights", [[np.nan, 1.0], [np.inf, 1.0], [-0.1, 1.0], [0.0, 0.0]])

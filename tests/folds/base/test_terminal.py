@@ -42,18 +42,12 @@ def test_durations_have_hours_where_there_are_some(seconds, text):
     assert duration(seconds) == text
 
 
-def test_a_narrow_terminal_has_the_numbers_without_the_bar():
+def test_a_bar_keeps_to_its_end_to_ascii_and_to_the_columns_where_a_narrow_terminal_has_the_numbers_alone():
     assert drawn(40, completed=4).split() == ["checking", "40%"]
     assert drawn(80, completed=4).endswith("40%  4/10 members")
     assert "━━━━━━━━" in drawn(80, completed=4)
     assert drawn(40, what="a-run-with-quite-a-long-name fold 3  epoch 10/12", completed=4).endswith("…  40%")
-
-
-def test_a_bar_never_passes_its_end():
     assert drawn(80, completed=12).endswith("100%  10/10 members")
-
-
-def test_a_terminal_that_knows_ascii_only_gets_nothing_else():
     assert drawn(80, file=Ascii(), completed=4).isascii()
 
 

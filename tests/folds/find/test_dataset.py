@@ -3,7 +3,6 @@ import os
 import pytest
 
 from folds.base.csvfile import read_csv
-from folds.base.errors import UserError
 from folds.find.dataset import find_dataset
 from folds.find.reasons import reason_text
 from folds.settings import PrepareSettings
@@ -227,8 +226,7 @@ def test_columns_are_those_named_or_shared_with_the_sample_and_of_two_the_one_of
 
 
 def test_a_csv_that_is_no_utf8_is_refused():
-    with pytest.raises(UserError, match=r"^labels.csv is not UTF-8 text$"):
-        read_csv(b"id,label\n\xff\xfe,1\n", name="labels.csv")
+    assert refusal(read_csv, b"id,label\n\xff\xfe,1\n", name="labels.csv")[0] == "labels.csv is not UTF-8 text"
 
 
 def test_a_link_to_a_folder_of_the_data_stands_for_that_folder(tmp_path):
@@ -288,3 +286,5 @@ def test_a_pipe_is_named_and_never_opened(tmp_path):
     write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg")
     os.mkfifo(tmp_path / "train/cat/pipe.jpg")
     assert find_dataset(tmp_path, PrepareSettings()).items[1].file.fault == ("not a regular file", "")
+    os.mkfifo(tmp_path / "train.csv")
+    assert refusal(found, tmp_path)[0] == "train.csv is not read: not a regular file"

@@ -128,20 +128,13 @@ def test_a_fault_that_may_pass_is_looked_at_again(data, run_prepare, workspace, 
     assert by_image(result.manifest).loc["cat/empty.jpg", "reasons"] == "zero-byte"
 
 
-def test_another_store_size_replaces_the_store(prepared, data, run_prepare, workspace):
-    assert run_prepare(data, store_size=48).decoded == 10
-    assert [path.name for path in sorted(workspace.folds.glob("pixels-*"))] == ["pixels-48.json", "pixels-48.u8"]
-    assert open_store(workspace).size == 48
-
-
 def test_a_work_folder_of_another_version_is_refused_and_made_anew(prepared, data, run_prepare, workspace):
     head = workspace.folds / "pixels-32.json"
     write_json(head, {**read_json(head, hint=""), "version": 1})
     said = (f"{head} was written by another version", "`python run.py prepare DATA`")
     assert refusal(open_store, workspace) == said
     workspace.manifest.write_text(workspace.manifest.read_text().replace("reasons", "reason", 1))
-    with pytest.raises(UserError, match=rf"^{workspace.manifest} was written by another version$"):
-        manifest.read_manifest(workspace)
+    assert refusal(manifest.read_manifest, workspace)[0] == f"{workspace.manifest} was written by another version"
     assert run_prepare(data).decoded == 10
     assert open_store(workspace).size == 32
 

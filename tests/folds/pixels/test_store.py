@@ -14,6 +14,7 @@ from folds.pixels.fill import RowTask, write_row
 from folds.pixels.forms import encode, slot_bytes
 from folds.pixels.store import MARK, cached, damaged_rows, open_store
 from tests.competition import refusal
+from tests.ensemble.small import flip
 
 
 @pytest.fixture
@@ -24,15 +25,8 @@ def raw(prepared, workspace):
 
 @pytest.fixture
 def jpegs(data, run_prepare, workspace):
-    """A store of JPEGs of the same pictures."""
     run_prepare(data, store="jpeg")
     return workspace.folds / "pixels-32.jpegs"
-
-
-def flip(path, place):
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
 
 
 def test_both_forms_have_one_manifest_and_nearly_the_same_pictures(dirty, run_prepare, workspace):
@@ -73,8 +67,7 @@ def test_a_flipped_byte_is_found_by_its_sum(workspace, request, form, place):
 )
 def test_a_cut_file_or_a_changed_index_is_no_store(data, run_prepare, workspace, request, form, damage):
     damage(request.getfixturevalue(form))
-    with pytest.raises(UserError, match="no pixel store that fits"):
-        open_store(workspace)
+    assert "no pixel store that fits" in refusal(open_store, workspace)[0]
     assert run_prepare(data).decoded == 10
 
 
@@ -160,18 +153,18 @@ def test_damaged_pixels_are_found_while_they_are_copied_and_nothing_is_left(work
     assert [found for found in (tmp_path / "disk").rglob("*") if found.is_file()] == []
 
 
-def test_the_copy_of_an_older_store_is_removed(data, run_prepare, workspace, raw, tmp_path):
+def test_another_size_replaces_the_store_and_its_copy(data, run_prepare, workspace, raw, tmp_path):
     old = cached(workspace, tmp_path / "disk")
-    run_prepare(data, store_size=48)
+    assert run_prepare(data, store_size=48).decoded == 10
+    assert [path.name for path in sorted(workspace.folds.glob("pixels-*"))] == ["pixels-48.json", "pixels-48.u8"]
     new = cached(workspace, tmp_path / "disk")
-    assert open_store(new).size == 48
+    assert open_store(workspace).size == open_store(new).size == 48
     assert not old.root.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(workspace, raw, tmp_path):
     (tmp_path / "disk").write_text("a file in its place")
-    with pytest.raises(UserError, match=r"^the pixels cannot be copied: cannot write"):
-        cached(workspace, tmp_path / "disk")
+    assert refusal(cached, workspace, tmp_path / "disk")[0].startswith("the pixels cannot be copied: cannot write")
 
 
 def test_of_processes_that_come_at_once_one_copies(workspace, raw, tmp_path):

@@ -41,7 +41,6 @@ JOBS, EPOCHS, LONGEST = 12, 30, 40  # a job takes some seconds, so that there is
 
 
 def run(words: list[str], *, folder: Path) -> str:
-    """What a command that ends well prints."""
     with start(words, folder=folder) as process:
         out, _ = process.communicate(timeout=400)
     assert process.returncode == 0, out
@@ -114,12 +113,10 @@ def place(tmp_path, alone):
 
 
 def trained(out):
-    """Which folds were trained, as the screen says."""
     return re.findall(r"^(\w fold \d) on .* \| .*done in", out, flags=re.M)
 
 
 def rows(out):
-    """The rows of epochs on the screen: job and epoch."""
     return re.findall(r"^(\w fold \d) on .* \| +(\d+)  \d\.\de-\d\d", out, flags=re.M)
 
 

@@ -17,6 +17,7 @@ from models.input.views import view_boxes
 from models.probe.features import FrozenBody, image_features
 from models.probe.heads import STRENGTHS, FeatureRows, fit_heads, inner_splits, lowest_strength, start_head
 from models.probe.logistic import Logistic
+from models.probe.neighbours import Choice, Memory
 from tests.models.small import save_body
 
 
@@ -73,12 +74,17 @@ def test_a_head_is_scikit_learns_optimum(strength):
     np.testing.assert_allclose((head.weight * scale).numpy(), fitted.coef_, atol=2e-3)
 
 
-def test_of_two_backbones_the_scale_of_one_has_no_say():
+@pytest.mark.parametrize("of_neighbours", [False, True])
+def test_of_two_backbones_the_scale_of_one_has_no_say(of_neighbours):
     features, target = small_problem()
-    scales = torch.ones(12)
+    scales, found = torch.ones(12), []
     scales[5:] *= 100
-    heads = [Logistic(features * by, target, n_classes=4, widths=(5, 7)).fit(0.1, tolerance=1e-6) for by in (1, scales)]
-    torch.testing.assert_close(heads[1].weight * scales, heads[0].weight, atol=1e-3, rtol=1e-3)
+    for one in (features, features * scales):
+        problem = (Memory if of_neighbours else Logistic)(one.clone(), target, n_classes=4, widths=(5, 7))
+        choice = Choice(count=7, temperature=0.1, share=0.25, prior=0.5)
+        head = problem if of_neighbours else problem.fit(0.1, tolerance=1e-6)
+        found.append(head.log_probs(one, choice) if of_neighbours else head.log_probs(one))
+    torch.testing.assert_close(found[1], found[0], atol=1e-3, rtol=1e-3)
 
 
 def test_where_a_fit_starts_makes_no_difference():

@@ -43,7 +43,6 @@ def probed(tmp_path_factory):
 
 @pytest.fixture
 def own(tmp_path, probed):
-    """A copy of what was probed, to change."""
     return copied(probed, tmp_path)
 
 
@@ -147,7 +146,7 @@ def test_two_backbones_side_by_side_are_one_run_of_the_features_of_both(side_by_
 
 
 @pytest.mark.parametrize(
-    ("run_name", "files", "refusal"),
+    ("run_name", "files", "sentence"),
     [
         (
             f"{JOINT}-probe",
@@ -162,7 +161,7 @@ def test_two_backbones_side_by_side_are_one_run_of_the_features_of_both(side_by_
     ],
 )
 def test_a_packed_run_of_two_backbones_predicts_what_the_run_does_and_is_no_onnx(
-    side_by_side, run_name, files, refusal
+    side_by_side, run_name, files, sentence
 ):
     workspace, plans = side_by_side
     packed, made = pack_run(workspace, run_name, load_folds(workspace), views=VIEWS.views, plans=plans)
@@ -175,7 +174,7 @@ def test_a_packed_run_of_two_backbones_predicts_what_the_run_does_and_is_no_onnx
     bodies = dataclasses.replace(packed, memory=None)
     alone = [view_costs(dataclasses.replace(one, beside=())) for one in bodies.bodies]
     assert view_costs(bodies) == {view: alone[0][view] | alone[1][view] for view in VIEWS.views}
-    with pytest.raises(UserError, match=refusal):
+    with pytest.raises(UserError, match=sentence):
         onnx_bytes(packed, data.__getitem__, "fold0", n_classes=4)
 
 
@@ -201,13 +200,9 @@ def test_predict_refuses_a_probe_in_one_sentence(probed):
         list(predict_run(probed, RUN, VIEWS, device_name="cpu"))
 
 
-def test_probe_submit_and_status_from_the_command_line(workspace, typed):
-    place = ["--work", workspace.root]
+def test_a_probe_of_random_weights_is_warned_of(workspace, typed):
     flags = ["--backbone", "test_resnet", "--no-pretrained", "--image-size", "32", "--precision", "fp32"]
-    out = typed("probe", *place, *flags).out
-    assert "test_resnet-probe: test_resnet.r160_in1k, frozen, 32 training and 6 test images, 32 pixels, float32" in out
-    assert "heads of 2 folds in 0:0" in out
-    assert f"next: python run.py blend --work {workspace.root}" in out
-    typed("submit", "--run", RUN, *place)
-    assert len((workspace.submissions / f"{RUN}.csv").read_text().splitlines()) == 7
-    assert RUN in typed("status", *place).out
+    assert typed("probe", "--work", workspace.root, *flags).err == (
+        "warning: test_resnet is probed with random weights, whose features hardly tell classes apart; "
+        "`--weights FILE` gives it others\n"
+    )

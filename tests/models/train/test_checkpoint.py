@@ -18,7 +18,6 @@ FILES = ("network.safetensors", "oof.npz", "test.npz")
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """A work folder in which each test trains under a name of its own."""
     return prepared(tmp_path_factory.mktemp("checkpoints"))
 
 

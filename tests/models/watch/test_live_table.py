@@ -66,7 +66,6 @@ def states(known):
 
 
 def shown(known, columns=100, lines=30):
-    """The lines of the table, as drawn on a terminal of this size."""
     console = Console(width=columns, height=lines, file=io.StringIO())
     console.print(known.draw(console))
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
@@ -76,21 +75,15 @@ def bars(known):
     return [(bar.description, bar.completed, bar.total) for bar in known._screen.bars.tasks]
 
 
-def test_a_job_waits_runs_and_is_done():
-    known = table("a")
-    assert states(known) == ["waiting", "waiting"]
-    told(known, started("a", 0), row(1))
-    assert (states(known), known.jobs["a", 0].epoch) == (["running", "waiting"], 1)
-    told(known, done("a", 0))
-    assert (states(known), known.jobs["a", 0].error) == (["done", "waiting"], 0.125)
-
-
 HELD = happened("a", 1, FoldHeld("a fold 1", "process 7"))
 
 
 @pytest.mark.parametrize(
     ("events", "expected"),
     [
+        pytest.param([], ["waiting", "waiting"], id="nothing yet"),
+        pytest.param([started("a", 0), row(1)], ["running", "waiting"], id="it has begun"),
+        pytest.param([started("a", 0), row(1), done("a", 0)], ["done", "waiting"], id="it is done"),
         pytest.param([HELD], ["waiting", "held"], id="another process holds it"),
         pytest.param([HELD, done("a", 1, trained=False)], ["waiting", "done"], id="it was done there"),
         pytest.param([failed("a", 1, "a fold 1")], ["waiting", "failed"], id="it failed before it began"),

@@ -1,33 +1,30 @@
 """Tests what is read of runs: the table of runs x folds, and logs of epochs."""
 
-import io
-
 import pytest
-from rich.console import Console
 
 from folds.base.workspace import Workspace, write_bytes, write_json
 from models.runs import log_line, own_size, read_log
 from models.watch.events import EpochRow
 from models.watch.tables import status_table
-
-
-def shown(workspace) -> list[str]:
-    screen = io.StringIO()
-    Console(width=120, file=screen).print(status_table(workspace, [], n_folds=2))
-    return [line for line in screen.getvalue().splitlines() if line.strip()]
+from tests.ensemble.small import shown
 
 
 def test_the_column_of_refits_is_there_where_a_run_has_one(tmp_path):
     workspace = Workspace(tmp_path)
+
+    def words():
+        lines = shown(status_table(workspace, [], n_folds=2), width=120).splitlines()
+        return [line.split() for line in lines if line.strip()]
+
     for run, fold, error in (("a", 0, 0.25), ("a", 1, 0.75), ("b", 1, 0.5)):
         write_json(workspace.fold(run, fold) / "done.json", {"oof_top3_error": error})
-    assert [line.split() for line in shown(workspace)[-2:]] == [
+    assert words()[-2:] == [
         ["a", "0.2500", "0.7500", "0.5000", "+-", "0.3536"],
         ["b", ".", "0.5000", "0.5000"],
     ]
     write_json(workspace.refit("a") / "done.json", {"fold": "all"})
-    assert shown(workspace)[1].split()[-2:] == ["sd", "all"]
-    assert [line.split()[-1] for line in shown(workspace)[-2:]] == ["x", "."]
+    assert words()[1][-2:] == ["sd", "all"]
+    assert [line[-1] for line in words()[-2:]] == ["x", "."]
 
 
 @pytest.mark.parametrize("damage", [b"[]", b"3", b"{", b'{"epoch": 2}', b"\xff\xfe", b""])

@@ -5,7 +5,6 @@ import math
 
 import pytest
 
-import run
 from folds.base.workspace import Workspace, write_bytes, write_json
 from models.jobs.plan import train_runs
 from models.runs import log_line, plan_runs
@@ -106,13 +105,13 @@ def test_wandb_goes_on_under_the_same_id_and_asks_for_nothing_where_there_is_no_
 
 
 @pytest.mark.parametrize("name", TRACKERS)
-def test_a_tracker_that_is_not_installed_is_refused_with_the_line_that_installs_it(tmp_path, monkeypatch, capsys, name):
+def test_a_tracker_that_is_not_installed_is_refused_with_the_line_that_installs_it(tmp_path, monkeypatch, typed, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
-    assert run.main(["all", "data", f"--{name}"]) == 2
-    error, hint = capsys.readouterr().err.splitlines()
-    assert error == f"error: `--{name}` needs the package {name}, which is not installed"
-    assert hint == f"hint: `pip install -e '.[{name}]'`"
+    assert typed("all", "data", f"--{name}", code=2).err.splitlines() == [
+        f"error: `--{name}` needs the package {name}, which is not installed",
+        f"hint: `pip install -e '.[{name}]'`",
+    ]
 
 
 def test_figures_of_nothing_are_left_out():
