@@ -15,7 +15,7 @@ from ensemble.analysis.views import report_views, view_sentences, view_summary
 from ensemble.blend.make_blend import make_blend
 from ensemble.blend.tables import blend_summary
 from ensemble.columns.table_member import add_table, table_summary
-from ensemble.members.add_member import add_member
+from ensemble.members.add_member import add_member, score_sentence
 from ensemble.settings import AddSettings, BlendSettings, TableSettings
 from folds.base.errors import Next
 from folds.base.locks import alone
@@ -41,7 +41,8 @@ def add(workspace: Workspace, name: str, settings: AddSettings, *, screen: Scree
     counts = f"{added.images:,} out-of-fold and {added.test_images:,} test images"
     replaced = [f"note: it replaces the member {name} that was there"] if added.is_replaced else []
     notes = [*replaced, *(f"note: {warning}" for warning in added.warnings)]
-    return [f"{added.name}: {counts}, wrote {added.folder}", *notes]
+    scored = score_sentence(name, added.scores, if_useless="are its columns named rightly, and is it out of fold?")
+    return [f"{added.name}: {counts}, wrote {added.folder}", scored, *notes]
 
 
 def table(

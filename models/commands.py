@@ -27,7 +27,7 @@ from models.jobs.ray import run_tasks
 from models.predict.again import predict_run, refuse_run
 from models.probe.knn import knn_tasks, refuse_lookups
 from models.probe.probe import plans_to_probe, probe_tasks, refuse_probes
-from models.runs import PROBE, RunPlan, as_probe, done_folds, kind_of, knn_name, runs, sibling
+from models.runs import PROBE, RunPlan, as_probe, begun_folds, done_folds, kind_of, knn_name, runs, sibling
 from models.settings import EngineSettings, PredictSettings, TrackSettings
 from models.watch.curves import tracking
 from models.watch.events import FoldFailed, Happened, JobEvent, JobKey
@@ -196,14 +196,19 @@ def lr_find(
     workspace: Workspace, plans: Sequence[RunPlan], *, fold: int, seed: int, flags: Sequence[str], screen: Screen
 ) -> Iterator[str | Next]:
     """Sweep the learning rate of each run, and suggest one. flags: of a `train` with the same settings."""
-    rates = []
+    rates, begun = [], []
     for run, sweep, plot in find_rates(workspace, plans, fold=fold, seed=seed, track=screen.track):
         marks = f"the loss falls fastest at {sweep.steepest:.1e} and is lowest at {sweep.lowest:.1e}"
         if sweep.is_probed:  # where it falls fastest is chance
             marks = f"the head is fitted already: a tenth of {sweep.lowest:.1e}, where the loss is lowest"
         rates.append(f"{sweep.suggested:.1e}")
         yield f"{run}: --lr {rates[-1]} ({marks}); see {plot}"
-    yield Next(" ".join(["train", *flags, f"--lr {rates[0] if len(rates) == 1 else 'find'}"]))
+        begun += [run] if begun_folds(workspace, run) else []
+    if begun:
+        what = f"{first_few(begun)} {'was' if len(begun) == 1 else 'were'} begun, and another rate needs another name"
+        yield f"{what}: `--run NEW-NAME`, or a table `[run.NEW-NAME]` in kit.toml"
+    rate = f"--lr {rates[0] if len(rates) == 1 else 'find'}"
+    yield Next("train" if begun else " ".join(["train", *flags, rate]))
 
 
 def predict(

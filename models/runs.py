@@ -169,7 +169,7 @@ def _plan(name: str, settings: TrainSettings) -> RunPlan:
     refuse_name(checked, what="run", hint="`--run NAME`, or `[run.NAME]` in kit.toml")
     if len(settings.backbone) != 1:
         raise UserError(
-            f"the run {name} needs one backbone, and has {len(settings.backbone)}",
+            f"the run {name} needs one backbone of its own, and gets {len(settings.backbone)}",
             hint=f'`backbone = "resnet50"` in [run.{name}]',
         )
     return RunPlan(name, settings.backbone[0], _weights_file(settings), settings)

@@ -21,7 +21,7 @@ from ensemble.blend.tables import blend_summary
 from ensemble.commands import blend as blend_members
 from ensemble.members.open_run import list_runs
 from ensemble.settings import BlendSettings, FileSettings
-from folds.base.errors import CannotWriteError, Complaint, Next, UserError, first_few
+from folds.base.errors import CannotWriteError, Complaint, Next, UserError, counted, first_few
 from folds.base.locks import alone, holders
 from folds.base.terminal import Screen, duration
 from folds.base.workspace import Workspace
@@ -115,10 +115,13 @@ def infer(file: Path, pictures: Path, settings: InferSettings, *, screen: Screen
 
     made = predict(file, pictures, settings, say=screen.complain, track=screen.track)
     yield f"{made.path}: {made.rows:,} rows, valid, in {duration(made.seconds)}"
-    missed = {"unreadable pictures": made.guessed, "pictures that the time did not suffice for": made.unseen}
-    for what, ids in missed.items():
+    late = "that the time did not suffice for"
+    for ids, one, many in (
+        (made.guessed, "unreadable picture", "unreadable pictures"),
+        (made.unseen, f"picture {late}", f"pictures {late}"),
+    ):
         if ids:
-            yield f"{len(ids):,} {what} got the most frequent classes: {first_few(ids)}"
+            yield f"{counted(len(ids), one, many)} got the most frequent classes: {first_few(ids)}"
     if made.unseen:
         yield "the same command goes on with them"
     if made.part is not made.whole:

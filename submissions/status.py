@@ -10,6 +10,7 @@ from typing import Any
 
 from ensemble.blend.apply import open_blend
 from ensemble.blend.blend_json import Blend, load_blend
+from ensemble.members.open_run import list_runs
 from folds.base.errors import UserError, first_few
 from folds.base.locks import holders
 from folds.base.workspace import Workspace
@@ -63,13 +64,15 @@ def what_is_missing(workspace: Workspace, planned: Sequence[str]) -> tuple[list[
 
 
 def _done_since_blend(workspace: Workspace, blend: Blend, n_folds: int) -> list[str]:
-    """Runs whose last fold was done after the blend was made, and that it lacks. One that it left out was there."""
+    """Runs and added members that the blend lacks, done after it was made. What it left out was there before."""
     made, blended = workspace.blend.stat().st_mtime, {run for runs in blend.runs.values() for run in runs}
     later = []
-    for run in (run for run in runs(workspace) if run not in blended):
-        done = [workspace.fold(run, fold) / "done.json" for fold in done_folds(workspace, run)]
-        if len(done) == n_folds and max(path.stat().st_mtime for path in done) > made:
-            later.append(run)
+    for name in (name for name in list_runs(workspace) if name not in blended):
+        added = workspace.members / name / "done.json"
+        folds = [workspace.fold(name, fold) / "done.json" for fold in done_folds(workspace, name)]
+        done = [added] if added.is_file() else folds if len(folds) == n_folds else []
+        if any(path.stat().st_mtime > made for path in done):
+            later.append(name)
     return later
 
 

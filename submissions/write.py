@@ -19,7 +19,7 @@ from ensemble.blend.expected import expected_words
 from ensemble.blend.make_blend import BlendResult, make_blend
 from ensemble.members.from_files import make_file_workspace
 from ensemble.settings import BlendSettings, FileSettings
-from folds.base.errors import UserError, first_few
+from folds.base.errors import UserError, counted, first_few
 from folds.base.metrics import top_classes
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, write_bytes, write_json
@@ -176,7 +176,8 @@ def submission_summary(result: SubmissionResult, *, way_out: str = GIVE_SAMPLE) 
         sentences.append(warning)
     if result.guessed:
         sentences.append(
-            f"{len(result.guessed):,} unreadable test images got the most frequent classes: {first_few(result.guessed)}"
+            f"{counted(len(result.guessed), 'unreadable test image', 'unreadable test images')} got the most frequent "
+            f"classes: {first_few(result.guessed)}"
         )
     if result.blend is not None:
         if result.blend.partial:

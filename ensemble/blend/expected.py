@@ -18,7 +18,7 @@ from ensemble.members.run import Run, is_added
 from ensemble.members.training_rows import Rows
 from ensemble.weights.metric import LEAST_PROB, Metric
 from ensemble.weights.recipe import Recipe, softmax
-from folds.base.errors import UserError
+from folds.base.errors import UserError, counted
 from folds.base.interval import (
     WITHIN_95,
     agreeing_images,
@@ -163,7 +163,8 @@ def expected_sentences(metric: Metric, expected: ExpectedScore) -> list[str]:
     else:
         parts.append(f"no gain of averaging networks: {one.why_no_gain}")
     if one.guessed:
-        parts.append(f"{one.guessed:,} unreadable test images as errors of the most frequent classes")
+        images = counted(one.guessed, "unreadable test image", "unreadable test images")
+        parts.append(f"{images} as errors of the most frequent classes")
     return [f"expected {metric.title} {expected_words(one)} on {where}", f"that is {'; '.join(parts)}"]
 
 

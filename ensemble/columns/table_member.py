@@ -29,11 +29,10 @@ from rich.console import Group
 from rich.text import Text
 
 from ensemble.columns.table import TABLE_HINT, Table, read_table
-from ensemble.members.add_member import as_predictions, refuse_taken, store_member
+from ensemble.members.add_member import as_predictions, oof_scores, refuse_taken, score_sentence, store_member
 from ensemble.members.oof_file import file_digest
 from ensemble.settings import TableSettings
 from folds.base.errors import UserError
-from folds.base.metrics import log_loss, topk_error
 from folds.base.progress import Track, silently
 from folds.base.terminal import duration, figures
 from folds.base.workspace import Workspace, digest, read_json
@@ -54,7 +53,7 @@ TEMPERATURES = (0.25, 8.0)  # between which the one of the least loss is looked 
 class TableResult:
     """A member that was made of columns. seconds: of all fits; None where it was there and nothing was to be done.
 
-    scores  out-of-fold `top3_error` and `log_loss` of the member, and of the shares of the classes alone (`prior_..`)
+    scores  as `oof_scores` says
     """
 
     folder: Path
@@ -85,13 +84,7 @@ def add_table(
     for fold in track(range(folds.n_folds), what=settings.name, total=len(oof), each=each):
         oof[folds.fold == fold], tested = _fold_probs(kept / f"fold{fold}", fold, table, folds, settings, seed=seed)
         test += tested / folds.n_folds  # networks are averaged as probabilities too
-    shares = np.tile(np.bincount(folds.target) / len(oof), (len(oof), 1))
-    scores = {
-        "top3_error": topk_error(oof, folds.target),
-        "log_loss": log_loss(oof, folds.target),
-        "prior_top3_error": topk_error(shares, folds.target),
-        "prior_log_loss": log_loss(shares, folds.target),
-    }
+    scores = oof_scores(oof, folds)
     kinds = {one.name: one.kind for one in table.columns}
     record = {"made_of": made_of, "columns": kinds, "scores": scores, "warnings": list(table.warnings)}
     store_member(folder, folds, oof, table.test_id, test, record)
@@ -114,17 +107,7 @@ def table_summary(result: TableResult) -> Group:
         *(Text(f"note: {note}") for note in table.notes),
         *(Text(f"warning: {warning}") for warning in table.warnings),
         Text(f"{result.folder.name}: {counts}, {how}; in {result.folder}"),
-        Text(score_sentence(result)),
-    )
-
-
-def score_sentence(result: TableResult) -> str:
-    """The errors out of fold, beside those of the classes' shares alone."""
-    scores = result.scores
-    useless = "" if scores["log_loss"] < scores["prior_log_loss"] else ": these columns teach nothing"
-    return (
-        f"{result.folder.name}: OOF top-3 error {scores['top3_error']:.4f}, log loss {scores['log_loss']:.4f}"
-        f" ({scores['prior_top3_error']:.4f} and {scores['prior_log_loss']:.4f} by the shares of the classes){useless}"
+        Text(score_sentence(result.folder.name, result.scores, if_useless="these columns teach nothing")),
     )
 
 

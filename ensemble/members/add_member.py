@@ -16,7 +16,8 @@ from ensemble.members.external import External, read_external, refuse_repeated
 from ensemble.members.oof_file import file_digest
 from ensemble.settings import AddSettings
 from ensemble.weights.recipe import softmax
-from folds.base.errors import UserError, first_few
+from folds.base.errors import UserError, counted, first_few
+from folds.base.metrics import log_loss, topk_error
 from folds.base.workspace import Workspace, write_json
 from folds.find.listing import Lookup
 from folds.manifest.manifest import read_manifest, usable_rows
@@ -30,12 +31,16 @@ LEAST_PROB = 1e-37  # the logarithm of 0 is not finite; all zeros of a row still
 
 @dataclass(frozen=True)
 class AddResult:
-    """A member that was added. is_replaced: whether one of that name was there with other contents."""
+    """A member that was added. is_replaced: whether one of that name was there with other contents.
+
+    scores  as `oof_scores` says
+    """
 
     name: str
     folder: Path
     images: int
     test_images: int
+    scores: Mapping[str, float]
     warnings: tuple[str, ...]
     is_replaced: bool
 
@@ -69,9 +74,30 @@ def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddRes
     folder = workspace.members / name
     record, done = {"trust_folds": settings.trust_folds, "warnings": warnings}, folder / "done.json"
     before = done.read_bytes() if done.is_file() else None  # it has the digests of the other files
-    store_member(folder, folds, oof_probs[oof_rows], test_id, test_probs[test_rows], record)
-    is_replaced = before not in (None, done.read_bytes())
-    return AddResult(name, folder, len(folds.image_id), len(test_id), tuple(warnings), is_replaced)
+    oof_probs = oof_probs[oof_rows]
+    store_member(folder, folds, oof_probs, test_id, test_probs[test_rows], record)
+    is_replaced, scores = before not in (None, done.read_bytes()), oof_scores(oof_probs, folds)
+    return AddResult(name, folder, len(folds.image_id), len(test_id), scores, tuple(warnings), is_replaced)
+
+
+def oof_scores(oof: np.ndarray, folds: Folds) -> dict[str, float]:
+    """`top3_error` and `log_loss` out of fold, and those of the shares of the classes alone (`prior_..`). oof (N, C)"""
+    shares = np.tile(np.bincount(folds.target) / len(oof), (len(oof), 1))
+    return {
+        "top3_error": topk_error(oof, folds.target),
+        "log_loss": log_loss(oof, folds.target),
+        "prior_top3_error": topk_error(shares, folds.target),
+        "prior_log_loss": log_loss(shares, folds.target),
+    }
+
+
+def score_sentence(name: str, scores: Mapping[str, float], *, if_useless: str) -> str:
+    """The errors of `oof_scores` in a line. if_useless: what to say where the shares of the classes do as well"""
+    useless = "" if scores["log_loss"] < scores["prior_log_loss"] else f": {if_useless}"
+    return (
+        f"{name}: OOF top-3 error {scores['top3_error']:.4f}, log loss {scores['log_loss']:.4f}"
+        f" ({scores['prior_top3_error']:.4f} and {scores['prior_log_loss']:.4f} by the shares of the classes){useless}"
+    )
 
 
 def refuse_taken(workspace: Workspace, name: str, *, hint: str) -> None:
@@ -99,21 +125,25 @@ def _read(file: str, ids: str | None, settings: AddSettings, folds: Folds) -> Ex
 
 
 def _joined(made: External, image_id: np.ndarray, images: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
-    """The row of each id, and a note where the file has more. Refuses gaps, and ids that may mean several images.
+    """The row of each id, and a note of those that name no image. Refuses gaps, and ids that may mean several images.
 
     images  columns image_id and path of all images that the file may name
     """
-    rows = pd.Index(made.image_id).get_indexer(image_id)  # -1: it has none
+    ids = made.image_id
+    rows = pd.Index(ids).get_indexer(image_id)  # -1: it has none
     if (rows < 0).any():
-        rows = pd.Index(_known_ids(made, images)).get_indexer(image_id)
+        ids = _known_ids(made, images)
+        rows = pd.Index(ids).get_indexer(image_id)
     gaps = image_id[rows < 0]
     if len(gaps):
         raise UserError(
             f"{made.path.name} has no row for {len(gaps):,} of {len(image_id):,} images: {first_few(list(gaps))}",
             hint=f"its own ids look like {made.image_id[0]}",
         )
-    extra = len(made.image_id) - len(image_id)
-    return rows, [f"{made.path.name} has {extra:,} rows of images that are not used here"] if extra else []
+    strange = np.setdiff1d(ids, [*image_id, *images["image_id"]])
+    count = counted(len(strange), "row", "rows")
+    note = f"{made.path.name} has {count} of images that are not known here: {first_few(strange.tolist())}"
+    return rows, [note] if len(strange) else []
 
 
 def _known_ids(made: External, images: pd.DataFrame) -> np.ndarray:

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -82,7 +82,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
-        if temporary.parent.is_dir():
+        with suppress(OSError):  # a read-only folder says so even of a file that it lacks
             temporary.unlink(missing_ok=True)
 
 
@@ -92,7 +92,8 @@ def refusing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as err:
-        hint = "free some room or choose another folder with `--work DIR`"
+        way_out = "make it writable" if err.errno in (errno.EROFS, errno.EACCES, errno.EPERM) else "free some room"
+        hint = f"{way_out} or choose another folder with `--work DIR`"
         raise CannotWriteError(f"cannot write {path}: {err.strerror or err}", hint=hint) from err
 
 

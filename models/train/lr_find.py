@@ -23,6 +23,7 @@ LOWEST, HIGHEST = 1e-6, 1.0  # AdamW's useful rates lie well inside
 STEPS = 100
 MEMORY = 0.9  # of the running mean of the loss, over about ten steps
 DIVERGED = 1.5  # times the lowest smoothed loss: from there on the sweep shows nothing
+LEAST_LOW = 1e-5  # the loss under a fitted head that is lowest below this rate is chance
 TRUSTED_STEPS = 10  # before so many, the running mean is of too few losses
 
 
@@ -110,6 +111,12 @@ def judge_sweep(rates: np.ndarray, losses: np.ndarray, *, is_probed: bool = Fals
     smooth = smoothed(losses)
     first = TRUSTED_STEPS if len(losses) > 2 * TRUSTED_STEPS else 0
     bottom = first + int(np.argmin(smooth[first:]))
+    if is_probed and rates[bottom] < LEAST_LOW:
+        raise UserError(
+            f"the sweep shows no rate: the fitted head knows the training images, and the loss is lowest at "
+            f"{rates[bottom]:.1e}, where nothing is learned yet",
+            hint="leave out `--lr`",
+        )
     if bottom < first + 2 or smooth[bottom] >= smooth[first]:
         raise UserError(f"the loss falls at no rate from {rates[0]:.0e} to {rates[-1]:.0e}", hint="leave out `--lr`")
     slope = np.gradient(smooth[first : bottom + 1], np.log(rates[first : bottom + 1]))

@@ -13,7 +13,7 @@ from models.runs import done_folds, done_refit, runs
 from models.watch import events
 from models.watch.events import Event, Happened, JobKey, JobProgress
 
-EPOCH_HEAD = "  epoch       lr    px  train loss  valid loss  top-1 err  top-3 err   images/s   time"
+EPOCH_HEAD = "  epoch       lr    px  train loss  valid loss   err@1   err@3  images/s   time"  # fits 80 columns
 
 
 def job_lines(happened: Happened) -> list[str]:
@@ -38,8 +38,8 @@ def event_lines(key: JobKey, event: Event) -> list[str]:
         case events.EpochRow():
             values = (event.train_loss, event.valid_loss, event.valid_top1_error, event.valid_top3_error)
             train, valid, top1, top3 = ("-" if math.isnan(one) else f"{one:.4f}" for one in values)  # -: none kept out
-            row = f"  {event.epoch:5d}  {event.lr:7.1e}  {event.image_size:4d}  {train:>10}  {valid:>10}  {top1:>9}"
-            return [f"{row}  {top3:>9}  {event.images_per_second:9,.0f}  {duration(event.seconds):>5}"]
+            row = f"  {event.epoch:5d}  {event.lr:7.1e}  {event.image_size:4d}  {train:>10}  {valid:>10}  {top1:>6}"
+            return [f"{row}  {top3:>6}  {event.images_per_second:8,.0f}  {duration(event.seconds):>5}"]
         case events.FoldResumed():
             return [f"  goes on after epoch {event.epoch} of {event.epochs}, from its checkpoint"]
         case events.CheckpointRefused():

@@ -152,7 +152,8 @@ def _refuse_without_networks(workspace: Workspace, blend: Blend) -> None:
     looked_up = sorted(run for run in used - set(added) if kind_of(workspace, run) == KNN)
     trained = [run for run in looked_up if kind_of(workspace, looked_up_by(workspace, run)) != PROBE]
     if added or trained:
-        others = sorted({run for runs in blend.runs.values() for run in runs} - {*added, *trained})
+        runs = {run for runs in blend.runs.values() for run in runs}
+        others = sorted(run for run in runs - {*trained} if not (workspace.members / run).is_dir())
         again = f"`python run.py blend --members {','.join(others)}` blends without" if others else "train a run here"
         why = f"there is no network to pack for {first_few(added)}: another tool or columns made the predictions"
         if not added:

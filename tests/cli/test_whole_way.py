@@ -84,6 +84,10 @@ def test_lr_find_says_the_rate_and_how_to_train_with_it(work, typed, tmp_path):
     assert f"next: python run.py train {' '.join(flags)} --lr {rate} --work" in out
     assert (tmp_path / "work" / "models" / "test_resnet" / "lr-find.png").is_file()
     assert not (tmp_path / "work" / "models" / "test_resnet" / "fold1").exists()
+    (tmp_path / "work" / "models" / "test_resnet" / "fold0").mkdir()
+    out = typed("lr-find", *flags, "--fold", "1", "--work", tmp_path / "work").out
+    assert "test_resnet was begun, and another rate needs another name: `--run NEW-NAME`" in out
+    assert "next: python run.py train --work" in out
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ def test_the_own_test_folder_gets_the_bytes_of_submit_and_nothing_is_written_the
     said = typed("infer", pack, data / "Public", "--out", out, "--sample", sample).out
     assert out.read_bytes() == (work.submissions / "blend.csv").read_bytes()
     assert "30 rows, valid" in said
-    assert "1 unreadable pictures got the most frequent classes: 002" in said
+    assert "1 unreadable picture got the most frequent classes: 002" in said
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
     assert fingerprint(data) == before
 

@@ -11,7 +11,7 @@ from ensemble.analysis.test_likeness import is_far
 from ensemble.blend.make_blend import make_blend
 from ensemble.columns.column_kinds import Column
 from ensemble.columns.table import label_error, measure_test_auc
-from ensemble.columns.table_member import add_table, fit_table_model, held_part, score_sentence
+from ensemble.columns.table_member import add_table, fit_table_model, held_part, table_summary
 from ensemble.members.members import disagreeing_members, load_members
 from ensemble.members.open_run import open_run
 from ensemble.members.training_rows import rows_of
@@ -20,7 +20,7 @@ from folds.manifest.manifest import read_manifest, write_manifest
 from models.predict.predictions import Predictions, load_predictions, save_predictions
 from submissions.offline.make_pack import _refuse_without_networks
 from tests.competition import fingerprint, refusal
-from tests.ensemble.small import SMALL, small_oof, small_work, with_manifest, write_small
+from tests.ensemble.small import SMALL, shown, small_oof, small_work, with_manifest, write_small
 
 QUICK = TableSettings(rounds=5)
 
@@ -216,7 +216,7 @@ def test_the_columns_of_the_manifest_come_with_a_warning(house):
     assert made.table.warnings == (
         "width, bytes of the manifest say how the files were made: a leak that the private images may not share",
     )
-    assert score_sentence(made).endswith("by the shares of the classes): these columns teach nothing")
+    assert "by the shares of the classes): these columns teach nothing" in shown(table_summary(made), width=200)
     both = add(house, settings=replace(QUICK, from_manifest=True, name="both"))
     assert list(both.table.aucs) == ["place", "hour", "width", "bytes"]
     wide = changed(house, lambda table: table.rename(columns={"hour": "width"}))

@@ -176,9 +176,13 @@ def test_a_member_that_is_replaced_is_said_to_be_and_so_are_rows_of_no_image(wor
     other = rewritten(more, lambda data: data.sample(frac=1, random_state=0).assign(c000=data.c000 * 1.0001))
     assert note not in typed(*words, "--oof", settings.oof).out
     assert note not in typed(*words, "--oof", settings.oof).out
-    first, *notes = typed(*words, "--oof", other.oof).out.splitlines()
+    first, scored, *notes = typed(*words, "--oof", other.oof).out.splitlines()
     assert first.startswith("other: 600 out-of-fold and 40 test images, wrote ")
-    assert notes[:2] == [note, "note: changed.csv has 1 rows of images that are not used here"]
+    assert scored.startswith("other: OOF top-3 error 0.0")
+    assert notes[:2] == [note, "note: changed.csv has 1 row of images that are not known here: stranger"]
+    swapped = rewritten(settings, lambda data: data.rename(columns={"c000": "c001", "c001": "c002", "c002": "c000"}))
+    asked = "by the shares of the classes): are its columns named rightly, and is it out of fold?"
+    assert asked in typed(*words, "--oof", swapped.oof).out
 
 
 def test_npz_and_npy_need_their_ids_and_classes(work, folds, settings, tmp_path):

@@ -51,6 +51,13 @@ def test_of_a_fitted_head_the_steepest_rate_says_nothing_and_no_first_loss_count
     assert 1e-6 < found.suggested < 1e-3
 
 
+def test_of_a_fitted_head_whose_loss_only_rises_no_rate_is_suggested():
+    losses = 0.05 + 0.02 * (np.log10(RATES) + 5.7) ** 2  # 2.0e-07 was suggested, with which nothing is learned
+    said = "the sweep shows no rate: the fitted head knows the training images, and the loss is lowest at "
+    message, hint = refusal(judge_sweep, RATES, losses, is_probed=True)
+    assert (message.startswith(said), hint) == (True, "leave out `--lr`")
+
+
 def test_a_loss_that_never_falls_is_refused():
     assert "the loss falls at no rate from 1e-06 to 1e+00" in refusal(judge_sweep, RATES, np.linspace(1, 2, 100))[0]
 
