@@ -86,7 +86,7 @@ class TrainSettings:
     ] = None
     sampling_power: Annotated[
         float, at_least(0, at_most=1, help="an image of a class of n is drawn with weight n^-power; 0 is natural")
-    ] = 0.0
+    ] = 0.25
     restore_prior: Annotated[bool, _says("undo the class prior that sampling shifted, at prediction")] = True
     crop_scale: Annotated[float, at_least(0.01, at_most=1, help="least share of the picture in a crop")] = 0.35
     mirror: Annotated[bool, _says("mirror half of the training images")] = True

@@ -64,7 +64,7 @@ def test_the_shift_turns_the_sampled_prior_back_into_the_natural_one():
 def test_absent_classes_natural_sampling_and_a_prior_that_is_to_stay_get_no_correction():
     sparse = np.array([0, 0, 2])
     np.testing.assert_allclose(prior_correction(sparse, TrainSettings(sampling_power=0.7), n_classes=4)[[1, 3]], 0)
-    np.testing.assert_allclose(prior_correction(TARGET, TrainSettings(), n_classes=3), 0)
+    np.testing.assert_allclose(prior_correction(TARGET, TrainSettings(sampling_power=0.0), n_classes=3), 0)
     shifted = TrainSettings(sampling_power=0.7, restore_prior=False)
     np.testing.assert_array_equal(prior_correction(TARGET, shifted, n_classes=3), np.zeros(3))
 
