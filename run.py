@@ -185,11 +185,11 @@ def infer(pack: PackFile, pictures: Pictures, *, infer: InferSettings, config: C
 @KIT.command(10)
 def status(*, json: AsJson = False, train: TrainSettings, top: Place) -> Shown:
     """Runs x folds with their score, what is missing, and the next command."""
-    planned = planned_runs(top, train)
+    planned = planned_runs(top, train), plans(train)
     if json:
-        sys.stdout.write(submissions.status_for_scripts(top.workspace, planned, same_place=KIT.same_place))
+        sys.stdout.write(submissions.status_for_scripts(top.workspace, *planned, same_place=KIT.same_place))
     else:
-        yield from submissions.status(top.workspace, planned)
+        yield from submissions.status(top.workspace, *planned)
 
 
 @KIT.command(10)

@@ -125,6 +125,13 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return first_few(changed, most=4)
 
 
+def changed_since_begun(workspace: Workspace, plan: RunPlan) -> str:
+    """What a plan sets otherwise than its run was begun with, such as `lr 0.1 -> 0.2`; None stands for any value."""
+    stored = next(begun_settings(workspace, plan.name), {}).get("settings", {})
+    said = {key: value for key, value in dataclasses.asdict(plan.settings).items() if value is not None}
+    return changed_settings(stored, {key: said[key] for key in said if key in stored})
+
+
 def kind_of(workspace: Workspace, run: str) -> Kind | None:
     """What a run without a network of its own is; None of trained networks."""
     return next((stored.get("kind") for stored in begun_settings(workspace, run)), None)

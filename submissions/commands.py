@@ -128,11 +128,11 @@ def infer(file: Path, pictures: Path, settings: InferSettings, *, screen: Screen
         yield f"predicted by {describe(made.part, made.whole)}"
 
 
-def status(workspace: Workspace, planned: Sequence[str]) -> Iterator[RenderableType | Next]:
-    """Runs x folds, what is missing, who holds what; and the next command."""
+def status(workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan]) -> Iterator[RenderableType | Next]:
+    """Runs x folds, what is missing, who holds what; and the next command. plans: as `what_is_missing` takes them"""
     from models.watch.tables import status_table
 
-    missing, command = what_is_missing(workspace, planned)
+    missing, command = what_is_missing(workspace, planned, plans)
     n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
     yield status_table(workspace, list(planned), n_folds=n_folds)
     gains = next_gains(workspace)
@@ -143,9 +143,11 @@ def status(workspace: Workspace, planned: Sequence[str]) -> Iterator[RenderableT
     yield Next(command)
 
 
-def status_for_scripts(workspace: Workspace, planned: Sequence[str], *, same_place: str) -> str:
+def status_for_scripts(
+    workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan], *, same_place: str
+) -> str:
     """The same as one JSON object. same_place: the flags by which the next command finds this work folder."""
-    return json.dumps(status_json(workspace, planned, same_place=same_place), indent=2) + "\n"
+    return json.dumps(status_json(workspace, planned, plans, same_place=same_place), indent=2) + "\n"
 
 
 def runs_there(workspace: Workspace) -> list[str]:

@@ -15,7 +15,7 @@ from folds.base.errors import UserError, first_few
 from folds.base.locks import holders
 from folds.base.workspace import Workspace
 from folds.split.assign import changed_since, load_folds
-from models.runs import done_folds, done_refit, runs
+from models.runs import RunPlan, changed_since_begun, done_folds, done_refit, runs
 from models.watch.events import JobKey
 from submissions.check import is_changed, is_early, is_of_other_blend
 
@@ -23,8 +23,13 @@ VERSION = 1  # of what `status --json` says
 NOTHING = ["nothing is missing"]
 
 
-def what_is_missing(workspace: Workspace, planned: Sequence[str]) -> tuple[list[str], str]:
-    """Sentences on what is missing, in the order of the way, and the next command (`train`, `blend` ...)."""
+def what_is_missing(
+    workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan] = ()
+) -> tuple[list[str], str]:
+    """Sentences on what is missing, in the order of the way, and the next command (`train`, `blend` ...).
+
+    plans  what the settings ask for now, by which a run that was begun with others is known
+    """
     if not workspace.manifest.is_file():
         return [f"{workspace.root} holds no prepared images"], "prepare DATA"
     if not workspace.folds_csv.is_file():
@@ -37,6 +42,11 @@ def what_is_missing(workspace: Workspace, planned: Sequence[str]) -> tuple[list[
         lacking = sorted(set(range(n_folds)) - set(done_folds(workspace, run)))
         if lacking:
             missing.append(f"{run} lacks fold{'s' * (len(lacking) > 1)} {', '.join(map(str, lacking))}")
+            changed = "; ".join(changed_since_begun(workspace, plan) for plan in plans if plan.name == run)
+            if changed:
+                missing.append(
+                    f"{run} was begun with other settings: {changed}; `train` refuses these and says what to do"
+                )
     if missing:
         return missing, "train"
     if not workspace.blend.is_file():
@@ -82,12 +92,14 @@ def newest_csv(workspace: Workspace) -> Path | None:
     return max(paths, key=lambda path: (not is_early(path), path.stat().st_mtime), default=None)
 
 
-def status_json(workspace: Workspace, planned: Sequence[str], *, same_place: str) -> dict[str, Any]:
+def status_json(
+    workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan] = (), *, same_place: str
+) -> dict[str, Any]:
     """`status` for scripts: the keys stay, and what is not there is null. same_place: flags of the next command.
 
     A fold is `done` with its figures, `held` by a process, or `lacking`; the refit on all images has no number.
     """
-    missing, command = what_is_missing(workspace, planned)
+    missing, command = what_is_missing(workspace, planned, plans)
     held = dict(holders(workspace.lock("any").parent))
     n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
     names = sorted({*planned, *runs(workspace)})

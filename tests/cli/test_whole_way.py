@@ -41,6 +41,20 @@ def test_other_settings_under_the_same_name_are_refused_with_two_ways_out(work, 
     )
 
 
+def test_status_names_the_settings_that_a_run_was_not_begun_with_where_folds_of_it_lack(work, typed, tmp_path):
+    copy = shutil.copytree(work, tmp_path / "work")
+    shutil.rmtree(copy / "models" / "test_resnet" / "fold1")
+    lacking, changed = "test_resnet lacks fold 1", "test_resnet was begun with other settings: "
+    same = typed("status", "--work", copy, *TRAIN, "--epochs", "1").out
+    assert (lacking in same, changed in same) == (True, False)
+    other = typed("status", "--work", copy, *TRAIN, "--epochs", "2", "--mixup", "0.2").out
+    assert f"{changed}epochs 1 -> 2, mixup 0.0 -> 0.2; `train` refuses these and says what to do" in other
+    assert (
+        f"{changed}epochs 1 -> 2"
+        in json.loads(typed("status", "--json", "--work", copy, *TRAIN, "--epochs", "2").out)["missing"][1]
+    )
+
+
 def test_predict_gives_the_same_probabilities_again_and_other_views_on_request(work, typed):
     files = [work / "models" / "test_resnet" / "fold0" / name for name in ("oof.npz", "done.json")]
     before = [path.read_bytes() for path in files]
