@@ -173,12 +173,12 @@ def full_settings(
     chosen = {**defaults, **given}
     # Half-way between two nets is a good one only where one was trained from the other, under the same statistics.
     is_fitted = has_weights and takes_head and chosen["head"] == "probe"
-    keeps_body = is_fitted and chosen["batch_norm"] == "frozen"
-    if not keeps_body:
+    starts_as_probe = is_fitted and chosen["batch_norm"] == "frozen"
+    if not starts_as_probe:
         chosen["start_share"] = given.get("start_share", 0.0)
     if not is_fitted:
         chosen["stages"] = given.get("stages", 1)
-    is_few = keeps_body and n_train <= FEW_IMAGES
+    is_few = starts_as_probe and n_train <= FEW_IMAGES
     if not is_few or size_share < OWN_SIZE:
         chosen["frozen_share"] = given.get("frozen_share", 0.0)
     if family.few_lr and (is_few or chosen["frozen_share"]):

@@ -172,12 +172,12 @@ def is_changed(csv: Path) -> bool:
     return lineage.get("csv") == csv.name and lineage["digest"] != digest(csv.read_bytes())
 
 
-def is_of_other_blend(csv: Path, blend: Blend) -> bool:
-    """Whether a CSV was made from another blend; False for that of a single run, and where it has no lineage."""
+def is_of_blend(csv: Path, blend: Blend) -> bool | None:
+    """Whether a CSV was made from this blend or from another; None for that of a single run, or without a lineage."""
     lineage = read_lineage(csv)
-    return "weights" in lineage and any(
-        frozen(lineage.get(name)) != getattr(blend, name) for name in ("candidate", "weights", "files")
-    )
+    if "weights" not in lineage:
+        return None
+    return all(frozen(lineage.get(name)) == getattr(blend, name) for name in ("candidate", "weights", "files"))
 
 
 def expected_top3(csv: Path) -> ExpectedScore | None:

@@ -17,7 +17,7 @@ from folds.base.workspace import Workspace
 from folds.split.assign import changed_since, load_folds
 from models.runs import RunPlan, changed_since_begun, done_folds, done_refit, runs
 from models.watch.events import JobKey
-from submissions.check import is_changed, is_early, is_of_other_blend
+from submissions.check import is_changed, is_early, is_of_blend
 
 VERSION = 1  # of what `status --json` says
 NOTHING = ["nothing is missing"]
@@ -66,7 +66,7 @@ def what_is_missing(
     try:
         if is_changed(csv):
             return [f"{csv} was changed after `submit` wrote it"], "submit"
-        if is_of_other_blend(csv, blend):
+        if is_of_blend(csv, blend) is False:
             return [f"{csv} was made from another blend than {workspace.blend}"], "submit"
     except UserError as err:  # its lineage is damaged
         return [err.message], "submit"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,9 +56,8 @@ def open_run(
     stored: list[StoredPredictions] = []
     for k, file in enumerate(files):
         stored.append(opened.predictions(file, f"fold {k}", first=stored[0] if stored else None))
-    for folder in [] if added else list(done)[1:]:
-        again = replace(opened, hint=f"remove {folder}, then `python run.py train --run {name}`")
-        again.refuse_other_settings(folder, folder.name.replace("fold", "fold "), stored[0].path.parent)
+    if not added:
+        opened.refuse_mixed_folds(list(done))
     if not added and (refit := done_refit(workspace, name)):
         folder = workspace.refit(name)
         done[folder] = refit
@@ -164,6 +163,12 @@ class _Opened:
         else:
             return stored
         raise UserError(f"{self.name}: {what} {fault}", hint=hint)
+
+    def refuse_mixed_folds(self, folders: Sequence[Path]) -> None:
+        """Refuse folds that were not all trained with the settings of the first."""
+        for folder in folders[1:]:
+            again = replace(self, hint=f"remove {folder}, then `python run.py train --run {self.name}`")
+            again.refuse_other_settings(folder, folder.name.replace("fold", "fold "), folders[0])
 
     def refuse_other_settings(self, folder: Path, what: str, first: Path) -> None:
         """Refuse a fold, or the refit, that was trained with other settings than the first one, each in its folder."""

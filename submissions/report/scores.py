@@ -7,7 +7,7 @@ from statistics import median_low
 from typing import Any
 
 from folds.base.interval import wilson_interval
-from submissions.check import check_submission, expected_top3, is_early, read_lineage
+from submissions.check import check_submission, expected_top3, is_early, is_of_blend, read_lineage
 from submissions.csv_form import read_layout
 from submissions.report.plots import ranges
 from submissions.report.workfolder import Entry, WorkFolder
@@ -60,5 +60,5 @@ def _submission(work: WorkFolder) -> dict[str, Any] | None:
         "expected": expected_top3(path),
         "guessed": len(lineage.get("unreadable_test_images", ())),
         "is_early": is_early(path),
-        "is_of_blend": work.blend is not None and lineage.get("weights") == dict(work.blend.weights),
+        "is_of_blend": work.blend is not None and bool(is_of_blend(path, work.blend)),
     }
