@@ -57,7 +57,7 @@ def all_(data: Data, *, every: Every, config: Config = KIT_TOML) -> Shown:
 @KIT.command(1)
 def prepare(data: Data, *, prepare: PrepareSettings, top: Place) -> Shown:
     """Scan and decode every file, find duplicates, write the manifest and the pixel store."""
-    todo, views = plans(KIT.in_file().train), KIT.in_file().predict.views
+    todo, views = plans(KIT.in_file().train), KIT.in_file().predict.plain_views
     yield models.prepare(top.workspace, data, prepare, todo, views=views, screen=KIT.screen)
     yield from submissions.foresee_form(top.workspace)
     yield Next("split")
@@ -217,7 +217,7 @@ def settings(*, every: Every, config: Config = KIT_TOML) -> Shown:
     from models.jobs.plan import family_remark
 
     try:
-        remarks = [family_remark(every.top.workspace, plan) for plan in plans(every.train)]
+        remarks = [family_remark(every.top.workspace, plan, every.predict) for plan in plans(every.train)]
     except UserError as err:  # settings may be half written: training with them is refused
         remarks = [err.message]
     sys.stdout.write(KIT.to_toml(every, elsewhere=dict.fromkeys(FROM_FAMILY, "the backbone's family"), remarks=remarks))

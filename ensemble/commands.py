@@ -30,7 +30,7 @@ def views(workspace: Workspace, run: Sequence[str], screen: Screen) -> Iterator[
         yield view_summary(report)
         yield from view_sentences(report)
         # Fewer views that are within chance, but not better, only save passes, which are made already.
-        pays = report.is_worth_it and report.crossfit_against_all.mean <= 0
+        pays = report.is_worth_it and report.is_for_all and report.crossfit_against_all.mean <= 0
         yield Next(f"blend --member-views {','.join(report.proposed.views)}" if pays else "blend")
 
 

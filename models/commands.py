@@ -24,7 +24,7 @@ from models.input.views import check_views
 from models.jobs.local import Task, anywhere
 from models.jobs.plan import find_rates, refuse_runs, train_runs
 from models.jobs.ray import run_tasks
-from models.predict.again import predict_run, refuse_run
+from models.predict.again import predict_run, views_to_predict
 from models.probe.knn import knn_tasks, refuse_lookups
 from models.probe.probe import plans_to_probe, probe_tasks, refuse_probes
 from models.runs import PROBE, RunPlan, as_probe, begun_folds, done_folds, kind_of, knn_name, runs, sibling
@@ -84,7 +84,7 @@ class Training:
             plans = [sibling(plan, seed=self.seed, folds_seed=folds_seed) for plan in self.plans]
             yield from larger_views(
                 [plan for plan in plans if plan.name not in self.failed.values()],
-                self.predict.views,
+                self.predict.plain_views,
                 size_of=predict_size,
                 command=lambda plan: f"predict --run {plan.name}",
             )
@@ -189,7 +189,7 @@ def probe(
         which = [] if is_table else [f"--backbone {plan.backbone}"]
         return " ".join(["probe", *which, *([f"--run {plan.name}"] if is_table or plan.is_named else []), *flags])
 
-    yield from larger_views(plans, settings.views, size_of=train_size, command=again)
+    yield from larger_views(plans, settings.plain_views, size_of=train_size, command=again)
 
 
 def lr_find(
@@ -225,7 +225,7 @@ def predict(
     if not names:
         raise UserError(f"{workspace.models} holds no run", hint="`python run.py train`")
     for name in names:  # all of them, before the first is predicted
-        refuse_run(workspace, name, settings.views)
+        views_to_predict(workspace, name, settings)
     tasks = []
     for name in names:
         seconds = sum(done["seconds"] for done in done_folds(workspace, name).values())

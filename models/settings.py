@@ -116,13 +116,19 @@ class FirstSettings:
 @dataclass(frozen=True)
 class PredictSettings:
     views: Annotated[
-        tuple[str, ...],
+        tuple[str, ...] | None,
         COMMA_LIST,
         _says(
-            "test-time augmentation, averaged as probabilities: centre, mirror, wide, ...; centre@288: at 288 pixels"
+            "test-time augmentation, averaged as probabilities: centre, mirror, wide, ...; centre@288: at 288 pixels; "
+            "centre, mirror if not given, of nets trained far below their own size one of them larger"
         ),
-    ] = ("centre", "mirror")
+    ] = None
     predict_batch: Annotated[int, at_least(1, help="images per forward pass at prediction; at most 32 on a CPU")] = 128
+
+    @property
+    def plain_views(self) -> tuple[str, ...]:
+        """As set, or the centre crop and its mirror image at the run's own size."""
+        return self.views or ("centre", "mirror")
 
 
 @Parameter(name="*", group="follow")

@@ -188,7 +188,7 @@ def whole_way(
     refuse_without_ray(every.engine)
     refuse_early(workspace, plans, every.predict)
     with screen.living():
-        yield prepare_for(workspace, data, every.prepare, plans, views=every.predict.views, screen=screen)
+        yield prepare_for(workspace, data, every.prepare, plans, views=every.predict.plain_views, screen=screen)
         yield from foresee_form(workspace)
         yield split(workspace, every.split, seed=seed, screen=screen)
         training = Training(

@@ -115,7 +115,8 @@ def write_fold(
     write_json(folder / "settings.json", {"run": name, "seed": seed, "settings": settings or {"name": name}})
     files = {file: file_digest(folder / file) for file in ("oof.npz", "test.npz")}
     done = {"run": name, "backbone": name, "fold": fold, "n_folds": folds.n_folds, "folds_digest": folds.digest}
-    write_json(folder / "done.json", {**done, "seed": seed, "oof_top3_error": 0.0, "seconds": 0.0, "files": files})
+    done |= {"views": list(views[: 1 if oof.ndim == 2 else oof.shape[1]]), "seed": seed, "seconds": 0.0}
+    write_json(folder / "done.json", {**done, "oof_top3_error": 0.0, "files": files})
     return folder
 
 

@@ -25,7 +25,7 @@ from folds.base.progress import Track, silently
 from folds.base.terminal import figures
 from folds.base.workspace import Workspace
 from models.input.views import known_views, split_view
-from models.runs import PROBE, kind_of, own_size
+from models.runs import KNN, PROBE, Kind, done_folds, kind_of, own_size
 
 Views = tuple[str, ...]
 
@@ -52,13 +52,12 @@ class Step:
 class Viewed:
     """The views of one run, or those that several share, in the order of the files.
 
-    probes  those of the runs that are probes
+    kinds   by run what it is; None of trained networks
     passes  by view: what it costs in forward passes at the run's own size, its input's area over that of the own one
     """
 
     name: str
-    runs: tuple[str, ...]
-    probes: tuple[str, ...]
+    kinds: Mapping[str, Kind | None]
     passes: Mapping[str, float]
 
     @property
@@ -82,6 +81,7 @@ class ViewReport(Viewed):
     crossfit: float  # the error of proposing: each fold scored under the set proposed without it
     crossfit_against_all: Difference  # that error minus the one of all views
     proposed_without: tuple[Views, ...]  # the sets proposed without each fold
+    is_for_all: bool  # every run here has the proposed views, so that one blend can name them
 
     @property
     def is_worth_it(self) -> bool:
@@ -130,18 +130,17 @@ def report_views(
     with threadpool_limits(1):
         for name in runs:
             made.append(_open_sets(workspace, name, track=track))
-            yield _report(made[-1])
+            yield _report(workspace, made[-1])
         shared = [view for view in made[0].views if all(view in sets.views for sets in made)]
         if len(runs) > 1 and len(shared) > 1:
             pooled = Sets(
                 name=f"mean of {len(runs)} runs",
-                runs=runs,
-                probes=tuple(run for sets in made for run in sets.probes),
+                kinds={run: kind for sets in made for run, kind in sets.kinds.items()},
                 passes={view: float(np.mean([sets.passes[view] for sets in made])) for view in shared},
                 reductions=tuple(one for sets in made for one in sets.reductions),
                 rows=made[0].rows,
             )
-            yield _report(pooled)
+            yield _report(workspace, pooled)
 
 
 def _open_sets(workspace: Workspace, name: str, *, track: Track) -> Sets:
@@ -155,24 +154,23 @@ def _open_sets(workspace: Workspace, name: str, *, track: Track) -> Sets:
     sides = {view: split_view(view)[1] for view in views}  # None: the run's own
     return Sets(
         name=name,
-        runs=(name,),
-        probes=(name,) if kind_of(workspace, name) == PROBE else (),
+        kinds={name: kind_of(workspace, name)},
         passes={view: (side / own) ** 2 if side and own else 1.0 for view, side in sides.items()},
         reductions=((names, reduction),),
         rows=members.rows,
     )
 
 
-def _report(sets: Sets) -> ViewReport:
+def _report(workspace: Workspace, sets: Sets) -> ViewReport:
     views, fold = sets.views, sets.rows.fold
     path, best, proposed = propose(sets, np.ones(len(fold), bool))
     without = [propose(sets, fold != k)[2].views for k in range(sets.rows.n_folds)]
     crossfit = np.concatenate([sets.misses(chosen)[sets.rows.of_fold(k)] for k, chosen in enumerate(without)])
     others = {view: tuple(one for one in views if one != view) for view in views}
+    records = [next(iter(done_folds(workspace, run).values()), {}) for run in list_runs(workspace)]
     return ViewReport(
         name=sets.name,
-        runs=sets.runs,
-        probes=sets.probes,
+        kinds=sets.kinds,
         passes=sets.passes,
         worth=tuple(
             ViewValue(view, float(sets.misses((view,)).mean()), sets.difference(rest, views) if rest else None)
@@ -185,6 +183,7 @@ def _report(sets: Sets) -> ViewReport:
         crossfit=float(crossfit.mean()),
         crossfit_against_all=paired_difference(crossfit, sets.misses(views), sets.rows.group),
         proposed_without=tuple(without),
+        is_for_all=all(set(proposed.views) <= set(record.get("views", ())) for record in records),
     )
 
 
@@ -239,19 +238,18 @@ def view_sentences(report: ViewReport) -> list[str]:
         f" {alike} of {len(report.proposed_without)} times the same set was chosen",
     ]
     views = ",".join(proposed.views)
+    use = f"`python run.py blend --member-views {views}`; to predict nothing else: {_predict(report, views)}"
+    if not report.is_for_all:
+        use = f"{_predict(report, views)}, then `python run.py blend`"
     if report.is_worth_it:
-        sentences.append(
-            f"to use them: `python run.py blend --member-views {views}`;"
-            f" to predict nothing else: {_predict(report, views)}"
-        )
+        sentences.append(f"to use them: {use}")
     elif len(proposed.views) < len(report.views):
         sentences.append(
             f"a set chosen like this errs more than all {len(report.views)} views on images that it was not chosen by:"
-            f" keep all, unless {_passes(report, report.views)} are too many:"
-            f" `python run.py blend --member-views {views}`"
+            f" keep all, unless {_passes(report, report.views)} are too many: {use}"
         )
     lacking = [view for view in known_views() if view not in report.views]
-    if lacking and len(report.runs) == 1:
+    if lacking and len(report.kinds) == 1:
         more = ",".join([*report.views, *lacking])
         sentences.append(
             f"not predicted: {', '.join(lacking)}, and each of all at another size, such as centre@288 at 288 pixels;"
@@ -262,10 +260,12 @@ def view_sentences(report: ViewReport) -> list[str]:
 
 def _predict(report: ViewReport, views: str) -> str:
     """The commands that predict the report's runs under these views."""
-    trained = ",".join(run for run in report.runs if run not in report.probes)
+    trained = ",".join(run for run, kind in report.kinds.items() if kind is None)
     commands = [f"`python run.py predict --run {trained} --views {views}`"] if trained else []
-    if report.probes:
+    if PROBE in report.kinds.values():
         commands.append(f"`python run.py probe --views {views}` with the backbones and weights of before")
+    if looked_up := ",".join(run.removesuffix(f"-{KNN}") for run, kind in report.kinds.items() if kind == KNN):
+        commands.append(f"`python run.py knn --run {looked_up} --views {views}`")
     return " and ".join(commands)
 
 

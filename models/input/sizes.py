@@ -10,14 +10,17 @@ import timm
 from folds.base.errors import UserError
 from models.backbones import Backbone, refuse_input, resolve_backbone
 from models.input.views import check_views, mirrored, split_view, view_size
-from models.recipes import FullSettings
+from models.recipes import OWN_SIZE, FullSettings
 from models.runs import RunPlan
-from models.settings import TrainSettings
+from models.settings import PredictSettings, TrainSettings
 
 GROW_SHARE = 0.75  # the last quarter of the epochs sees the final size
 GRID = 16  # sizes in between are multiples of it: few sizes, so that cuDNN and torch.compile tune few shapes
 STORE_MARGIN = 7 / 6  # crops are cut out of the store: 288 serves 224, 352 serves 299 (within 1 dB of the originals)
 STORE_GRID = 32
+# Far below the weights' own size one of two views is this much larger: what the weights know of larger pictures is not
+# lost, and crops of training show objects larger, too (Touvron et al. 2019).
+LARGER = 1.25
 
 
 def train_size(settings: TrainSettings, backbone: Backbone) -> int:
@@ -28,6 +31,21 @@ def train_size(settings: TrainSettings, backbone: Backbone) -> int:
 def predict_size(settings: TrainSettings, backbone: Backbone) -> int:
     """The side of the views that name none: as set, or that of training."""
     return settings.test_size or train_size(settings, backbone)
+
+
+def run_views(
+    predict: PredictSettings, settings: TrainSettings, backbone: Backbone, has_weights: bool
+) -> tuple[str, ...]:
+    """The views of a run: as set, or two, the first of them at a larger side where the weights know larger pictures.
+
+    That side is within the run's store. Nothing is larger where the user names a side to predict at.
+    """
+    size = train_size(settings, backbone)
+    larger = min(int(size * LARGER / GRID + 0.5) * GRID, store_size_for(size))
+    is_small = has_weights and not backbone.fixed_size and size < OWN_SIZE * backbone.size
+    if predict.views or settings.test_size or not is_small or larger <= size:
+        return predict.plain_views
+    return (f"centre@{larger}", "mirror")
 
 
 def epoch_sizes(settings: FullSettings, *, size: int) -> list[int]:

@@ -20,7 +20,7 @@ from folds.base.workspace import Workspace, digest, sweep
 from folds.pixels.store import PixelStore, cached, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import build_network, find_traits, resolve_backbone
-from models.input.sizes import predict_size, refuse_odd_sizes, refuse_views, train_size
+from models.input.sizes import predict_size, refuse_odd_sizes, refuse_views, run_views, train_size
 from models.jobs.hub import find_start, find_weights, weights_name
 from models.jobs.local import MachineError, Task
 from models.jobs.ray import run_tasks
@@ -99,7 +99,7 @@ def refuse_early(workspace: Workspace, plans: Sequence[RunPlan], predict: Predic
 def _refuse_views(plans: Sequence[RunPlan], predict: PredictSettings) -> None:
     for plan in plans:
         backbone = resolve_backbone(plan.backbone)
-        refuse_views(predict.views, backbone, own=predict_size(plan.settings, backbone))
+        refuse_views(predict.plain_views, backbone, own=predict_size(plan.settings, backbone))
 
 
 def _refuse_folds(only: Sequence[Fold], n_folds: int) -> None:
@@ -176,10 +176,10 @@ def full_of(plan: RunPlan, n_train: int) -> FullSettings:
     )
 
 
-def family_remark(workspace: Workspace, plan: RunPlan) -> str:
-    """What a run's settings get from its backbone's family, in a line; some of it once there are folds to count."""
+def family_remark(workspace: Workspace, plan: RunPlan, predict: PredictSettings) -> str:
+    """What a run gets from its backbone's family and size, in a line; some of it once there are folds to count."""
     try:
-        tag = resolve_backbone(plan.backbone).tag
+        backbone = resolve_backbone(plan.backbone)
         counted = [n_train_of(load_folds(workspace))] if workspace.folds_csv.is_file() else [1, MANY_IMAGES]
     except UserError as err:
         return f"{plan.name}: {err.message}"
@@ -187,7 +187,9 @@ def family_remark(workspace: Workspace, plan: RunPlan) -> str:
     given = {key: toml_value(value) for key, value in few.items()}
     for key in (key for other in many for key in few if few[key] != other[key]):
         given[key] = "by the number of images, once `split` has counted them"
-    family = find_family(tag, has_weights=plan.has_weights).name
+    if predict.views is None:
+        given["views"] = toml_value(run_views(predict, plan.settings, backbone, plan.has_weights))
+    family = find_family(backbone.tag, has_weights=plan.has_weights).name
     return f"{plan.name} ({family}): {', '.join(f'{key} = {value}' for key, value in given.items()) or 'all is given'}"
 
 

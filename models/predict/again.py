@@ -51,9 +51,9 @@ def predict_run(
 
     The test images are read once for all. What was predicted from the same pixels is kept, to the bit.
     """
-    refuse_run(workspace, run, predict.views)
+    views = views_to_predict(workspace, run, predict)
     folds, store = load_folds(workspace), open_store(cached(workspace, cache, track=track))
-    views, device = tuple(predict.views), choose_device(device_name)
+    device = choose_device(device_name)
     parts = done_parts(workspace, run)
     trained = [load_trained(workspace, run, part, folds, device=device) for part in parts]
     files = [FoldFiles(workspace, JobKey(run, part), folds, store, views) for part in parts]
@@ -80,10 +80,13 @@ def predict_run(
         yield JobEvent(files[i].key, FoldPredicted(files[i].write_again(trained[i], seen), views))
 
 
-def refuse_run(workspace: Workspace, run: str, views: Sequence[str]) -> None:
-    """Refuse a run that cannot be predicted again, and views that its networks do not take; it reads no pixels."""
-    check_views(views)
-    kind, asked = kind_of(workspace, run), ",".join(views)
+def views_to_predict(workspace: Workspace, run: str, predict: PredictSettings) -> tuple[str, ...]:
+    """The views to predict a run under: as set, or those that its first fold has; it reads no pixels.
+
+    Raises UserError where the run cannot be predicted again, or its networks do not take a view.
+    """
+    check_views(predict.plain_views)
+    kind, asked = kind_of(workspace, run), ",".join(predict.plain_views)
     if kind == PROBE:
         raise UserError(
             f"the run {run} is a probe, which has heads and no network: to probe again costs one pass",
@@ -98,9 +101,10 @@ def refuse_run(workspace: Workspace, run: str, views: Sequence[str]) -> None:
     if not done:
         raise UserError(f"the run {run} has no fold that is done", hint="`python run.py train`")
     fold = next(iter(done))
-    stored = _settings_json(workspace.fold(run, fold), done[fold])
+    stored, views = _settings_json(workspace.fold(run, fold), done[fold]), predict.views or tuple(done[fold]["views"])
     backbone = resolve_backbone(stored["backbone"])
     refuse_views(views, backbone, own=predict_size(_settings_of(stored), backbone))
+    return views
 
 
 @dataclass(frozen=True)

@@ -36,13 +36,15 @@ class FrozenRun:
     """A run to make, with everything that was checked before the first pass.
 
     bodies   the frozen backbones that see the images of all folds; none where each fold's own network does
-    done     done.json of the folds that are done, under the views asked for; lacking: the other folds
+    views    that are predicted
+    done     done.json of the folds that are done, under these views; lacking: the other folds
     sources  of neighbours by fold, the digest of the head or network that was fitted to its training part
     """
 
     name: str
     settings_json: dict[str, Any]
     bodies: tuple[FrozenBody, ...]
+    views: tuple[str, ...]
     done: dict[int, dict[str, Any]]
     lacking: tuple[int, ...]
     sources: Mapping[int, str] = field(default_factory=dict)
@@ -70,7 +72,7 @@ class Pass:
         track: Track,
     ) -> None:
         self.workspace, self.run, self.folds, self.store = workspace, run, folds, store
-        self.device, self.views = bodies[0].device, tuple(predict.views)
+        self.device, self.views = bodies[0].device, run.views
 
         def ask(rows: np.ndarray, views: Sequence[str], what: str) -> list[dict[str, FeatureFile]]:
             how: Passes = {"batch_size": predict.predict_batch, "what": f"{run.name}: {what}", "track": track}

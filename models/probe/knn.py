@@ -74,7 +74,7 @@ def knn_run(
             features_seconds=featured - began,
             choice_seconds=chosen - featured,
             search_seconds=looked_up - chosen,
-            images_per_second=len(predict.views) * (len(oof) + len(test)) / max(looked_up - chosen, 1e-9),
+            images_per_second=len(lookup.views) * (len(oof) + len(test)) / max(looked_up - chosen, 1e-9),
         )
         yield JobEvent(done.key, happened)
         yield done
@@ -126,8 +126,9 @@ def _plan_lookup(
     stored = read_json(folder / "settings.json", hint=f"remove {folder} and make it again")
     settings = {key: value for key, value in stored["settings"].items() if value is not None}
     own_sizes = apart(settings["image_size"]) if kind == PROBE else [own_size(workspace, of)]
+    views = predict.views or tuple(next(iter(parts.values()))["views"])
     for tag, size in zip(apart(stored["backbone"]), own_sizes, strict=True):
-        refuse_views(predict.views, resolve_backbone(tag), own=int(size or 0))
+        refuse_views(views, resolve_backbone(tag), own=int(size or 0))
     settings_json = {
         **{key: stored[key] for key in ("backbone", "weights", "seed", "folds_digest")},
         "run": name,
@@ -143,9 +144,9 @@ def _plan_lookup(
     done = {
         k: there[k]
         for k in parts
-        if k in there and there[k]["views"] == list(predict.views) and there[k].get("source") == sources[k]
+        if k in there and there[k]["views"] == list(views) and there[k].get("source") == sources[k]
     }
     lacking, bodies = tuple(k for k in parts if k not in done), list[FrozenBody]()
     if kind == PROBE and lacking:
         bodies = probed_bodies(workspace, of, plans, device=device, command="knn")
-    return FrozenRun(name, settings_json, tuple(bodies), done, lacking, sources)
+    return FrozenRun(name, settings_json, tuple(bodies), views, done, lacking, sources)

@@ -15,7 +15,7 @@ from folds.pixels.store import PixelStore, cached, open_store
 from folds.split.assign import Folds, load_folds
 from models.backbones import STAGES, Backbone, build_network, resolve_backbone
 from models.device import PRECISIONS, choose_device, run_precision
-from models.input.sizes import largest_size, refuse_views, train_size
+from models.input.sizes import largest_size, refuse_views, run_views, train_size
 from models.jobs.hub import find_start, weights_name
 from models.jobs.local import Task, anywhere
 from models.probe.bodies import FrozenRun, Pass, apart, joined
@@ -95,16 +95,18 @@ def _plan_probe(workspace: Workspace, plan: RunPlan, folds: Folds, predict: Pred
         },
     }
     refuse_other_settings(workspace, settings_json)
+    usual = {run_views(predict, part.settings, resolve_backbone(part.backbone), part.has_weights) for part in parts}
+    views = usual.pop() if len(usual) == 1 else predict.plain_views
     for body in bodies:
-        refuse_views(predict.views, body.backbone, own=body.size)
-    done = {k: one for k, one in done_folds(workspace, plan.name).items() if one["views"] == list(predict.views)}
+        refuse_views(views, body.backbone, own=body.size)
+    done = {k: one for k, one in done_folds(workspace, plan.name).items() if one["views"] == list(views)}
     lacking = tuple(k for k in range(folds.n_folds) if k not in done)
     if lacking:  # a trial: a wrong file or size is refused now
         starting = zip(bodies, parts, strict=True)
         bodies = [replace(body, weights=find_start(part, body.backbone)) for body, part in starting]
         for body in bodies:
             build_network(body.backbone, 1, size=body.size, weights=body.weights)
-    return FrozenRun(plan.name, settings_json, tuple(bodies), done, lacking)
+    return FrozenRun(plan.name, settings_json, tuple(bodies), views, done, lacking)
 
 
 def _bodies(workspace: Workspace, plan: RunPlan, backbones: Sequence[Backbone], *, seed: int) -> list[FrozenBody]:
@@ -133,7 +135,7 @@ def _probe_folds(
             n_train=len(folds.image_id),
             n_test=n_test,
             image_size=body.size,
-            largest_size=largest_size(predict.views, body.size),
+            largest_size=largest_size(probe.views, body.size),
             store_size=store.size,
             device=body.device.type,
             precision=body.precision_name,

@@ -19,7 +19,7 @@ from folds.split.assign import Folds
 from models.backbones import build_network, one_head, set_head
 from models.device import Way, choose_device, run_precision, short_name
 from models.input.sampling import sampling_shift
-from models.input.sizes import largest_size, train_size
+from models.input.sizes import largest_size, run_views, train_size
 from models.predict.again import FoldFiles, write_network
 from models.probe.features import FrozenBody
 from models.probe.heads import start_head
@@ -44,11 +44,13 @@ def do_job(
     track: Track,
 ) -> Iterator[Event]:
     """Train, predict, write, and yield what happens; `done.json` comes last."""
-    began, folder, views = time.perf_counter(), job.key.folder(workspace), predict.views
+    began, folder = time.perf_counter(), job.key.folder(workspace)
+    views = run_views(predict, job.settings, job.backbone, job.weights is not None)
     sweep(folder)
     trainer = make_trainer(workspace, job, folds, store, lr=lr, track=track)
     identity = {"settings": job.settings_json, "fold": "all" if job.fold is None else job.fold, "lr": lr}
-    checkpoint = Checkpoint(folder / CHECKPOINT, of={**identity, "images": store.identity})
+    files = FoldFiles(workspace, job.key, folds, store, views)
+    checkpoint = Checkpoint(folder / CHECKPOINT, of={**identity, "images": files.pixels})
     is_chosen = job.settings.precision == "auto" and trainer.device.type == "cpu"
     chosen = {CHOSEN: {way: short_name(one) for way, one in trainer.precisions.items()}} if is_chosen else {}
     settings_json = job.settings_json | chosen
@@ -69,7 +71,6 @@ def do_job(
     if job.fold is not None:
         own = trainer.data.valid_rows
         oof = model.log_probs(store, own, views, batch_size=size, what="predict oof", track=track)
-    files = FoldFiles(workspace, job.key, folds, store, views)
     error = files.write_predictions(oof, test)
     more: dict[str, Any] = {"lr": lr} | ({"weights_digest": job.weights_digest} if job.weights_digest else {})
     if job.fold is not None:

@@ -15,6 +15,7 @@ from models.input.sizes import (
     predict_size,
     refuse_odd_sizes,
     refuse_views,
+    run_views,
     store_size_for,
     train_size,
 )
@@ -22,7 +23,7 @@ from models.jobs.plan import family_remark
 from models.predict.again import predict_run
 from models.recipes import FROM_FAMILY, FullSettings, epochs_for, find_family, from_family, full_settings
 from models.runs import done_folds, plan_runs, refuse_other_settings
-from models.settings import TrainSettings
+from models.settings import PredictSettings, TrainSettings
 from models.watch.events import FoldStarted
 from tests.competition import refusal
 from tests.models.small import SETTINGS, VIEWS, full, only, train
@@ -106,6 +107,33 @@ def test_the_larger_size_of_the_authors_test_is_proposed_with_the_command_that_t
     assert list(larger_views(plans, ["centre", "centre@256"], **asked)) == []
     elsewhere = plan_runs(TrainSettings(backbone=("resnet18",), image_size=128), {})
     assert list(larger_views(elsewhere, ["centre"], **asked)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "larger"),
+    [("resnet50", 128, 160), ("resnet50", 160, 192), ("resnet50", 32, 48), ("inception_v3", 160, 192)],
+)
+def test_a_net_far_below_its_own_size_sees_one_of_two_views_larger(name, size, larger):
+    settings, backbone = TrainSettings(backbone=(name,), image_size=size), resolve_backbone(name)
+    assert run_views(PredictSettings(), settings, backbone, True) == (f"centre@{larger}", "mirror")
+    assert store_size_for(size) >= larger
+
+
+@pytest.mark.parametrize(
+    ("asked", "settings", "name", "has_weights"),
+    [
+        (PredictSettings(), {}, "resnet50", True),  # its own size
+        (PredictSettings(), {"image_size": 192}, "resnet50", True),
+        (PredictSettings(), {"image_size": 128}, "resnet50", False),
+        (PredictSettings(), {"image_size": 128, "test_size": 144}, "resnet50", True),
+        (PredictSettings(("centre", "mirror")), {"image_size": 128}, "resnet50", True),
+        (PredictSettings(), {"image_size": 128}, "vit_tiny_patch16_224", True),
+    ],
+)
+def test_other_nets_and_named_views_and_sizes_are_asked_as_they_are(asked, settings, name, has_weights):
+    backbone = resolve_backbone(name)
+    settings = TrainSettings(backbone=(name,), **settings)
+    assert run_views(asked, settings, backbone, has_weights) == ("centre", "mirror")
 
 
 @pytest.mark.parametrize(
@@ -272,12 +300,13 @@ def test_by_default_weights_are_fine_tuned_from_their_probed_head(workspace, wei
 
 def test_the_remark_of_a_run_says_its_family_and_what_that_gives(workspace, tmp_path):
     plan = plan_runs(TrainSettings(backbone=("resnet50",), lr=0.01), {})[0]
-    assert family_remark(workspace, plan) == (
+    assert family_remark(workspace, plan, PredictSettings()) == (
         'resnet50 (ImageNet CNN): epochs = 15, head = "probe", head_lr_scale = 1.0, layer_decay = 1.0, '
-        'frozen_share = 0.67, batch_norm = "frozen", drop_path = 0.0, start_share = 0.5, stages = 2'
+        'frozen_share = 0.67, batch_norm = "frozen", drop_path = 0.0, start_share = 0.5, stages = 2, '
+        'views = ["centre", "mirror"]'
     )
     nowhere = dataclasses.replace(workspace, root=tmp_path)
     for key in ("epochs", "frozen_share"):
-        assert f"{key} = by the number of images, once `split` has counted them" in family_remark(nowhere, plan)
+        assert f"{key} = by the number of images, once `split` has counted them" in family_remark(nowhere, plan, VIEWS)
     unknown = plan_runs(TrainSettings(backbone=("resnet5O",)), {})[0]
-    assert family_remark(workspace, unknown).startswith("resnet5O: there is no backbone `resnet5O`")
+    assert family_remark(workspace, unknown, VIEWS).startswith("resnet5O: there is no backbone `resnet5O`")

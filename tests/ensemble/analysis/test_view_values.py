@@ -119,7 +119,8 @@ def test_several_runs_end_in_their_mean(three_views, empty):
     for one in pooled.worth:
         alone = [mean_error(folds, values, [one.view]) for values in (oof, other)]
         assert one.alone == pytest.approx(np.mean(alone))
-    assert pooled.runs == ("a", "b")
+    assert tuple(pooled.kinds) == ("a", "b")
+    assert pooled.is_for_all
 
 
 def test_without_a_run_the_next_command_is_train(empty):
@@ -135,6 +136,22 @@ def test_the_tables_mark_the_proposed_set_and_name_the_views_that_are_not_there(
     said = "\n".join(view_sentences(report))
     assert "not predicted: whole, zoom, top-left" in said
     assert f"`python run.py blend --member-views {','.join(report.proposed.views)}`" in said
+
+
+def test_views_that_another_run_lacks_are_used_by_predicting_nothing_else(three_views, empty):
+    """`blend --member-views` names views of all runs, and would refuse the other one."""
+    (work, folds), views = empty, ("centre@288", "mirror", "wide")
+    write_views(work, folds, "a", three_views[2], views=views)
+    write_views(work, folds, "b", three_views[2])
+    (report,) = report_views(work, ["a"])
+    assert (report.is_worth_it, report.is_for_all) == (True, False)
+    asked = f"`python run.py predict --run a --views {','.join(report.proposed.views)}`, then `python run.py blend`"
+    assert f"to use them: {asked}" in view_sentences(report)
+
+
+def test_the_views_of_neighbours_are_looked_up_anew(report):
+    looked_up = replace(report, kinds={"a-probe-knn": "knn"}, is_for_all=False)
+    assert "`python run.py knn --run a-probe --views " in "\n".join(view_sentences(looked_up))
 
 
 def test_a_view_at_another_size_costs_its_area_in_forward_passes(empty):

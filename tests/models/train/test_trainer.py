@@ -24,7 +24,7 @@ from models.probe.heads import start_head
 from models.runs import done_folds, done_refit, plan_runs
 from models.settings import PredictSettings
 from models.train.fold import do_job
-from models.watch.events import EpochRow, FoldStarted, MemoryShort, PredictStarted
+from models.watch.events import EpochRow, FoldPredicted, FoldStarted, MemoryShort, PredictStarted
 from tests.competition import fingerprint, make_competition, refusal
 from tests.models.small import (
     SETTINGS,
@@ -144,6 +144,8 @@ def test_views_that_are_there_stay_to_the_bit_and_the_others_are_predicted(own):
     rows = store.rows(made.image_id, split="train")
     at_48 = dataclasses.replace(model, size=48).log_probs(store, rows, ["centre"])
     np.testing.assert_array_equal(made.log_probs[:, 1], at_48[:, 0])
+    (as_before, _) = predict_run(own, "test_resnet", PredictSettings(), device_name="cpu")
+    assert as_before.event == FoldPredicted(as_before.event.top3_error, ("centre", "centre@48"))
     path = own.fold("test_resnet", 0) / "oof.npz"
     whole = path.read_bytes()
     (own.fold("test_resnet", 1) / "test.npz").unlink()  # as after a kill between the folds
