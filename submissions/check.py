@@ -229,7 +229,8 @@ def score_submission(
 
     copies  the group of each image, as `copies_of_test_images` has it; an image that is not there has no copies
 
-    Raises UserError where a file cannot be read, no id has a true label or one has two, or no guess is a known label.
+    Raises UserError where a file cannot be read, no id has a true label, one stands twice in a file, or no guess is a
+    known label.
     """
     try:
         guesses, truth = (read_csv(one.read_bytes(), name=str(one)) for one in (path, labels))
@@ -241,7 +242,8 @@ def score_submission(
     label_column = pick_column(truth, LABEL_NAMES, what="label", flag="--labels", position=1)
     ids, classes = truth.column(id_column), set(layout.labels)
     refuse_repeated(np.array(ids), name=str(labels))
-    true_label = dict(zip(ids, truth.column(label_column), strict=True))
+    refuse_repeated(np.array([row[0] for row in guesses.rows]), name=str(path))
+    true_label = {name: label for name, label in zip(ids, truth.column(label_column), strict=True) if label}
     known = [(row[0], row[1].split(layout.label_separator)) for row in guesses.rows if row[0] in true_label]
     if not known:
         raise UserError(

@@ -24,6 +24,8 @@ from ensemble.weights.reduction import Reduction
 from ensemble.weights.simple import Objective
 from folds.base.interval import Difference, paired_difference
 
+LEAST_DISTINCT = 1e-12  # above it float32 probabilities stay apart as sums of log(p + 1e-6); smaller ones may not
+
 
 @dataclass(frozen=True)
 class Score:
@@ -85,7 +87,9 @@ class Scoring:
             return None
         if recipe.pool == "mean":
             return self.objective
-        return replace(self.objective, pool=recipe.pool) if isinstance(self.objective, Reduction) else None
+        # Where all members give the true class next to nothing, it ties with classes that they give less.
+        is_exact = self.members.true_probs.max(axis=0).min() > LEAST_DISTINCT
+        return replace(self.objective, pool="log") if is_exact and isinstance(self.objective, Reduction) else None
 
     def _blended_outcomes(self, fits: Sequence[Fits]) -> np.ndarray:
         """The same by blending all images, for recipes that the objective does not know."""

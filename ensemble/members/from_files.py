@@ -86,7 +86,7 @@ def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) ->
     ids, labels = ids[order], labels[order]
     target = pd.Index(classes).get_indexer(pd.Index(labels))
     if "fold" in table.header:
-        fold = np.unique(table.column("fold"), return_inverse=True)[1][order]
+        fold = np.unique(table.full_column("fold", what="fold", hint=LABELS_HINT), return_inverse=True)[1][order]
         if fold.max() < 1:
             raise UserError(f"{path.name} has one fold, and cross-fitting the blend needs two", hint=LABELS_HINT)
     else:

@@ -238,14 +238,14 @@ def disagreeing_members(members: Members) -> list[str]:
     scaled = confidence / np.maximum(np.linalg.norm(confidence, axis=1, keepdims=True), 1e-12)
     others = scaled.sum(axis=0) - scaled  # (M, N)
     correlations = np.sum(scaled * others, axis=1) / np.maximum(np.linalg.norm(others, axis=1), 1e-12)
-    sentences = []
+    sentences, noise = [], 3 / np.sqrt(len(target))  # of the correlation of members that have nothing in common
     for name, choice, correlation in zip(names, choices, correlations, strict=True):
         if choice < FAR_BELOW * np.median(choices):
             sentences.append(
                 f"{name} has the same first choice as another member on {choice:.1%} of the images only"
                 f" (median {np.median(choices):.1%}): are its classes in another order?"
             )
-        elif correlation < FAR_BELOW * np.median(correlations):
+        elif noise < np.median(correlations) and correlation < FAR_BELOW * np.median(correlations):
             sentences.append(
                 f"{name} finds other images hard than the other members do (correlation {correlation:.2f},"
                 f" median {np.median(correlations):.2f}): are its rows shifted?"

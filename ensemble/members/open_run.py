@@ -77,7 +77,7 @@ def open_run(
         use_views=use_views,
         columns=None if known == rows.classes else np.array([known.index(label) for label in rows.classes]),
         seed=first.get("seed"),
-        settings={key: value for key, value in begun.items() if key not in ("seed", "run")},
+        settings={key: value for key, value in begun.items() if key not in ("seed", "run", CHOSEN)},
         digests=digests,
         remake_hint=hint,
         warnings=tuple(first.get("warnings", ())),

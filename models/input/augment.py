@@ -27,7 +27,7 @@ MIX_SHARE = 0.8  # of the epochs with Mixup or CutMix: the last ones see whole i
 
 @dataclass(frozen=True)
 class Draws:
-    """What was drawn at random for n images, so that neither batch size nor device matters.
+    """What was drawn at random for the n images of an epoch, on the host, so that the device does not matter.
 
     boxes   (n, 4) float32, shares of width and height; right < left mirrors
     angle   (n,) float32, radians, or None where nothing is turned
@@ -115,7 +115,7 @@ class Mixer:
     """Erases parts of images and mixes images in pairs, as the settings ask; mixing stops before the last epochs."""
 
     def __init__(self, settings: FullSettings, *, n_classes: int, device: torch.device) -> None:
-        self.last_epoch = MIX_SHARE * settings.epochs
+        self.last_epoch = max(1, min(MIX_SHARE * settings.epochs, settings.epochs - 1))
         self.mixup, self.erase = None, None
         if settings.mixup or settings.cutmix:
             self.mixup = Mixup(

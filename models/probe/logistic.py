@@ -91,8 +91,8 @@ class Logistic:
             memory.step = length * direction
         logits = self.design @ parameters  # once more, without the rounding of the steps
         weight = self.design.new_zeros(self.n_classes, self.D)
-        # A class that no image has gets the probability of half an image
-        bias = (logits.logsumexp(1).mean() - torch.tensor(2.0 * self.n).log()).repeat(self.n_classes)
+        # A class that no image has gets half an image: so much its probabilities of these images add up to
+        bias = (-(-logits.logsumexp(1)).logsumexp(0) - math.log(2)).repeat(self.n_classes)
         weight[self.present] = parameters[:-1].T / self.scale
         bias[self.present] = parameters[-1] - weight[self.present] @ self.mean
         return Head(weight, bias)

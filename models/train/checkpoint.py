@@ -148,7 +148,7 @@ def _load_state(stepper: Stepper, tensors: Mapping[str, Tensor], head: Mapping[s
                     state[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
     if head["scaler"] and stepper.scaler.is_enabled():
         stepper.scaler.load_state_dict(head["scaler"])
-    stepper.micro_batch = head["micro_batch"]
+    stepper.micro_batch = min(stepper.micro_batch, head["micro_batch"])  # memory was short before, or is less now
 
 
 def _parameters(stepper: Stepper) -> list[Tensor]:

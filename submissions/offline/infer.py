@@ -105,6 +105,8 @@ def _items(pack: Pack, pictures: Path, settings: InferSettings) -> tuple[list[It
         way_out = f"DATA is {pictures} here: give the folder that holds these pictures"
         items = items_to_predict(files, "", ids, sample=table.name, way_out=way_out)
         layout = sample_layout(table, pack.classes, image_id=ids)
+        if layout.shown:  # no separator: then it is the pack's
+            layout = replace(layout, label_separator=pack.label_separator, shown=None)
     return sorted(items, key=lambda item: item.image_id), layout
 
 

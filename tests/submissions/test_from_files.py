@@ -111,6 +111,11 @@ def test_folds_of_the_labels_are_the_folds_of_the_score_with_a_warning_where_the
     assert made.warnings[0] == "the folds of more.csv cut 250 of its groups: the scores may be too good"
 
 
+def test_an_image_without_a_fold_was_put_into_one_of_its_own(files):
+    gap = labelled(files, fold=["", *["xy"[row % 2] for row in range(499)]])
+    assert refusal(blend_files, gap, EQUAL, seed=0)[0] == "row 2 of more.csv has no fold"
+
+
 def test_too_few_groups_for_the_folds_are_refused(files):
     few = labelled(files, group=[str(row % 4) for row in range(500)])
     said = "500 labelled images in 4 groups do not fill 5 folds", "`--blend-folds 2`"

@@ -33,6 +33,7 @@ from submissions.offline.make_pack import _changed_runs, make_pack
 from submissions.offline.pack_file import OpenPack
 from submissions.settings import InferSettings, PackSettings
 from tests.competition import fingerprint, make_competition, refusal
+from tests.ensemble.small import change_json
 from tests.models.small import save_body
 
 SMALL = ["--backbone", "test_resnet", "--image-size", "32", "--precision", "fp32", "--device", "cpu"]
@@ -88,6 +89,15 @@ def test_the_own_test_folder_gets_the_bytes_of_submit_and_nothing_is_written_the
     assert "1 unreadable picture got the most frequent classes: 002" in said
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
     assert fingerprint(data) == before
+
+
+def test_a_sample_that_shows_no_separator_leaves_that_of_the_pack(packed, unpacked, tmp_path):
+    """It was taken for one that shows blanks."""
+    change_json(unpacked / "pack.json", label_separator=";")
+    (tmp_path / "one.csv").write_text("id,predicted\n" + "".join(f"{i:03d},0\n" for i in range(30)))
+    asked = InferSettings(out=tmp_path / "out.csv", sample=tmp_path / "one.csv", workers=1)
+    infer(unpacked, packed[0] / "Public", asked)
+    assert all(line.count(";") == 2 for line in asked.out.read_text().splitlines()[1:])
 
 
 def test_it_goes_on_after_a_stop_at_any_block_with_the_same_bytes(packed, tmp_path, blocks_of_eight):

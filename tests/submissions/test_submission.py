@@ -61,7 +61,7 @@ def test_every_id_gets_its_three_best_labels_in_the_samples_order_and_format(ble
     assert (result.rows, result.guessed) == (42, ("x2", "x1"))
 
 
-@pytest.mark.parametrize("text", ["id,label\n1,a\n2,a\n3,a\n4,a\n", "label,id\na,4\na,3\na,2\na,1\n"])
+@pytest.mark.parametrize("text", ["id,label\n1,a\n2,a\n3,a\n4,a\n9,\n", "label,id\na,4\na,3\na,2\na,1\n"])
 def test_ranks_one_two_three_and_none_are_three_first_errors_and_one_of_three(guess, truth, text):
     """Image 9 has no true label and does not count; the columns are known by their names, not by their places."""
     guesses = guess("id,predicted\n1,a b c\n2,b a c\n3,b c a\n4,b c d\n9,a b c\n")
@@ -76,6 +76,7 @@ def test_ranks_one_two_three_and_none_are_three_first_errors_and_one_of_three(gu
         (GOOD, "id,label\n7,a\n", "none of the ids of {csv} has a label in {labels}, whose ids are 7"),
         ("id,predicted\n01,a|b|c\n2,b|c|d\n", "id,label\n01,a\n2,a\n", "holds a known label, separated by ` `"),
         (GOOD, "id,label\n01,a\n01,b\n", "has the id 01 more than once"),
+        ("id,predicted\n01,a b c\n01,a b c\n", "id,label\n01,a\n", "{csv} has the id 01 more than once"),
         ("id\n01\n", "id,label\n01,a\n", "guess.csv has one column, not an id and labels"),  # it was an IndexError
     ],
 )

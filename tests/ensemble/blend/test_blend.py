@@ -165,6 +165,20 @@ def test_a_stored_blend_is_applied_as_by_hand(work, keep):
     assert blended.image_id.tolist() == SMALL.test_id.tolist()
 
 
+def test_classes_that_all_members_give_next_to_nothing_are_ranked_as_in_the_submission(tmp_path):
+    """log(p + 1e-6) makes them equal, and the announced score took the one that had a little more for the better."""
+    work, folds = small_work(tmp_path, members=0)
+    for member in range(2):
+        sharp = 60.0 * small_oof(folds, member)
+        sharp -= np.logaddexp.reduce(sharp, axis=1, keepdims=True)
+        write_small(work, folds, f"m0{member}", sharp.astype(np.float32))
+    made, members = make_blend(work, replace(QUICK, keep="geometric"), seed=0), load_members(work)
+    probs = [member.probs(0, SMALL.n).astype(np.float64) for member in members.members]
+    blended = np.mean(np.log(np.array(probs) + FLOOR), axis=0)
+    assert of(made, "geometric").crossfit == topk_error(blended, members.rows.target)
+    assert topk_error(np.mean(probs, axis=0), members.rows.target) == of(made, "equal").crossfit
+
+
 def test_the_members_of_a_stored_blend_are_opened_as_they_were_or_refused(work, folds):
     made = make_blend(work, EQUAL, seed=0)
     members = open_members(work, load_blend(made.path))

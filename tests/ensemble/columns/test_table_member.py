@@ -244,8 +244,16 @@ def test_a_value_that_only_a_nearest_neighbour_of_another_fold_knows_is_a_leak()
     in_order = number(np.arange(200), [])
     assert label_error(in_order, target, fold) == pytest.approx(0.02, abs=0.02)  # at the borders of classes alone
     assert label_error(number(np.random.default_rng(0).random(200), []), target, fold) > 0.6
-    mostly_missing = number(np.where(np.arange(200) < 150, np.nan, np.arange(200)), [])
-    assert label_error(mostly_missing, target, fold) is None
+    a_third = number(np.where(np.arange(200) % 3 > 0, np.nan, np.arange(200)), [])
+    assert label_error(a_third, target, fold) < 0.1
+    hardly_any = number(np.where(np.arange(200) % 20 > 0, np.nan, np.arange(200)), [])
+    assert label_error(hardly_any, target, fold) is None
+
+
+def test_a_date_whose_hour_says_the_label_is_a_leak():
+    target, fold, day = np.repeat(np.arange(5), 40), np.tile(np.arange(4), 50), np.random.default_rng(0).random(200)
+    date = Column("it", "date", 0, np.stack([day, target.astype(float)], axis=1), np.empty((0, 2)))
+    assert label_error(date, target, fold) == 0
 
 
 def test_only_a_column_with_other_values_is_far():

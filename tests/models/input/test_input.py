@@ -241,10 +241,11 @@ def mixed(images, settings, *, epoch=0, seed=0):
 GREYS = torch.arange(8.0).view(8, 1, 1, 1).repeat(1, 3, 8, 8)  # image i is of grey i
 
 
-def test_mixing_stops_before_the_last_epochs():
-    settings = dataclasses.replace(PLAIN, mixup=1.0, epochs=10)
-    assert mixed(GREYS, settings, epoch=7)[1].shape == (8, 4)
-    images, target = mixed(GREYS, settings, epoch=8)
+@pytest.mark.parametrize(("epochs", "last"), [(10, 7), (3, 1), (4, 2)])  # of three or four all were mixed
+def test_mixing_stops_before_the_last_epochs(epochs, last):
+    settings = dataclasses.replace(PLAIN, mixup=1.0, epochs=epochs)
+    assert mixed(GREYS, settings, epoch=last)[1].shape == (8, 4)
+    images, target = mixed(GREYS, settings, epoch=last + 1)
     assert target.tolist() == [0, 1, 2, 3] * 2
     assert images[:, 0, 0, 0].tolist() == list(range(8))
 

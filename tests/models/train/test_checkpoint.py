@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from models.jobs.plan import train_runs
+from models.predict.again import FoldFiles
 from models.runs import log_line, plan_runs, read_log_line
 from models.settings import PredictSettings
 from models.train.checkpoint import Checkpoint, RefusedError
@@ -70,6 +71,17 @@ def test_a_fold_that_goes_on_after_an_epoch_ends_in_the_same_bytes(shared, undis
     assert not (shared.fold("stopped", 0) / "checkpoint.safetensors").exists()
 
 
+def test_a_checkpoint_of_other_pictures_is_refused(shared, undisturbed, monkeypatch):
+    """A store of the same shape was enough."""
+    stop_before(2, shared, LIVELY, "changed")
+    monkeypatch.setattr(FoldFiles, "pixels", "of other pictures")
+    events = []
+    trained_files(shared, LIVELY, "changed", events)
+    (refused,) = only(CheckpointRefused, events)
+    assert refused.why == "belongs to another fold, run or store"
+    assert not only(FoldResumed, events)
+
+
 @pytest.mark.parametrize("before", ["write_network", "FoldFiles.write_predictions", "FoldFiles.write_done"])
 def test_a_fold_that_was_stopped_between_its_files_ends_in_the_same_bytes(shared, undisturbed, monkeypatch, before):
     def stop(*_, **__):
@@ -104,6 +116,9 @@ def test_a_stepper_from_a_checkpoint_moves_as_the_one_that_wrote_it(tmp_path):
     checkpoint(tmp_path / "c").keep(one, [], seconds=1.5)
     assert checkpoint(tmp_path / "c").resume(other)[1] == 1.5
     assert other.micro_batch == 4
+    (smaller := resnet()).micro_batch = 2  # as asked for now: memory may be shorter than it was
+    checkpoint(tmp_path / "c").resume(smaller)
+    assert smaller.micro_batch == 2
     assert bytes_of(moved(other, range(3, 6))) == bytes_of(moved(one, range(3, 6)))
 
 
