@@ -111,7 +111,7 @@ def test_the_larger_size_of_the_authors_test_is_proposed_with_the_command_that_t
 
 @pytest.mark.parametrize(
     ("name", "size", "larger"),
-    [("resnet50", 128, 160), ("resnet50", 160, 192), ("resnet50", 32, 48), ("inception_v3", 160, 192)],
+    [("resnet50", 128, 160), ("resnet50", 160, 192), ("resnet50", 144, 192), ("inception_v3", 160, 192)],
 )
 def test_a_net_far_below_its_own_size_sees_one_of_two_views_larger(name, size, larger):
     settings, backbone = TrainSettings(backbone=(name,), image_size=size), resolve_backbone(name)
@@ -124,6 +124,7 @@ def test_a_net_far_below_its_own_size_sees_one_of_two_views_larger(name, size, l
     [
         (PredictSettings(), {}, "resnet50", True),  # its own size
         (PredictSettings(), {"image_size": 192}, "resnet50", True),
+        (PredictSettings(), {"image_size": 32}, "resnet50", True),  # nothing larger is near
         (PredictSettings(), {"image_size": 128}, "resnet50", False),
         (PredictSettings(), {"image_size": 128, "test_size": 144}, "resnet50", True),
         (PredictSettings(("centre", "mirror")), {"image_size": 128}, "resnet50", True),

@@ -96,11 +96,11 @@ def test_a_view_at_another_size_has_the_features_of_a_body_of_that_size_and_the_
 def test_where_no_view_is_set_a_probe_far_below_its_weights_size_sees_one_larger_and_its_neighbours_too(
     workspace, weights
 ):
-    settings = dataclasses.replace(SETTINGS, pretrained=True, weights=(str(weights),))
+    settings = dataclasses.replace(SETTINGS, image_size=48, pretrained=True, weights=(str(weights),))
     probe(workspace, settings, views=PredictSettings())
     plans = plan_runs(settings, {})
     list(knn_run(workspace, RUN, plans, PredictSettings(), device_name="cpu"))
-    assert [stored(workspace, run).views.tolist() for run in (RUN, f"{RUN}-knn")] == [["centre@48", "mirror"]] * 2
+    assert [stored(workspace, run).views.tolist() for run in (RUN, f"{RUN}-knn")] == [["centre@64", "mirror"]] * 2
 
 
 def test_damaged_heads_are_fitted_anew(own):
