@@ -63,7 +63,8 @@ def test_predict_gives_the_same_probabilities_again_and_other_views_on_request(w
     assert "over whole, zoom" in typed("predict", "--work", work, "--views", "whole,zoom").out
     proposed = f"`python run.py predict --work {work} --run test_resnet --views whole,zoom,centre"
     assert proposed in typed("views", "--work", work).out
-    typed("predict", "--work", work)  # from the networks: no view of before was there any more
+    assert "over whole, zoom" in typed("predict", "--work", work).out  # the views that the run has
+    typed("predict", "--work", work, "--views", "centre,mirror")  # from the networks: neither was there any more
     assert [path.read_bytes() for path in files] == before
 
 
