@@ -126,7 +126,8 @@ def test_too_few_groups_for_the_folds_are_refused(files):
         ({"out": "x.json"}, "`--out x.json` is where the lineage goes, which has the CSV's name and ends in .json"),
         (
             {"logits": True},
-            "oof0.csv holds probabilities, not logits: in 500 of its 500 rows no number is negative and the sum is 1",
+            "oof0.csv holds probabilities, not logits: in 500 of its 500 rows no number is negative"
+            " and the sum is about 1",
         ),
     ],
 )
