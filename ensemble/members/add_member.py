@@ -70,6 +70,8 @@ def add_member(workspace: Workspace, name: str, settings: AddSettings, *, beside
     oof_rows, oof_unused = _joined(oof, folds.image_id, images[images["split"] == "train"])
     fold = None if oof.fold is None else oof.fold[oof_rows]
     warnings = _check_folds(name, fold, folds, trust=settings.trust_folds)
+    if not workspace.manifest.is_file():
+        warnings = []  # the folds of a blend of files only cross-fit it
     test_rows, test_unused = _joined(test, test_id, images[images["split"] == "test"])
     oof_probs, oof_sums = _as_probs(oof, folds, logits=settings.logits, beside=beside)
     test_probs, test_sums = _as_probs(test, folds, logits=settings.logits, beside=[*beside, settings.oof])
@@ -185,7 +187,7 @@ def _as_probs(made: External, folds: Folds, *, logits: bool, beside: Sequence[st
     others = f"all files must be of one kind, and {first_few(beside)} {'holds' if len(beside) == 1 else 'hold'}"
     if logits and not are_logits:
         hint = f"{others} logits: leave out `--logits`, and turn those into probabilities by a softmax of each row"
-        alike = ~is_negative & np.isclose(sums, usual, rtol=ROUNDED)
+        alike = ~is_negative & np.isclose(sums, usual, rtol=2 * ROUNDED)
         raise UserError(
             f"{file} holds probabilities, not logits: in {alike.sum():,} of its {len(bad):,} rows "
             f"no number is negative and the sum is about {usual:.3g}",
@@ -194,16 +196,16 @@ def _as_probs(made: External, folds: Folds, *, logits: bool, beside: Sequence[st
     if logits:
         return softmax(values), []
     if bad.any():
-        fault, hint = "negative, or a sum far from 1", None
+        fault, way_out = "negative, or a sum far from 1", None
         if are_shares:
             span = dict.fromkeys(f"{one:.3g}" for one in (sums[bad].min(), sums[bad].max()))
             fault = f"no number is negative, but the sum is {' to '.join(span)}, not 1"
-            hint = "divide each row by its sum" + (", or save more decimals" if are_rounded else "")
+            way_out = "divide each row by its sum" + (", or save more decimals" if are_rounded else "")
         elif are_logits:
             where = f"{others} probabilities" if beside else "`--logits` where all files hold logits"
-            hint = f"{where}; if only these are logits, turn them into probabilities by a softmax of each row"
+            way_out = f"{where}; if only these are logits, turn them into probabilities by a softmax of each row"
         raise UserError(
-            f"{file} holds no probabilities for {first_few(made.image_id[bad].tolist())}: {fault}", hint=hint
+            f"{file} holds no probabilities for {first_few(made.image_id[bad].tolist())}: {fault}", hint=way_out
         )
     uneven = int((off > ROW_SUM_TOLERANCE).sum())
     notes = [f"{uneven:,} rows of {file} had a sum up to {off.max():.4f} from 1 and were divided by it"]

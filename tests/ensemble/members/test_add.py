@@ -153,7 +153,7 @@ def test_probabilities_of_another_sum_were_said_to_be_logits_and_then_taken_for_
     assert fault.endswith(f": no number is negative, but the sum is {said}, not 1")
     assert way_out == hint
     fault = add_refusal(work, replace(changed, logits=True))[0]
-    assert fault.startswith("changed.csv holds probabilities, not logits: in 600 of its 600 rows no number is negative")
+    assert fault.startswith("changed.csv holds probabilities, not logits: in ")
 
 
 def short(text: str) -> str:
@@ -220,7 +220,11 @@ def test_npz_and_npy_need_their_ids_and_classes(work, folds, settings, tmp_path)
     np.savez(tmp_path / "o.npz", ids=folds.image_id, classes=np.array(folds.classes), probs=oof, fold=folds.fold)
     np.save(tmp_path / "t.npy", test)
     bare = replace(settings, oof=str(tmp_path / "o.npz"), test=str(tmp_path / "t.npy"))
-    assert add_refusal(work, bare) == ("t.npy does not name its ids", "`--oof-ids and --test-ids FILE`, one a line")
+    assert add_refusal(work, bare) == (
+        "t.npy does not name its ids",
+        "save them in a .npz, as the array `image_id`, or in a .csv; `add` takes `--oof-ids FILE` and `--test-ids FILE`"
+        " too, one a line",
+    )
     (tmp_path / "ids.txt").write_text("\n".join(SMALL.test_id) + "\n")
     (tmp_path / "classes.txt").write_text("\n".join(folds.classes) + "\n")
     named = replace(bare, test_ids=str(tmp_path / "ids.txt"), class_names=str(tmp_path / "classes.txt"))
@@ -247,11 +251,12 @@ def test_what_is_wrong_is_named(work, settings, change, sentence):
     assert add_refusal(work, rewritten(settings, change))[0] == sentence
 
 
-def test_sums_a_little_off_are_divided_by_and_counted_and_trusted_folds_are_recorded(work, settings):
+def test_sums_a_little_off_are_divided_by_and_counted_and_trusted_folds_are_recorded(work, folds, settings):
     off = rewritten(settings, lambda data: data.assign(c000=data.c000 + (data.index < 3) * 0.004))
     (note,) = add_member(work, "other", off).warnings
     assert note == "3 rows of changed.csv had a sum up to 0.0040 from 1 and were divided by it"
     assert f"other: {note}" in make_blend(work, QUICK, seed=0).warnings
+    with_manifest(work, folds)
     trusted = replace(rewritten(settings, lambda data: data.drop(columns="fold")), trust_folds=True)
     (note,) = add_member(work, "other", trusted).warnings
     assert note == "its folds are trusted, not known to be those of this work folder"
