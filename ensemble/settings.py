@@ -83,7 +83,9 @@ class FileSettings:
         str | None, Parameter(help="CSV of ids and labels: blend the --member files alone, without a work folder")
     ] = None
     member: Annotated[
-        tuple[str, ...], COMMA_LIST, Parameter(help="[NAME=]OOF:TEST, files as in `add`; once for each member")
+        tuple[str, ...],
+        COMMA_LIST,
+        Parameter(help="[NAME=]OOF:TEST, each .csv or .npz as in `add`; once for each member"),
     ] = ()
     sample_csv: Annotated[str | None, Parameter(help="sample submission for the CSV's header, ids and order")] = None
     out: Annotated[str, Parameter(help="the CSV to write from --labels and --member")] = "submission.csv"

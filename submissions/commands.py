@@ -53,7 +53,7 @@ def submit(
 def blend_files(files: FileSettings, blend: BlendSettings, *, seed: int, screen: Screen) -> list[RenderableType]:
     """Labels and predictions in, CSV out, without a work folder."""
     made, written = blend_and_submit(files, blend, seed=seed, track=screen.track)
-    return [blend_summary(made), submission_summary(written, way_out="`--sample-csv FILE`")]
+    return [blend_summary(made), submission_summary(written)]
 
 
 def foresee_form(workspace: Workspace) -> Iterator[str | Complaint]:

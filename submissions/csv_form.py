@@ -28,7 +28,7 @@ class Layout:
 
     image_id: every test id in the order of the rows; labels: in target order; separator: between cells;
     label_separator: between the labels of one image; n_labels: how many each image gets;
-    shown: what is in the sample where it shows no such separator
+    shown: what is in the sample where it shows no such separator; way_out: what takes another sample
     """
 
     header: tuple[str, ...]
@@ -37,22 +37,20 @@ class Layout:
     separator: str
     label_separator: str
     shown: str | None = None
+    way_out: str = GIVE_SAMPLE
 
     @property
     def n_labels(self) -> int:
         return min(PREDICTED, len(self.labels))
 
-    def warning(self, *, way_out: str = GIVE_SAMPLE) -> str | None:
-        """A sentence where the separator of labels is not the sample's; None where it is, or where there is no sample.
-
-        way_out  what takes another sample
-        """
+    def warning(self) -> str | None:
+        """A sentence where the separator of labels is not the sample's; None where it is, or without a sample."""
         if self.shown is None:
             return None
         return (
             f"warning: {self.shown}, but each image gets {self.n_labels} labels, best first, separated by"
-            f" `{self.label_separator}`; if the organiser wants another separator, {way_out} takes a sample whose rows"
-            f" show it"
+            f" `{self.label_separator}`; if the organiser wants another separator, {self.way_out} takes a sample whose"
+            f" rows show it"
         )
 
     def line(self, cells: Sequence[str]) -> str:
@@ -83,18 +81,24 @@ def read_layout(
         ids = test_ids(workspace) if image_id is None else sorted(image_id, key=natural_key)
         return Layout(HEADER, tuple(ids), tuple(labels), ",", _free_separator(labels))
     sample = read_csv(workspace.sample.read_bytes(), name="the sample submission")
-    return sample_layout(sample, labels, image_id=test_ids(workspace) if image_id is None else None)
+    way_out = GIVE_SAMPLE if workspace.manifest.is_file() else "`--sample-csv FILE`"  # without: a blend of files
+    return sample_layout(sample, labels, image_id=test_ids(workspace) if image_id is None else None, way_out=way_out)
 
 
-def sample_layout(sample: CsvTable, labels: Sequence[str], *, image_id: Sequence[str] | None = None) -> Layout:
-    """The layout of a sample submission; its ids unless others are given. Raises UserError as `read_layout`."""
+def sample_layout(
+    sample: CsvTable, labels: Sequence[str], *, image_id: Sequence[str] | None = None, way_out: str = GIVE_SAMPLE
+) -> Layout:
+    """The layout of a sample submission; its ids unless others are given. Raises UserError as `read_layout`.
+
+    way_out  what takes another sample
+    """
     id_column = pick_column(sample, ID_NAMES, what="id", flag="--id-column", position=0)
     others = [name for name in sample.header if name != id_column]
     if len(others) != 1 or sample.header[0] != id_column:
         raise UserError(
             f"{sample.name} has the columns {first_few(sample.header, most=5)}, "
             f"not an id and one column for the labels",
-            hint=f"{GIVE_SAMPLE} takes another sample",
+            hint=f"{way_out} takes another sample",
         )
     ids = sample.column(id_column) if image_id is None else image_id
     cells, known = sample.column(others[0])[:1000], set(labels)
@@ -112,9 +116,9 @@ def sample_layout(sample: CsvTable, labels: Sequence[str], *, image_id: Sequence
     elif torn := [label for label in labels if used in label]:
         raise UserError(
             f"{sample.name} separates labels by `{used}`, which stands inside labels too: {first_few(torn)}",
-            hint=f"{GIVE_SAMPLE} takes another sample, such as one with `{_free_separator(labels)}` between the labels",
+            hint=f"{way_out} takes another sample, such as one with `{_free_separator(labels)}` between the labels",
         )
-    return Layout(sample.header, tuple(ids), tuple(labels), sample.separator, used, shown)
+    return Layout(sample.header, tuple(ids), tuple(labels), sample.separator, used, shown, way_out)
 
 
 def _free_separator(labels: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from folds.manifest.manifest import read_manifest, usable_rows
 from folds.split.assign import Folds, load_folds
 from models.runs import done_folds
 from submissions.check import expected_top3, read_lineage, valid_csv
-from submissions.csv_form import GIVE_SAMPLE, Layout, read_layout
+from submissions.csv_form import Layout, read_layout
 from submissions.settings import SubmitSettings
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _make_csv(workspace: Workspace, folds: Folds, blended: Blended) -> tuple[Lay
             what = f"{len(gaps):,} readable test images have no prediction: {first_few(gaps)}"
             raise UserError(what, hint="`python run.py predict`")
     images_per_class = np.bincount(folds.target, minlength=len(folds.classes)).tolist()
-    return layout, guessed, valid_csv(layout, best, images_per_class, hint=f"{GIVE_SAMPLE} takes another sample")
+    return layout, guessed, valid_csv(layout, best, images_per_class, hint=f"{layout.way_out} takes another sample")
 
 
 def submit_early(training: Training, probes: Sequence[str], blend: BlendSettings, submit: SubmitSettings) -> str | None:
@@ -156,6 +156,7 @@ def blend_files(
     with tempfile.TemporaryDirectory(prefix="foldblend-") as folder:
         workspace = Workspace(Path(folder))
         warnings = make_file_workspace(workspace, files, seed=seed)
+        read_layout(workspace, image_id=())  # a sample that will not do is refused before the search
         made = make_blend(workspace, settings, seed=seed, track=track)
         written = write_submission(workspace, SubmitSettings(csv_name=out.stem))
         kept = out.with_suffix(".blend.json")
@@ -166,13 +167,10 @@ def blend_files(
     return made, replace(written, path=out)
 
 
-def submission_summary(result: SubmissionResult, *, way_out: str = GIVE_SAMPLE) -> str:
-    """What was written, in which form if it had to be made up, which images were guessed, and the expected error.
-
-    way_out  what takes another sample
-    """
+def submission_summary(result: SubmissionResult) -> str:
+    """What was written, in which form if it had to be made up, which images were guessed, and the expected error."""
     sentences = [f"{result.path}: {result.rows:,} rows, valid"]
-    if warning := result.layout.warning(way_out=way_out):
+    if warning := result.layout.warning():
         sentences.append(warning)
     if result.guessed:
         sentences.append(

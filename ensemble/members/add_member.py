@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from models.predict.predictions import ROW_SUM_TOLERANCE, Predictions, save_pred
 from models.runs import refuse_name
 
 RENORMALISED = 1e-2  # rows whose sum is off by more than 0.001 and less than this are divided by it, and counted
+ROUNDED = 0.1  # numbers of two decimals, of a hundred classes, have sums that are off by up to about this
+NEARLY_ALL = 0.95  # where so many rows have one sum, whichever, they are probabilities times something, and no logits
 LEAST_PROB = 1e-37  # the logarithm of 0 is not finite; all zeros of a row still tie
 
 
@@ -45,9 +47,10 @@ class AddResult:
     is_replaced: bool
 
 
-def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddResult:
+def add_member(workspace: Workspace, name: str, settings: AddSettings, *, beside: Sequence[str] = ()) -> AddResult:
     """Check predictions of another tool and store them as member `name` in `work/ensemble/members/`.
 
+    beside  the files of other members, which hold what `--logits` says of all files
     An image may have another name in the files, as `Lookup` finds it: `img_7` for `s0/img_7.png` where no other has it.
     Raises UserError naming the first ids, classes or rows that are missing, unknown, not finite or no probabilities.
     """
@@ -67,9 +70,11 @@ def add_member(workspace: Workspace, name: str, settings: AddSettings) -> AddRes
     oof_rows, oof_unused = _joined(oof, folds.image_id, images[images["split"] == "train"])
     fold = None if oof.fold is None else oof.fold[oof_rows]
     warnings = _check_folds(name, fold, folds, trust=settings.trust_folds)
+    if not workspace.manifest.is_file():
+        warnings = []  # the folds of a blend of files only cross-fit it
     test_rows, test_unused = _joined(test, test_id, images[images["split"] == "test"])
-    oof_probs, oof_sums = _as_probs(oof, folds, logits=settings.logits)
-    test_probs, test_sums = _as_probs(test, folds, logits=settings.logits)
+    oof_probs, oof_sums = _as_probs(oof, folds, logits=settings.logits, beside=beside)
+    test_probs, test_sums = _as_probs(test, folds, logits=settings.logits, beside=[*beside, settings.oof])
     warnings += [*oof_unused, *test_unused, *oof_sums, *test_sums]
     folder = workspace.members / name
     record, done = {"trust_folds": settings.trust_folds, "warnings": warnings}, folder / "done.json"
@@ -161,28 +166,46 @@ def _known_ids(made: External, images: pd.DataFrame) -> np.ndarray:
     return np.array(list(known))
 
 
-def _as_probs(made: External, folds: Folds, *, logits: bool) -> tuple[np.ndarray, list[str]]:
-    """Probabilities in target order, (n, C) float64, and a note where rows were divided by their sum."""
+def _as_probs(made: External, folds: Folds, *, logits: bool, beside: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Probabilities in target order, (n, C) float64, and a note where rows were divided by their sum.
+
+    beside  the files that were taken before, which hold what `logits` says
+    Raises UserError where a row is not finite or no probabilities, or where the file holds them and not logits.
+    """
     values, file = made.values[:, [made.classes.index(label) for label in folds.classes]], made.path.name
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
         raise UserError(f"{file} has NaN or infinity for {first_few(made.image_id[bad].tolist())}")
-    off = np.abs(values.sum(axis=1) - 1)
-    bad = (values < 0).any(axis=1) | (off > RENORMALISED)
-    are_logits = bad.mean() > 0.5  # of real ones all rows are bad; of two classes one in 450 happens not to be
+    sums, is_negative = values.sum(axis=1), (values < 0).any(axis=1)
+    off, usual = np.abs(sums - 1), float(np.quantile(sums, 0.5, method="lower"))
+    bad = is_negative | (off > RENORMALISED)
+    are_scaled = abs(usual - 1) > RENORMALISED and usual > 0
+    are_scaled &= bool(np.isclose(sums, usual, rtol=RENORMALISED, atol=0).mean() > NEARLY_ALL)
+    are_rounded = off.max() <= ROUNDED
+    are_shares = not is_negative.any() and (are_scaled or are_rounded)
+    are_logits = bad.mean() > 0.5 and not are_shares  # of real ones all rows are bad; of two classes not one in 450
+    others = f"all files must be of one kind, and {first_few(beside)} {'holds' if len(beside) == 1 else 'hold'}"
     if logits and not are_logits:
+        hint = f"{others} logits: leave out `--logits`, and turn those into probabilities by a softmax of each row"
+        alike = ~is_negative & np.isclose(sums, usual, rtol=2 * ROUNDED)
         raise UserError(
-            f"{file} holds probabilities, not logits: in {(~bad).sum():,} of its {len(bad):,} rows "
-            "no number is negative and the sum is 1",
-            hint="leave out `--logits`: it holds for all files",
+            f"{file} holds probabilities, not logits: in {alike.sum():,} of its {len(bad):,} rows "
+            f"no number is negative and the sum is about {usual:.3g}",
+            hint=hint if beside else "leave out `--logits`: it holds for all files",
         )
     if logits:
         return softmax(values), []
     if bad.any():
-        names = first_few(made.image_id[bad].tolist())
+        fault, way_out = "negative, or a sum far from 1", None
+        if are_shares:
+            span = dict.fromkeys(f"{one:.3g}" for one in (sums[bad].min(), sums[bad].max()))
+            fault = f"no number is negative, but the sum is {' to '.join(span)}, not 1"
+            way_out = "divide each row by its sum" + (", or save more decimals" if are_rounded else "")
+        elif are_logits:
+            where = f"{others} probabilities" if beside else "`--logits` where all files hold logits"
+            way_out = f"{where}; if only these are logits, turn them into probabilities by a softmax of each row"
         raise UserError(
-            f"{file} holds no probabilities for {names}: negative, or a sum far from 1",
-            hint="`--logits` if these are logits" if are_logits else None,
+            f"{file} holds no probabilities for {first_few(made.image_id[bad].tolist())}: {fault}", hint=way_out
         )
     uneven = int((off > ROW_SUM_TOLERANCE).sum())
     notes = [f"{uneven:,} rows of {file} had a sum up to {off.max():.4f} from 1 and were divided by it"]

@@ -12,11 +12,12 @@ import numpy as np
 
 from folds.base.csvfile import ID_NAMES, SEPARATORS, usual_column
 from folds.base.errors import UserError, first_few
+from folds.find.listing import composed
 
 VALUE_NAMES = ("probs", "probabilities", "predictions", "preds", "logits", "oof", "test", "arr_0")
 ID_ARRAYS = ("image_id", "ids", "id")
 CLASS_ARRAYS = ("classes", "class_names", "labels")
-NOT_CLASSES = ("fold", "label", "target", "path", "split", "group")  # columns beside the classes that may be there
+NOT_CLASSES = ("", "fold", "label", "target", "path", "split", "group")  # columns beside the classes; "": pandas' index
 
 BOMB_BYTES = 1 << 30  # an archive that unpacks to more than this
 BOMB_RATIO = 100  # and to more than so many times its own length holds no predictions: those hardly compress
@@ -57,15 +58,15 @@ def read_external(path: Path, *, ids: Path | None, class_names: Path | None, kno
         if values.ndim != 3 or values.dtype.kind != "f":
             raise UserError(f"log_probs of {path.name} is {_kind(values)}, not (n, views, classes)")
         values = np.exp(values.astype(np.float64)).mean(axis=1)
-    image_id = _names(path, there, ID_ARRAYS, ids, what="ids", flag="--oof-ids and --test-ids")
-    classes = _names(path, there, CLASS_ARRAYS, class_names, what="classes", flag="--class-names")
+    image_id = _names(path, there, ID_ARRAYS, ids, what="ids", flag="`--oof-ids FILE` and `--test-ids FILE`")
+    classes = _names(path, there, CLASS_ARRAYS, class_names, what="classes", flag="`--class-names FILE`")
     fold = np.unique(there["fold"], return_inverse=True)[1] if "fold" in there else None
     if fold is not None and fold.shape != (len(values),):
         raise UserError(f"{path.name} has {fold.size:,} folds for {len(values):,} rows")
     if values.shape != (len(image_id), len(classes)) or values.dtype.kind not in "fiu":
         expected = f"numbers for {len(image_id):,} ids x {len(classes)} classes"
         raise UserError(f"{path.name} is {_kind(values)}, not {expected}")
-    return External(path, image_id, tuple(classes.tolist()), values.astype(np.float64), fold)
+    return External(path, image_id, tuple(_as_known(classes.tolist(), known_classes)), values.astype(np.float64), fold)
 
 
 def refuse_repeated(ids: np.ndarray, *, name: str, hint: str | None = None) -> None:
@@ -97,7 +98,7 @@ def _read_csv(path: Path, known_classes: Sequence[str]) -> External:
         first_line = file.readline()
     separator = max(SEPARATORS, key=first_line.count)
     cells = next(csv.reader([first_line], delimiter=separator, skipinitialspace=True), [])
-    header = [name.strip() for name in cells or [""]]
+    header = _as_known([name.strip() for name in cells or [""]], known_classes)
     id_column = _id_column(path, header, known_classes)
     unknown = [name for name in header if name not in known_classes and name not in (id_column, *NOT_CLASSES)]
     lacking = [name for name in known_classes if name not in header]
@@ -119,6 +120,12 @@ def _read_csv(path: Path, known_classes: Sequence[str]) -> External:
     fold = pd.factorize(table["fold"], sort=True)[0].astype(np.int64) if has_folds else None
     values = table[list(known_classes)].to_numpy(np.float64)
     return External(path, table[id_column].to_numpy(str), tuple(known_classes), values, fold)
+
+
+def _as_known(names: Sequence[str], known_classes: Sequence[str]) -> list[str]:
+    """The names, those of classes spelled as the folds spell them, whose letters a Mac may have decomposed."""
+    known = {composed(name): name for name in known_classes} | {name: name for name in known_classes}
+    return [known.get(name, known.get(composed(name), name)) for name in names]
 
 
 def _id_column(path: Path, header: Sequence[str], known_classes: Sequence[str]) -> str:
@@ -159,7 +166,8 @@ def _names(
         return read_lines(given)
     name = next((name for name in arrays if name in there), None)
     if name is None:
-        raise UserError(f"{path.name} does not name its {what}", hint=f"`{flag} FILE`, one a line")
+        hint = f"save them in a .npz, as the array `{arrays[0]}`, or in a .csv; `add` takes {flag} too, one a line"
+        raise UserError(f"{path.name} does not name its {what}", hint=hint)
     try:
         return there[name].astype(str).ravel()
     except ValueError as err:  # bytes that are no ASCII

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,17 +38,26 @@ def make_file_workspace(workspace: Workspace, files: FileSettings, *, seed: int)
         raise UserError(f"two members are called {first_few(twice)}", hint="`--member NAME=OOF:TEST`")
     warnings = _make_folds(workspace, Path(files.labels), n_folds=files.blend_folds, seed=seed)
     wanted = _copy_sample(workspace, Path(files.sample_csv)) if files.sample_csv else []
+    predicted: dict[str, set[str]] = {}  # by each test file
+    beside: list[str] = []
     for name, oof, test in members:
-        added = add_member(workspace, name, AddSettings(oof=oof, test=test, logits=files.logits, trust_folds=True))
-        predicted = set(open_predictions(added.folder / "test.npz", hint="").image_id.tolist())
-        lacking = [one for one in wanted if one not in predicted]
-        if lacking:  # before a search that would end without a CSV
-            raise UserError(
-                f"{test} has no prediction for {len(lacking):,} of the {len(wanted):,} ids of {files.sample_csv}:"
-                f" {first_few(lacking)}",
-                hint="add their rows, or take them out of the sample",
-            )
+        settings = AddSettings(oof=oof, test=test, logits=files.logits, trust_folds=True)
+        added = add_member(workspace, name, settings, beside=beside)
+        predicted[test] = set(open_predictions(added.folder / "test.npz", hint="").image_id.tolist())
+        beside += [oof, test]
+    _refuse_gaps(predicted, wanted, of=str(files.sample_csv), way_out="the sample")
+    _refuse_gaps(predicted, sorted(set.union(*predicted.values())), of="all test files", way_out="the others")
     return tuple(warnings)
+
+
+def _refuse_gaps(predicted: Mapping[str, set[str]], wanted: Sequence[str], *, of: str, way_out: str) -> None:
+    """Refuse a test file that lacks ids, before a search that would end without a CSV."""
+    for test, ids in predicted.items():
+        lacking = [one for one in wanted if one not in ids]
+        if lacking:
+            counts = f"{len(lacking):,} of the {len(wanted):,} ids of {of}"
+            hint = f"add their rows, or take them out of {way_out}"
+            raise UserError(f"{test} has no prediction for {counts}: {first_few(lacking)}", hint=hint)
 
 
 def _member(text: str) -> tuple[str, str, str]:

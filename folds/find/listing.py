@@ -159,7 +159,7 @@ class Lookup:
         Before all of them comes the image of this very id, where the ids are known.
         Raises UserError where several files fit.
         """
-        key = _composed(image_id.removeprefix("./"))
+        key = composed(image_id.removeprefix("./"))
         kinds: tuple[Callable[[File], str], ...] = (
             *([lambda file: self.ids[file.path]] if self.ids else []),
             self._below,
@@ -173,7 +173,7 @@ class Lookup:
             if number == len(self.indexed):  # most ids are of one of the first kinds, so the others are indexed late
                 index: dict[str, list[File]] = {}
                 for file in self.files:
-                    index.setdefault(_composed(kind(file)), []).append(file)
+                    index.setdefault(composed(kind(file)), []).append(file)
                 self.indexed.append(index)
             found = self.indexed[number].get(key, [])
             if len(found) > 1:
@@ -210,7 +210,7 @@ def refuse_outside(ids: Iterable[str], *, name: str) -> None:
         raise UserError(f"{name} names {first_few(outside)}, which may lead outside the data folder: it is not read")
 
 
-def _composed(text: str) -> str:
+def composed(text: str) -> str:
     """One spelling for names that a Mac wrote decomposed and a CSV has composed."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 

@@ -25,6 +25,7 @@ CLASSES = ("a", "b", "NA", "1e5")
 IDS = np.array(["x", "y"])
 EVEN = np.full((2, 4), 0.25)
 HEADER = "id,a,b,NA,1e5\n"
+COMPOSED, DECOMPOSED = "\u00c4pfel", "A\u0308pfel"
 
 
 def read(tmp_path: Path, name: str, content: bytes):
@@ -83,12 +84,22 @@ def encrypted() -> bytes:
         "1e5,NA,b,a,image_id\n0,0,0,1,x\n",
         "id,a,b,NA,1e5\rx,1e0,0,-0,0\r",
         '"id","a","b","NA","1e5"\n"x","1","0","0","0"',
+        ",id,a,b,NA,1e5\n0,x,1,0,0,0\n",  # as pandas writes it with its index
     ],
 )
 def test_a_csv_is_read_however_it_was_saved(tmp_path, text):
     made = read(tmp_path, "p.csv", text.encode())
     assert made.image_id.tolist() == ["x"]
     assert made.values.tolist() == [[1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(("known", "written"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_a_class_whose_letters_a_mac_had_decomposed_was_lacking(tmp_path, known, written):
+    (tmp_path / "p.csv").write_text(f"id,{written},b\nx,1,0\n")
+    (tmp_path / "p.npz").write_bytes(npz(classes=np.array([written, "b"]), probs=EVEN[:, :2]))
+    for name in ("p.csv", "p.npz"):
+        made = read_external(tmp_path / name, ids=None, class_names=None, known_classes=(known, "b"))
+        assert made.classes == (known, "b")
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,8 @@ def test_too_few_groups_for_the_folds_are_refused(files):
         ({"out": "x.json"}, "`--out x.json` is where the lineage goes, which has the CSV's name and ends in .json"),
         (
             {"logits": True},
-            "oof0.csv holds probabilities, not logits: in 500 of its 500 rows no number is negative and the sum is 1",
+            "oof0.csv holds probabilities, not logits: in 500 of its 500 rows no number is negative"
+            " and the sum is about 1",
         ),
     ],
 )
@@ -148,6 +149,40 @@ def test_an_id_of_the_sample_without_a_prediction_is_named_with_the_file_that_la
     hint = "add their rows, or take them out of the sample"
     assert refusal(blend_files, replace(files, sample_csv=str(sample)), EQUAL, seed=0) == (fault, hint)
     assert not (tmp_path / "made").exists()
+
+
+def test_a_test_file_that_lacks_rows_was_named_by_its_copy_in_a_temporary_folder_after_the_search(files, tmp_path):
+    oof, test = files.member[0].partition("=")[2].split(":")
+    pd.read_csv(test, dtype=str).query("id not in ('0003', '0007')").to_csv(tmp_path / "less.csv", index=False)
+    fault = f"{tmp_path}/less.csv has no prediction for 2 of the 60 ids of all test files: 0003, 0007"
+    for members in ((f"{oof}:{tmp_path}/less.csv", files.member[1]), (files.member[1], f"{oof}:{tmp_path}/less.csv")):
+        said = refusal(blend_files, replace(files, member=members), EQUAL, seed=0)
+        assert said == (fault, "add their rows, or take them out of the others")
+
+
+def test_a_sample_of_another_form_is_answered_with_the_flag_of_this_command_before_the_search(files, tmp_path):
+    (tmp_path / "sample.csv").write_text("image,a,b\n0001,1,2\n")
+    trials = replace(EQUAL, trials=10**9)
+    message, hint = refusal(blend_files, replace(files, sample_csv=str(tmp_path / "sample.csv")), trials, seed=0)
+    assert message.startswith("the sample submission has the columns image, a, b, ")
+    assert hint == "`--sample-csv FILE` takes another sample"
+
+
+def test_files_of_both_kinds_are_refused_with_which_is_which(files, tmp_path):
+    oof, test = files.member[1].partition("=")[2].split(":")
+    table = pd.read_csv(oof, index_col="id", dtype={"id": str}, keep_default_na=False)
+    (np.log(table) + 3).to_csv(tmp_path / "logits.csv")
+    mixed = replace(files, member=(files.member[0], f"{tmp_path}/logits.csv:{test}"))
+    message, hint = refusal(blend_files, mixed, EQUAL, seed=0)
+    assert message.startswith("logits.csv holds no probabilities for ")
+    first = files.member[0].partition("=")[2].replace(":", ", ")
+    assert hint.startswith(f"all files must be of one kind, and {first} hold probabilities; if only these are logits, ")
+
+
+def test_two_members_that_predict_the_same_are_said_to_and_no_work_folder_is_spoken_of(files):
+    again = replace(files, member=(*files.member, files.member[0].replace("net0", "again")))
+    made, _ = blend_files(again, EQUAL, seed=0)
+    assert made.warnings == ("again, net0 predict exactly the same: leave out all but one with `--members`",)
 
 
 def test_two_members_of_one_name_are_refused_and_one_whose_file_is_called_like_siblings_needs_a_name(files, tmp_path):

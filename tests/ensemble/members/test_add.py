@@ -103,7 +103,11 @@ def test_rows_and_columns_in_any_order_are_the_same_member(work, settings):
 
 def test_logits_are_said_to_be_logits(work, folds, settings):
     logits = rewritten(settings, lambda data: data.assign(**np.log(data[list(folds.classes)]) + 3))
-    assert add_refusal(work, logits)[1] == "`--logits` if these are logits"
+    turn = "if only these are logits, turn them into probabilities by a softmax of each row"
+    assert add_refusal(work, logits)[1] == f"`--logits` where all files hold logits; {turn}"
+    one_kind = f"all files must be of one kind, and {settings.oof} holds"
+    mixed = replace(settings, test=logits.oof)
+    assert add_refusal(work, mixed)[1] == f"{one_kind} probabilities; {turn}"
     path = Path(settings.test).with_name("logits.csv")
     table(SMALL.test_id, folds.classes, small_test(2) - 1).to_csv(path, index=False)
     add_member(work, "other", replace(logits, test=str(path), logits=True))
@@ -114,7 +118,7 @@ def test_logits_are_said_to_be_logits(work, folds, settings):
 def test_probabilities_that_are_said_to_be_logits_are_refused_in_either_file(work, folds, settings, tmp_path):
     """They were taken, and blended as almost even rows."""
     hint = "leave out `--logits`: it holds for all files"
-    rows = "rows no number is negative and the sum is 1"
+    rows = "rows no number is negative and the sum is about 1"
     fault = f"oof.csv holds probabilities, not logits: in 600 of its 600 {rows}"
     assert add_refusal(work, replace(settings, logits=True)) == (fault, hint)
     one_off = rewritten(settings, lambda data: data.assign(c000=data.c000 - (data.index == 3)))
@@ -123,7 +127,33 @@ def test_probabilities_that_are_said_to_be_logits_are_refused_in_either_file(wor
     assert add_refusal(work, replace(one_off, logits=True)) == (fault, hint)
     logits = rewritten(settings, lambda data: data.assign(**np.log(data[list(folds.classes)]) + 3))
     fault = f"test.csv holds probabilities, not logits: in 40 of its 40 {rows}"
+    hint = (
+        f"all files must be of one kind, and {logits.oof} holds logits: leave out `--logits`,"
+        " and turn those into probabilities by a softmax of each row"
+    )
     assert add_refusal(work, replace(logits, logits=True)) == (fault, hint)
+
+
+@pytest.mark.parametrize(
+    ("change", "said", "hint"),
+    [
+        (lambda probs: probs * 3, "3", "divide each row by its sum"),  # summed over three folds
+        (
+            lambda probs: probs.mul(np.resize([0.95, 1.05], 600), axis=0),
+            "0.95 to 1.05",
+            "divide each row by its sum, or save more decimals",
+        ),
+    ],
+)
+def test_probabilities_of_another_sum_were_said_to_be_logits_and_then_taken_for_them(
+    work, folds, settings, change, said, hint
+):
+    changed = rewritten(settings, lambda data: data.assign(**change(data[list(folds.classes)])))
+    fault, way_out = add_refusal(work, changed)
+    assert fault.endswith(f": no number is negative, but the sum is {said}, not 1")
+    assert way_out == hint
+    fault = add_refusal(work, replace(changed, logits=True))[0]
+    assert fault.startswith("changed.csv holds probabilities, not logits: in ")
 
 
 def short(text: str) -> str:
@@ -190,7 +220,11 @@ def test_npz_and_npy_need_their_ids_and_classes(work, folds, settings, tmp_path)
     np.savez(tmp_path / "o.npz", ids=folds.image_id, classes=np.array(folds.classes), probs=oof, fold=folds.fold)
     np.save(tmp_path / "t.npy", test)
     bare = replace(settings, oof=str(tmp_path / "o.npz"), test=str(tmp_path / "t.npy"))
-    assert add_refusal(work, bare) == ("t.npy does not name its ids", "`--oof-ids and --test-ids FILE`, one a line")
+    assert add_refusal(work, bare) == (
+        "t.npy does not name its ids",
+        "save them in a .npz, as the array `image_id`, or in a .csv; `add` takes `--oof-ids FILE` and `--test-ids FILE`"
+        " too, one a line",
+    )
     (tmp_path / "ids.txt").write_text("\n".join(SMALL.test_id) + "\n")
     (tmp_path / "classes.txt").write_text("\n".join(folds.classes) + "\n")
     named = replace(bare, test_ids=str(tmp_path / "ids.txt"), class_names=str(tmp_path / "classes.txt"))
@@ -217,11 +251,12 @@ def test_what_is_wrong_is_named(work, settings, change, sentence):
     assert add_refusal(work, rewritten(settings, change))[0] == sentence
 
 
-def test_sums_a_little_off_are_divided_by_and_counted_and_trusted_folds_are_recorded(work, settings):
+def test_sums_a_little_off_are_divided_by_and_counted_and_trusted_folds_are_recorded(work, folds, settings):
     off = rewritten(settings, lambda data: data.assign(c000=data.c000 + (data.index < 3) * 0.004))
     (note,) = add_member(work, "other", off).warnings
     assert note == "3 rows of changed.csv had a sum up to 0.0040 from 1 and were divided by it"
     assert f"other: {note}" in make_blend(work, QUICK, seed=0).warnings
+    with_manifest(work, folds)
     trusted = replace(rewritten(settings, lambda data: data.drop(columns="fold")), trust_folds=True)
     (note,) = add_member(work, "other", trusted).warnings
     assert note == "its folds are trusted, not known to be those of this work folder"
