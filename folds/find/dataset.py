@@ -27,7 +27,7 @@ from folds.find.reasons import NO_FILE, NOT_LISTED, RELABELLED, TWO_LABELS, UNLA
 from folds.settings import PrepareSettings
 
 RELABEL_FLAG = "`--relabel FILE`"
-MOST_LACKING = 0.01  # of the sample's ids; where more lack their file, the folder is another or its download stopped
+MOST_LACKING = 0.01  # of the ids of a CSV; where more lack their file, the folder is another or its download stopped
 
 
 @dataclass(frozen=True)
