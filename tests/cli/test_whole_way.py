@@ -226,7 +226,7 @@ def test_a_probe_that_fails_is_told_and_training_goes_on(weighty, typed, monkeyp
     monkeypatch.setattr("models.probe.bodies.image_features", fail)
     _, out, err = typed("all", *weighty, "--head", "random")
     assert "test_resnet-probe: failed" in out
-    assert "error: AttributeError: 'Net' object has no attribute 'forward_head'; training goes on without" in err
+    assert "warning: AttributeError: 'Net' object has no attribute 'forward_head'; training goes on without" in err
     assert "work/submissions/blend.csv: 6 rows, valid" in out
     assert not Path("work/submissions/probe.csv").exists()
 

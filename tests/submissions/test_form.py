@@ -47,7 +47,7 @@ def sample_text(header, labels):
 def test_a_form_that_submit_refuses_was_refused_only_after_all_training(data, typed, header, labels, fault, hint):
     (data / "sample_submission.csv").write_text(sample_text(header, labels))
     said = typed("prepare", data, "--work", "work", *SMALL)
-    assert said.err == f"error: the sample submission {fault}; so `submit` will refuse it\n{hint}\n"
+    assert said.err == f"warning: the sample submission {fault}; so `submit` will refuse it\n{hint}\n"
     assert said.out.endswith("next: python run.py split --work work\n")
     typed("split", "--work", "work", "--n-folds", "2")
     assert refusal(read_layout, Workspace(data.parent / "work"))[0] == f"the sample submission {fault}"
