@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from folds.base.config_file import toml_value
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv, read_given
 from folds.base.errors import UserError, counted, first_few
 from folds.find.layout import (
@@ -131,8 +132,8 @@ def relabel(dataset: Dataset, path: Path) -> tuple[Dataset, int, str]:
     left_out = sum(not label for label in changes.values())
     given, lost = (counted(n, "image", "images") for n in (len(changes) - left_out, left_out))
     note = (
-        f"{path} gives {given} another label and leaves {lost} out; "
-        f'pass it to every `prepare` and `all`, or write `relabel = "{path}"` into [prepare] of kit.toml'
+        f"{path} gives {given} another label and leaves {lost} out; pass it to every `prepare` and `all`, "
+        f"or write `relabel = {toml_value(path.resolve())}` into [prepare] of kit.toml"
     )
     return replace(dataset, items=items), len(changes), note
 
