@@ -135,6 +135,15 @@ def test_a_name_in_another_letter_case_found_no_file_unless_two_files_differ_in_
     ]
 
 
+def test_a_readme_among_the_test_images_became_a_test_id_where_no_sample_says_what_is_one(tmp_path):
+    write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg", "test/README.TXT", "test/more/a.xml")
+    dataset = find_dataset(tmp_path, PrepareSettings())
+    assert [item.image_id for item in dataset.items] == ["cat/1.jpg", "dog/2.jpg", "a"]
+    assert dataset.notes == ("2 texts and tables among the test images, left out: test/README.TXT, test/more/a.xml",)
+    write_files(tmp_path, sample="id\na\nREADME.txt\n")
+    assert found(tmp_path)[2:] == [("test", "README.txt", ""), ("test", "a", "")]
+
+
 TRAIN = "train/cat/1.jpg train/dog/2.jpg"
 NO_DATA = "give the folder that holds the training images: `python run.py prepare DATA`"
 SORTS = "train/1.jpg train.csv=picture,sort,source\n1,a,web\n"
