@@ -27,7 +27,7 @@ from folds.base.terminal import Screen, duration
 from folds.base.workspace import Workspace
 from folds.commands import split
 from folds.manifest.manifest import class_order, read_manifest, usable_rows
-from folds.split.assign import load_folds
+from folds.split.assign import changed_since, load_folds
 from models.runs import RunPlan, runs
 from submissions.check import check_submission, expected_top3, score_submission
 from submissions.csv_form import read_layout
@@ -47,7 +47,9 @@ def submit(
     if blend and run:
         raise UserError("`--blend` and `--run` exclude each other", hint="`python run.py submit --run NAME`")
     with alone(workspace, "submissions", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):
-        return submission_summary(write_submission(workspace, settings, blend=blend, run=run))
+        said = submission_summary(write_submission(workspace, settings, blend=blend, run=run))
+    changed = changed_since(workspace, load_folds(workspace)) if workspace.manifest.is_file() else None
+    return f"{said}\nwarning: {changed}; the CSV is that of the images and labels of the folds" if changed else said
 
 
 def blend_files(files: FileSettings, blend: BlendSettings, *, seed: int, screen: Screen) -> list[RenderableType]:
