@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
@@ -130,11 +130,13 @@ def infer(file: Path, pictures: Path, settings: InferSettings, *, screen: Screen
         yield f"predicted by {describe(made.part, made.whole)}"
 
 
-def status(workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan]) -> Iterator[RenderableType | Next]:
-    """Runs x folds, what is missing, who holds what; and the next command. plans: as `what_is_missing` takes them"""
+def status(
+    workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan], asked: Mapping[str, Any]
+) -> Iterator[RenderableType | Next]:
+    """Runs x folds, what is missing, who holds what; and the next command. plans, asked: see `what_is_missing`"""
     from models.watch.tables import status_table
 
-    missing, command = what_is_missing(workspace, planned, plans)
+    missing, command = what_is_missing(workspace, planned, plans, asked)
     n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
     yield status_table(workspace, list(planned), n_folds=n_folds)
     gains = next_gains(workspace)
@@ -146,10 +148,10 @@ def status(workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan
 
 
 def status_for_scripts(
-    workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan], *, same_place: str
+    workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan], asked: Mapping[str, Any], *, same_place: str
 ) -> str:
     """The same as one JSON object. same_place: the flags by which the next command finds this work folder."""
-    return json.dumps(status_json(workspace, planned, plans, same_place=same_place), indent=2) + "\n"
+    return json.dumps(status_json(workspace, planned, plans, asked, same_place=same_place), indent=2) + "\n"
 
 
 def runs_there(workspace: Workspace) -> list[str]:
