@@ -93,7 +93,8 @@ def pack(
     members, runs = len(made.pack.smaller[0].members), made.pack.runs.values()
     networks, memories = sum(len(run.parts) for run in runs if not run.memory), sum(bool(run.memory) for run in runs)
     lookups = f" and {memories} {'memory' if memories == 1 else 'memories'} of neighbours" if memories else ""
-    licences = sorted({f"{body.backbone['tag']} ({body.licence})" for run in runs for body in run.bodies})
+    bodies = [body for run in runs for body in run.bodies if body.licence]
+    licences = sorted({f"{body.backbone['tag']} ({body.licence})" for body in bodies})
     form = "float16" if made.pack.is_half else "float32"
     what = f"{networks} networks{lookups} of {members} member{'s' * (members != 1)}, in {form}"
     yield f"{made.path}: {made.bytes / 1e6:,.1f} MB, {what}"
@@ -106,7 +107,8 @@ def pack(
         )
     if made.refused_half:
         yield f"float16 would change the out-of-fold error of {first_few(made.refused_half)}: not taken"
-    yield f"starting weights and their licences: {', '.join(licences)}"
+    if licences:
+        yield f"starting weights and their licences: {', '.join(licences)}"
     yield f"`python run.py infer {shlex.quote(str(made.path))} PICTURES --out FILE` predicts with it, anywhere"
 
 
