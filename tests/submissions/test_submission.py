@@ -237,7 +237,7 @@ def test_a_lineage_that_is_cut_off_is_named_by_status_too(work):
         ("id,predicted\n2,b c d\n01,a b c\n10,d a b\n",
          "its ids are in another order: row 1 is 2 where 01 is expected"),
         (GOOD.replace("b c d", "b c"), "1 row without 3 labels separated by ` `: line 3 `2 | b c`"),
-        (GOOD.replace("b c d", "b,c,d"), "1 row without two cells: line 3 `2 | b | c | d`"),
+        (GOOD.replace("b c d", "b,c,d"), "1 row without 2 cells: line 3 `2 | b | c | d`"),
         (GOOD.replace("b c d", "b c zebra"),
          "1 row with labels that are not among the classes: line 3 `2 | b c zebra`"),
         (GOOD.replace("b c d", "b c b"), "1 row with the same label twice: line 3 `2 | b c b`"),
