@@ -19,7 +19,7 @@ from folds.find.reasons import NO_FILE
 from folds.manifest import prepare as manifest
 from folds.manifest.duplicates import KINDS
 from folds.manifest.prepare import PrepareResult
-from folds.manifest.summary import class_sizes, copy_counts, quartiles, reasons, status_counts
+from folds.manifest.summary import class_sizes, copy_counts, lacking_files, quartiles, reasons, status_counts
 from folds.settings import PrepareSettings, SplitSettings
 from folds.split import assign
 from folds.split.assign import Folds
@@ -68,7 +68,10 @@ def prepare_tables(result: PrepareResult) -> RenderableType:
         classes.add_row(name, Text(", ".join(f"{label}: {size:,}" for label, size in some.items())))
     if (sizes == 0).any():
         classes.add_row("without a usable image, left out", Text(first_few(sizes.index[sizes == 0].tolist())))
-    return Group(*parts, classes, *(Text(f"note: {note}") for note in result.notes))
+    notes = [f"note: {note}" for note in result.notes]
+    if lacking := lacking_files(result.manifest):
+        notes.append(f"warning: {lacking}")
+    return Group(*parts, classes, *map(Text, notes))
 
 
 def headline(result: PrepareResult) -> str:

@@ -74,7 +74,7 @@ class Training:
                     yield from (lines.pop(0) for _ in list(lines))
                     if failure:
                         self.failed[failure.name] = one.key.run
-                        yield Complaint(failure.why, failure.hint, failure.trace)
+                        yield Complaint(failure.why, failure.hint, failure.trace, is_error=True)
             except TimeUpError as stop:
                 self.is_cut = True
                 yield "; ".join(["the time is up", *getattr(stop, "__notes__", ())])

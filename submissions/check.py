@@ -84,7 +84,8 @@ def faults_of(data: bytes, layout: Layout) -> Iterator[str]:
         expected = layout.line(layout.header).rstrip("\n")
         yield f"its header is `{text.splitlines()[0]}`, not `{expected}`"
     whole = [row for row in rows[1:] if len(row[1]) == len(layout.header)]
-    yield from _offenders({"rows without two cells": [row for row in rows[1:] if len(row[1]) != len(layout.header)]})
+    wrong = f"rows without {len(layout.header)} cells"
+    yield from _offenders({wrong: [row for row in rows[1:] if len(row[1]) != len(layout.header)]})
     yield from _id_faults([cells[0] for _, cells in whole], layout.image_id)
     yield from _offenders(_label_faults(whole, layout))
     needless = text.count('"') - sum(layout.line(cells).count('"') for _, cells in rows)
@@ -128,7 +129,7 @@ def _id_faults(ids: Sequence[str], expected: Sequence[str]) -> Iterator[str]:
 def _label_faults(rows: Sequence[Row], layout: Layout) -> Mapping[str, Sequence[Row]]:
     """Rows without exactly n distinct known labels."""
     known, n, separator = set(layout.labels), layout.n_labels, layout.label_separator
-    split = [(row, row[1][1].split(separator)) for row in rows]
+    split = [(row, layout.labels_of(row[1])) for row in rows]
     full = [(row, labels) for row, labels in split if len(labels) == n]
     return {
         f"rows without {n} labels separated by `{separator}`": [row for row, labels in split if len(labels) != n],
@@ -244,7 +245,7 @@ def score_submission(
     refuse_repeated(np.array(ids), name=str(labels))
     refuse_repeated(np.array([row[0] for row in guesses.rows]), name=str(path))
     true_label = {name: label for name, label in zip(ids, truth.column(label_column), strict=True) if label}
-    known = [(row[0], row[1].split(layout.label_separator)) for row in guesses.rows if row[0] in true_label]
+    known = [(row[0], layout.labels_of(row)) for row in guesses.rows if row[0] in true_label]
     if not known:
         raise UserError(
             f"none of the ids of {path} has a label in {labels}, whose ids are {first_few(list(true_label))}", hint=HINT

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
@@ -27,7 +27,7 @@ from folds.base.terminal import Screen, duration
 from folds.base.workspace import Workspace
 from folds.commands import split
 from folds.manifest.manifest import class_order, read_manifest, usable_rows
-from folds.split.assign import load_folds
+from folds.split.assign import changed_since, load_folds
 from models.runs import RunPlan, runs
 from submissions.check import check_submission, expected_top3, score_submission
 from submissions.csv_form import read_layout
@@ -47,7 +47,9 @@ def submit(
     if blend and run:
         raise UserError("`--blend` and `--run` exclude each other", hint="`python run.py submit --run NAME`")
     with alone(workspace, "submissions", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):
-        return submission_summary(write_submission(workspace, settings, blend=blend, run=run))
+        said = submission_summary(write_submission(workspace, settings, blend=blend, run=run))
+    changed = changed_since(workspace, load_folds(workspace)) if workspace.manifest.is_file() else None
+    return f"{said}\nwarning: {changed}; the CSV is that of the images and labels of the folds" if changed else said
 
 
 def blend_files(files: FileSettings, blend: BlendSettings, *, seed: int, screen: Screen) -> list[RenderableType]:
@@ -91,7 +93,8 @@ def pack(
     members, runs = len(made.pack.smaller[0].members), made.pack.runs.values()
     networks, memories = sum(len(run.parts) for run in runs if not run.memory), sum(bool(run.memory) for run in runs)
     lookups = f" and {memories} {'memory' if memories == 1 else 'memories'} of neighbours" if memories else ""
-    licences = sorted({f"{body.backbone['tag']} ({body.licence})" for run in runs for body in run.bodies})
+    bodies = [body for run in runs for body in run.bodies if body.licence]
+    licences = sorted({f"{body.backbone['tag']} ({body.licence})" for body in bodies})
     form = "float16" if made.pack.is_half else "float32"
     what = f"{networks} networks{lookups} of {members} member{'s' * (members != 1)}, in {form}"
     yield f"{made.path}: {made.bytes / 1e6:,.1f} MB, {what}"
@@ -104,7 +107,8 @@ def pack(
         )
     if made.refused_half:
         yield f"float16 would change the out-of-fold error of {first_few(made.refused_half)}: not taken"
-    yield f"starting weights and their licences: {', '.join(licences)}"
+    if licences:
+        yield f"starting weights and their licences: {', '.join(licences)}"
     yield f"`python run.py infer {shlex.quote(str(made.path))} PICTURES --out FILE` predicts with it, anywhere"
 
 
@@ -128,11 +132,13 @@ def infer(file: Path, pictures: Path, settings: InferSettings, *, screen: Screen
         yield f"predicted by {describe(made.part, made.whole)}"
 
 
-def status(workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan]) -> Iterator[RenderableType | Next]:
-    """Runs x folds, what is missing, who holds what; and the next command. plans: as `what_is_missing` takes them"""
+def status(
+    workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan], asked: Mapping[str, Any]
+) -> Iterator[RenderableType | Next]:
+    """Runs x folds, what is missing, who holds what; and the next command. plans, asked: see `what_is_missing`"""
     from models.watch.tables import status_table
 
-    missing, command = what_is_missing(workspace, planned, plans)
+    missing, command = what_is_missing(workspace, planned, plans, asked)
     n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
     yield status_table(workspace, list(planned), n_folds=n_folds)
     gains = next_gains(workspace)
@@ -144,10 +150,10 @@ def status(workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan
 
 
 def status_for_scripts(
-    workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan], *, same_place: str
+    workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan], asked: Mapping[str, Any], *, same_place: str
 ) -> str:
     """The same as one JSON object. same_place: the flags by which the next command finds this work folder."""
-    return json.dumps(status_json(workspace, planned, plans, same_place=same_place), indent=2) + "\n"
+    return json.dumps(status_json(workspace, planned, plans, asked, same_place=same_place), indent=2) + "\n"
 
 
 def runs_there(workspace: Workspace) -> list[str]:

@@ -28,6 +28,7 @@ class Layout:
 
     image_id: every test id in the order of the rows; labels: in target order; separator: between cells;
     label_separator: between the labels of one image; n_labels: how many each image gets;
+    in_columns: whether each label has a column of its own, so that both separators are one;
     shown: what is in the sample where it shows no such separator; way_out: what takes another sample
     """
 
@@ -42,6 +43,14 @@ class Layout:
     @property
     def n_labels(self) -> int:
         return min(PREDICTED, len(self.labels))
+
+    @property
+    def in_columns(self) -> bool:
+        return len(self.header) > 2
+
+    def labels_of(self, row: Sequence[str]) -> list[str]:
+        """The labels in the cells of a row behind its id."""
+        return list(row[1:]) if self.in_columns else row[1].split(self.label_separator)
 
     def warning(self) -> str | None:
         """A sentence where the separator of labels is not the sample's; None where it is, or without a sample."""
@@ -64,8 +73,9 @@ class Layout:
     def text(self, best: Mapping[str, np.ndarray], *, otherwise: np.ndarray) -> str:
         """The whole CSV. best: the classes of each id, best first; otherwise: those of ids that it lacks."""
         names = np.array(self.labels, dtype=object)
-        rows = ((name, self.label_separator.join(names[best.get(name, otherwise)])) for name in self.image_id)
-        return self.line(self.header) + "".join(map(self.line, rows))
+        rows = ((name, names[best.get(name, otherwise)]) for name in self.image_id)
+        cells = ((name, *some) if self.in_columns else (name, self.label_separator.join(some)) for name, some in rows)
+        return self.line(self.header) + "".join(map(self.line, cells))
 
 
 def read_layout(
@@ -94,14 +104,20 @@ def sample_layout(
     """
     id_column = pick_column(sample, ID_NAMES, what="id", flag="--id-column", position=0)
     others = [name for name in sample.header if name != id_column]
+    known, n_labels = set(labels), min(PREDICTED, len(labels))
+    ids = sample.column(id_column) if image_id is None else image_id
+    # A column for each label; where they are called like classes, or hold numbers, they are for probabilities.
+    of_labels = [name for name in others if name not in known and {*sample.column(name)[:1000]} <= {*known, ""}]
+    if len(of_labels) == len(others) == n_labels and sample.header[0] == id_column:
+        layout = (sample.header, tuple(ids), tuple(labels), sample.separator, sample.separator)
+        return Layout(*layout, way_out=way_out)
     if len(others) != 1 or sample.header[0] != id_column:
         raise UserError(
             f"{sample.name} has the columns {first_few(sample.header, most=5)}, "
-            f"not an id and one column for the labels",
+            f"not an id and one column for the labels, nor {n_labels} columns with a label each",
             hint=f"{way_out} takes another sample",
         )
-    ids = sample.column(id_column) if image_id is None else image_id
-    cells, known = sample.column(others[0])[:1000], set(labels)
+    cells = sample.column(others[0])[:1000]
 
     def fitting(separator: str) -> int:
         """How many cells hold nothing but known labels, so separated."""

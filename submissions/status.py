@@ -14,21 +14,23 @@ from ensemble.members.open_run import list_runs
 from folds.base.errors import UserError, first_few
 from folds.base.locks import holders
 from folds.base.workspace import Workspace
-from folds.split.assign import changed_since, load_folds
+from folds.split.assign import changed_since, load_folds, refuse_other_folds
 from models.runs import RunPlan, changed_since_begun, done_folds, done_refit, runs
 from models.watch.events import JobKey
 from submissions.check import is_changed, is_early, is_of_blend
 
 VERSION = 1  # of what `status --json` says
 NOTHING = ["nothing is missing"]
+NOT_ASKED: Mapping[str, Any] = {}
 
 
 def what_is_missing(
-    workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan] = ()
+    workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan] = (), asked: Mapping[str, Any] = NOT_ASKED
 ) -> tuple[list[str], str]:
     """Sentences on what is missing, in the order of the way, and the next command (`train`, `blend` ...).
 
     plans  what the settings ask for now, by which a run that was begun with others is known
+    asked  the same for the folds, as `refuse_other_folds` takes it
     """
     if not workspace.manifest.is_file():
         return [f"{workspace.root} holds no prepared images"], "prepare DATA"
@@ -37,6 +39,10 @@ def what_is_missing(
     folds = load_folds(workspace)
     if changed := changed_since(workspace, folds):
         return [changed], "split"
+    try:
+        refuse_other_folds(workspace, asked)
+    except UserError as err:
+        return [f"{err.message}; {err.hint}"], "split"
     n_folds, missing = folds.n_folds, []
     for run in planned:
         lacking = sorted(set(range(n_folds)) - set(done_folds(workspace, run)))
@@ -93,13 +99,18 @@ def newest_csv(workspace: Workspace) -> Path | None:
 
 
 def status_json(
-    workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan] = (), *, same_place: str
+    workspace: Workspace,
+    planned: Sequence[str],
+    plans: Sequence[RunPlan] = (),
+    asked: Mapping[str, Any] = NOT_ASKED,
+    *,
+    same_place: str,
 ) -> dict[str, Any]:
     """`status` for scripts: the keys stay, and what is not there is null. same_place: flags of the next command.
 
     A fold is `done` with its figures, `held` by a process, or `lacking`; the refit on all images has no number.
     """
-    missing, command = what_is_missing(workspace, planned, plans)
+    missing, command = what_is_missing(workspace, planned, plans, asked)
     held = dict(holders(workspace.lock("any").parent))
     n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
     names = sorted({*planned, *runs(workspace)})

@@ -116,11 +116,11 @@ class CommandLine:
             with stoppable():
                 then = self.run(words)
         except UserError as err:
-            self._refuse(err.message, err.hint)
+            self._complain(err.message, err.hint)
             return 2
         except Stopped as stop:
             self.screen.close()
-            self._refuse("; ".join([stop.sentence, *getattr(stop, "__notes__", ())]), GO_ON)
+            self._complain("; ".join([stop.sentence, *getattr(stop, "__notes__", ())]), GO_ON)
             return stop.exit_code
         if then is not None:
             self.screen.show(f"next: python run.py {then}{self.same_place}")
@@ -148,7 +148,7 @@ class CommandLine:
         for part in shown or ():  # `--help` shows nothing here
             if isinstance(part, Complaint):
                 sys.stderr.write(part.trace or "")
-                self._refuse(part.message, part.hint)
+                self._complain(part.message, part.hint, is_error=part.is_error)
             elif isinstance(part, Next):
                 then = part.command
             else:
@@ -174,9 +174,10 @@ class CommandLine:
             os._exit(code)
         sys.exit(code)
 
-    def _refuse(self, message: str, hint: str | None) -> None:
+    def _complain(self, message: str, hint: str | None, *, is_error: bool = True) -> None:
         """Say what is wrong and what to type, with the flags that find the same work folder."""
-        self.screen.complain(f"error: {visible(message)}", style="red")
+        word, style = ("error", "red") if is_error else ("warning", "yellow")
+        self.screen.complain(f"{word}: {visible(message)}", style=style)
         if hint:
             self.screen.complain(f"hint: {visible(self.placed(hint))}")
 

@@ -40,11 +40,16 @@ def visible(text: str) -> str:
 
 @dataclass(frozen=True)
 class Complaint:
-    """A mistake that stops only a part of a command: it is shown, and the command goes on. trace: of a bug."""
+    """A mistake that stops only a part of a command: it is shown, and the command goes on.
+
+    trace     of a bug
+    is_error  whether the command will fail at its end; all others are warnings, for scripts look at exit codes
+    """
 
     message: str
     hint: str | None = None
     trace: str | None = None
+    is_error: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.table import Column, Table
@@ -25,6 +26,7 @@ TICK_SECONDS = 0.2  # between two drawings
 CLOSE_SECONDS = 1.0  # most that the end waits for a drawing that hangs
 PLAIN_COLUMNS = 120  # of stdout where it is no terminal
 BAR = 20  # columns of a bar
+NAME = 8  # columns that figures leave to a text before them
 WIDE = 70  # columns of a terminal from which there are bars
 
 
@@ -171,12 +173,25 @@ def duration(seconds: float) -> str:
 
 def figures(title: str | None, *, texts: Sequence[str], numbers: Sequence[str] = ()) -> Table:
     """A table without rows: columns of text, which are folded and never cut, then columns of figures."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = _Figures(title=title, title_justify="left", box=SIMPLE_HEAD)
     for heading in texts:
         table.add_column(heading, overflow="fold")  # names that begin alike must stay apart
     for heading in numbers:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=True, overflow="fold")
     return table
+
+
+class _Figures(Table):
+    """Folds its figures too, and closes its gaps, where whole ones would take the columns of the names before them."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        whole = [column for column in self.columns if column.no_wrap]
+        taken = sum(3 + max(cell_len(str(cell)) for cell in (column.header, *column.cells)) for column in whole)
+        if taken + NAME * (len(self.columns) - len(whole)) > options.max_width:
+            self.padding, self.pad_edge = 0, False
+            for column in whole:
+                column.no_wrap = False
+        return super().__rich_console__(console, options)
 
 
 def can_be_live() -> bool:

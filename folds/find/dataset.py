@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from folds.base.config_file import toml_value
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, read_csv, read_given
 from folds.base.errors import UserError, counted, first_few
 from folds.find.layout import (
@@ -27,7 +28,9 @@ from folds.find.reasons import NO_FILE, NOT_LISTED, RELABELLED, TWO_LABELS, UNLA
 from folds.settings import PrepareSettings
 
 RELABEL_FLAG = "`--relabel FILE`"
-MOST_LACKING = 0.01  # of the sample's ids; where more lack their file, the folder is another or its download stopped
+MOST_LACKING = 0.01  # of the ids of a CSV; where more lack their file, the folder is another or its download stopped
+
+TEXTS = (".txt", ".md", ".csv", ".tsv", ".json", ".html", ".pdf", ".xml", ".yaml", ".toml", ".zip", ".py", ".ipynb")
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,11 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
         train_paths = {item.file.path for item in train}
         test_files = [file for file in listing.files if file.path not in train_paths and file.path not in tables]
     test = items_to_predict(test_files, test_folder or "", sample_ids, sample=tables[sample].name if sample else "")
+    texts = [file.path for file in test_files if file.path.lower().endswith(TEXTS) and sample_ids is None]
+    notes = [] if test else ["there is no folder of test images: nothing can be predicted"]
+    if texts:
+        what = counted(len(texts), "text or table", "texts and tables")
+        notes.append(f"{what} among the test images, left out: {first_few(texts)}")
     _refuse_one_class(train, name=train_csv or train_folder or str(data))
     _refuse_twice(train, what="training")
     return Dataset(
@@ -104,7 +112,7 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
         sample=sample,
         train_csv=train_csv,
         hidden=tuple(listing.hidden),
-        notes=(*listing.notes, *(() if test else ("there is no folder of test images: nothing can be predicted",))),
+        notes=(*listing.notes, *notes),
         targets=tuple(listing.targets),
     )
 
@@ -131,8 +139,8 @@ def relabel(dataset: Dataset, path: Path) -> tuple[Dataset, int, str]:
     left_out = sum(not label for label in changes.values())
     given, lost = (counted(n, "image", "images") for n in (len(changes) - left_out, left_out))
     note = (
-        f"{path} gives {given} another label and leaves {lost} out; "
-        f'pass it to every `prepare` and `all`, or write `relabel = "{path}"` into [prepare] of kit.toml'
+        f"{path} gives {given} another label and leaves {lost} out; pass it to every `prepare` and `all`, "
+        f"or write `relabel = {toml_value(path.resolve())}` into [prepare] of kit.toml"
     )
     return replace(dataset, items=items), len(changes), note
 
@@ -237,12 +245,14 @@ def items_to_predict(
 ) -> list[Item]:
     """Test images with the sample's ids, or with their names without extension where there is no sample.
 
+    Without a sample, files of texts and tables (a README, an annotation) are left out: each would be an id to predict.
     A few ids without a file are unreadable images, which the submission must name all the same.
 
     way_out  where too many ids have no file: what to do
     """
     if sample_ids is None:
-        items = [Item(stem(relative(file.path, folder)), file, "test") for file in files]
+        pictures = [file for file in files if not file.path.lower().endswith(TEXTS)]
+        items = [Item(stem(relative(file.path, folder)), file, "test") for file in pictures]
         _refuse_twice(items, what="test")
         return items
     lookup = Lookup(files, folder)

@@ -143,7 +143,7 @@ class Lookup:
     def __init__(self, files: Iterable[File], folder: str) -> None:
         self.files, self.folder = list(files), folder
         self.ids: dict[str, str] = {}  # by path, where they are known
-        self.indexed: list[dict[str, list[File]]] = []  # the files by each kind of name
+        self.indexed: list[dict[str, list[File]]] = []  # the files by each kind of name, letter case aside
 
     @classmethod
     def of_images(cls, image_id: Iterable[str], path: Iterable[str]) -> Lookup:
@@ -156,10 +156,11 @@ class Lookup:
     def find(self, image_id: str) -> File | None:
         """The file with this path, else this path without extension, name, or name without extension; None if none.
 
-        Before all of them comes the image of this very id, where the ids are known.
+        Before all of them comes the image of this very id, where the ids are known. Where no name is spelled so, it is
+        the one file whose name differs in letter case alone: CSVs come from systems to which `X.jpg` is `X.JPG`.
         Raises UserError where several files fit.
         """
-        key = composed(image_id.removeprefix("./"))
+        key, alike = composed(image_id.removeprefix("./")), list[File]()
         kinds: tuple[Callable[[File], str], ...] = (
             *([lambda file: self.ids[file.path]] if self.ids else []),
             self._below,
@@ -173,9 +174,11 @@ class Lookup:
             if number == len(self.indexed):  # most ids are of one of the first kinds, so the others are indexed late
                 index: dict[str, list[File]] = {}
                 for file in self.files:
-                    index.setdefault(composed(kind(file)), []).append(file)
+                    index.setdefault(composed(kind(file)).casefold(), []).append(file)
                 self.indexed.append(index)
-            found = self.indexed[number].get(key, [])
+            near = self.indexed[number].get(key.casefold(), [])
+            alike = alike or near
+            found = [file for file in near if composed(kind(file)) == key]
             if len(found) > 1:
                 exact = [file for file in found if image_id in (file.path, self._below(file))]
                 found = exact or found
@@ -183,7 +186,7 @@ class Lookup:
                 raise UserError(f"the id {image_id} fits {len(found)} files: {first_few([f.path for f in found])}")
             if found:
                 return found[0]
-        return None
+        return alike[0] if len(alike) == 1 else None
 
     def _below(self, file: File) -> str:
         """The path below the folder of the images: their id, with the extension that a test image's may lack."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from folds.base.errors import counted
-from folds.find.reasons import NO_DECODER, TWO_LABELS, from_cell
+from folds.base.errors import counted, first_few
+from folds.find.dataset import MOST_LACKING
+from folds.find.reasons import NO_DECODER, NO_FILE, NOT_LISTED, TWO_LABELS, from_cell
 from folds.manifest.duplicates import COPY, KINDS
 from folds.manifest.manifest import LEFT_OUT, UNREADABLE, USABLE, natural_key
 
@@ -69,6 +70,19 @@ def decoder_notes(manifest: pd.DataFrame) -> list[str]:
         f"{counted(count, 'file is', 'files are')} {detail}; then `python run.py prepare DATA` again"
         for detail, count in details.items()
     ]
+
+
+def lacking_files(manifest: pd.DataFrame) -> str | None:
+    """A sentence where more than MOST_LACKING of the training images that a CSV names have no file; mostly None."""
+    train = manifest[manifest["split"] == "train"]
+    lacks, is_strange = (train["reasons"].str.contains(code, regex=False) for code in (NO_FILE, NOT_LISTED))
+    named, lacking = int((~is_strange).sum()), train.loc[lacks, "image_id"].tolist()
+    if len(lacking) <= MOST_LACKING * named:
+        return None
+    return (
+        f"{len(lacking):,} of the {named:,} training images that the CSV names have no file, and nothing is trained on"
+        f" them: {first_few(lacking)}; put the files there, or name their folder with `--train-folder NAME`"
+    )
 
 
 def copy_counts(manifest: pd.DataFrame) -> list[CopyCount]:

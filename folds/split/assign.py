@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,14 +55,7 @@ def split(workspace: Workspace, settings: SplitSettings, *, seed: int) -> tuple[
         table = assign_folds(images, n_folds=settings.n_folds, seed=seed)
         return store_folds(workspace, table, seed=seed, given=given), notes
     folds = load_folds(workspace)
-    before = {name: value for name, value in read_json(workspace.folds_json, hint="").items() if name in GIVEN}
-    n_folds = folds.n_folds if settings.fold_column else settings.n_folds
-    if (folds.n_folds, folds.seed, before) != (n_folds, seed, given):
-        raise UserError(
-            f"the folds in {workspace.folds_csv} were assigned with {_manner(folds.n_folds, folds.seed, before)}, "
-            f"not {_manner(n_folds, seed, given)}",
-            hint=_remove_hint(workspace),
-        )
+    refuse_other_folds(workspace, {**vars(settings), "seed": seed})
     changed = _changed_images(folds, images)
     if not changed:  # else what stands in the wrong fold: another one is given, or a group would be cut
         images = images.set_index("image_id").reindex(folds.image_id)
@@ -71,6 +65,23 @@ def split(workspace: Workspace, settings: SplitSettings, *, seed: int) -> tuple[
     if changed:
         raise UserError(_changed(workspace, changed), hint=_remove_hint(workspace))
     return folds, notes
+
+
+def refuse_other_folds(workspace: Workspace, asked: Mapping[str, Any]) -> None:
+    """Raises UserError where the folds were assigned otherwise than asked for.
+
+    asked  values of `n_folds`, `seed` and settings of GIVEN by name, None for none; those that it lacks may be any
+    """
+    stored = read_json(workspace.folds_json, hint=SPLIT_HINT)
+    before = {name: stored.get(name) for name in ("n_folds", "seed", *GIVEN)}
+    now = {name: asked.get(name, value) for name, value in before.items()}
+    if now["fold_column"]:  # which brings its number of folds
+        now["n_folds"] = before["n_folds"]
+    if now != before:
+        raise UserError(
+            f"the folds in {workspace.folds_csv} were assigned with {_manner(before)}, not {_manner(now)}",
+            hint=_remove_hint(workspace),
+        )
 
 
 def changed_since(workspace: Workspace, folds: Folds, manifest: pd.DataFrame | None = None) -> str | None:
@@ -92,9 +103,9 @@ def _changed_images(folds: Folds, images: pd.DataFrame) -> list[str]:
     return sorted({image_id for image_id, _ in stored ^ now})
 
 
-def _manner(n_folds: int, seed: int, given: dict[str, str]) -> str:
-    extra = [f"{name.replace('_', ' ')} {value}" for name, value in given.items()]
-    return " and ".join([f"{n_folds} folds", f"seed {seed}", *extra])
+def _manner(manner: Mapping[str, Any]) -> str:
+    extra = [f"{name.replace('_', ' ')} {manner[name]}" for name in GIVEN if manner[name] is not None]
+    return " and ".join([f"{manner['n_folds']} folds", f"seed {manner['seed']}", *extra])
 
 
 def assign_folds(images: pd.DataFrame, *, n_folds: int, seed: int) -> pd.DataFrame:

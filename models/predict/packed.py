@@ -23,7 +23,7 @@ from models.device import choose_device, choose_precision, short_name
 from models.input.views import view_size
 from models.predict.again import load_trained
 from models.predict.model import Model, Passes, log_probs_of
-from models.probe.bodies import probed_bodies
+from models.probe.bodies import apart, probed_bodies
 from models.probe.features import FrozenBody, image_features, stored
 from models.probe.heads import FeatureRows, head_views
 from models.probe.logistic import Head
@@ -48,6 +48,7 @@ class PackedRun:
     parts      by fold (or `all`): the file of its tensors, and what is added to its logits, (C,); of neighbours the
                number of the fold and the fields of its `Choice`
     views      those that the blend uses
+    licence    of the weights that its training started from; empty where it started from scratch
     stages     of trained networks, as in `build_network`
     """
 
@@ -82,7 +83,11 @@ def pack_run(
         bodies, files = _neighbours(workspace, run, folds, plans)
     else:
         bodies, files = _probe(workspace, run, plans) if kind == PROBE else _networks(workspace, run, folds)
-    first, *beside = [PackedRun(**body, views=tuple(views), licence=_licence(body)) for body in bodies]
+    starts = apart(next(begun_settings(workspace, run))["weights"])
+    first, *beside = [
+        PackedRun(**body, views=tuple(views), licence="" if start == "random" else _licence(body))
+        for body, start in zip(bodies, starts, strict=True)
+    ]
     return replace(first, beside=tuple(beside)), iter(files.items())
 
 

@@ -55,6 +55,18 @@ def test_status_names_the_settings_that_a_run_was_not_begun_with_where_folds_of_
     )
 
 
+def test_status_said_that_nothing_is_missing_where_kit_toml_asks_for_other_folds(work, typed):
+    Path("kit.toml").write_text("[split]\nn_folds = 2\n")
+    assert "were assigned with" not in typed("status", "--work", work).out
+    Path("kit.toml").write_text('[split]\nn_folds = 3\ngroup_regex = "(.)"\n')
+    refused, hint = typed("split", "--work", work, code=2).err.removeprefix("error: ").splitlines()
+    assert refused.endswith("with 2 folds and seed 0, not 3 folds and seed 0 and group regex (.)")
+    out = typed("status", "--work", work).out
+    assert f"\n{refused}; {hint.removeprefix('hint: ')}\nnext: python run.py split --work {work}\n" in out
+    said = json.loads(typed("status", "--json", "--work", work).out)
+    assert said["missing"][0].startswith(refused)
+
+
 def test_predict_gives_the_same_probabilities_again_and_other_views_on_request(work, typed):
     files = [work / "models" / "test_resnet" / "fold0" / name for name in ("oof.npz", "done.json")]
     before = [path.read_bytes() for path in files]
@@ -227,7 +239,7 @@ def test_a_probe_that_fails_is_told_and_training_goes_on(weighty, typed, monkeyp
     monkeypatch.setattr("models.probe.bodies.image_features", fail)
     _, out, err = typed("all", *weighty, "--head", "random")
     assert "test_resnet-probe: failed" in out
-    assert "error: AttributeError: 'Net' object has no attribute 'forward_head'; training goes on without" in err
+    assert "warning: AttributeError: 'Net' object has no attribute 'forward_head'; training goes on without" in err
     assert "work/submissions/blend.csv: 6 rows, valid" in out
     assert not Path("work/submissions/probe.csv").exists()
 

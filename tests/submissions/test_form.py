@@ -1,6 +1,7 @@
 """Tests the form of the sample submission: what `submit` would refuse or make up is said by `prepare`."""
 
 import os
+import re
 
 import pytest
 
@@ -9,6 +10,7 @@ from folds.base.workspace import Workspace
 from folds.find.dataset import find_dataset
 from folds.manifest.manifest import read_manifest
 from folds.settings import PrepareSettings
+from submissions.check import faults_of, score_submission
 from submissions.csv_form import read_layout, sample_layout
 from submissions.settings import SubmitSettings
 from submissions.write import submission_summary, write_submission
@@ -39,22 +41,24 @@ def sample_text(header, labels):
         ("Id,labels", "007 1e3 0", "separates labels by ` `, which stands inside labels too: red fox",
          ANOTHER + ", such as one with `;` between the labels"),
         ("Id,007,1e3,0,red fox", "0,0,0,1",
-         "has the columns Id, 007, 1e3, 0, red fox, not an id and one column for the labels", ANOTHER),
-        ("Id,first,second,third", "007,1e3,0",
-         "has the columns Id, first, second, third, not an id and one column for the labels", ANOTHER),
+         "has the columns Id, 007, 1e3, 0, red fox, not an id and one column for the labels, nor 3 columns with a "
+         "label each", ANOTHER),
+        ("Id,first,second,third", "0.5,0.3,0.2",
+         "has the columns Id, first, second, third, not an id and one column for the labels, nor 3 columns with a "
+         "label each", ANOTHER),
     ],
 )  # fmt: skip
 def test_a_form_that_submit_refuses_was_refused_only_after_all_training(data, typed, header, labels, fault, hint):
     (data / "sample_submission.csv").write_text(sample_text(header, labels))
     said = typed("prepare", data, "--work", "work", *SMALL)
-    assert said.err == f"error: the sample submission {fault}; so `submit` will refuse it\n{hint}\n"
+    assert said.err == f"warning: the sample submission {fault}; so `submit` will refuse it\n{hint}\n"
     assert said.out.endswith("next: python run.py split --work work\n")
     typed("split", "--work", "work", "--n-folds", "2")
     assert refusal(read_layout, Workspace(data.parent / "work"))[0] == f"the sample submission {fault}"
 
 
 def test_a_sample_outside_of_data_takes_the_place_of_one_whose_form_cannot_be_met(data, typed):
-    (data / "sample_submission.csv").write_text(sample_text("Id,first,second,third", "007,1e3,0"))
+    (data / "sample_submission.csv").write_text(sample_text("Id,first,second", "007,1e3"))
     typed("prepare", data, "--work", "work", *SMALL)
     (data.parent / "piped.csv").write_text(sample_text("Id,labels", "007|red fox|0"))
     os.chdir(data)  # where `../piped.csv` was refused
@@ -110,6 +114,31 @@ def test_submit_says_which_separator_it_made_up(work, cell, shown):
         if shown
         else "2 unreadable test images"
     )
+
+
+@pytest.mark.parametrize("cells", ["c001;c000;c002", ";;"])
+def test_a_sample_with_a_column_for_each_of_three_labels_was_refused(work, tmp_path, cells):
+    ids = [*(f"{number:07d}" for number in range(40)), "x1", "x2"]
+    write_submission(work, SubmitSettings(csv_name="one"))
+    work.sample.write_text("ID;Species 1;Species 2;Species 3\n" + "".join(f"{name};{cells}\n" for name in ids))
+    path, layout = write_submission(work, SubmitSettings()).path, read_layout(work)
+    joined = work.submissions.joinpath("one.csv").read_text().splitlines()[1:]
+    head, *rows = path.read_text().splitlines()
+    assert (head, rows) == ("ID;Species 1;Species 2;Species 3", [re.sub("[ ,]", ";", row) for row in joined])
+    (truth := tmp_path / "truth.csv").write_text(
+        "id,label\n" + "".join(f"{r[:7]},{r.split(';')[2]}\n" for r in rows[:4])
+    )
+    score = score_submission(path, truth, layout)
+    assert (score.top1_error, score.top3_error) == (1, 0)
+    path.write_text(path.read_text().replace(rows[0], f"{rows[0][:-4]}nope").replace(rows[1], rows[1][:-5]))
+    assert [fault.partition(":")[0] for fault in faults_of(path.read_bytes(), layout)] == [
+        "1 row without 4 cells", "1 id is missing", "1 row with labels that are not among the classes"
+    ]  # fmt: skip
+
+
+def test_three_columns_called_like_the_classes_are_for_probabilities():
+    sample = read_csv(b"id,a,b,c\n1,,,\n", name="sample.csv")
+    assert refusal(sample_layout, sample, ["a", "b", "c"])[0].startswith("sample.csv has the columns id, a, b, c, not")
 
 
 def test_a_label_of_two_words_that_are_labels_too_is_one_label():

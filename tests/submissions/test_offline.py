@@ -32,7 +32,7 @@ from submissions.offline.infer import affordable, infer
 from submissions.offline.make_pack import _changed_runs, make_pack
 from submissions.offline.pack_file import OpenPack
 from submissions.settings import InferSettings, PackSettings
-from tests.competition import fingerprint, make_competition, refusal
+from tests.competition import TRAIN, fingerprint, make_competition, refusal
 from tests.ensemble.small import change_json
 from tests.models.small import save_body
 
@@ -190,6 +190,11 @@ def test_what_runs_share_is_packed_and_paid_once_and_no_training_image_is_packed
     assert probe.items() < neighbours.items()
     without = next(part for part in pack.smaller if len(part.members) == 2)
     assert list(without.members) == ["test_resnet-probe", "test_resnet-probe-knn"]  # one body for both
+
+
+def test_networks_trained_from_scratch_were_packed_with_licences_of_weights(packed, whole, tmp_path, typed):
+    assert all(one.licence for one in OpenPack(packed[2]).pack.runs.values())
+    assert "starting weights" not in typed("pack", *TRAIN, "--out", tmp_path / "x.zip", "--work", whole).out
 
 
 def test_float16_is_taken_where_no_error_changes_and_a_limit_leaves_members_out(packed, tmp_path):

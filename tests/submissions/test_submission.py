@@ -203,7 +203,7 @@ def test_a_run_that_came_after_the_blend_and_a_csv_of_the_blend_before_are_named
     assert what_is_missing(work, ["m00"])[0] == ["nothing is missing"]
 
 
-def test_images_that_changed_since_the_folds_are_named_by_status_train_and_blend(whole, tmp_path, typed):
+def test_images_that_changed_since_the_folds_are_named_by_status_train_blend_and_submit(whole, tmp_path, typed):
     work = Workspace(shutil.copytree(whole, tmp_path / "work"))
     table = read_manifest(work)
     first = table.index[table["split"] == "train"][0]
@@ -211,9 +211,9 @@ def test_images_that_changed_since_the_folds_are_named_by_status_train_and_blend
     write_manifest(work, table)
     changed = f"1 training image changed since the folds in {work.folds_csv} were assigned: {table['image_id'][first]}"
     assert what_is_missing(work, ["one"]) == ([changed], "split")
-    for step in (["train", "--run", "one", *TRAIN, "--epochs", "2"], ["blend", "--keep", "equal"]):
+    for step in (["train", "--run", "one", *TRAIN, "--epochs", "2"], ["blend", "--keep", "equal"], ["submit"]):
         _, out, err = typed(*step, "--work", work.root)
-        assert changed in " ".join((out + err).split())
+        assert f"warning: {changed}" in " ".join((out + err).split())
 
 
 def test_a_lineage_that_is_cut_off_is_named_by_status_too(work):
@@ -238,7 +238,7 @@ def test_a_lineage_that_is_cut_off_is_named_by_status_too(work):
         ("id,predicted\n2,b c d\n01,a b c\n10,d a b\n",
          "its ids are in another order: row 1 is 2 where 01 is expected"),
         (GOOD.replace("b c d", "b c"), "1 row without 3 labels separated by ` `: line 3 `2 | b c`"),
-        (GOOD.replace("b c d", "b,c,d"), "1 row without two cells: line 3 `2 | b | c | d`"),
+        (GOOD.replace("b c d", "b,c,d"), "1 row without 2 cells: line 3 `2 | b | c | d`"),
         (GOOD.replace("b c d", "b c zebra"),
          "1 row with labels that are not among the classes: line 3 `2 | b c zebra`"),
         (GOOD.replace("b c d", "b c b"), "1 row with the same label twice: line 3 `2 | b c b`"),

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from folds.base import terminal
-from folds.base.terminal import Screen, bars_on, duration
+from folds.base.terminal import Screen, bars_on, duration, figures
 
 
 class Tty(io.StringIO):
@@ -49,6 +49,16 @@ def test_a_bar_keeps_to_its_end_to_ascii_and_to_the_columns_where_a_narrow_termi
     assert drawn(40, what="a-run-with-quite-a-long-name fold 3  epoch 10/12", completed=4).endswith("…  40%")
     assert drawn(80, completed=12).endswith("100%  10/10 members")
     assert drawn(80, file=Ascii(), completed=4).isascii()
+
+
+def test_a_table_lost_the_names_of_its_rows_on_a_narrow_terminal():
+    table = figures(None, texts=("run",), numbers=("fold 0", "fold 1", "fold 2", "mean +- sd"))
+    table.add_row("resnet50", "0.0127", "0.0128", "0.0129", "0.0128 +- 0.0001")
+    for columns, row in ((80, ["resnet50 0.0127 0.0128 0.0129 0.0128 +- 0.0001"]),
+                         (44, ["resnet50 0.0127 0.0128 0.0129 0.0128 +-", "0.0001"])):  # fmt: skip
+        console = Console(width=columns, file=io.StringIO())
+        console.print(table)
+        assert [" ".join(line.split()) for line in console.file.getvalue().splitlines()[3:-1]] == row
 
 
 def test_bars_come_and_go_with_what_they_are_around_and_one_unit_has_none(monkeypatch):

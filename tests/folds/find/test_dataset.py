@@ -126,6 +126,24 @@ def test_ids_of_training_images_find_their_files_with_and_without_extension_and_
     assert [label for _, _, label in found(tmp_path)] == ["NA", "b", "007"]
 
 
+def test_a_name_in_another_letter_case_found_no_file_unless_two_files_differ_in_it_alone(tmp_path):
+    write_files(tmp_path, "train/X.JPG", "train/y.jpg", "train/Y.jpg", "train/Z.jpg", "train/z.JPG", "Test/A.PNG")
+    csvs = {"train": "id,label\nx.jpg,a\nY.jpg,b\ny.jpg,c\nz.jpg,d\n", "sample": "id\na.png\n"}
+    assert found(write_files(tmp_path, **csvs)) == [
+        *(("train", name, label) for name, label in (("X.JPG", "a"), ("Y.jpg", "b"), ("y.jpg", "c"))),
+        ("test", "a.png", ""),
+    ]
+
+
+def test_a_readme_among_the_test_images_became_a_test_id_where_no_sample_says_what_is_one(tmp_path):
+    write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/a.jpg", "test/README.TXT", "test/more/a.xml")
+    dataset = find_dataset(tmp_path, PrepareSettings())
+    assert [item.image_id for item in dataset.items] == ["cat/1.jpg", "dog/2.jpg", "a"]
+    assert dataset.notes == ("2 texts and tables among the test images, left out: test/README.TXT, test/more/a.xml",)
+    write_files(tmp_path, sample="id\na\nREADME.txt\n")
+    assert found(tmp_path)[2:] == [("test", "README.txt", ""), ("test", "a", "")]
+
+
 TRAIN = "train/cat/1.jpg train/dog/2.jpg"
 NO_DATA = "give the folder that holds the training images: `python run.py prepare DATA`"
 SORTS = "train/1.jpg train.csv=picture,sort,source\n1,a,web\n"

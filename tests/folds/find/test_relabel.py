@@ -1,5 +1,8 @@
 """Tests other labels than DATA has: what a CSV changes, what it cannot, and what everybody is told."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from folds.base.errors import UserError
@@ -51,6 +54,13 @@ def test_a_file_left_as_it_was_changes_nothing(prepared, data, run_prepare, labe
     result = run_prepare(data, relabel=labels("cat/cat_1.png,cat,0.9\n", header="image_id,label,suggested\n"))
     assert (result.unchanged, fingerprint(workspace.root)) == (True, before)
     assert "changes nothing" in result.notes[0]
+
+
+def test_a_path_relative_to_this_folder_was_advised_for_kit_toml(data, run_prepare, labels, tmp_path, monkeypatch):
+    path = labels("cat/cat_1.png,dog\n")
+    monkeypatch.chdir(data)
+    (note,) = run_prepare(data, relabel=Path(os.path.relpath(path))).notes
+    assert note.endswith(f'or write `relabel = "{path}"` into [prepare] of kit.toml')
 
 
 def test_without_the_file_the_labels_are_those_of_data_again_and_one_is_told(data, run_prepare, labels):

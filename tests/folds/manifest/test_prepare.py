@@ -270,6 +270,21 @@ def test_the_headline_says_what_was_done_and_no_empty_table_of_reasons_is_shown_
     assert headline(run_prepare(data)).startswith("10 files: 0 decoded, 10 unchanged ones kept, in 0:0")
 
 
+def test_training_images_without_a_file_were_two_rows_of_a_table_and_are_a_warning_where_they_are_many(
+    data, run_prepare
+):
+    rows = [f"{path.parent.name}/{path.name},{path.parent.name}\n" for path in sorted(data.glob("TrainVal/*/*"))]
+    (data / "train.csv").write_text(f"id,label\n{''.join(rows[:-1])}lost.png,cat\ngone.png,dog\n")
+    for _ in range(2):  # an unchanged folder is no reason to be silent
+        said = " ".join(shown(prepare_tables(run_prepare(data)), width=140).split())
+        assert said.endswith(
+            "warning: 2 of the 9 training images that the CSV names have no file, and nothing is trained on them: "
+            "gone.png, lost.png; put the files there, or name their folder with `--train-folder NAME`"
+        )
+    (data / "train.csv").write_text(f"id,label\n{''.join(rows)}")
+    assert "warning" not in shown(prepare_tables(run_prepare(data)), width=140)
+
+
 def test_the_split_table_shows_the_rarest_class_and_names_small_ones(competition, run_prepare, run_split):
     run_prepare(competition({"a": 6, "b": 1, "c": 3}))
     folds, _ = run_split(n_folds=3)
