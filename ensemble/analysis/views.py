@@ -262,11 +262,11 @@ def _predict(report: ViewReport, views: str) -> str:
     """The commands that predict the report's runs under these views."""
     trained = ",".join(run for run, kind in report.kinds.items() if kind is None)
     commands = [f"`python run.py predict --run {trained} --views {views}`"] if trained else []
-    if PROBE in report.kinds.values():
-        commands.append(f"`python run.py probe --views {views}` with the backbones and weights of before")
+    frozen = ["probe"] if PROBE in report.kinds.values() else []
     if looked_up := ",".join(run.removesuffix(f"-{KNN}") for run, kind in report.kinds.items() if kind == KNN):
-        commands.append(f"`python run.py knn --run {looked_up} --views {views}`")
-    return " and ".join(commands)
+        frozen.append(f"knn --run {looked_up}")
+    as_before = "with the backbones and weights of before"
+    return " and ".join([*commands, *(f"`python run.py {one} --views {views}` {as_before}" for one in frozen)])
 
 
 def _passes(report: ViewReport, views: Views) -> str:
