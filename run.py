@@ -185,9 +185,7 @@ def infer(pack: PackFile, pictures: Pictures, *, infer: InferSettings, config: C
 @KIT.command(10)
 def status(*, json: AsJson = False, train: TrainSettings, top: Place) -> Shown:
     """Runs x folds with their score, what is missing, and the next command."""
-    file, given = KIT.in_file(), KIT.toml.flat  # only what the file says of the folds: `split` may have had flags
-    asked = {name: value for name, value in {**vars(file.split), "seed": file.top.seed}.items() if name in given}
-    planned = planned_runs(top, train), plans(train), asked
+    planned = planned_runs(top, train), plans(train), KIT.toml.flat  # not the flags that `split` had
     if json:
         sys.stdout.write(submissions.status_for_scripts(top.workspace, *planned, same_place=KIT.same_place))
     else:
