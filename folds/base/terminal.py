@@ -122,7 +122,7 @@ class Screen:
                     done, now = min(done + each, total), time.monotonic()
                     if now - said > LINE_SECONDS and done < total:
                         said, speed = now, done / (now - began)
-                        rest = f"{speed:,.0f} {unit}/s, {duration((total - done) / speed)} left"
+                        rest = f"{pace(speed, unit)}, {duration((total - done) / speed)} left"
                         self.complain(f"{what}: {done:,}/{total:,} {unit}, {rest}")
             elif total == 1:  # it is done or not
                 yield from items
@@ -157,12 +157,17 @@ def bars_on(console: Console) -> Progress:
             parts = [f"{task.percentage:.0f}%"]
             if console.width >= WIDE:
                 parts.append(f"{done:,.0f}/{total:,.0f} {task.fields['unit']}")
-                parts += [f"{speed:,.0f} {task.fields['unit']}/s"] if speed else []
+                parts += [pace(speed, task.fields["unit"])] if speed else []
             return Text("  ".join([*parts, *([f"{duration(left)} left"] if left is not None else [])]))
 
     return Progress(
         What(), Bar(bar_width=BAR), Numbers(table_column=Column(no_wrap=True)), console=console, auto_refresh=False
     )
+
+
+def pace(per_second: float, unit: str) -> str:
+    """Units a second; what takes longer than a second each, as seconds."""
+    return f"{per_second:,.0f} {unit}/s" if per_second >= 1 else f"{1 / per_second:,.0f} s each"
 
 
 def duration(seconds: float) -> str:

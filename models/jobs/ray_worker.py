@@ -97,6 +97,7 @@ class _Reporter:
 
     def track(self, items: Iterable[T], *, what: str, total: int, unit: str = "images", each: int = 1) -> Iterator[T]:
         began, done = time.monotonic(), 0
+        what = what.removeprefix(f"{self.task.key.run}: ")  # the key names the run
         for item in items:
             yield item
             done, now = min(done + each, total), time.monotonic()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from statistics import mean, stdev
 
 from rich.table import Table
 
-from folds.base.terminal import duration, figures
+from folds.base.terminal import duration, figures, pace
 from folds.base.workspace import Workspace
 from models.runs import done_folds, done_refit, runs
 from models.watch import events
@@ -23,8 +24,8 @@ def job_lines(happened: Happened) -> list[str]:
     lines = event_lines(happened.key, happened.event)
     if not happened.place:
         return lines
-    named = f"{happened.key.name}: "  # which stands in front already
-    return [f"{_where(happened)} | {line.removeprefix(named).removeprefix('  ')}" for line in lines]
+    named = (f"{happened.key.name}: ", f"{happened.key.run}: ", "  ")  # which stands in front already
+    return [f"{_where(happened)} | {functools.reduce(str.removeprefix, named, line)}" for line in lines]
 
 
 def event_lines(key: JobKey, event: Event) -> list[str]:
@@ -86,7 +87,7 @@ def event_lines(key: JobKey, event: Event) -> list[str]:
 
 def progress_line(progress: JobProgress) -> str:
     """A line of a job's progress on Ray."""
-    speed = f", {progress.per_second:,.0f} {progress.unit}/s" if progress.per_second else ""
+    speed = f", {pace(progress.per_second, progress.unit)}" if progress.per_second else ""
     return f"{_where(progress)} | {progress.what}: {progress.done:,}/{progress.total:,} {progress.unit}{speed}"
 
 

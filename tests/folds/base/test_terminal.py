@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from folds.base import terminal
-from folds.base.terminal import Screen, bars_on, duration, figures
+from folds.base.terminal import Screen, bars_on, duration, figures, pace
 
 
 class Tty(io.StringIO):
@@ -40,6 +40,11 @@ def drawn(columns, file=None, **task):
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (754, "12:34"), (45_296, "12:34:56")])
 def test_durations_have_hours_where_there_are_some(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("per_second", "text"), [(1_234.4, "1,234 images/s"), (1, "1 images/s"), (0.032, "31 s each")])
+def test_a_slow_pace_is_shown_as_seconds_each(per_second, text):
+    assert pace(per_second, "images") == text
 
 
 def test_a_bar_keeps_to_its_end_to_ascii_and_to_the_columns_where_a_narrow_terminal_has_the_numbers_alone():

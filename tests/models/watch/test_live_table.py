@@ -7,8 +7,19 @@ import pytest
 from rich.console import Console
 
 from folds.base.terminal import Screen, bars_on
-from models.watch.events import EpochRow, FoldDone, FoldFailed, FoldHeld, FoldResumed, JobEvent, JobKey, JobProgress
+from models.watch.events import (
+    EpochRow,
+    FoldDone,
+    FoldFailed,
+    FoldHeld,
+    FoldResumed,
+    JobEvent,
+    JobKey,
+    JobProgress,
+    ProbeStarted,
+)
 from models.watch.live_table import JobState, LiveTable
+from models.watch.tables import job_lines
 from tests.models.small import STARTED
 from tests.models.small import epoch_row as row
 
@@ -193,3 +204,9 @@ def test_runs_that_do_not_fit_are_counted_and_those_that_run_are_shown_first():
     made = shown(known, 80, 12)
     assert [line.split()[0] for line in made[-3:]] == ["run00", "run29", "and"]
     assert made[-1] == "and 28 more runs"
+
+
+def test_a_line_on_ray_names_its_run_once():
+    probing = ProbeStarted("lite0.in1k", 100, 50, 224, 224, 288, "cpu", "float32")
+    [line] = job_lines(happened("lite0-probe", None, probing, "node7"))
+    assert line.startswith("lite0-probe on node7 | lite0.in1k, frozen, 100 training")
