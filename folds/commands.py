@@ -15,7 +15,7 @@ from folds.base.errors import counted, first_few
 from folds.base.locks import alone
 from folds.base.terminal import Screen, duration
 from folds.base.workspace import Workspace
-from folds.find.reasons import NO_FILE
+from folds.find.reasons import NEVER_OPENED, NO_FILE, from_cell
 from folds.manifest import prepare as manifest
 from folds.manifest.duplicates import KINDS
 from folds.manifest.prepare import PrepareResult
@@ -75,13 +75,13 @@ def prepare_tables(result: PrepareResult) -> RenderableType:
 
 
 def headline(result: PrepareResult) -> str:
-    absent = int(result.manifest["reasons"].str.contains(NO_FILE, regex=False).sum())  # ids of a CSV, and no file
-    n_files = len(result.manifest) - absent
+    codes = [{reason.code for reason in from_cell(cell)} for cell in result.manifest["reasons"]]
+    n_files = sum(NO_FILE not in of_file for of_file in codes)  # it stands for an id of a CSV
     files = f"{n_files:,} files"
     if result.unchanged:
         return f"{files}, unchanged since the last prepare: nothing to do"
-    kept = n_files - result.decoded
-    again = f", {kept:,} unchanged ones kept" if kept else ""
+    kept = sum(of_file.isdisjoint(NEVER_OPENED) for of_file in codes) - result.decoded
+    again = f", {kept:,} kept as they were" if kept else ""
     rate = result.decoded / max(result.seconds, 1e-9)
     decoded = f"{result.decoded:,} decoded{again}, in {duration(result.seconds)} ({rate:,.0f} images/s)"
     return f"{files}: {decoded}, kept {'as JPEG ' if result.store == 'jpeg' else ''}at {result.store_size} pixels"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,7 @@ import numpy as np
 
 from folds.base.errors import UserError
 from folds.base.workspace import digest
+from folds.pixels.pool import usable_cores
 
 CHUNK_ROWS = 2048  # rows x 103 classes x float32 = 0.8 MB: a piece and its working copies stay in the processor's cache
 MOST_THREADS = 4  # each holds one piece of all members; beyond that the disk or the memory bus is the limit
@@ -122,5 +122,5 @@ def _find_values(path: Path) -> tuple[int, tuple[int, ...]]:
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """The results in the order of the items, whatever finishes first, so that sums come out the same every time."""
-    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(MOST_THREADS, usable_cores())) as pool:
         yield from pool.map(work, items)

@@ -23,14 +23,12 @@ from folds.find.layout import (
     pick_train_columns,
     pick_train_folder,
 )
-from folds.find.listing import File, Lookup, list_files, refuse_outside, relative, stem
+from folds.find.listing import TEXTS, File, Lookup, list_files, refuse_outside, relative, stem
 from folds.find.reasons import NO_FILE, NOT_LISTED, RELABELLED, TWO_LABELS, UNLABELLED, Reason
 from folds.settings import PrepareSettings
 
 RELABEL_FLAG = "`--relabel FILE`"
 MOST_LACKING = 0.01  # of the ids of a CSV; where more lack their file, the folder is another or its download stopped
-
-TEXTS = (".txt", ".md", ".csv", ".tsv", ".json", ".html", ".pdf", ".xml", ".yaml", ".toml", ".zip", ".py", ".ipynb")
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,7 @@ class Dataset:
     """items: training images, then test images, each sorted by id; notes: sentences.
 
     sample, train_csv  their paths below root; None where there is none; a sample from elsewhere has its whole path
+    id_column          of train_csv
     targets            the true paths of the folders that links of the data lead to
     """
 
@@ -60,6 +59,7 @@ class Dataset:
     items: tuple[Item, ...]
     sample: str | None
     train_csv: str | None
+    id_column: str | None
     hidden: tuple[str, ...]
     notes: tuple[str, ...]
     targets: tuple[str, ...]
@@ -88,22 +88,29 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
     test_files = [file for file in listing.below(test_folder) if file.path not in tables] if test_folder else []
     taken = {*tables, *(file.path for file in test_files)}
     train_files = [file for file in listing.below(train_folder) if file.path not in taken]
+    train, notes, id_column = _items_of_folders(train_files, train_folder), list(listing.notes), None
+    if train_csv and settings.train_csv is None and _lists_classes(tables[train_csv], train):
+        notes.append(f"{train_csv} lists the classes: labels are the folders of the images")
+        train_csv = None
     if train_csv:
         lookup = Lookup(train_files, train_folder)
         columns = pick_train_columns(tables[train_csv], tables.get(sample or ""), lookup, settings)
-        train = _items_of_csv(tables[train_csv], columns, train_files, lookup, root=data)
-    else:
-        train = _items_of_folders(train_files, train_folder)
+        train, id_column = _items_of_csv(tables[train_csv], columns, train_files, lookup, root=data), columns[0]
     if test_folder is None and sample_ids is not None:  # training and test images lie together
         train = [item for item in train if not any(reason.code == NOT_LISTED for reason in item.reasons)]
         train_paths = {item.file.path for item in train}
         test_files = [file for file in listing.files if file.path not in train_paths and file.path not in tables]
     test = items_to_predict(test_files, test_folder or "", sample_ids, sample=tables[sample].name if sample else "")
     texts = [file.path for file in test_files if file.path.lower().endswith(TEXTS) and sample_ids is None]
-    notes = [] if test else ["there is no folder of test images: nothing can be predicted"]
+    if not test:
+        notes.append("there is no folder of test images: nothing can be predicted")
     if texts:
         what = counted(len(texts), "text or table", "texts and tables")
         notes.append(f"{what} among the test images, left out: {first_few(texts)}")
+    used = {file.path for file in (*train_files, *test_files)}
+    if others := [f.path for f in listing.files if f.path not in used and not f.path.lower().endswith(TEXTS)]:
+        what = counted(len(others), "file is", "files are")
+        notes.append(f"{what} neither a training nor a test image, left out: {first_few(others)}")
     _refuse_one_class(train, name=train_csv or train_folder or str(data))
     _refuse_twice(train, what="training")
     return Dataset(
@@ -111,8 +118,9 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
         items=tuple(item for items in (train, test) for item in sorted(items, key=lambda item: item.image_id)),
         sample=sample,
         train_csv=train_csv,
+        id_column=id_column,
         hidden=tuple(listing.hidden),
-        notes=(*listing.notes, *notes),
+        notes=tuple(notes),
         targets=tuple(listing.targets),
     )
 
@@ -196,6 +204,13 @@ def _items_of_folders(files: Sequence[File], folder: str) -> list[Item]:
         elif folder:
             items.append(_left_out(image_id, file, "train", Reason("no label", "it lies beside the class folders")))
     return items
+
+
+def _lists_classes(table: CsvTable, items: Sequence[Item]) -> bool:
+    """Whether a table has a row for each class folder, and so no labels of images."""
+    labels = {item.label for item in items} - {""}
+    columns = [table.column(name) for name in dict.fromkeys(table.header)]
+    return len(labels) > 1 and any(labels <= set(cells) and len(set(cells)) == len(cells) for cells in columns)
 
 
 def _items_of_csv(

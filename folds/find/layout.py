@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, CsvTable, pick_column, plain, usual_column
 from folds.base.errors import UserError, first_few
-from folds.find.listing import Listing, Lookup, refuse_outside, relative
+from folds.find.listing import Listing, Lookup, refuse_outside, relative, stem
 from folds.settings import PrepareSettings
 
 TRAIN_FOLDERS = frozenset(
@@ -20,11 +19,11 @@ TEST_FOLDERS = frozenset(
 )
 TRAIN_CSVS = frozenset({"train", "training", "trainlabels", "traininglabels", "labels", "trainval"})
 SAMPLES = frozenset({"samplesubmission", "samplesubmissions", "samplesubmit", "submissionsample", "submissionformat"})
-LOOKED_AT = 100  # cells of a column that are looked for among the files
+LOOKED_AT = 1000  # cells of a column that are looked for among the files; all where none of them names one
 
 
 def pick_file(listing: Listing, given: str | None, names: frozenset[str], *, flag: str) -> str | None:
-    """The CSV given, or the one right below the data folder with a usual name."""
+    """The CSV given, or the one with a usual name, of which its folders are a part: `train/labels.csv`."""
     faults = {file.path: file.fault for file in listing.files}
     if given is not None:
         path = _inside(given, flag=flag)
@@ -88,6 +87,8 @@ def pick_folder(
     if len(fit) > 1 and ids is not None:
         lookups = {folder: Lookup(listing.below(folder), folder) for folder in fit}
         fitting = [folder for folder, lookup in lookups.items() if all(map(lookup.find, ids))]
+        if not fitting:
+            return None  # the ids stand in several of them: they are looked for in all of DATA
         fit = fitting if len(fitting) == 1 else fit
     if len(fit) > 1:
         raise UserError(
@@ -107,67 +108,57 @@ def pick_train_columns(
 ) -> tuple[str, str]:
     """The columns of the ids and of the labels.
 
-    Those that the settings name; else both columns of the sample submission, where the table has them too; else those
-    with usual names; else, of two columns, the one whose cells name files is that of the ids.
+    Those that the settings name; else both columns of the sample submission, where the table has them too; else the
+    ids are what names files, and the labels a column with a usual name, or of two columns the other one.
     Raises UserError, naming the columns that there are, where that decides nothing.
     """
-    id_column, label_column = settings.id_column, settings.label_column
+    header, id_column, label_column = table.header, settings.id_column, settings.label_column
     for given in (id_column, label_column):
         if given is not None:
             table.column(given)  # refuses one that is not there
-    if len(table.header) == 2 and id_column in table.header:
-        label_column = label_column or _other(table.header, id_column)
-    elif len(table.header) == 2 and label_column in table.header:
-        id_column = id_column or _other(table.header, label_column)
-    pair = _pair(table, sample, lookup)
-    if pair is not None:
-        id_column = id_column or pair[0]
-        label_column = label_column or (pair[1] if pair[1] != id_column else None)
-    return (
-        id_column or pick_column(table, ID_NAMES, what="id", flag="--id-column"),
-        label_column or pick_column(table, LABEL_NAMES, what="label", flag="--label-column"),
-    )
-
-
-def _pair(table: CsvTable, sample: CsvTable | None, lookup: Lookup) -> tuple[str, str] | None:
-    """The columns of ids and labels: both of the sample where the table has them, else both of a table of two."""
-    header = table.header
     if sample is not None and len(set(sample.header)) == 2 and set(sample.header) <= set(header):
-        id_column = pick_column(sample, ID_NAMES, what="id", flag="--id-column", position=0)
-        return id_column, _other(sample.header, id_column)
-    if len(header) != 2 or len(set(header)) != 2:
-        return None
-    usual_id, usual_label = usual_column(header, ID_NAMES), usual_column(header, LABEL_NAMES)
-    if usual_id and usual_label:
-        return usual_id, usual_label
-    of_files = [name for name in header if _names_files(table.column(name)[:LOOKED_AT], lookup)]
-    found = of_files[0] if len(of_files) == 1 else _other(header, usual_label) if usual_label else usual_id
-    if found is None or usual_column((_other(header, found),), ID_NAMES):
-        return None  # two columns of ids, and none of labels
-    return found, _other(header, found)
+        of_sample = pick_column(sample, ID_NAMES, what="id", flag="--id-column", position=0)
+        id_column = id_column or of_sample
+        label_column = label_column or next(name for name in sample.header if name != of_sample)
+    if len(header) == 2 and label_column in header:
+        id_column = id_column or header[label_column == header[0]]
+    id_column = id_column or naming_column(table, lookup) or pick_column(table, ID_NAMES, what="id", flag="--id-column")
+    rest = [name for name in header if name != id_column]
+    if len(header) == 2 and rest and not usual_column(rest, ID_NAMES):
+        label_column = label_column or rest[0]
+    return id_column, label_column or pick_column(table, LABEL_NAMES, what="label", flag="--label-column")
 
 
-def _other(header: Sequence[str], name: str | None) -> str:
-    """Of two columns the other one."""
-    return header[1] if header[0] == name else header[0]
+def naming_column(table: CsvTable, *lookups: Lookup) -> str | None:
+    """The column that names most files, with their extension rather than without; of equal ones one of a usual name.
+
+    A running number may name files by chance, where these are numbered too; so it is not taken for its name alone.
+    """
+    usual = usual_column(table.header, ID_NAMES)
+    for most in (LOOKED_AT, None):
+        found = {}
+        for name in dict.fromkeys(table.header):
+            cells = list(dict.fromkeys(cell for cell in table.column(name) if cell))[:most]
+            found[name] = sum(
+                1 + (stem(cell) != cell) for cell in cells if any(_names_file(cell, one) for one in lookups)
+            )
+        best = max(found, key=lambda name: (found[name], name == usual))
+        if found[best]:
+            return best
+    return None
 
 
-def _names_files(cells: Sequence[str], lookup: Lookup) -> bool:
+def _names_file(cell: str, lookup: Lookup) -> bool:
     try:
-        return any(lookup.find(cell) is not None for cell in cells if cell)
+        return lookup.find(cell) is not None
     except UserError:
-        return True  # a cell fits several files
+        return True  # it fits several files
 
 
 def find_id_column(table: CsvTable, *lookups: Lookup, what: str) -> str:
-    """The column that names images: the one with the usual name, else the first that does. Refuses a table without.
-
-    what  such images are, for the message: `a training image`
-    """
-    usual = usual_column(table.header, ID_NAMES)
-    for name in [*([usual] if usual else []), *table.header]:
-        if any(_names_files(table.column(name), lookup) for lookup in lookups):
-            return name
+    """The column that names images. Refuses a table without; what: such images, for the message: `a training image`."""
+    if (found := naming_column(table, *lookups)) is not None:
+        return found
     raise UserError(
         f"no column of {table.name} names {what}: it has {first_few(table.header, most=10)}",
         hint="an id is the image's path below the training folder, as in manifest.csv, with or without extension",

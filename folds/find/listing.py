@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from folds.base.errors import UserError, counted, first_few
-from folds.find.reasons import Reason
+from folds.find.reasons import BARRED_LINK, BROKEN_LINK, NOT_REGULAR, NOT_UTF8, Reason
 
 SYSTEM_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"})
+TEXTS = (".txt", ".md", ".csv", ".tsv", ".json", ".html", ".pdf", ".xml", ".yaml", ".toml", ".zip", ".py", ".ipynb")
 Key: TypeAlias = tuple[str, int, int]
 
 
@@ -100,10 +101,10 @@ class Listing:
                     elif self._first_path(path) == path:
                         self._waiting.append(path + "/")
                 elif stat.S_ISREG((found := entry.stat()).st_mode):
-                    fault = Reason("its name is not UTF-8") if name != path else None
+                    fault = Reason(NOT_UTF8) if name != path else None
                     self.files.append(File(name, found.st_size, found.st_mtime_ns, fault))
                 else:  # a pipe or a device: opening it might never end
-                    self.files.append(File(name, fault=Reason("not a regular file")))
+                    self.files.append(File(name, fault=Reason(NOT_REGULAR)))
 
     def _follow(self, link: str) -> None:
         path = os.path.join(self.root, link)
@@ -181,7 +182,7 @@ class Lookup:
             found = [file for file in near if composed(kind(file)) == key]
             if len(found) > 1:
                 exact = [file for file in found if image_id in (file.path, self._below(file))]
-                found = exact or found
+                found = exact or [file for file in found if not file.path.lower().endswith(TEXTS)] or found
             if len(found) > 1:
                 raise UserError(f"the id {image_id} fits {len(found)} files: {first_few([f.path for f in found])}")
             if found:
@@ -224,7 +225,7 @@ def _link_fault(entry: os.DirEntry[str]) -> Reason | None:
         entry.stat()
     except OSError as err:
         is_broken = err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-        return Reason("a broken link") if is_broken else Reason("a link that cannot be followed", str(err.strerror))
+        return Reason(BROKEN_LINK) if is_broken else Reason(BARRED_LINK, str(err.strerror))
     return None
 
 

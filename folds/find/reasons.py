@@ -9,6 +9,9 @@ from typing import NamedTuple
 TRUNCATED, DAMAGED, NO_DECODER, TWO_LABELS = "truncated", "damaged", "no decoder", "two labels"
 RELABELLED, UNLABELLED = "relabelled", "unlabelled"  # by `prepare --relabel`: another label, or none
 NOT_LISTED, NO_FILE = "not listed", "no file of this name"
+BROKEN_LINK, BARRED_LINK, NOT_REGULAR = "a broken link", "a link that cannot be followed", "not a regular file"
+NOT_UTF8 = "its name is not UTF-8"
+NEVER_OPENED = (NO_FILE, BROKEN_LINK, BARRED_LINK, NOT_REGULAR, NOT_UTF8)
 CRASHED, TOO_SLOW, UNREAD = "decoder crashed", "decoder took too long", "cannot be read"
 
 

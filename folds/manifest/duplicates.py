@@ -39,19 +39,24 @@ def mark_copies(table: pd.DataFrame, reasons: list[list[Reason]], pixels: Pixels
     table["group"] = np.unique(copies.mirrored, return_inverse=True)[1].astype(np.int64)  # dense, by first appearance
     image_id, split, label, status = (table[name].tolist() for name in ("image_id", "split", "label", "status"))
     exact, upright = copies.exact.tolist(), copies.upright.tolist()
-    in_groups = table[table.duplicated("group", keep=False)]
-    for rows in map(list, in_groups.groupby("group").groups.values()):
-        for row in rows:
-            labels = class_order(label[r] for r in rows if split[r] == "train" and upright[r] == upright[row])
-            if split[row] == "train" and len(labels) > 1:
-                reasons[row].append(Reason(TWO_LABELS, " and ".join(labels)))
-                status[row] = status[row] if settings.keep_two_labels else LEFT_OUT
-            for where in ("train", "test"):
-                others = [other for other in rows if other != row and split[other] == where]
-                ranked = [(0 if exact[o] == exact[row] else 1 if upright[o] == upright[row] else 2, o) for o in others]
-                if ranked:
-                    kind, other = min(ranked)
-                    reasons[row].append(Reason(COPY[KINDS[kind], where], image_id[other]))
+    in_groups = np.flatnonzero(table.duplicated("group", keep=False)).tolist()
+    alike = list(zip(exact, upright, table["group"].tolist(), strict=True))  # what each row shares, by kind of copy
+    first_two: dict[tuple[str, int, int], list[int]] = {}  # rows of a split that share it: one may be the row itself
+    labels: dict[int, set[str]] = {}  # of the training images that show one picture
+    for row in in_groups:
+        for kind, shared in enumerate(alike[row]):
+            first_two.setdefault((split[row], kind, shared), []).append(row)
+            del first_two[split[row], kind, shared][2:]
+        if split[row] == "train":
+            labels.setdefault(upright[row], set()).add(label[row])
+    for row in in_groups:
+        if split[row] == "train" and len(labels[upright[row]]) > 1:
+            reasons[row].append(Reason(TWO_LABELS, " and ".join(class_order(labels[upright[row]]))))
+            status[row] = status[row] if settings.keep_two_labels else LEFT_OUT
+        for where in ("train", "test"):
+            fit = ((k, other) for k, shared in enumerate(alike[row]) for other in first_two.get((where, k, shared), ()))
+            if found := next(((kind, other) for kind, other in fit if other != row), None):
+                reasons[row].append(Reason(COPY[KINDS[found[0]], where], image_id[found[1]]))
     table["status"] = status
 
 

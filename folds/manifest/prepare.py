@@ -18,7 +18,7 @@ from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, read_json_if_whole, replacing, write_bytes, write_json
 from folds.find.dataset import Dataset, Item, find_dataset, relabel
 from folds.find.listing import File, Key
-from folds.find.reasons import DAMAGED, TRUNCATED, from_cell, reason_text, to_cell
+from folds.find.reasons import DAMAGED, TRUNCATED, UNREAD, from_cell, reason_text, to_cell
 from folds.manifest.duplicates import mark_copies
 from folds.manifest.manifest import (
     COLUMNS,
@@ -35,7 +35,7 @@ from folds.manifest.summary import decoder_notes
 from folds.pixels.decode import Facts
 from folds.pixels.fill import Known, fill, write_row
 from folds.pixels.formats import FORMATS
-from folds.pixels.pool import start_server
+from folds.pixels.pool import start_server, usable_cores
 from folds.pixels.store import FORMS, VERSION, Pixels, open_store, store_path, write_head
 from folds.settings import PrepareSettings, StoreForm
 
@@ -94,11 +94,19 @@ def prepare(
             notes.append(note)
         elif before.get("relabelled"):
             notes.append("labels are those of DATA again, since `--relabel` was not given this time")
+        if dataset.sample is None and before.get("sample", digest(b"")) != digest(b""):
+            notes.append(
+                "the sample submission of the last prepare is not used, since `--sample` was not given this time"
+            )
         size = settings.store_size or max(needed_size, before.get("store_size", 0))
         form: StoreForm = settings.store or before.get("store", "raw")
         settings = replace(settings, store_size=size, store=form)
         state = _state(dataset, settings, relabelled=relabelled)
-        unchanged = before == {**state, "manifest": before.get("manifest")} and _is_whole(workspace, before)
+        unchanged = (
+            before == {**state, "manifest": before.get("manifest")}
+            and _is_whole(workspace, before)
+            and not _may_be_read_now(workspace, dataset.root)
+        )
         if unchanged:
             manifest, decoded = read_manifest(workspace), 0
         else:
@@ -136,7 +144,7 @@ def _make(
     size, form = state["store_size"], state["store"]
     with replacing(store_path(workspace, size, form)) as temporary:
         pixels = FORMS[form].create(temporary, n=len(files), size=size)
-        workers = settings.workers or os.cpu_count() or 1
+        workers = settings.workers or usable_cores()
         made, decoded = fill(pixels, files, root=dataset.root, known=known, workers=workers, track=track)
         manifest = _manifest(dataset, made, pixels, settings)
         more = pixels.finish()
@@ -216,7 +224,10 @@ def _state(dataset: Dataset, settings: PrepareSettings, *, relabelled: int) -> d
         "sample": sample,
         "labels": labels,
         "relabelled": relabelled,
-        "reads_heif": "HEIF" in FORMATS,  # once it is installed, there is something to do
+        "id_column": dataset.id_column,
+        "reads": [
+            name for name in ("AVIF", "HEIF") if name in FORMATS
+        ],  # once it is installed, there is something to do
     }
 
 
@@ -228,6 +239,13 @@ def _is_whole(workspace: Workspace, before: Mapping[str, Any]) -> bool:
         return False
     files = {"manifest": workspace.manifest, "sample": workspace.sample, "labels": workspace.labels}
     return all(digest(path.read_bytes() if path.exists() else b"") == before[name] for name, path in files.items())
+
+
+def _may_be_read_now(workspace: Workspace, root: Path) -> bool:
+    """Whether a file that could not be read can be opened by now; what crashed a decoder is not tried again."""
+    manifest = read_manifest(workspace)
+    unread = manifest.loc[manifest["reasons"].str.contains(UNREAD, regex=False), "path"]
+    return any(os.access(root / path, os.R_OK) for path in unread)
 
 
 def _write_manifest(workspace: Workspace, dataset: Dataset, manifest: pd.DataFrame) -> None:

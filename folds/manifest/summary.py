@@ -92,7 +92,7 @@ def copy_counts(manifest: pd.DataFrame) -> list[CopyCount]:
     is_train = table["split"] == "train"
     in_train, in_test = (table["code"].isin([COPY[kind, where] for kind in KINDS]) for where in ("train", "test"))
     found = {
-        "copies inside a class": table[is_train & in_train & ~is_twice],
+        "copies among the training images": table[is_train & in_train & ~is_twice],
         "the same picture under two labels": table[is_train & in_train & is_twice],
         "training images that are also test images": table[is_train & in_test],
         "test images that are also training images": table[~is_train & in_train],

@@ -60,7 +60,7 @@ def fill(
     facts = [known.of(file) for file in files]
     if known.pixels is not None:  # of the same size and form
         with open(pixels.path, "r+b") as store:
-            for row, fact in enumerate(facts):
+            for row, fact in track(enumerate(facts), what="keep", total=len(files)):
                 if fact is not None and fact.decoded > 0:
                     old_row, _ = known.facts[files[row].key]
                     data = known.pixels.stored(old_row)

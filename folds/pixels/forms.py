@@ -24,6 +24,7 @@ from PIL import Image
 
 from folds.base.errors import UserError
 from folds.base.workspace import digest, reserve
+from folds.pixels.pool import usable_cores
 
 CHANNELS = 3
 QUALITY, SUBSAMPLING = 95, "4:4:4"
@@ -158,7 +159,7 @@ class JpegPixels:
         As many as OMP_NUM_THREADS says where it is set, as on a shared machine and by Ray, else one for each core.
         """
         given = os.environ.get("OMP_NUM_THREADS", "")
-        n = int(given) if given.isdigit() and int(given) else os.cpu_count() or 1
+        n = int(given) if given.isdigit() and int(given) else usable_cores()
 
         def decode(first: int) -> None:  # each n-th row: pictures differ in their cost, and neighbours may be alike
             for at in range(first, len(rows), n):

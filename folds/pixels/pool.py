@@ -32,6 +32,11 @@ KEPT_MEMORY = 1 << 26  # bytes, at most, that a process keeps from one file for 
 MOST_MMAP_THRESHOLD = 1 << 25  # bytes; glibc takes no more
 
 
+def usable_cores() -> int:
+    """Cores that this process may use: Slurm and taskset give it some of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_processes(
     function: Callable[[Any], Any], items: Sequence[Any], *, workers: int
 ) -> Iterator[tuple[int, Any | Reason]]:

@@ -65,14 +65,15 @@ def _cells(workspace: Workspace, settings: SplitSettings, manifest: pd.DataFrame
         message = f"DATA had no CSV of labels when it was prepared, so there is no column {first_few(columns)}"
         raise UserError(message, hint=f"`--groups CSV` names one; or once more {PREPARE_HINT}")
     data = read_given(path, hint="`--groups CSV`")
-    if settings.groups is None and digest(data) != read_json(workspace.prepare_json, hint=PREPARE_HINT).get("labels"):
+    prepared = {} if settings.groups is not None else read_json(workspace.prepare_json, hint=PREPARE_HINT)
+    if settings.groups is None and digest(data) != prepared.get("labels"):
         raise UserError(f"{path} is damaged: its content is not what `prepare` copied", hint=PREPARE_HINT)
     table = read_csv(data, name=str(path))
     cells = [table.column(name) for name in columns]
     train = manifest[manifest["split"] == "train"]
     lookup = Lookup.of_images(train["image_id"], train["path"])
     found: dict[str, tuple[str, ...]] = {}
-    id_column = find_id_column(table, lookup, what="a training image")
+    id_column = prepared.get("id_column") or find_id_column(table, lookup, what="a training image")
     for image, *values in zip(table.column(id_column), *cells, strict=True):
         file = lookup.find(image) if image else None
         if file is not None and (before := found.setdefault(file.path, tuple(values))) != tuple(values):

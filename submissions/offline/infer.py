@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from folds.find.dataset import Item, ids_of_sample, items_to_predict
 from folds.find.listing import list_files
 from folds.manifest.manifest import natural_key
 from folds.pixels.fill import Known, fill
+from folds.pixels.pool import usable_cores
 from folds.pixels.store import FORMS, PixelStore
 from models.predict.predictions import average_views
 from submissions.check import valid_csv
@@ -201,7 +201,7 @@ class _Work:
         pack, items = self.opened.pack, self.items[self.blocks[at]]
         path = self.state / f"pixels-{at:05d}"
         pixels = FORMS[pack.store_form].create(path, n=len(items), size=pack.store_size)
-        workers = self.settings.workers or os.cpu_count() or 1
+        workers = self.settings.workers or usable_cores()
         files = [item.file for item in items]
         facts, _ = fill(pixels, files, root=self.pictures, known=Known({}, None), workers=workers, track=silently)
         return PixelStore(

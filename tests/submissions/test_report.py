@@ -80,7 +80,7 @@ def test_copies_leaks_and_left_out_files_stand_on_the_page_with_their_pictures(r
     _, made, said = reported
     page = made.path.read_text()
     kinds = {one["title"] for one in said["data"]["copies"]}
-    assert kinds >= {"copies inside a class", "the same picture under two labels"}
+    assert kinds >= {"copies among the training images", "the same picture under two labels"}
     assert "training images that are also test images" in kinds
     lost = {one["image"]["path"]: one["status"] for one in said["data"]["left_out"]}
     same, empty = ("TrainVal/1/same.jpg", "TrainVal/2/same.jpg"), "TrainVal/0/empty.jpg"

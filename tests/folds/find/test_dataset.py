@@ -39,10 +39,27 @@ CAT, DOG = ("train", "cat/1.jpg", "cat"), ("train", "dog/2.jpg", "dog")
                      id="training and test images may lie together"),
         pytest.param("train/cat/1.jpg train/dog/2.jpg test/cafe\u0301.jpg", {"sample": "id\ncaf\u00e9\n"}, {},
                      [CAT, DOG, ("test", "caf\u00e9", "")], id="composed and decomposed names are one"),
+        pytest.param("train/1.jpg train/2.jpg", {"train": "id,filename,label\n1,2.jpg,a\n2,1.jpg,b\n"}, {},
+                     [("train", "1.jpg", "b"), ("train", "2.jpg", "a")],
+                     id="a running number that names files by chance is no id"),
+        pytest.param("train/1.jpg train/2.jpg train/1.txt", {"train": "id,label\n1,a\n2,b\n"}, {},
+                     [("train", "1.jpg", "a"), ("train", "2.jpg", "b")], id="a text beside an image is not meant"),
+        pytest.param("train/cat/1.jpg train/dog/2.jpg Public/3.jpg Private/4.jpg", {"sample": "id\n4\n3\n"}, {},
+                     [CAT, DOG, ("test", "3", ""), ("test", "4", "")], id="a sample may span two test folders"),
     ],
 )  # fmt: skip
 def test_images_and_labels_are_found_where_they_lie(tmp_path, files, csvs, settings, expected):
     assert found(write_files(tmp_path, *files.split(), **csvs), **settings) == expected
+
+
+def test_what_is_left_aside_is_noted(tmp_path):
+    write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "val/cat/3.jpg", "test/4.jpg", "val/notes.txt")
+    (tmp_path / "labels.csv").write_text("name,breed\ncat,felis\ndog,canis\n")
+    assert found(tmp_path) == [CAT, DOG, ("test", "4", "")]
+    assert find_dataset(tmp_path, PrepareSettings()).notes == (
+        "labels.csv lists the classes: labels are the folders of the images",
+        "1 file is neither a training nor a test image, left out: val/cat/3.jpg",
+    )
 
 
 def test_hidden_and_system_files_are_left_out_and_counted(tmp_path):
@@ -167,7 +184,8 @@ SORTS = "train/1.jpg train.csv=picture,sort,source\n1,a,web\n"
         (f"{TRAIN} test/a.jpg sample_submission.csv=id\na\nb\nc\nd\ne\n", {},
          "4 ids of sample_submission.csv have no file in test: b, c, d and 1 more",
          "put the files there, or name the folder with `--test-folder NAME`"),
-        (SORTS, {}, "train.csv has no id column; it has picture, sort, source", "name it with `--id-column COLUMN`"),
+        (SORTS.replace("1,", "9,"), {}, "train.csv has no id column; it has picture, sort, source",
+         "name it with `--id-column COLUMN`"),
         (SORTS, {"id_column": "picture"}, "train.csv has no label column; it has picture, sort, source",
          "name it with `--label-column COLUMN`"),
         (SORTS, {"id_column": "x"}, "train.csv has no column x; it has picture, sort, source", None),

@@ -2,11 +2,14 @@ import io
 
 import imagehash
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from folds.manifest.duplicates import find_copies
+from folds.manifest import duplicates
+from folds.manifest.duplicates import Copies, find_copies
 from folds.manifest.hashes import close_hashes, difference, perceptual_hashes, thumbnail
+from folds.settings import PrepareSettings
 from tests.competition import make_picture
 
 
@@ -87,6 +90,33 @@ def test_difference_is_a_share_of_the_contrast():
     one = np.array([100, 120, 100, 120], dtype=np.uint8)  # variance 100
     others = np.array([[100, 120, 100, 120], [120, 100, 120, 100]], dtype=np.uint8)
     assert difference(one, others).tolist() == [0.0, 2.0]  # 20 levels apart over a contrast of 10
+
+
+def test_a_crowd_of_one_picture_is_marked_as_pair_by_pair(monkeypatch):
+    rng, n = np.random.default_rng(0), 60
+    copies = Copies(*(np.minimum(np.arange(n), edge) for edge in (50, 40, 30)))  # the last are exact, near, mirrored
+    table = pd.DataFrame({"image_id": [f"i{row}" for row in range(n)], "split": rng.choice(["train", "test"], n)})
+    table["label"], table["status"] = np.where(table["split"] == "train", rng.choice(["a", "b"], n), ""), "usable"
+    monkeypatch.setattr(duplicates, "_copies_in", lambda *_, **__: copies)
+    reasons = [[] for _ in range(n)]
+    duplicates.mark_copies(table, reasons, None, PrepareSettings())
+    split, label = table["split"].tolist(), table["label"].tolist()
+    for row in range(n):
+        expected = []
+        alike = [o for o in range(n) if copies.upright[o] == copies.upright[row] and split[o] == "train"]
+        if split[row] == "train" and len({label[o] for o in alike}) > 1:
+            expected.append(("two labels", "a and b"))
+        for where in ("train", "test"):
+            kinds = [
+                (rank, o)
+                for rank, of_kind in enumerate((copies.exact, copies.upright, copies.mirrored))
+                for o in range(n)
+                if o != row and split[o] == where and of_kind[o] == of_kind[row]
+            ]
+            if kinds:
+                rank, other = min(kinds)
+                expected.append((f"{('exact', 'near', 'mirrored')[rank]} copy in {where}", f"i{other}"))
+        assert list(map(tuple, reasons[row])) == expected
 
 
 def test_no_image_is_no_copy():

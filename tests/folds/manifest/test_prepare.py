@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from folds.base.errors import UserError
-from folds.base.workspace import Workspace, read_json, write_json
+from folds.base.workspace import Workspace, digest, read_json, write_json
 from folds.commands import headline, prepare_tables, split_tables
 from folds.find.reasons import from_cell
 from folds.manifest import manifest
@@ -128,6 +128,28 @@ def test_a_fault_that_may_pass_is_looked_at_again(data, run_prepare, workspace, 
     assert by_image(result.manifest).loc["cat/empty.jpg", "reasons"] == "zero-byte"
 
 
+def test_a_file_that_may_be_read_now_was_passed_over_where_nothing_else_had_changed(data, run_prepare, workspace):
+    (data / "TrainVal/cat/empty.jpg").write_bytes(b"")
+    table = run_prepare(data).manifest
+    table["reasons"] = table["reasons"].str.replace("zero-byte", "cannot be read")
+    manifest.write_manifest(workspace, table)
+    state = read_json(workspace.prepare_json, hint="") | {"manifest": digest(workspace.manifest.read_bytes())}
+    write_json(workspace.prepare_json, state)
+    facts = workspace.folds / "files.csv"
+    facts.write_text(facts.read_text().replace("zero-byte", "cannot be read"))
+    result = run_prepare(data)
+    assert (result.unchanged, result.decoded) == (False, 1)
+    assert run_prepare(data).unchanged
+
+
+def test_a_sample_that_is_not_given_again_is_missed(data, run_prepare, tmp_path):
+    (tmp_path / "sample.csv").write_text("id,label\nt1,\nt0,\n")
+    assert run_prepare(data, sample=str(tmp_path / "sample.csv")).notes == ()
+    said = "the sample submission of the last prepare is not used, since `--sample` was not given this time"
+    assert run_prepare(data).notes == (said,)
+    assert run_prepare(data).notes == ()
+
+
 def test_a_work_folder_of_another_version_is_refused_and_made_anew(prepared, data, run_prepare, workspace):
     head = workspace.folds / "pixels-32.json"
     write_json(head, {**read_json(head, hint=""), "version": 1})
@@ -225,7 +247,7 @@ def test_files_copies_and_classes_are_counted_and_shown(data, run_prepare, pictu
         ("two labels", "left out", 2, 0),
     ]
     assert {count.what: (count.exact, count.near, count.mirrored) for count in copy_counts(table)} == {
-        "copies inside a class": (2, 0, 0),
+        "copies among the training images": (2, 0, 0),
         "the same picture under two labels": (2, 0, 0),
         "training images that are also test images": (1, 0, 0),
         "test images that are also training images": (1, 0, 0),
@@ -263,11 +285,13 @@ def test_the_headline_says_what_was_done_and_no_empty_table_of_reasons_is_shown_
     assert "reason" not in text
     assert "images per class" in text
     picture(99).save(data / "TrainVal/cat/cat_0.png")
-    assert headline(run_prepare(data)).startswith("10 files: 1 decoded, 9 unchanged ones kept, in 0:0")
+    assert headline(run_prepare(data)).startswith("10 files: 1 decoded, 9 kept as they were, in 0:0")
     assert headline(run_prepare(data)) == "10 files, unchanged since the last prepare: nothing to do"
     rows = "".join(f"{path.parent.name}/{path.name},{path.parent.name}\n" for path in data.glob("TrainVal/*/*"))
     (data / "train.csv").write_text(f"id,label\n{rows}lost.png,cat\n")
-    assert headline(run_prepare(data)).startswith("10 files: 0 decoded, 10 unchanged ones kept, in 0:0")
+    assert headline(run_prepare(data)).startswith("10 files: 0 decoded, 10 kept as they were, in 0:0")
+    (data / "TrainVal/cat/gone.png").symlink_to("nowhere.png")  # which is a file of the folder and never opened
+    assert headline(run_prepare(data)).startswith("11 files: 0 decoded, 10 kept as they were, in 0:0")
 
 
 def test_training_images_without_a_file_were_two_rows_of_a_table_and_are_a_warning_where_they_are_many(

@@ -60,6 +60,19 @@ def test_images_of_one_group_share_a_fold(treated, run_split, settings):
     assert notes == [f"9 groups by {what} and by copies; the largest has 4 training images: p0"]
 
 
+def test_groups_were_joined_by_another_column_of_ids_than_prepare_was_told(tmp_path, run_prepare, run_split, picture):
+    (tmp_path / "data/train").mkdir(parents=True)
+    rows = ["id,photo,label,patient"]
+    for number in range(24):
+        picture(number).save(tmp_path / "data/train" / f"{number}.png")
+        rows.append(f"{23 - number},{number},{'cat' if number % 2 else 'dog'},p{number // 4}")
+    (tmp_path / "data/train.csv").write_text("\n".join(rows))
+    run_prepare(tmp_path / "data", id_column="photo")
+    folds, _ = run_split(n_folds=3, group_column="patient")
+    patient = np.array([int(Path(name).stem) // 4 for name in folds.image_id])
+    assert [len(set(folds.fold[patient == one].tolist())) for one in range(6)] == [1] * 6
+
+
 def test_copies_join_the_groups_that_they_stand_in(clinic, run_prepare, run_split, picture):
     for patient in ("p3", "p7"):
         picture(99).save(clinic / "train" / f"{patient}_copy.png")
