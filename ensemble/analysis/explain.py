@@ -136,6 +136,10 @@ def explain_image(workspace: Workspace, image_id: str, *, run: str | None = None
         with suppress(UserError):  # a member of it is gone or has changed
             made = open_blend(workspace, blend, tests_only=fold is None)
             blended = guess(f"blend ({blend.candidate})", made.probs(lambda member: probs(member, made.rows)))
+    weights: dict[str, float] = {}  # a run whose views are members of their own has the weight of all
+    for name, weight in (blend.weights if blend else {}).items():
+        for run in blend.runs[name] if blend else ():
+            weights[run] = weights.get(run, 0.0) + weight
     return Explained(
         image_id=image_id,
         split=split,
@@ -144,7 +148,7 @@ def explain_image(workspace: Workspace, image_id: str, *, run: str | None = None
         members=tuple(guess(name, probs(Member(name, (one,)), rows)) for name, (one, rows) in runs.items()),
         blend=blended,
         left_out=tuple(left_out.values()),
-        weights={} if blend is None else {run: blend.weights[name] for name in blend.runs for run in blend.runs[name]},
+        weights=weights,
     )
 
 

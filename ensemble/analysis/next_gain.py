@@ -43,7 +43,7 @@ class NextGain:
 def next_gains(workspace: Workspace) -> list[NextGain]:
     """A further fold or seed of every run and a further member, then each member of the blend, the best an hour first.
 
-    None where there is no blend of these folds by top-3 error.
+    Empty where there is no blend of these folds by top-3 error.
     """
     try:
         blend, folds = load_blend(workspace.blend), load_folds(workspace)
@@ -51,27 +51,29 @@ def next_gains(workspace: Workspace) -> list[NextGain]:
         return []
     if (blend.folds_digest, blend.metric, blend.k) != (folds.digest, TOP3.name, TOP3.k):
         return []
-    hours = {}
-    for name, runs in blend.runs.items():
-        done = [path for run in runs for path in sorted((workspace.models / run).glob("*/done.json"))]
-        hours[name] = sum(float(read_json(path, hint="").get("seconds", 0.0)) for path in done) / 3600
+    spent = {}  # hours of each run: several views of one may be members
+    for run in {run for runs in blend.runs.values() for run in runs}:
+        done = sorted((workspace.models / run).glob("*/done.json"))
+        spent[run] = sum(float(read_json(path, hint="").get("seconds", 0.0)) for path in done) / 3600
+    hours = {name: sum(spent[run] for run in runs) for name, runs in blend.runs.items()}
+    trained = sum(spent[run] for run in {run for name in blend.runs if blend.weights[name] for run in blend.runs[name]})
     known = [
         NextGain(f"{one.name}, already in the blend", hours[one.name], one.without - blend.crossfit)
         for one in blend.worth
         if one.without is not None
     ]
-    ahead = [*_further_networks(blend, hours), *_further_member(blend, hours)]
+    ahead = [*_further_networks(blend, trained), *_further_member(blend, hours)]
     return [*ahead, *sorted(known, key=lambda one: (-(one.per_hour or one.gain), one.what))]
 
 
-def _further_networks(blend: Blend, hours: dict[str, float]) -> list[NextGain]:
+def _further_networks(blend: Blend, trained: float) -> list[NextGain]:
     """One more seed of every run, or one more fold where some are lacking: more networks predict each test image.
 
+    trained: hours that the runs with a weight took
     With K = test_networks / oof_networks, gain * oof = b (1 - 1/K) is known, and b/K - b/2K or b/K - b/(K + 1) comes.
     """
     expected = blend.expected_top3
     ratio = expected.test_networks / expected.oof_networks if expected.oof_networks else 1.0
-    trained = sum(spent for name, spent in hours.items() if blend.weights[name] > 0)
     if ratio <= 1 or not trained or not expected.gain:
         return []
     known = expected.gain * expected.oof / (ratio - 1)  # b / K

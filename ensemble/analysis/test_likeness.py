@@ -136,7 +136,7 @@ def _stored(path: Path, made_of: str) -> Likeness | None:
         with np.load(path, allow_pickle=False) as arrays:
             values = [arrays[field.name] for field in fields(Likeness)]
             is_same = str(arrays["made_of"]) == made_of
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
         return None
     return Likeness(*(value if value.ndim else value.item() for value in values)) if is_same else None
 

@@ -152,7 +152,7 @@ def _out_of_fold(made: Applied, rows: np.ndarray) -> np.ndarray:
     def of_run(run: Run) -> np.ndarray:
         return np.concatenate([run.averaged(fold.scattered(rows)) for fold in run.oof])
 
-    return _finite(made.probs(lambda member: np.mean([of_run(run) for run in member.runs], axis=0)))
+    return made.probs(lambda member: np.mean([of_run(run) for run in member.runs], axis=0)).astype(np.float32)
 
 
 def _by_one_fold(made: Applied, image_id: np.ndarray) -> np.ndarray:
@@ -167,11 +167,5 @@ def _by_one_fold(made: Applied, image_id: np.ndarray) -> np.ndarray:
 
     probs = np.empty((len(image_id), len(made.rows.classes)), np.float32)
     for k in range(turn.max() + 1):
-        probs[turn == k] = _finite(made.probs(partial(probs_of, k=k)))
+        probs[turn == k] = made.probs(partial(probs_of, k=k))
     return probs
-
-
-def _finite(probs: np.ndarray) -> np.ndarray:
-    if not np.isfinite(probs).all():
-        raise UserError("there are probabilities that are NaN or infinite", hint="`python run.py blend` names them")
-    return probs.astype(np.float32)

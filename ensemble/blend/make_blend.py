@@ -71,7 +71,7 @@ def make_blend(
         kept=kept,
         rarest=rarest_loss(kept.outcomes, rows.target),
         undecided=data.objective.undecided if isinstance(data.objective, Reduction) else None,
-        warnings=(*_warnings(loaded), *disagreeing_members(loaded)),
+        warnings=(*disagreeing_members(loaded), *_warnings(loaded)),
     )
 
 
@@ -179,7 +179,11 @@ def _warnings(members: Members) -> list[str]:
         said.append(f"partial: weights and scores are of fold {which} alone, {len(members.rows):,} images")
     if members.left_out:
         said.append(f"partial: {first_few(members.left_out)} left out")
-    said += dict.fromkeys(f"{run.name}: {note}" for run in members.runs for note in run.warnings)
+    notes: dict[str, dict[str, None]] = {}  # of each note the runs that have it
+    for run in members.runs:
+        for note in run.warnings:
+            notes.setdefault(note, {})[run.name] = None
+    said += [f"{first_few(list(names))}: {note}" for note, names in notes.items()]
     alike: dict[tuple[str, ...], dict[str, None]] = {}
     for run in members.runs:
         files = tuple(digest for place, digest in sorted(run.digests.items()) if place.endswith("oof.npz"))

@@ -11,8 +11,6 @@ from ensemble.blend.make_blend import BlendResult
 from folds.base.errors import first_few
 from folds.base.terminal import figures
 
-MOST_WARNINGS = 5
-
 
 def blend_summary(result: BlendResult) -> Group:
     """Everything that `blend` says, for a rich console."""
@@ -79,4 +77,4 @@ def blend_sentences(result: BlendResult) -> list[str]:
     idle = [one.name for one in blend.worth if one.without is not None and one.without <= blend.crossfit]
     if idle:
         sentences.append(f"without {first_few(idle, most=5)} (one at a time) the blend is as good")
-    return sentences + [f"warning: {warning}" for warning in result.warnings[:MOST_WARNINGS]]
+    return sentences + [f"warning: {warning}" for warning in result.warnings]

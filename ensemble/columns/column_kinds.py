@@ -16,6 +16,7 @@ LEAST_ROWS = 50  # training images from which values that repeat too little are 
 CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d(\.\d+)?)?")
 EXIF_DATE = re.compile(r"^(\d{4}):(\d\d):(\d\d)")
 TIME_ZONE = re.compile(r"(?<=[0-9])\s*(Z|UTC|[+-]\d\d:?\d\d)$")  # the light and the habits follow the clock on site
+TIME = re.compile(r"\d[ T]\d\d:?\d\d")  # without one, -9999 is no time zone
 DAY_FORMATS = {"%d.%m.%Y": "day.month.year", "%d/%m/%Y": "day/month/year", "%m/%d/%Y": "month/day/year"}
 DATE_FORMATS = {"ISO8601": ""} | {  # where all cells fit several, the first one
     f"{day}{time}": order for time in ("", " %H:%M", " %H:%M:%S") for day, order in DAY_FORMATS.items()
@@ -76,7 +77,9 @@ def make_column(name: str, cells: pd.Series, label: np.ndarray) -> Column:
 def _number(values: Sequence[str], codes: np.ndarray) -> Kind | None:
     """What is not finite is missing. codes (N,): which value each training image has, -1 for none"""
     try:
-        numbers = np.array([float(value) for value in values])
+        numbers = np.array(
+            [float(value.replace("_", "x")) for value in values]
+        )  # to Python 1_11 and 11_1 are one number
     except ValueError:
         return None
     numbers = np.where(np.isfinite(numbers), numbers, np.nan)
@@ -98,7 +101,8 @@ def _clock(values: Sequence[str]) -> Kind | None:
 
 def _dates(values: Sequence[str]) -> Kind | None:
     """Dates as day count, day of the year and, where there are times, hour. (values, 2 or 3)"""
-    written = [TIME_ZONE.sub("", EXIF_DATE.sub(r"\1-\2-\3", value)) for value in values]
+    dated = [EXIF_DATE.sub(r"\1-\2-\3", value) for value in values]
+    written = [TIME_ZONE.sub("", value) if TIME.search(value) else value for value in dated]
     for style, order in DATE_FORMATS.items():
         try:
             dates = pd.DatetimeIndex(pd.to_datetime(written, format=style))

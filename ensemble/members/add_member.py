@@ -182,15 +182,19 @@ def _as_probs(made: External, folds: Folds, *, logits: bool, beside: Sequence[st
     are_scaled = abs(usual - 1) > RENORMALISED and usual > 0
     are_scaled &= bool(np.isclose(sums, usual, rtol=RENORMALISED, atol=0).mean() > NEARLY_ALL)
     are_rounded = off.max() <= ROUNDED
-    are_shares = not is_negative.any() and (are_scaled or are_rounded)
-    are_logits = bad.mean() > 0.5 and not are_shares  # of real ones all rows are bad; of two classes not one in 450
+    are_off = bad.mean() > 0.5  # of real logits all rows are bad; of two classes not one in 450
+    are_sigmoids = are_off and values.min() >= 0 and values.max() <= 1
+    are_shares = not is_negative.any() and (are_scaled or are_rounded or are_sigmoids)
+    are_logits = are_off and not are_shares
     others = f"all files must be of one kind, and {first_few(beside)} {'holds' if len(beside) == 1 else 'hold'}"
     if logits and not are_logits:
         hint = f"{others} logits: leave out `--logits`, and turn those into probabilities by a softmax of each row"
         alike = ~is_negative & np.isclose(sums, usual, rtol=2 * ROUNDED)
+        why = f"in {alike.sum():,} of its {len(bad):,} rows no number is negative and the sum is about {usual:.3g}"
+        if are_sigmoids and not are_scaled:
+            why = "all numbers lie between 0 and 1"
         raise UserError(
-            f"{file} holds probabilities, not logits: in {alike.sum():,} of its {len(bad):,} rows "
-            f"no number is negative and the sum is about {usual:.3g}",
+            f"{file} holds probabilities, not logits: {why}",
             hint=hint if beside else "leave out `--logits`: it holds for all files",
         )
     if logits:

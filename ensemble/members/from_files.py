@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from ensemble.settings import AddSettings, FileSettings
 from folds.base.csvfile import ID_NAMES, LABEL_NAMES, pick_column, read_csv, read_given
 from folds.base.errors import UserError, first_few
 from folds.base.workspace import Workspace, write_bytes
+from folds.find.dataset import ids_of_sample
 from folds.manifest.manifest import class_order
 from folds.split.assign import COLUMNS, store_folds, stratified_group_folds
 from models.runs import refuse_name
 
 LABELS_HINT = "`--labels labels.csv`: an id column and a label column, one row per training image"
+TWO_FILES = re.compile(r"((?:[A-Za-z]:[\\/])?[^:]+):(.+)")  # either may begin with the letter of a drive
 
 
 def make_file_workspace(workspace: Workspace, files: FileSettings, *, seed: int) -> tuple[str, ...]:
@@ -31,9 +34,10 @@ def make_file_workspace(workspace: Workspace, files: FileSettings, *, seed: int)
     """
     if not files.labels or not files.member:
         raise UserError("a blend of files needs labels and members", hint="`--labels FILE --member OOF:TEST`")
-    members = [_member(text) for text in files.member]
+    members = [member_files(text) for text in files.member]
     names = [name for name, _, _ in members]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    folders = [name.casefold() for name in names]  # on a Mac two names that differ in letter case alone are one
+    twice = sorted({name for name in names if folders.count(name.casefold()) > 1})
     if twice:
         raise UserError(f"two members are called {first_few(twice)}", hint="`--member NAME=OOF:TEST`")
     warnings = _make_folds(workspace, Path(files.labels), n_folds=files.blend_folds, seed=seed)
@@ -60,12 +64,16 @@ def _refuse_gaps(predicted: Mapping[str, set[str]], wanted: Sequence[str], *, of
             raise UserError(f"{test} has no prediction for {counts}: {first_few(lacking)}", hint=hint)
 
 
-def _member(text: str) -> tuple[str, str, str]:
+def member_files(text: str) -> tuple[str, str, str]:
     """`NAME=OOF:TEST`, or `OOF:TEST`, and then the OOF file's name is the member's."""
-    name, _, files = text.rpartition("=")
-    oof, colon, test = files.partition(":")
-    if not colon or not oof or not test:
+    name, _, files = text.partition("=")
+    whole = TWO_FILES.fullmatch(text)
+    if not files or "/" in name or (whole and Path(whole[1]).is_file()):  # a `=` may be part of a path
+        name, files = "", text
+    found = TWO_FILES.fullmatch(files)
+    if not found:
         raise UserError(f"the member `{text}` names no two files", hint="`--member OOF:TEST`")
+    oof, test = found.groups()
     name = name or Path(oof).stem
     refuse_name(name, what="member", hint=f"`--member NAME={files}`")
     return name, oof, test
@@ -75,8 +83,7 @@ def _copy_sample(workspace: Workspace, path: Path) -> list[str]:
     """Take a sample submission into the work folder; returns its ids."""
     data = read_given(path, hint="`--sample-csv FILE`")
     write_bytes(workspace.sample, data)
-    table = read_csv(data, name=path.name)
-    return table.column(pick_column(table, ID_NAMES, what="id", flag="--sample-csv", position=0))
+    return ids_of_sample(read_csv(data, name=path.name), flag="--sample-csv")
 
 
 def _make_folds(workspace: Workspace, path: Path, *, n_folds: int, seed: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
+import hashlib
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +14,6 @@ from typing import TypeVar
 import numpy as np
 
 from folds.base.errors import UserError
-from folds.base.workspace import digest
 from folds.pixels.pool import usable_cores
 
 CHUNK_ROWS = 2048  # rows x 103 classes x float32 = 0.8 MB: a piece and its working copies stay in the processor's cache
@@ -77,7 +76,7 @@ def open_predictions(path: Path, *, hint: str) -> StoredPredictions:
             offset, shape = _find_values(path)
     except FileNotFoundError as err:
         raise UserError(f"{path} does not exist", hint=hint) from err
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as err:
+    except (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as err:
         raise UserError(f"{path} is damaged: {err}", hint=hint) from err
     expected = (len(image_id), len(views), len(classes))
     if shape != expected or 0 in expected[1:]:
@@ -87,12 +86,9 @@ def open_predictions(path: Path, *, hint: str) -> StoredPredictions:
 
 
 def file_digest(path: Path) -> str:
-    """The digest of a file's bytes, read through a map and not copied."""
+    """The digest of a file's bytes, as `workspace.digest` makes it of those in memory."""
     with open(path, "rb") as file:
-        if not path.stat().st_size:
-            return digest(b"")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view, memoryview(view) as data:
-            return digest(data)
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def refuse_changed(path: Path, expected: object, *, what: str, hint: str) -> None:

@@ -48,14 +48,14 @@ def open_run(
     root = (workspace.members if added else workspace.models) / name
     begun: dict[str, Any] = {} if added else next(begun_settings(workspace, name), {})
     hint = _add_again(root) if added else _predict_again(root, begun.get("kind"))
-    opened = _Opened(name, root, rows, hint)
+    opened = _Opened(name, root, rows, hint, begun.get("kind"))
     done = {root: read_json(root / "done.json", hint=hint)} if added else opened.done_folds(workspace)
     digests = opened.digests(done, checked="" if tests_only else "oof.npz")
     folders = [root / f"fold{k}" for k in rows.folds] if added else list(done)
     files = [folder / "test.npz" for folder in done] if tests_only else [folder / "oof.npz" for folder in folders]
     stored: list[StoredPredictions] = []
-    for k, file in enumerate(files):
-        stored.append(opened.predictions(file, f"fold {k}", first=stored[0] if stored else None))
+    for file in files:
+        stored.append(opened.predictions(file, as_words(file.parent), first=stored[0] if stored else None))
     if not added:
         opened.refuse_mixed_folds(list(done))
     if not added and (refit := done_refit(workspace, name)):
@@ -103,6 +103,11 @@ def _predict_again(root: Path, kind: str | None) -> str:
     return f"`python run.py predict --run {root.name}`"
 
 
+def as_words(folder: Path) -> str:
+    """`fold 2` for the folder of a fold."""
+    return folder.name.replace("fold", "fold ")
+
+
 @dataclass(frozen=True)
 class _Opened:
     """A run, or its refit on all images, while it is opened; hint: what makes its predictions again."""
@@ -111,6 +116,7 @@ class _Opened:
     root: Path
     rows: Rows
     hint: str
+    kind: str | None
 
     def done_folds(self, workspace: Workspace) -> dict[Path, Any]:
         """Each fold's folder and `done.json`. Refuses a run that lacks one of the folds in use."""
@@ -119,8 +125,8 @@ class _Opened:
         if len(lacking) == len(self.rows.folds):
             raise UserError(f"there is no finished fold of a run {self.name}", hint=known_runs(workspace))
         if lacking:
-            train = f"`python run.py train --run {self.name}`"
-            hint = f"{train}, or `python run.py blend --partial` for the folds that are done"
+            hint = self.hint if self.kind in (PROBE, KNN) else f"`python run.py train --run {self.name}`"
+            hint += ", or `python run.py blend --partial` for the folds that are done"
             raise UserError(f"{self.name} lacks fold {', '.join(lacking)} of {len(self.rows.folds)}", hint=hint)
         # Of a run in parts all networks that are done predict the test images.
         return {self.root / f"fold{k}": there[k] for k in (there if self.rows.is_partial else self.rows.folds)}
@@ -154,12 +160,12 @@ class _Opened:
             counts = f"{len(stored.classes)} classes where the folds have {len(rows.classes)}"
             fault = f"has {counts}; the difference is {first_few(odd)}"
         elif stored.views != first.views:
-            views = f"({', '.join(stored.views)}) than fold 0 ({', '.join(first.views)})"
+            views = f"({', '.join(stored.views)}) than {as_words(first.path.parent)} ({', '.join(first.views)})"
             fault = f"has other views or view order {views}"
             if not is_added(self.root):
                 hint = f"`python run.py predict --run {self.name} --views {','.join(first.views)}`"
         elif stored.classes != first.classes:
-            fault = "has its classes in another order than fold 0"
+            fault = f"has its classes in another order than {as_words(first.path.parent)}"
         else:
             return stored
         raise UserError(f"{self.name}: {what} {fault}", hint=hint)
@@ -168,7 +174,7 @@ class _Opened:
         """Refuse folds that were not all trained with the settings of the first."""
         for folder in folders[1:]:
             again = replace(self, hint=f"remove {folder}, then `python run.py train --run {self.name}`")
-            again.refuse_other_settings(folder, folder.name.replace("fold", "fold "), folders[0])
+            again.refuse_other_settings(folder, as_words(folder), folders[0])
 
     def refuse_other_settings(self, folder: Path, what: str, first: Path) -> None:
         """Refuse a fold, or the refit, that was trained with other settings than the first one, each in its folder."""
@@ -176,10 +182,8 @@ class _Opened:
         both = {**dict.fromkeys(before), **now}
         both.pop(CHOSEN, None)  # machines may differ
         if changed := changed_settings(before, both):
-            than = first.name.replace("fold", "fold ")
-            raise UserError(
-                f"{self.name}: {what} was trained with other settings than {than}: {changed}", hint=self.hint
-            )
+            than = f"was trained with other settings than {as_words(first)}"
+            raise UserError(f"{self.name}: {what} {than}: {changed}", hint=self.hint)
 
     def places_of_views(self, there: tuple[str, ...], views: tuple[str, ...] | None) -> tuple[int, ...]:
         """Where the views in use (all by default) stand among those that are there."""

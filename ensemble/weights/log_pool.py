@@ -24,6 +24,7 @@ BIAS_SD = 0.5  # standard deviation of the prior of a class's bias: exp(0.5) is 
 WARM_ROWS = 8000  # the first Newton steps are taken on so many images
 PIECE_ROWS = 512  # (M, n, C) float32 at M = 15 is 3 MB: in the cache
 SMALL_STEP = 1e-3  # nats: a step that gains less is taken without looking again; weights are then off by about 1e-3
+SMALL_SHARE = 0.01  # of the loss: where members are nearly always right, 1e-3 nats is all of it
 MOST_STEPS = 60
 
 
@@ -111,7 +112,7 @@ class _Loss:
         point, local, shrink = start, self.look(start), 1.0
         for _ in range(MOST_STEPS):
             step, gain = _newton_step(local, point, self.lower)
-            if gain < SMALL_STEP:
+            if gain < min(SMALL_STEP, SMALL_SHARE * local.value):
                 return point + step
             there = self.look(point + shrink * step)
             if there.value <= local.value - 1e-4 * shrink * gain:
@@ -123,8 +124,9 @@ class _Loss:
     def without(self, fold: int) -> np.ndarray:
         """The fit on the other folds, beginning from the last point at which all folds were looked at. (P,)"""
         others = [other for other in self.folds if other != fold]
-        step, gain = _newton_step(self._penalised(others), self.point, self.lower)
-        if gain < SMALL_STEP:
+        local = self._penalised(others)
+        step, gain = _newton_step(local, self.point, self.lower)
+        if gain < min(SMALL_STEP, SMALL_SHARE * local.value):
             return self.point + step
         pieces = [piece for piece in self.pieces if piece.fold != fold]
         return _Loss(pieces, others, self.n_members, self.lower).minimise(self.point + step)

@@ -18,6 +18,7 @@ from ensemble.weights.recipe import Pool, pool_scores
 
 BATCH_CONTESTS = 1 << 18  # contests x weight vectors compared at a time: 1 MB of float32
 PRUNING_WORK = 3e8  # comparisons, about 0.2 s; images with many contests come last: weak, diverse members have many
+MOST_PRUNED = 64  # contests of an image
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,8 @@ def _needed(rival: np.ndarray, row: np.ndarray, *, need: np.ndarray) -> np.ndarr
     length = np.searchsorted(-sizes, -np.arange(len(images)))  # contests of each image, falling
     work = np.cumsum(length[::-1].astype(np.float64) ** 2) * len(rival)
     pruned = len(images) - int(np.searchsorted(work, PRUNING_WORK))  # images from this one on
+    if len(sizes) > MOST_PRUNED:  # every pair of contests costs a call of numpy, however few images have so many
+        pruned = max(pruned, int(sizes[MOST_PRUNED]))
     behind = np.zeros(len(row), np.int32)
     for later in range(len(sizes)):
         for earlier in range(later if sizes[later] > pruned else 0):

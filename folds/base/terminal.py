@@ -178,7 +178,8 @@ def duration(seconds: float) -> str:
 
 def figures(title: str | None, *, texts: Sequence[str], numbers: Sequence[str] = ()) -> Table:
     """A table without rows: columns of text, which are folded and never cut, then columns of figures."""
-    table = _Figures(title=title, title_justify="left", box=SIMPLE_HEAD)
+    shown = None if title is None else Text(title, style="table.title")  # names of images may hold brackets
+    table = _Figures(title=shown, title_justify="left", box=SIMPLE_HEAD)
     for heading in texts:
         table.add_column(heading, overflow="fold")  # names that begin alike must stay apart
     for heading in numbers:

@@ -239,9 +239,9 @@ def _items_of_csv(
     return [*items.values(), *strangers]
 
 
-def ids_of_sample(table: CsvTable) -> list[str]:
+def ids_of_sample(table: CsvTable, *, flag: str = "--id-column") -> list[str]:
     """The ids of a sample submission, in its order. Raises UserError where one is absent, twice there, or a path."""
-    ids = _ids(table, pick_column(table, ID_NAMES, what="id", flag="--id-column", position=0))
+    ids = _ids(table, pick_column(table, ID_NAMES, what="id", flag=flag, position=0))
     twice = [image_id for image_id, count in Counter(ids).items() if count > 1]
     if twice:
         raise UserError(f"{table.name} has the id {first_few(twice)} twice")

@@ -80,7 +80,7 @@ def load_predictions(path: Path, *, hint: str) -> Predictions:
             predictions = Predictions(image_id, classes, views, log_probs, str(arrays["folds_digest"]))
     except FileNotFoundError as err:
         raise UserError(f"{path} does not exist", hint=hint) from err
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as err:
+    except (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as err:
         raise UserError(f"{path} is damaged: {err}", hint=hint) from err
     fault = _fault(predictions)
     if fault:

@@ -110,7 +110,7 @@ class OpenPack:
             stored = json.loads(head)
         except FileNotFoundError as err:
             raise UserError(f"there is no pack {path}", hint="`python run.py pack` writes one") from err
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as err:
+        except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as err:
             raise UserError(f"{path} is no pack, or a damaged one: {err}", hint=HINT) from err
         if not isinstance(stored, dict) or stored.get("version") != VERSION:
             found = stored.get("version") if isinstance(stored, dict) else None
@@ -125,7 +125,7 @@ class OpenPack:
         """The bytes of a file. Raises UserError where it lacks or is not what was packed."""
         try:
             data = self._bytes(name)
-        except (OSError, KeyError, zipfile.BadZipFile) as err:
+        except (OSError, KeyError, RuntimeError, zipfile.BadZipFile) as err:
             raise UserError(f"{self.path} lacks {name}, or it is damaged: {err}", hint=HINT) from err
         if digest(data) != self.pack.files.get(name):
             raise UserError(f"{self.path}: checksum mismatch, {name} changed after it was packed", hint=HINT)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ensemble.members.from_files import make_file_workspace
+from ensemble.members.from_files import make_file_workspace, member_files
 from ensemble.settings import FileSettings
 from folds.base.workspace import Workspace
 from folds.split.assign import load_folds
@@ -67,6 +67,33 @@ def test_the_samples_order_is_kept(files, tmp_path):
     _, written = blend_files(replace(files, sample_csv=str(tmp_path / "sample.csv")), EQUAL, seed=0)
     lines = written.path.read_text().splitlines()
     assert (lines[0], [line.split(",")[0] for line in lines[1:]]) == ("image,labels", ids)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a=runs/lr=0.1/oof.csv:runs/lr=0.1/test.csv", ("a", "runs/lr=0.1/oof.csv", "runs/lr=0.1/test.csv")),
+        ("runs/lr=0.1/oof.csv:test.csv", ("oof", "runs/lr=0.1/oof.csv", "test.csv")),
+        (r"net=C:\kaggle\oof.csv:C:/kaggle/test.csv", ("net", r"C:\kaggle\oof.csv", "C:/kaggle/test.csv")),
+    ],
+)
+def test_a_path_may_hold_what_parts_a_member_s_name_and_files(tmp_path, monkeypatch, text, expected):
+    monkeypatch.chdir(tmp_path)
+    Path("oof_lr=3.csv").touch()
+    assert member_files(text) == expected
+    said = refusal(member_files, "oof_lr=3.csv:test.csv")
+    assert said[0].startswith("`oof_lr=3` is no name for a member")
+    assert said[1] == "`--member NAME=oof_lr=3.csv:test.csv`"
+
+
+def test_a_sample_without_ids_made_a_csv_without_rows_and_names_met_in_one_folder(files, tmp_path):
+    (tmp_path / "sample.csv").write_text("id,predicted\n")
+    sampled = replace(files, sample_csv=str(tmp_path / "sample.csv"))
+    assert refusal(blend_files, sampled, EQUAL, seed=0)[0] == "sample.csv has no ids"
+    (tmp_path / "sample.csv").write_text("id,predicted\n0001,1\n0001,1\n")
+    assert refusal(blend_files, sampled, EQUAL, seed=0)[0] == "sample.csv has the id 0001 twice"
+    again = replace(files, member=(files.member[0], files.member[1].replace("net1", "NET0")))
+    assert refusal(blend_files, again, EQUAL, seed=0)[0] == "two members are called NET0, net0"
 
 
 def labelled(files, **columns):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ensemble.analysis.explain import draw_explained, explain_image
 from ensemble.blend.apply import apply_blend
-from ensemble.blend.blend_json import load_blend
+from ensemble.blend.blend_json import load_blend, save_blend
 from ensemble.blend.make_blend import make_blend
 from ensemble.settings import BlendSettings
 from folds.base.metrics import top_classes
@@ -47,6 +47,18 @@ def test_a_training_image_is_explained_by_its_out_of_fold_predictions(world):
         assert one.probs == pytest.approx(probs[top], abs=1e-6)
         assert one.true_prob == pytest.approx(probs[folds.target[5]], abs=1e-6)
         assert folds.classes[np.argsort(-probs, kind="stable")[one.rank - 1]] == said.label
+
+
+def test_a_run_whose_views_are_members_has_the_weight_of_all(world):
+    blend = load_blend(world.blend)
+    name, other = blend.weights
+    runs, weights = {"a": (name,), "b": (name,), other: (other,)}, {"a": 0.5, "b": 0.2, other: 0.3}
+    kept = world.blend.read_bytes()
+    views = {one: blend.views[run] for one, (run,) in runs.items()}
+    save_blend(world.blend, dataclasses.replace(blend, runs=runs, weights=weights, views=views))
+    said = explain_image(world, "004")
+    world.blend.write_bytes(kept)
+    assert said.weights == pytest.approx({name: 0.7, other: 0.3})
 
 
 def test_a_test_image_is_explained_as_the_submission_sees_it(world):

@@ -42,6 +42,17 @@ def test_members_are_weighed_by_what_they_give_an_hour_and_a_further_one_by_the_
     assert "-0.0000" not in text
 
 
+def test_the_hours_of_a_run_were_counted_for_each_of_its_views(work):
+    for fold in range(3):
+        change_json(work.fold("m00", fold) / "done.json", seconds=3600)
+    blend = make_blend(work, replace(EQUAL, members=("m00", "m01")), seed=0).blend
+    expected = replace(blend.expected_top3, oof=0.03, gain=0.1, oof_networks=3, test_networks=9)
+    runs, weights = {"a": ("m00",), "b": ("m00",), "m01": ("m01",)}, {"a": 0.5, "b": 0.2, "m01": 0.3}
+    worth = tuple(replace(blend.worth[0], name=name) for name in runs)
+    save_blend(work.blend, replace(blend, runs=runs, weights=weights, worth=worth, expected_top3=expected))
+    assert next_gains(work)[0].hours == pytest.approx(3)
+
+
 def test_nothing_is_said_without_a_blend_by_top_3_error_nor_of_hours_that_are_not_known(work):
     assert next_gains(work) == []
     blend = make_blend(work, EQUAL, seed=0).blend

@@ -53,6 +53,8 @@ def test_of_more_than_255_words_the_frequent_ones_keep_codes_of_their_own():
         (["04/03/2019", "04/13/2019 "], "date (month/day/year): day, day of the year"),
         (["14:30", "02:15:36"], "time: hour"),
         (["2019-05-03", "soon"], "category of 2 values"),
+        (["1_11", "11_1", "111"], "category of 3 values"),
+        (["1012-3345", "1012-9999", "2019-2020"], "category of 3 values"),
     ],
 )  # fmt: skip
 def test_each_kind_of_column_is_named(cells, kind):

@@ -156,6 +156,15 @@ def test_probabilities_of_another_sum_were_said_to_be_logits_and_then_taken_for_
     assert fault.startswith("changed.csv holds probabilities, not logits: in ")
 
 
+def test_the_outputs_of_sigmoids_were_said_to_be_logits(work, folds, settings):
+    sigmoids = rewritten(settings, lambda data: data.assign(**data[list(folds.classes)] ** 0.3))
+    fault, hint = add_refusal(work, sigmoids)
+    assert ": no number is negative, but the sum is " in fault
+    assert hint == "divide each row by its sum"
+    fault = add_refusal(work, replace(sigmoids, logits=True))[0]
+    assert fault == "changed.csv holds probabilities, not logits: all numbers lie between 0 and 1"
+
+
 def short(text: str) -> str:
     """An id without folder and extension, as the competition has it."""
     return Path(text).stem

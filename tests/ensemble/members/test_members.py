@@ -20,6 +20,7 @@ from tests.competition import refusal
 from tests.ensemble.small import (
     QUICK,
     SMALL,
+    as_probes,
     change_json,
     change_oof,
     flip,
@@ -111,6 +112,23 @@ def test_a_missing_fold_is_named(work):
     (work.fold("m01", 2) / "done.json").unlink()
     hint = "`python run.py train --run m01`, or `python run.py blend --partial` for the folds that are done"
     assert refusal(load_members, work) == ("m01 lacks fold 2 of 3", hint)
+
+
+def test_a_probe_that_lacks_a_fold_was_to_be_trained(work):
+    as_probes(work, "m01")
+    (work.fold("m01", 2) / "done.json").unlink()
+    assert refusal(load_members, work)[1].startswith(
+        f"remove {work.models / 'm01'}, then `python run.py probe` with its"
+    )
+
+
+def test_an_archive_whose_directory_is_damaged_ended_in_a_traceback(work):
+    path = work.fold("m00", 1) / "test.npz"
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # of its first entry: it is encrypted
+    path.write_bytes(content)
+    assert refusal(load_predictions, path, hint="")[0].startswith(f"{path} is damaged: ")
+    assert refusal(open_predictions, path, hint="")[0].startswith(f"{path} is damaged: ")
 
 
 def test_predictions_made_on_other_folds_are_named(work, folds, tmp_path):

@@ -72,6 +72,27 @@ def test_log_probabilities_with_biases_are_those_of_a_general_optimiser(work, is
         assert loss(np.append(weights, recipe.bias), rows) <= best + 1e-4
 
 
+def test_a_log_pool_of_members_that_are_nearly_always_right_stopped_too_early(work, folds):
+    """A step that gains less than 0.001 was the last, which was all of the loss."""
+    rng = np.random.default_rng(0)
+    for member in range(3):
+        logits = rng.normal(size=(600, 8)) * 1.5
+        logits[np.arange(600), folds.target] += 8
+        write_small(work, folds, f"m0{member}", np.log(softmax(logits)).astype(np.float32))
+    members = load_members(work)
+    score = np.log(members.stacked(slice(0, 600)).astype(np.float64) + FLOOR)
+    target = members.rows.target
+
+    def loss(weights: np.ndarray) -> float:
+        z = np.tensordot(weights, score, 1)
+        nll = np.log(np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1)) + z.max(axis=1) - z[np.arange(600), target]
+        return float(nll.mean() + WEIGHT_SHRINKAGE / 2 * ((weights - 1 / 3) ** 2).sum())
+
+    best = minimize(loss, np.full(3, 1 / 3), bounds=[(0, None)] * 3, method="L-BFGS-B").fun
+    assert best < 0.02
+    assert loss(fit_log_pools(members).plain[0].weights) <= 1.05 * best
+
+
 def test_weights_without_a_fold_do_not_know_that_fold(work, folds):
     _, *before = fit_log_pools(load_members(work)).plain
     spoilt = np.log(np.random.default_rng(0).dirichlet(np.ones(8), size=600)).astype(np.float32)

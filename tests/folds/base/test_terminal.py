@@ -66,6 +66,12 @@ def test_a_table_lost_the_names_of_its_rows_on_a_narrow_terminal():
         assert [" ".join(line.split()) for line in console.file.getvalue().splitlines()[3:-1]] == row
 
 
+def test_brackets_in_a_title_were_markup_and_raised():
+    console = Console(width=60, file=io.StringIO())
+    console.print(figures("img [/copy] [bold].jpg", texts=("member",)))
+    assert console.file.getvalue().split()[:3] == ["img", "[/copy]", "[bold].jpg"]
+
+
 def test_bars_come_and_go_with_what_they_are_around_and_one_unit_has_none(monkeypatch):
     on_terminal(monkeypatch)
     screen = Screen()
