@@ -15,7 +15,7 @@ from folds.settings import COMMA_LIST, LimitSettings, PrepareSettings, SplitSett
 from models.recipes import FROM_FAMILY
 from models.runs import RunPlan, plan_runs
 from models.settings import EngineSettings, PredictSettings, TrackSettings, TrainSettings
-from submissions.settings import Every, InferSettings, PackSettings, ReportSettings, SubmitSettings
+from submissions.settings import Every, InferSettings, PackSettings, ReportSettings, SubmitSettings, Wanted
 
 if TYPE_CHECKING:
     from ensemble import commands as ensemble
@@ -185,18 +185,17 @@ def infer(pack: PackFile, pictures: Pictures, *, infer: InferSettings, config: C
 @KIT.command(10)
 def status(*, json: AsJson = False, train: TrainSettings, top: Place) -> Shown:
     """Runs x folds with their score, what is missing, and the next command."""
-    planned = planned_runs(top, train), plans(train), KIT.toml.flat  # not the flags that `split` had
     if json:
-        sys.stdout.write(submissions.status_for_scripts(top.workspace, *planned, same_place=KIT.same_place))
+        sys.stdout.write(submissions.status_for_scripts(top.workspace, wanted(top, train), same_place=KIT.same_place))
     else:
-        yield from submissions.status(top.workspace, *planned)
+        yield from submissions.status(top.workspace, wanted(top, train))
 
 
 @KIT.command(10)
 def report(*, report: ReportSettings, train: TrainSettings, top: Place) -> Shown:
     """Write work/report/index.html: scores, data, training, mistakes, blend and test set on one page."""
-    planned, place = planned_runs(top, train), KIT.relative_place
-    yield from submissions.report(top.workspace, report, planned, screen=KIT.screen, same_place=place)
+    place, looked_for = KIT.relative_place, wanted(top, train)
+    yield from submissions.report(top.workspace, report, looked_for, screen=KIT.screen, same_place=place)
 
 
 @KIT.command(10)
@@ -233,10 +232,11 @@ def demo(*, top: Place) -> Shown:
     yield "next: python run.py all DATA"
 
 
-def planned_runs(top: Place, train: TrainSettings) -> list[str]:
-    """The runs that the user asks for by name; where nobody asked, those that are there."""
+def wanted(top: Place, train: TrainSettings) -> Wanted:
+    """What the user asks for by name; where nobody asked, the runs that are there. Not the flags that `split` had."""
     there = [] if KIT.toml.runs or KIT.origin("backbone") != "default" else submissions.runs_there(top.workspace)
-    return there or [plan.name for plan in plans(train)]
+    todo = plans(train)
+    return Wanted(there or [plan.name for plan in todo], todo, KIT.toml.flat)
 
 
 def plans(train: TrainSettings, *, names: Sequence[str] = ()) -> list[RunPlan]:

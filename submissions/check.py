@@ -22,6 +22,7 @@ from folds.base.errors import UserError, first_few
 from folds.base.interval import rate_interval
 from folds.base.metrics import top_classes
 from folds.base.workspace import digest, read_json
+from folds.find.listing import composed
 from submissions.csv_form import Layout
 
 BOM = "\ufeff"
@@ -241,14 +242,21 @@ def score_submission(
         raise UserError(f"{path} has one column, not an id and labels", hint=HINT)
     id_column = pick_column(truth, ID_NAMES, what="id", flag="--labels", position=0)
     label_column = pick_column(truth, LABEL_NAMES, what="label", flag="--labels", position=1)
-    ids, classes = truth.column(id_column), set(layout.labels)
+    ids, classes = truth.column(id_column), set(map(composed, layout.labels))
     refuse_repeated(np.array(ids), name=str(labels))
     refuse_repeated(np.array([row[0] for row in guesses.rows]), name=str(path))
-    true_label = {name: label for name, label in zip(ids, truth.column(label_column), strict=True) if label}
-    known = [(row[0], layout.labels_of(row)) for row in guesses.rows if row[0] in true_label]
+    labelled = zip(ids, truth.column(label_column), strict=True)
+    true_label = {name: composed(label) for name, label in labelled if label}
+    rows = [row for row in guesses.rows if row[0] in true_label]
+    known = [(row[0], list(map(composed, layout.labels_of(row)))) for row in rows]
     if not known:
         raise UserError(
             f"none of the ids of {path} has a label in {labels}, whose ids are {first_few(list(true_label))}", hint=HINT
+        )
+    if classes.isdisjoint(true_label.values()):
+        shown, there = first_few(list(dict.fromkeys(true_label.values()))), first_few(layout.labels)
+        raise UserError(
+            f"column {label_column} of {labels} holds no class: it has {shown}, and the classes are {there}", hint=HINT
         )
     if not any(classes.intersection(guessed) for _, guessed in known):
         raise UserError(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
@@ -31,7 +31,7 @@ from folds.split.assign import changed_since, load_folds
 from models.runs import RunPlan, runs
 from submissions.check import check_submission, expected_top3, score_submission
 from submissions.csv_form import read_layout
-from submissions.settings import Every, InferSettings, PackSettings, ReportSettings, SubmitSettings
+from submissions.settings import Every, InferSettings, PackSettings, ReportSettings, SubmitSettings, Wanted
 from submissions.status import status_json, what_is_missing
 from submissions.write import blend_files as blend_and_submit
 from submissions.write import submission_summary, submit_early, write_submission
@@ -132,15 +132,13 @@ def infer(file: Path, pictures: Path, settings: InferSettings, *, screen: Screen
         yield f"predicted by {describe(made.part, made.whole)}"
 
 
-def status(
-    workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan], asked: Mapping[str, Any]
-) -> Iterator[RenderableType | Next]:
-    """Runs x folds, what is missing, who holds what; and the next command. plans, asked: see `what_is_missing`"""
+def status(workspace: Workspace, wanted: Wanted) -> Iterator[RenderableType | Next]:
+    """Runs x folds, what is missing, who holds what; and the next command."""
     from models.watch.tables import status_table
 
-    missing, command = what_is_missing(workspace, planned, plans, asked)
+    missing, command = what_is_missing(workspace, wanted)
     n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
-    yield status_table(workspace, list(planned), n_folds=n_folds)
+    yield status_table(workspace, list(wanted.runs), n_folds=n_folds)
     gains = next_gains(workspace)
     if gains:
         yield gain_table(gains)
@@ -149,11 +147,9 @@ def status(
     yield Next(command)
 
 
-def status_for_scripts(
-    workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan], asked: Mapping[str, Any], *, same_place: str
-) -> str:
+def status_for_scripts(workspace: Workspace, wanted: Wanted, *, same_place: str) -> str:
     """The same as one JSON object. same_place: the flags by which the next command finds this work folder."""
-    return json.dumps(status_json(workspace, planned, plans, asked, same_place=same_place), indent=2) + "\n"
+    return json.dumps(status_json(workspace, wanted, same_place=same_place), indent=2) + "\n"
 
 
 def runs_there(workspace: Workspace) -> list[str]:
@@ -166,14 +162,14 @@ def runs_there(workspace: Workspace) -> list[str]:
 
 
 def report(
-    workspace: Workspace, settings: ReportSettings, planned: Sequence[str], *, screen: Screen, same_place: str
+    workspace: Workspace, settings: ReportSettings, wanted: Wanted, *, screen: Screen, same_place: str
 ) -> Iterator[str | Next]:
     """Write the page. same_place: the flags by which the page's commands find this work folder."""
     from submissions.report.make import make_report, report_summary
 
     relative = Workspace(Path(os.path.relpath(workspace.root)))  # a page is passed on: no absolute path may stand in it
     with alone(workspace, "report", say=screen.complain, is_to_write=workspace.manifest.is_file()):
-        made = make_report(relative, settings, planned, same_place=same_place)
+        made = make_report(relative, settings, wanted, same_place=same_place)
     yield report_summary(made)
     yield Next(made.next_command)
 

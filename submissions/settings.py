@@ -1,6 +1,7 @@
 """The settings of `submit` and `report`, and those of all rooms; no numpy, since `run.py --help` reads it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ from cyclopts import Parameter
 from ensemble.settings import BlendSettings
 from folds.base.command_line import Top
 from folds.settings import LimitSettings, PrepareSettings, SplitSettings, at_least
+from models.runs import RunPlan
 from models.settings import EngineSettings, FirstSettings, PredictSettings, TrackSettings, TrainSettings
 
 
@@ -96,3 +98,17 @@ class Every:
     report: ReportSettings = ReportSettings()
     limit: LimitSettings = LimitSettings()
     engine: EngineSettings = EngineSettings()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is looked for in a work folder.
+
+    runs   names of the runs that should be done
+    plans  what the settings ask for now, by which a run that was begun with others is known
+    folds  the same for the folds, as `refuse_other_folds` takes it
+    """
+
+    runs: Sequence[str]
+    plans: Sequence[RunPlan] = ()
+    folds: Mapping[str, Any] = field(default_factory=dict)

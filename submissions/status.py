@@ -15,23 +15,17 @@ from folds.base.errors import UserError, first_few
 from folds.base.locks import holders
 from folds.base.workspace import Workspace
 from folds.split.assign import changed_since, load_folds, refuse_other_folds
-from models.runs import RunPlan, changed_since_begun, done_folds, done_refit, runs
+from models.runs import changed_since_begun, done_folds, done_refit, runs
 from models.watch.events import JobKey
 from submissions.check import is_changed, is_early, is_of_blend
+from submissions.settings import Wanted
 
 VERSION = 1  # of what `status --json` says
 NOTHING = ["nothing is missing"]
-NOT_ASKED: Mapping[str, Any] = {}
 
 
-def what_is_missing(
-    workspace: Workspace, planned: Sequence[str], plans: Sequence[RunPlan] = (), asked: Mapping[str, Any] = NOT_ASKED
-) -> tuple[list[str], str]:
-    """Sentences on what is missing, in the order of the way, and the next command (`train`, `blend` ...).
-
-    plans  what the settings ask for now, by which a run that was begun with others is known
-    asked  the same for the folds, as `refuse_other_folds` takes it
-    """
+def what_is_missing(workspace: Workspace, wanted: Wanted) -> tuple[list[str], str]:
+    """Sentences on what is missing, in the order of the way, and the next command (`train`, `blend` ...)."""
     if not workspace.manifest.is_file():
         return [f"{workspace.root} holds no prepared images"], "prepare DATA"
     if not workspace.folds_csv.is_file():
@@ -40,15 +34,15 @@ def what_is_missing(
     if changed := changed_since(workspace, folds):
         return [changed], "split"
     try:
-        refuse_other_folds(workspace, asked)
+        refuse_other_folds(workspace, wanted.folds)
     except UserError as err:
         return [f"{err.message}; {err.hint}"], "split"
     n_folds, missing = folds.n_folds, []
-    for run in planned:
+    for run in wanted.runs:
         lacking = sorted(set(range(n_folds)) - set(done_folds(workspace, run)))
         if lacking:
             missing.append(f"{run} lacks fold{'s' * (len(lacking) > 1)} {', '.join(map(str, lacking))}")
-            changed = "; ".join(changed_since_begun(workspace, plan) for plan in plans if plan.name == run)
+            changed = "; ".join(changed_since_begun(workspace, plan) for plan in wanted.plans if plan.name == run)
             if changed:
                 missing.append(
                     f"{run} was begun with other settings: {changed}; `train` refuses these and says what to do"
@@ -98,27 +92,20 @@ def newest_csv(workspace: Workspace) -> Path | None:
     return max(paths, key=lambda path: (not is_early(path), path.stat().st_mtime), default=None)
 
 
-def status_json(
-    workspace: Workspace,
-    planned: Sequence[str],
-    plans: Sequence[RunPlan] = (),
-    asked: Mapping[str, Any] = NOT_ASKED,
-    *,
-    same_place: str,
-) -> dict[str, Any]:
+def status_json(workspace: Workspace, wanted: Wanted, *, same_place: str) -> dict[str, Any]:
     """`status` for scripts: the keys stay, and what is not there is null. same_place: flags of the next command.
 
     A fold is `done` with its figures, `held` by a process, or `lacking`; the refit on all images has no number.
     """
-    missing, command = what_is_missing(workspace, planned, plans, asked)
+    missing, command = what_is_missing(workspace, wanted)
     held = dict(holders(workspace.lock("any").parent))
     n_folds = load_folds(workspace).n_folds if workspace.folds_csv.is_file() else None
-    names = sorted({*planned, *runs(workspace)})
+    names = sorted({*wanted.runs, *runs(workspace)})
     return {
         "version": VERSION,
         "work": str(workspace.root),
         "n_folds": n_folds,
-        "runs": [_run_json(workspace, name, planned, n_folds or 0, held) for name in names],
+        "runs": [_run_json(workspace, name, wanted.runs, n_folds or 0, held) for name in names],
         "missing": [] if missing == NOTHING else missing,
         "held": [{"what": what, "machine": one.machine, "process": one.pid} for what, one in held.items()],
         "next": f"python run.py {command}{same_place}",

@@ -24,7 +24,7 @@ class Metric:
     def title(self) -> str:
         """The words of a table's header."""
         titles = {"top-k-error": f"top-{self.k} error", "map": f"1 - MAP@{self.k}", "accuracy": "1 - accuracy"}
-        return titles.get(self.name, "log loss")
+        return titles.get(self.name, self.name.replace("-", " "))
 
     def steps(self, n_classes: int) -> np.ndarray | None:
         """The loss at rank 0, 1, .., k or more of the true class. (k + 1,) float64; None for log loss."""

@@ -87,13 +87,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def refusing(path: Path) -> Iterator[None]:
+def refusing(path: Path, *, hint: str | None = None) -> Iterator[None]:
     """Turn what the system says of a file that cannot be written into a CannotWriteError."""
     try:
         yield
     except OSError as err:
         way_out = "make it writable" if err.errno in (errno.EROFS, errno.EACCES, errno.EPERM) else "free some room"
-        hint = f"{way_out} or choose another folder with `--work DIR`"
+        hint = hint or f"{way_out} or choose another folder with `--work DIR`"
         raise CannotWriteError(f"cannot write {path}: {err.strerror or err}", hint=hint) from err
 
 

@@ -23,7 +23,7 @@ from folds.find.layout import (
     pick_train_columns,
     pick_train_folder,
 )
-from folds.find.listing import TEXTS, File, Lookup, list_files, refuse_outside, relative, stem
+from folds.find.listing import TEXTS, File, Lookup, composed, list_files, refuse_outside, relative, stem
 from folds.find.reasons import NO_FILE, NOT_LISTED, RELABELLED, TWO_LABELS, UNLABELLED, Reason
 from folds.settings import PrepareSettings
 
@@ -200,7 +200,7 @@ def _items_of_folders(files: Sequence[File], folder: str) -> list[Item]:
         image_id = relative(file.path, folder)
         label, slash, _ = image_id.partition("/")
         if slash:
-            items.append(Item(image_id, file, "train", label))
+            items.append(Item(image_id, file, "train", composed(label)))  # as samples and true labels spell it
         elif folder:
             items.append(_left_out(image_id, file, "train", Reason("no label", "it lies beside the class folders")))
     return items

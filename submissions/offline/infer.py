@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from folds.base.csvfile import read_csv
-from folds.base.errors import UserError
+from folds.base.errors import UserError, first_few
 from folds.base.locks import alone
 from folds.base.metrics import top_classes
 from folds.base.progress import Track, silently
 from folds.base.terminal import duration
-from folds.base.workspace import Workspace, digest, read_json, write_bytes, write_json
+from folds.base.workspace import Workspace, digest, read_json, refusing, write_bytes, write_json
 from folds.find.dataset import Item, ids_of_sample, items_to_predict
 from folds.find.listing import list_files
 from folds.manifest.manifest import natural_key
@@ -81,10 +81,10 @@ def infer(
         finished = work.run(began, track)
         best, seen = work.found(finished)
         write_bytes(out, valid_csv(layout, best, opened.pack.images_per_class))
+        unseen = tuple(name for name in layout.image_id if name not in seen)
+        if not unseen:
+            shutil.rmtree(state, ignore_errors=True)  # with the lock, so that nobody who waits for it begins in here
     guessed = tuple(name for name in layout.image_id if name in seen and name not in best)
-    unseen = tuple(name for name in layout.image_id if name not in seen)
-    if not unseen:
-        shutil.rmtree(state, ignore_errors=True)
     seconds = time.monotonic() - began
     return InferResult(out, len(layout.image_id), guessed, unseen, work.part, opened.pack.smaller[0], seconds)
 
@@ -94,6 +94,9 @@ def _items(pack: Pack, pictures: Path, settings: InferSettings) -> tuple[list[It
     files = list_files(pictures).files
     if settings.sample is None:
         items = items_to_predict(files, "", None, sample="")
+        if not items:
+            names = first_few([file.path for file in files])
+            raise UserError(f"{pictures} holds no picture: {names}", hint="give the folder that holds the pictures")
         ids = sorted((item.image_id for item in items), key=natural_key)
         layout = Layout(pack.header, tuple(ids), pack.classes, pack.separator, pack.label_separator)
     else:
@@ -121,6 +124,7 @@ class _Work:
     state: Path
     say: Callable[[str], object]
     step: int = 0
+    per_picture: float = 0.0  # seconds, by the last block; 0 where none was predicted yet
 
     @cached_property
     def blocks(self) -> list[slice]:
@@ -142,18 +146,19 @@ class _Work:
         todo = [at for at in range(len(self.blocks)) if not self.path(at).is_file()]
         done = set(range(len(self.blocks))) - set(todo)
         sizes = [self.blocks[at].stop - self.blocks[at].start for at in todo]
-        per_picture = 0.0
+        if done and not self.per_picture:  # of an earlier call
+            with np.load(self.path(max(done)), allow_pickle=False) as block:
+                self.per_picture = float(block["per_picture"])
         with ThreadPoolExecutor(1, thread_name_prefix="decode") as thread:
             ahead: list[Future[PixelStore]] = []
             for i, at in enumerate(track(todo, what="pictures", total=len(todo), unit="blocks")):
-                if deadline is not None and time.monotonic() + per_picture * sizes[i] > deadline:
+                if deadline is not None and time.monotonic() + self.per_picture * sizes[i] > deadline:
                     break
                 since = time.monotonic()
                 store = ahead.pop().result() if ahead else self._decode(at)
                 if i + 1 < len(todo):  # the next block is decoded while this one is predicted
                     ahead.append(thread.submit(self._decode, todo[i + 1]))
-                self._predict(at, store, track)
-                per_picture = (time.monotonic() - since) / sizes[i]
+                self._predict(at, store, track, since=since)
                 done.add(at)
         return done
 
@@ -180,7 +185,7 @@ class _Work:
         since = time.monotonic()
         store = self._decode(0)
         decoded = time.monotonic()
-        self._predict(0, store, silently)
+        self._predict(0, store, silently, since=since)
         now, first = time.monotonic(), self.blocks[0]
         n = first.stop - first.start
         decode, predict, steps = (decoded - since) / n, (now - decoded) / n, self.opened.pack.smaller
@@ -189,6 +194,7 @@ class _Work:
             return ROOM * (len(self.items) - n * (part is steps[0])) * (decode + predict * part.cost)
 
         self.step = affordable([seconds(part) for part in steps], left=deadline - now)
+        self.per_picture = decode + predict * self.part.cost
         if self.step:
             self.say(
                 f"the whole ensemble would take {duration(seconds(steps[0]))}; {describe(self.part, steps[0])} takes"
@@ -200,10 +206,11 @@ class _Work:
         """The pictures of a block, decoded into a store of their own."""
         pack, items = self.opened.pack, self.items[self.blocks[at]]
         path = self.state / f"pixels-{at:05d}"
-        pixels = FORMS[pack.store_form].create(path, n=len(items), size=pack.store_size)
         workers = self.settings.workers or usable_cores()
         files = [item.file for item in items]
-        facts, _ = fill(pixels, files, root=self.pictures, known=Known({}, None), workers=workers, track=silently)
+        with refusing(path, hint="free some room, or choose another folder with `--out`"):
+            pixels = FORMS[pack.store_form].create(path, n=len(items), size=pack.store_size)
+            facts, _ = fill(pixels, files, root=self.pictures, known=Known({}, None), workers=workers, track=silently)
         return PixelStore(
             pixels=pixels,
             image_id=np.array([item.image_id for item in items], dtype=str),
@@ -213,11 +220,13 @@ class _Work:
             size=pack.store_size,
         )
 
-    def _predict(self, at: int, store: PixelStore, track: Track) -> None:
-        """Write the three best classes of a block's readable pictures, and remove their pixels."""
+    def _predict(self, at: int, store: PixelStore, track: Track, *, since: float) -> None:
+        """Write the three best classes of a block's readable pictures, and remove their pixels. since: it was begun"""
         rows = np.flatnonzero(store.split == "test")
+        best = top_classes(self._scores(store, rows, track), k=3).astype(np.int32)
+        self.per_picture = (time.monotonic() - since) / len(store.split)
         buffer = io.BytesIO()
-        np.savez(buffer, rows=rows, best=top_classes(self._scores(store, rows, track), k=3).astype(np.int32))
+        np.savez(buffer, rows=rows, best=best, per_picture=self.per_picture)
         write_bytes(self.path(at), buffer.getvalue())
         store.pixels.path.unlink()
 

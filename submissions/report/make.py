@@ -9,7 +9,7 @@ import io
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from submissions.report.scores import scores_section
 from submissions.report.test_set import test_set_section
 from submissions.report.training import training_section
 from submissions.report.workfolder import Image, WorkFolder, best_oof, score_runs
-from submissions.settings import ReportSettings
+from submissions.settings import ReportSettings, Wanted
 
 MOST_BYTES = 15_000_000  # of the page: what a mail or a phone takes
 TAG = 200  # bytes of a picture's element beside its content
@@ -71,9 +71,9 @@ class ReportResult:
 
 
 def make_report(
-    workspace: Workspace, settings: ReportSettings, planned: Sequence[str], *, same_place: str = ""
+    workspace: Workspace, settings: ReportSettings, wanted: Wanted, *, same_place: str = ""
 ) -> ReportResult:
-    """Write `work/report/`. planned: the runs that the settings ask for; same_place: flags of the next command.
+    """Write `work/report/`. same_place: flags of the next command.
 
     Raises UserError where not even `prepare` is done; whatever else is missing or damaged is named on the page.
     """
@@ -85,7 +85,7 @@ def make_report(
     relabel = write_relabel_csv(work, mistakes["suspects"]) if mistakes else None
     report: dict[str, Any] = {  # every section by its name, None where it has nothing to show
         "work": workspace.root.resolve().name,
-        "scores": scores_section(work, runs, planned),
+        "scores": scores_section(work, runs, wanted),
         "data": data,
         "training": training_section(work),
         "mistakes": mistakes,
@@ -155,8 +155,11 @@ class Thumbnails:
         row, store = self.work.row_of.get((image["split"], image["image_id"])), self.work.store
         if row is None or store is None or self.work.manifest["status"].iat[row] == UNREADABLE:
             return None
+        pixels = self.work.attempt(lambda: np.asarray(store.pixels[row]))
+        if pixels is None:  # its JPEG is damaged, which the page says
+            return None
         width, height = int(store.width[row]), int(store.height[row])
-        longer, pixels = max(width, height, 1), np.asarray(store.pixels[row])
+        longer = max(width, height, 1)
         size = [max(1, round(len(pixels) * side / longer)) for side in (width, height)]
         picture = Pillow.fromarray(pixels).resize((size[0], size[1]), Pillow.Resampling.BICUBIC)
         picture.thumbnail((self.side, self.side), Pillow.Resampling.LANCZOS)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from folds.base.csvfile import read_csv
 from folds.base.errors import UserError
 from folds.base.workspace import digest, read_json, write_bytes
 from folds.find.reasons import RELABELLED, UNLABELLED, Reason
@@ -161,10 +162,11 @@ def write_relabel_csv(work: WorkFolder, suspects: Sequence[Mapping[str, Any]]) -
 def _is_applied(path: Path, work: WorkFolder, decided: Sequence[tuple[str, ...]]) -> bool:
     """Whether the manifest has every label of the file: `prepare` was given it, and a new file repeats it."""
     try:
-        edited = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("image_id")["label"]
-    except (ValueError, KeyError, OSError):
+        table = read_csv(path.read_bytes(), name=path.name)
+        edited = zip(table.column("image_id"), table.column("label"), strict=True)
+    except (UserError, OSError):
         return False  # it is no such file any more
     train = work.manifest[work.manifest["split"] == "train"]
     now = dict(zip(train["image_id"], train["label"], strict=True))
     now |= {image_id: label for image_id, label, *_ in decided}
-    return all(now.get(image_id) == label for image_id, label in edited.items())
+    return all(now.get(image_id) == label for image_id, label in edited)

@@ -11,21 +11,22 @@ from submissions.check import check_submission, expected_top3, is_early, is_of_b
 from submissions.csv_form import read_layout
 from submissions.report.plots import ranges
 from submissions.report.workfolder import Entry, WorkFolder
+from submissions.settings import Wanted
 from submissions.status import newest_csv, what_is_missing
 
 MOST_LINES = 40  # of the chart; the table has all
 FAR = 4  # times the median of the upper ends: there the chart's axis ends
 
 
-def scores_section(work: WorkFolder, runs: Sequence[Entry], planned: Sequence[str]) -> dict[str, Any]:
-    """entries: the blend, then the runs, best first. planned: the runs that the settings ask for."""
+def scores_section(work: WorkFolder, runs: Sequence[Entry], wanted: Wanted) -> dict[str, Any]:
+    """entries: the blend, then the runs, best first."""
     n_folds, blend = work.folds.n_folds if work.folds else None, work.blend
     entries = sorted(runs, key=lambda entry: (entry.top3_error, entry.name))
     if blend is not None:
         folds = len(blend.partial["folds"]) if blend.partial else n_folds or 0
         interval = wilson_interval(blend.oof_top3_error, blend.expected_top3.oof_images)
         entries.insert(0, Entry("blend", folds, blend.images, blend.oof_top3_error, *interval, is_blend=True))
-    known = work.attempt(lambda: what_is_missing(work.workspace, planned))
+    known = work.attempt(lambda: what_is_missing(work.workspace, wanted))
     missing, command = known or (["not known: folds or runs are damaged"], "status")
     shown, chart = entries[:MOST_LINES], None
     if shown:

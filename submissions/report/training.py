@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from folds.base.workspace import read_json
+from folds.base.workspace import read_json, read_json_if_whole
 from models.runs import begun_folds, begun_settings, done_folds, read_log
 from models.watch.events import EpochRow
 from submissions.report.plots import Chart, lines
@@ -35,6 +35,7 @@ def _run(work: WorkFolder, name: str, number: int) -> dict[str, Any]:
     done = done_folds(work.workspace, name)
     logs = {fold: read_log(root / f"fold{fold}" / "log.jsonl") for fold in begun_folds(work.workspace, name)}
     stored = work.attempt(lambda: next(begun_settings(work.workspace, name), {})) or {}
+    added = read_json_if_whole(work.workspace.members / name / "done.json")
     settings, rows = stored.get("settings", {}), []
     advice: dict[tuple[str, str], list[int]] = {}  # the folds of each verdict and what it advises
     for fold, log in logs.items():
@@ -57,7 +58,7 @@ def _run(work: WorkFolder, name: str, number: int) -> dict[str, Any]:
     charts = list(_charts(root, [log for log in logs.values() if log], number)) if number < MOST_RUNS else []
     return {
         "name": name,
-        "kind": "added" if not logs else stored.get("kind", "trained"),
+        "kind": stored.get("kind", "trained") if logs else "columns" if "columns" in added else "added",
         "backbone": str(stored.get("backbone", "")),
         "about": ", ".join(words.format(settings[key]) for key, words in ABOUT if settings.get(key) is not None),
         "folds": rows,

@@ -1,7 +1,7 @@
 """Makes the small work folders that the tests of the blender work in."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +47,17 @@ def write_small(
     write_member(workspace, world, folds, name, oof, test, seed=seed)
 
 
-def with_manifest(workspace: Workspace, folds: Folds, *, unreadable: tuple[str, ...] = ("x1", "x2")) -> None:
+def with_manifest(
+    workspace: Workspace,
+    folds: Folds,
+    *,
+    tests: Sequence[str] = tuple(SMALL.test_id),
+    unreadable: Sequence[str] = ("x1", "x2"),
+) -> None:
     """A manifest with the 40 predicted test images and some that could not be read."""
-    tests = [(name, "usable") for name in SMALL.test_id] + [(name, "unreadable") for name in unreadable]
     rows = [(name, name, "train", label, "usable") for name, label in zip(folds.image_id, folds.label, strict=True)]
-    rows += [(name, name, "test", "", status) for name, status in tests]
+    rows += [(name, name, "test", "", "usable") for name in tests]
+    rows += [(name, name, "test", "", "unreadable") for name in unreadable]
     data = pd.DataFrame(rows, columns=["image_id", "path", "split", "label", "status"])
     text = dict.fromkeys(("reasons", "format", "mode", "digest"), "")
     numbers = dict.fromkeys(("width", "height", "bytes", "group"), 0)

@@ -10,7 +10,7 @@ import run
 from ensemble.blend.make_blend import make_blend
 from folds.base.workspace import Workspace
 from submissions.report.make import make_report
-from submissions.settings import ReportSettings
+from submissions.settings import ReportSettings, Wanted
 from tests.competition import COLOURS, TRAIN, jpeg, make_competition
 from tests.ensemble.small import EQUAL, small_work, with_manifest
 
@@ -61,5 +61,5 @@ def whole(tmp_path_factory):
 def reported(whole, tmp_path_factory):
     """(work folder, what `report` returned, the numbers in report.json) of a copy of the whole one."""
     work = Workspace(shutil.copytree(whole, tmp_path_factory.mktemp("reported") / "work"))
-    made = make_report(work, ReportSettings(), [])
+    made = make_report(work, ReportSettings(), Wanted([]))
     return work, made, json.loads((work.report / "report.json").read_text())

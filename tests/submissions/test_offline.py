@@ -1,5 +1,6 @@
 """Tests packs: the ensemble as one file, and what it predicts of pictures without the work folder."""
 
+import itertools
 import json
 import re
 import shutil
@@ -144,6 +145,23 @@ def test_without_time_the_csv_is_valid_and_a_second_call_goes_on_with_the_part_t
     assert (enough.unseen, enough.part) == ((), enough.whole)
 
 
+def test_the_first_block_of_a_call_that_goes_on_was_begun_without_time_for_it(packed, tmp_path, blocks_of_eight):
+    data, _, pack, _ = packed
+    asked = settings(tmp_path, data, max_hours=1.0)
+
+    def stopping(items, *, what, total, unit="images", each=1):
+        yield from itertools.islice(items, 1) if unit == "blocks" else items
+
+    infer(pack, data / "Public", asked, track=stopping)
+    done = sorted((tmp_path / "out.csv.parts").glob("block-*"))
+    for path in done:  # each picture had taken an hour
+        with np.load(path) as block:
+            np.savez(path, **{**block, "per_picture": 3600.0})
+    again = infer(pack, data / "Public", asked)
+    assert sorted((tmp_path / "out.csv.parts").glob("block-*")) == done
+    assert len(again.unseen) > 0
+
+
 def test_the_first_way_that_the_time_suffices_for_is_taken_and_the_cheapest_where_it_suffices_for_none():
     assert [affordable([9.0, 5.0, 2.0], left=left) for left in (9.0, 8.9, 5.0, 2.0, 1.0)] == [0, 1, 1, 2, 2]
 
@@ -240,6 +258,12 @@ def test_what_cannot_be_predicted_is_refused_in_one_sentence(packed, unpacked, t
     assert refusal(infer, pack, pictures, InferSettings(out=tmp_path / "other.csv", sample=more)) == (
         "1 ids of more.csv have no file in DATA: never",
         f"DATA is {pictures} here: give the folder that holds these pictures",
+    )
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/test.zip").write_bytes(b"PK")
+    assert refusal(infer, pack, tmp_path / "texts", InferSettings(out=tmp_path / "texts.csv", workers=1)) == (
+        f"{tmp_path / 'texts'} holds no picture: test.zip",
+        "give the folder that holds the pictures",
     )
     begun = refusal(infer, pack, data / "TrainVal" / "0", InferSettings(out=tmp_path / "out.csv", workers=1))[0]
     assert begun.endswith("out.csv.parts was begun with another pack or other pictures")

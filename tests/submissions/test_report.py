@@ -22,7 +22,7 @@ from submissions.report.mistakes import suspected_labels
 from submissions.report.plots import bars, lines, points, ranges
 from submissions.report.scores import scores_section
 from submissions.report.workfolder import WorkFolder, score_run
-from submissions.settings import ReportSettings
+from submissions.settings import ReportSettings, Wanted
 from tests.competition import fingerprint, refusal
 from tests.ensemble.small import small_work, write_small
 
@@ -34,7 +34,7 @@ def work(reported, tmp_path):
 
 def report(workspace):
     """(what `report` returned, the page, the numbers beside it)"""
-    made = make_report(workspace, ReportSettings(), [])
+    made = make_report(workspace, ReportSettings(), Wanted([]))
     return made, made.path.read_text(), json.loads((workspace.report / "report.json").read_text())
 
 
@@ -60,7 +60,7 @@ def test_the_report_says_what_blend_and_done_markers_say(reported):
 def test_the_blend_of_another_metric_was_shown_as_if_its_top3_error_were_exact(work):
     blend = load_blend(work.blend)
     save_blend(work.blend, dataclasses.replace(blend, metric="log-loss"))
-    entry = scores_section(WorkFolder(work), [], [])["entries"][0]
+    entry = scores_section(WorkFolder(work), [], Wanted([]))["entries"][0]
     sizes = np.unique(load_folds(work).group, return_counts=True)[1]
     interval = wilson_interval(blend.oof_top3_error, sizes.sum() ** 2 / (sizes**2).sum())
     assert (entry.low, entry.high) == pytest.approx(interval)
@@ -121,7 +121,7 @@ def test_a_damaged_file_is_named_on_the_page_and_the_rest_is_shown(work, file):
     """Damaged folds and a damaged done-marker ended the report before there was a page."""
     path = work.root / file
     path.write_bytes(path.read_bytes()[:-50] + bytes(50))
-    made = make_report(work, ReportSettings(), ["one", "two"])
+    made = make_report(work, ReportSettings(), Wanted(["one", "two"]))
     said = json.loads((work.report / "report.json").read_text())
     assert any(path.name in problem and "damaged" in problem for problem in made.problems)
     assert "What is wrong here" in made.path.read_text()
@@ -269,7 +269,7 @@ def test_score_says_the_expected_error_and_a_lineage_that_is_a_list_costs_neithe
     assert f"top-3 error <b>{expected}</b> on " in reported[1].path.read_text()
     guess.with_suffix(".json").write_text("[]")
     assert "expected" not in typed(*words).out
-    assert scores_section(WorkFolder(work), [], [])["submission"]["expected"] is None
+    assert scores_section(WorkFolder(work), [], Wanted([]))["submission"]["expected"] is None
 
 
 def test_status_quotes_a_path_with_a_space_so_that_the_next_command_can_be_typed(whole, tmp_path, typed):

@@ -14,12 +14,12 @@ from folds.base.workspace import Workspace
 from folds.manifest.manifest import read_manifest, write_manifest
 from submissions.check import check_submission, expected_top3, is_changed, read_lineage, score_submission
 from submissions.csv_form import Layout, read_layout
-from submissions.settings import SubmitSettings
+from submissions.settings import SubmitSettings, Wanted
 from submissions.status import what_is_missing
 from submissions.write import submission_summary, write_submission
 from tests.competition import TRAIN, fingerprint, refusal
 from tests.ensemble.small import EQUAL, change_oof, small_oof, small_test, small_work, with_manifest, write_small
-from tests.synthetic import World
+from tests.synthetic import World, write_member
 
 LAYOUT = Layout(("id", "predicted"), ("01", "2", "10"), ("a", "b", "c", "d"), ",", " ")
 GOOD = "id,predicted\n01,a b c\n2,b c d\n10,d a b\n"
@@ -78,11 +78,35 @@ def test_ranks_one_two_three_and_none_are_three_first_errors_and_one_of_three(gu
         (GOOD, "id,label\n01,a\n01,b\n", "has the id 01 more than once"),
         ("id,predicted\n01,a b c\n01,a b c\n", "id,label\n01,a\n", "{csv} has the id 01 more than once"),
         ("id\n01\n", "id,label\n01,a\n", "guess.csv has one column, not an id and labels"),  # it was an IndexError
+        (
+            GOOD,
+            "id,Usage,label\n01,Public,A\n",
+            "column label of {labels} holds no class: it has A, and the classes are a",
+        ),
     ],
 )
 def test_a_csv_or_labels_that_mean_nothing_were_scored_without_a_word(guess, truth, csv, labels, says):
     guesses, labels = guess(csv), truth(labels)
     assert says.format(csv=guesses, labels=labels) in refusal(score_submission, guesses, labels, LAYOUT)[0]
+
+
+def test_a_label_that_a_mac_wrote_decomposed_was_an_error(guess, truth):
+    layout = replace(LAYOUT, labels=("cafe\u0301", "b", "c", "d"))
+    guesses = guess("id,predicted\n1,cafe\u0301 b c\n")
+    assert score_submission(guesses, truth("id,label\n1,caf\u00e9\n"), layout).top1_error == 0
+
+
+def test_a_work_folder_without_a_readable_test_image_ended_in_an_assertion(tmp_path):
+    """After all training: a competition with a hidden test set is such a one."""
+    world = World(n=600, n_test=0, n_classes=8, n_folds=3, margin=4.0)
+    work, folds = small_work(tmp_path, members=0, world=world)
+    for name in ("m0", "m1"):
+        oof = small_oof(folds, int(name[1]), world=world)
+        write_member(work, world, folds, name, oof, np.zeros((0, 8), np.float32))
+    with_manifest(work, folds, tests=(), unreadable=())
+    make_blend(work, EQUAL, seed=0)
+    made = write_submission(work, SubmitSettings())
+    assert (made.rows, made.path.read_text()) == (0, "id,predicted\n")
 
 
 def test_two_errors_of_450_were_scored_as_if_0_0106_were_the_worst(guess, truth):
@@ -144,13 +168,13 @@ def test_a_valid_csv_that_was_changed_after_submit_wrote_it_is_not_valid_and_sta
     path, text = written.path, written.path.read_text()
     assert expected_top3(path) == written.blend.expected_top3
     assert check_submission(path, read_layout(work)).faults == ()
-    assert what_is_missing(work, ["m00"]) == (["nothing is missing"], f"check {path}")
+    assert what_is_missing(work, Wanted(["m00"])) == (["nothing is missing"], f"check {path}")
     labels = text.splitlines()[1].split(",")[1]
     path.write_text(text.replace(labels, " ".join(reversed(labels.split(" "))), 1))
     assert expected_top3(path) is None
     fault = f"it was changed after `submit` wrote it: {path.with_suffix('.json').name} has another checksum"
     assert check_submission(path, read_layout(work)).faults == (fault,)
-    assert what_is_missing(work, ["m00"]) == ([f"{path} was changed after `submit` wrote it"], "submit")
+    assert what_is_missing(work, Wanted(["m00"])) == ([f"{path} was changed after `submit` wrote it"], "submit")
     path.write_text(text)
     assert check_submission(path, read_layout(work)).faults == ()
     path.with_suffix(".json").unlink()
@@ -184,9 +208,9 @@ def test_a_member_that_is_gone_or_was_made_again_since_the_blend_is_named_by_sta
     write_submission(work, SubmitSettings())
     change_oof(work.fold("m00", 0), lambda stored: {"log_probs": stored["log_probs"] - 1})
     changed = "m00 has changed since the blend was made: fold0/oof.npz"
-    assert what_is_missing(work, ["m01"]) == ([changed], "blend")
+    assert what_is_missing(work, Wanted(["m01"])) == ([changed], "blend")
     shutil.rmtree(work.models / "m00")
-    (sentence,), command = what_is_missing(work, ["m01"])
+    (sentence,), command = what_is_missing(work, Wanted(["m01"]))
     assert (sentence, command) == ("the blend needs m00, which is gone", "blend")
 
 
@@ -194,13 +218,16 @@ def test_a_run_that_came_after_the_blend_and_a_csv_of_the_blend_before_are_named
     folds = blended[1]
     path = write_submission(work, SubmitSettings()).path
     write_small(work, folds, "m03", small_oof(folds, 3))
-    assert what_is_missing(work, ["m00"]) == (["the blend was made before m03 was done"], "blend")
+    assert what_is_missing(work, Wanted(["m00"])) == (["the blend was made before m03 was done"], "blend")
     make_blend(work, replace(EQUAL, members=("m00", "m01")), seed=0)  # m02 and m03 were there, and left out
-    assert what_is_missing(work, ["m00"]) == ([f"{path} was made from another blend than {work.blend}"], "submit")
+    assert what_is_missing(work, Wanted(["m00"])) == (
+        [f"{path} was made from another blend than {work.blend}"],
+        "submit",
+    )
     write_submission(work, SubmitSettings())
-    assert what_is_missing(work, ["m00"]) == (["nothing is missing"], f"check {path}")
+    assert what_is_missing(work, Wanted(["m00"])) == (["nothing is missing"], f"check {path}")
     write_submission(work, SubmitSettings(), run="m03")
-    assert what_is_missing(work, ["m00"])[0] == ["nothing is missing"]
+    assert what_is_missing(work, Wanted(["m00"]))[0] == ["nothing is missing"]
 
 
 def test_images_that_changed_since_the_folds_are_named_by_status_train_blend_and_submit(whole, tmp_path, typed):
@@ -210,7 +237,7 @@ def test_images_that_changed_since_the_folds_are_named_by_status_train_blend_and
     table.loc[first, "label"] = "2"
     write_manifest(work, table)
     changed = f"1 training image changed since the folds in {work.folds_csv} were assigned: {table['image_id'][first]}"
-    assert what_is_missing(work, ["one"]) == ([changed], "split")
+    assert what_is_missing(work, Wanted(["one"])) == ([changed], "split")
     for step in (["train", "--run", "one", *TRAIN, "--epochs", "2"], ["blend", "--keep", "equal"], ["submit"]):
         _, out, err = typed(*step, "--work", work.root)
         assert f"warning: {changed}" in " ".join((out + err).split())
@@ -223,7 +250,7 @@ def test_a_lineage_that_is_cut_off_is_named_by_status_too(work):
         message, hint = refusal(read, path)
         assert "blend.json is damaged" in message
         assert hint == "`python run.py submit` writes the CSV and its lineage again"
-    (sentence,), command = what_is_missing(work, ["m00"])
+    (sentence,), command = what_is_missing(work, Wanted(["m00"]))
     assert ("blend.json" in sentence, command) == (True, "submit")
 
 

@@ -52,6 +52,11 @@ def test_images_and_labels_are_found_where_they_lie(tmp_path, files, csvs, setti
     assert found(write_files(tmp_path, *files.split(), **csvs), **settings) == expected
 
 
+def test_a_class_is_spelled_composed_whoever_wrote_its_folder(tmp_path):
+    write_files(tmp_path, "train/cafe\u0301/1.jpg", "train/dog/2.jpg", "test/3.jpg")
+    assert [label for split, _, label in found(tmp_path) if split == "train"] == ["caf\u00e9", "dog"]
+
+
 def test_what_is_left_aside_is_noted(tmp_path):
     write_files(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "val/cat/3.jpg", "test/4.jpg", "val/notes.txt")
     (tmp_path / "labels.csv").write_text("name,breed\ncat,felis\ndog,canis\n")
