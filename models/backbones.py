@@ -69,7 +69,7 @@ def resolve_backbone(name: str) -> Backbone:
         mean=cfg.mean,
         std=cfg.std,
         size=cfg.input_size[1],
-        crop_share=cfg.crop_pct,
+        crop_share=min(cfg.crop_pct, 1.0),  # three VOLO nets were tested on more than the picture
         kernel="bicubic" if cfg.interpolation == "bicubic" else "bilinear",
         fixed_size=cfg.fixed_input_size,
     )

@@ -221,7 +221,9 @@ def predict(
     screen: Screen,
 ) -> Iterator[str]:
     """Predict again from the checkpoints of these runs, of all that have networks where none is named."""
-    names = names or [name for name in runs(workspace) if kind_of(workspace, name) is None]
+    names = names or [
+        name for name in runs(workspace) if kind_of(workspace, name) is None and done_folds(workspace, name)
+    ]
     if not names:
         raise UserError(f"{workspace.models} holds no run", hint="`python run.py train`")
     for name in names:  # all of them, before the first is predicted
@@ -246,7 +248,9 @@ def knn(
     screen: Screen,
 ) -> Iterator[str]:
     """Look all images up by the features of these runs, of all probes where none is named."""
-    names = names or [name for name in runs(workspace) if kind_of(workspace, name) == PROBE]
+    names = names or [
+        name for name in runs(workspace) if kind_of(workspace, name) == PROBE and done_folds(workspace, name)
+    ]
     if not names:
         raise UserError(f"{workspace.models} holds no probe", hint="`python run.py probe`")
     with alone(workspace, "probe", say=screen.complain, is_to_write=workspace.folds_csv.is_file()):

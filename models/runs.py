@@ -182,10 +182,18 @@ def _plan(name: str, settings: TrainSettings) -> RunPlan:
     return RunPlan(name, settings.backbone[0], _weights_file(settings), settings)
 
 
+def named_weights(settings: TrainSettings) -> list[tuple[str, str]]:
+    """The backbone, '' for all, and the path of each of `--weights`. A file may have a `=` in its name."""
+    pairs = []
+    for text in settings.weights:
+        backbone, equals, path = text.partition("=")
+        pairs.append((backbone, path) if equals and not Path(text).is_file() else ("", text))
+    return pairs
+
+
 def _weights_file(settings: TrainSettings) -> Path | None:
     """The file that `--weights FILE` or `--weights BACKBONE=FILE` names for this backbone."""
-    pairs = [text.rpartition("=") for text in settings.weights]
-    own = [path for backbone, _, path in pairs if backbone in ("", settings.backbone[0])]
+    own = [path for backbone, path in named_weights(settings) if backbone in ("", settings.backbone[0])]
     if len(own) > 1:
         raise UserError(
             f"{len(own)} weight files for {settings.backbone[0]}: {', '.join(own)}", hint="`--weights FILE`"
@@ -204,10 +212,12 @@ def refuse_other_settings(workspace: Workspace, wanted: Mapping[str, Any]) -> No
     for stored in begun_settings(workspace, run):
         changed = changed_settings(flat_settings(stored), flat_settings(wanted))
         if changed:
+            beside = "train a second run beside it (`--run NEW-NAME`, or a table `[run.NEW-NAME]` in kit.toml), or "
+            beside = "" if wanted.get("kind") == KNN else beside  # it has the name of the run that it is of
             raise UserError(
                 f"the run {run} was begun with other settings: {changed}",
-                hint="type the settings that it was begun with, or train a second run beside it (`--run NEW-NAME`, or "
-                f"a table `[run.NEW-NAME]` in kit.toml), or remove {workspace.models / run} to begin again",
+                hint=f"type the settings that it was begun with, or {beside}remove {workspace.models / run} to begin"
+                " again",
             )
 
 

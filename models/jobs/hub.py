@@ -11,8 +11,8 @@ import timm
 
 from folds.base.errors import UserError
 from folds.base.workspace import digest
-from models.backbones import Backbone
-from models.runs import RunPlan
+from models.backbones import Backbone, resolve_backbone
+from models.runs import RunPlan, named_weights
 
 REACH_SECONDS = 4  # the model hub counts as unreachable if it takes longer to answer
 HUB_FILE = "model.safetensors"  # what timm calls its weights on the hub
@@ -24,7 +24,13 @@ def find_start(plan: RunPlan, backbone: Backbone) -> Path | None:
 
 
 def weights_name(plan: RunPlan) -> str:
-    """The digest of a local file; `pretrained` stands for the tag's own, `random` for none."""
+    """The digest of a local file; `pretrained` stands for the tag's own, `random` for none.
+
+    Raises UserError where `--weights NAME=FILE` names no backbone: it would have no say.
+    """
+    for backbone, _ in named_weights(plan.settings):
+        if backbone:
+            resolve_backbone(backbone)
     if plan.weights is None:
         return "pretrained" if plan.settings.pretrained else "random"
     try:
@@ -42,7 +48,9 @@ def find_weights(backbone: Backbone) -> Path:
     """
     cfg = timm.get_pretrained_cfg(backbone.tag)
     if cfg is None or not cfg.hf_hub_id:
-        raise UserError(f"timm offers no weights for {backbone.tag}", hint="`--weights FILE` or `--no-pretrained`")
+        raise UserError(
+            f"the weights {backbone.tag} are not on the model hub", hint="`--weights FILE` or `--no-pretrained`"
+        )
     repo = cfg.hf_hub_id if cfg.hf_hub_id != "timm/" else f"timm/{backbone.tag}"
     cached = huggingface_hub.try_to_load_from_cache(repo, HUB_FILE)
     if isinstance(cached, str):
@@ -50,8 +58,8 @@ def find_weights(backbone: Backbone) -> Path:
     try:
         _reach_hub()
         return Path(huggingface_hub.hf_hub_download(repo, HUB_FILE))
-    except (OSError, ValueError) as err:  # huggingface_hub's errors are both
-        why = str(err).strip().splitlines()[0]
+    except Exception as err:  # those of huggingface_hub, and of the HTTP library below it: it was another one in hub 1
+        why = (str(err).strip() or type(err).__name__).splitlines()[0]
         raise UserError(
             f"the weights {backbone.tag} are not on this machine and cannot be downloaded: {why}",
             hint="go online once, give a local file with `--weights FILE`, or start from scratch with "

@@ -154,8 +154,10 @@ class _Session:
         event = said.event if isinstance(said, JobEvent) else None
         if isinstance(said, Began):
             one.node = said.node
-        elif isinstance(said, Ended) and said.error:
-            raise said.error
+        elif isinstance(said, Ended) and said.error:  # its machine cannot write the work folder; others may
+            if one.moves == MOST_MOVES:
+                raise said.error
+            yield from self._move(one, said.error.message)
         elif isinstance(said, Ended) and said.holder:
             if said.holder != one.holder:
                 yield one.event(FoldHeld(one.task.name, said.holder.sentence))

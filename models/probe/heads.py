@@ -209,8 +209,9 @@ def inner_splits(fold: np.ndarray, group: np.ndarray, *, n_folds: int) -> list[I
         splits = []
         for k in (0, 1):
             part = np.flatnonzero(fold != k)
-            half = np.unique(group[part], return_inverse=True)[1] % 2 == 0
-            if half.any() and not half.all():
+            ids = np.unique(group[part], return_inverse=True)[1]
+            half = (ids if ids.any() else np.arange(len(part))) % 2 == 0  # a single group is cut image by image
+            if not half.all():
                 splits += [InnerSplit(part[own], {k: part[~own]}) for own in (half, ~half)]
         return splits
     pairs = sorted({tuple(sorted((k, (k + 1) % n_folds))) for k in range(n_folds)})

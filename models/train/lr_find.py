@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import itertools
 from dataclasses import dataclass
@@ -79,28 +78,23 @@ def _without_rate(job: Job) -> dict[str, object]:
 
 
 def sweep(trainer: FoldTrainer, *, steps: int = STEPS, track: Track = silently) -> Sweep:
-    """Train at rates from 1e-6 to 1, each step at a higher one; stop at divergence, restore the network.
+    """Train at rates from 1e-6 to 1, each step at a higher one; stop at divergence. The network is spoilt by then.
 
     Raises UserError where no rate makes the loss fall. Source: Smith 2017 (LR range test), fastai's `lr_find`.
     """
     stepper, rates, losses = trainer.stepper, np.geomspace(LOWEST, HIGHEST, steps), list[float]()
-    before = copy.deepcopy(stepper.network.state_dict())
     n_epochs = trainer.settings.epochs
     batches = itertools.chain.from_iterable(trainer.batches(epoch % n_epochs) for epoch in itertools.count())
     stepper.train_mode()
-    try:
-        for rate, batch in track(zip(rates, batches, strict=False), what="rates", total=steps, unit="steps"):
-            for group in stepper.optimiser.param_groups:
-                group["lr"] = rate * group["lr_scale"]
-            loss = float(stepper.accumulate(*batch))
-            stepper.move()
-            smooth = smoothed(np.array([*losses, loss]))
-            if not np.isfinite(loss) or (len(losses) >= TRUSTED_STEPS and smooth[-1] > DIVERGED * smooth[:-1].min()):
-                break
-            losses.append(loss)
-    finally:
-        stepper.network.load_state_dict(before)
-        stepper.optimiser.state.clear()
+    for rate, batch in track(zip(rates, batches, strict=False), what="rates", total=steps, unit="steps"):
+        for group in stepper.optimiser.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        loss = float(stepper.accumulate(*batch))
+        stepper.move()
+        smooth = smoothed(np.array([*losses, loss]))
+        if not np.isfinite(loss) or (len(losses) >= TRUSTED_STEPS and smooth[-1] > DIVERGED * smooth[:-1].min()):
+            break
+        losses.append(loss)
     return judge_sweep(rates[: len(losses)], np.array(losses), is_probed=trainer.is_probed)
 
 

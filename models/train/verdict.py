@@ -21,6 +21,7 @@ from models.watch.events import AgainstProbe, EpochRow, JobKey, Verdict, Verdict
 
 LAST_SHARE = 0.25  # of the epochs: what they gained tells whether more of them would
 STILL_GAINING = 0.04  # a relative fall of the valid loss over them; a finished cosine's last quarter gains less
+LEAST_LOSS = 1e-12  # nats: where all images are right beyond doubt, nothing is divided by 0
 RISING = 0.02  # a relative rise of the valid loss above its best epoch; less is noise of one fold
 NOTHING_LEARNED = 0.95  # of the loss that the class shares alone give: nothing below it in any epoch
 MEMORISED = 0.25  # training error below this share of the valid error, with nothing gained at the end
@@ -46,8 +47,9 @@ def judge(
     """
     last, best = rows[-1], min(rows, key=lambda row: row.valid_loss)
     before = rows[max(0, len(rows) - 1 - max(1, round(LAST_SHARE * len(rows))))]
-    gained = 1 - last.valid_loss / before.valid_loss if len(rows) > 1 else 0.0
-    rose, more = last.valid_loss / best.valid_loss - 1, round(last.epoch * 1.5) or 1
+    ended, earlier, lowest = (max(row.valid_loss, LEAST_LOSS) for row in (last, before, best))
+    gained = 1 - ended / earlier if len(rows) > 1 else 0.0
+    rose, more = ended / lowest - 1, round(last.epoch * 1.5) or 1
     risen = f"the valid loss has risen by {rose:.0%} since epoch {best.epoch}"
     falling = f"the last epochs still took {gained:.0%} off the valid loss"
     is_memorised = train_top3_error < MEMORISED * last.valid_top3_error

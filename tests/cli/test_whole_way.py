@@ -10,6 +10,7 @@ import pytest
 
 import run
 from tests.competition import QUICK, TRAIN, fingerprint, make_competition
+from tests.ensemble.small import change_json
 from tests.models.small import save_body
 
 
@@ -78,6 +79,15 @@ def test_predict_gives_the_same_probabilities_again_and_other_views_on_request(w
     assert "over whole, zoom" in typed("predict", "--work", work).out  # the views that the run has
     typed("predict", "--work", work, "--views", "centre,mirror")  # from the networks: neither was there any more
     assert [path.read_bytes() for path in files] == before
+
+
+def test_predict_refused_everything_while_a_run_was_merely_begun(work, typed):
+    begun = work / "models" / "begun" / "fold0"
+    begun.mkdir(parents=True)
+    shutil.copy(work / "models" / "test_resnet" / "fold0" / "settings.json", begun)
+    change_json(begun / "settings.json", run="begun")
+    assert "test_resnet fold 0: predicted again" in typed("predict", "--work", work).out
+    shutil.rmtree(begun.parent)
 
 
 def test_status_as_text_or_as_one_json_object_says_the_scores_and_the_next_command(work, typed):

@@ -9,7 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from folds.base.errors import UserError
 from models.backbones import SHORT_NAMES, build_network, head_parameters, read_weights, resolve_backbone
-from models.jobs.hub import find_weights
+from models.jobs.hub import find_weights, weights_name
+from models.runs import plan_runs
+from models.settings import TrainSettings
 from tests.competition import refusal
 from tests.models.small import save_body
 
@@ -24,6 +26,22 @@ def test_size_mean_and_kernel_come_from_the_weights_own_config_and_a_name_is_pin
     assert (inception.size, inception.mean) == (299, (0.5, 0.5, 0.5))
     assert (resnet.size, resnet.crop_share, resnet.kernel) == (224, 0.95, "bicubic")
     assert resolve_backbone("resnet18").tag.startswith("resnet18.")
+
+
+def test_a_net_tested_on_more_than_the_picture_saw_nan_beside_it():
+    assert resolve_backbone("volo_d4_448").crop_share == 1
+
+
+def test_a_weights_file_with_a_sign_of_equality_in_its_name_was_left_out_without_a_word(tmp_path):
+    def plan(*texts):
+        return plan_runs(TrainSettings(backbone=("test_resnet",), weights=texts), {})[0]
+
+    checkpoint = tmp_path / "epoch=9-step=1000.ckpt"
+    checkpoint.write_bytes(b"x")
+    assert plan(str(checkpoint)).weights == checkpoint
+    assert plan(f"test_resnet={checkpoint}", "resnet50=other.pth").weights == checkpoint
+    assert refusal(weights_name, plan("test_resnot=a.pth"))[0].startswith("there is no backbone `test_resnot`")
+    assert refusal(weights_name, plan("epoch=9.ckpt"))[0].startswith("there is no backbone `epoch`")
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,14 @@ def test_inner_splits_train_and_judge_inside_the_training_part_only(n_folds):
             assert not set(split.train.tolist()) & set(valid.tolist())
 
 
+def test_two_folds_of_one_group_each_left_nothing_to_choose_a_strength_by():
+    """Two hospitals, `--group-column hospital --n-folds 2`: it was an IndexError."""
+    fold = np.repeat([0, 1], 30)
+    splits = inner_splits(fold, fold, n_folds=2)
+    assert [sorted(split.valid) for split in splits] == [[0], [0], [1], [1]]
+    assert all(len(split.train) == len(rows) == 15 for split in splits for rows in split.valid.values())
+
+
 def test_noise_gets_a_stronger_penalty_than_clear_classes():
     features, target = small_problem(n=300)
     noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(0))

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from folds.split.assign import load_folds
@@ -14,24 +13,20 @@ from models.jobs.plan import find_rates, plan_job
 from models.probe.probe import probe_run
 from models.runs import done_folds, plan_runs
 from models.settings import PredictSettings, TrainSettings
-from models.train.lr_find import judge_sweep, sweep
+from models.train.lr_find import judge_sweep
 from models.train.verdict import against_probe, judge, remedy_for
 from models.watch.events import AgainstProbe, JobKey, Verdict
 from models.watch.tables import event_lines
 from tests.competition import refusal
-from tests.models.small import SETTINGS, VIEWS, epoch_row, only, train, trainer
+from tests.models.small import SETTINGS, VIEWS, epoch_row, only, train
 
 RATES = np.geomspace(1e-6, 1, 100)
 LONG = dataclasses.replace(SETTINGS, epochs=1, batch_size=4)
 
 
-def test_the_network_is_as_it_was_after_a_sweep(workspace):
-    one = trainer(workspace, LONG, lr=1.0)
-    before = {name: value.clone() for name, value in one.stepper.network.state_dict().items()}
-    found = sweep(one, steps=40)
-    assert len(found.rates) == len(found.losses)
-    for name, value in one.stepper.network.state_dict().items():
-        assert torch.equal(value, before[name]), name
+def test_a_valid_loss_of_exactly_zero_was_divided_by():
+    rows = [epoch_row(number, valid_loss=0.0, valid_top3_error=0.0) for number in (1, 2)]
+    assert judge(rows, train_loss=0.0, train_top3_error=0.0).kind == "fine"
 
 
 def test_the_suggestion_lies_on_the_slope_of_a_valley():
