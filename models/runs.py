@@ -198,7 +198,7 @@ def _weights_file(settings: TrainSettings) -> Path | None:
         raise UserError(
             f"{len(own)} weight files for {settings.backbone[0]}: {', '.join(own)}", hint="`--weights FILE`"
         )
-    return Path(own[0]) if own else None
+    return Path(own[0]).absolute() if own else None  # a process on Ray has another current folder
 
 
 def refuse_other_settings(workspace: Workspace, wanted: Mapping[str, Any]) -> None:

@@ -141,5 +141,5 @@ def test_a_mistake_in_a_prepared_work_folder_is_refused_too(work, typed, words, 
 def test_weights_that_are_not_here_stop_the_whole_way_before_it_begins(typed, tmp_path):
     data = make_competition(tmp_path / "data")
     err = typed("all", data, "--backbone", "test_resnet", "--weights", "none.pth", code=2).err
-    assert err.startswith("error: the weights file none.pth cannot be read")
+    assert err.startswith(f"error: the weights file {Path.cwd() / 'none.pth'} cannot be read")
     assert not Path("work").exists()
