@@ -103,7 +103,9 @@ def fine_tune() -> None:
     classes = json.loads((options.work / "folds" / "folds.json").read_text())["classes"]
     target = np.array([classes.index(label) for label in test["label"]])
     import torch
+    from PIL import ImageFile
 
+    ImageFile.LOAD_TRUNCATED_IMAGES = True  # test images may be cut off, and are to be predicted all the same
     torch.manual_seed(options.seed)
     np.random.seed(options.seed)  # noqa: NPY002  fastai's transforms draw from it
     began = time.perf_counter()
