@@ -17,6 +17,7 @@ from folds.base.errors import UserError, counted, first_few
 from folds.find.layout import (
     TEST_FOLDERS,
     TRAIN_CSVS,
+    names_file,
     pick_file,
     pick_folder,
     pick_sample,
@@ -89,11 +90,11 @@ def find_dataset(data: Path, settings: PrepareSettings) -> Dataset:
     taken = {*tables, *(file.path for file in test_files)}
     train_files = [file for file in listing.below(train_folder) if file.path not in taken]
     train, notes, id_column = _items_of_folders(train_files, train_folder), list(listing.notes), None
-    if train_csv and settings.train_csv is None and _lists_classes(tables[train_csv], train):
+    lookup = Lookup(train_files, train_folder)
+    if train_csv and settings.train_csv is None and _lists_classes(tables[train_csv], train, lookup):
         notes.append(f"{train_csv} lists the classes: labels are the folders of the images")
         train_csv = None
     if train_csv:
-        lookup = Lookup(train_files, train_folder)
         columns = pick_train_columns(tables[train_csv], tables.get(sample or ""), lookup, settings)
         train, id_column = _items_of_csv(tables[train_csv], columns, train_files, lookup, root=data), columns[0]
     if test_folder is None and sample_ids is not None:  # training and test images lie together
@@ -206,11 +207,15 @@ def _items_of_folders(files: Sequence[File], folder: str) -> list[Item]:
     return items
 
 
-def _lists_classes(table: CsvTable, items: Sequence[Item]) -> bool:
-    """Whether a table has a row for each class folder, and so no labels of images."""
+def _lists_classes(table: CsvTable, items: Sequence[Item], lookup: Lookup) -> bool:
+    """Whether a table has a row for each class folder, and no column beside it names images: it labels none."""
     labels = {item.label for item in items} - {""}
-    columns = [table.column(name) for name in dict.fromkeys(table.header)]
-    return len(labels) > 1 and any(labels <= set(cells) and len(set(cells)) == len(cells) for cells in columns)
+    columns = {name: table.column(name) for name in table.header}
+    for name, cells in columns.items():
+        if len(labels) > 1 and labels <= set(cells) and len(set(cells)) == len(cells):
+            others = (cell for other in columns if other != name for cell in columns[other])
+            return not any(names_file(cell, lookup) for cell in others if cell)
+    return False
 
 
 def _items_of_csv(

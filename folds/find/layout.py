@@ -140,7 +140,7 @@ def naming_column(table: CsvTable, *lookups: Lookup) -> str | None:
         for name in dict.fromkeys(table.header):
             cells = list(dict.fromkeys(cell for cell in table.column(name) if cell))[:most]
             found[name] = sum(
-                1 + (stem(cell) != cell) for cell in cells if any(_names_file(cell, one) for one in lookups)
+                1 + (stem(cell) != cell) for cell in cells if any(names_file(cell, one) for one in lookups)
             )
         best = max(found, key=lambda name: (found[name], name == usual))
         if found[best]:
@@ -148,7 +148,7 @@ def naming_column(table: CsvTable, *lookups: Lookup) -> str | None:
     return None
 
 
-def _names_file(cell: str, lookup: Lookup) -> bool:
+def names_file(cell: str, lookup: Lookup) -> bool:
     try:
         return lookup.find(cell) is not None
     except UserError:

@@ -9,6 +9,7 @@ import pytest
 
 from folds.base.workspace import Workspace
 from folds.find.dataset import find_dataset
+from folds.find.listing import composed
 from folds.manifest.manifest import read_manifest
 from folds.manifest.prepare import prepare
 from folds.pixels.store import open_store
@@ -63,7 +64,7 @@ def test_files_and_classes_of_any_name_are_used_and_come_back(tmp_path):
             (data / "train" / label / f"{number}.jpg").write_bytes(jpeg((40, 200, 40), rng))
     folds = load_folds(prepared(tmp_path, data))
     assert {f"a/{name}" for name in NAMES} <= set(folds.image_id.tolist())
-    assert set(folds.classes) == {*NAMES, "a", "b"}
+    assert set(folds.classes) == {*map(composed, NAMES), "a", "b"}
 
 
 def test_files_and_classes_whose_names_are_no_utf8_are_named_and_not_used(tmp_path):
