@@ -136,14 +136,15 @@ def naming_column(table: CsvTable, *lookups: Lookup) -> str | None:
     """
     usual = usual_column(table.header, ID_NAMES)
     for most in (LOOKED_AT, None):
-        found = {}
-        for name in dict.fromkeys(table.header):
+        best, named_by_best = None, 0
+        for name in sorted(dict.fromkeys(table.header), key=lambda name: name != usual):
             cells = list(dict.fromkeys(cell for cell in table.column(name) if cell))[:most]
-            found[name] = sum(
-                1 + (stem(cell) != cell) for cell in cells if any(names_file(cell, one) for one in lookups)
-            )
-        best = max(found, key=lambda name: (found[name], name == usual))
-        if found[best]:
+            weight = {cell: 1 + (stem(cell) != cell) for cell in cells}
+            if sum(weight.values()) <= named_by_best:
+                continue  # labels, mostly: looking for what names no file has all files indexed by each kind of name
+            named = sum(weight[cell] for cell in cells if any(names_file(cell, one) for one in lookups))
+            best, named_by_best = (name, named) if named > named_by_best else (best, named_by_best)
+        if best is not None:
             return best
     return None
 
