@@ -55,7 +55,7 @@ def open_run(
     files = [folder / "test.npz" for folder in done] if tests_only else [folder / "oof.npz" for folder in folders]
     stored: list[StoredPredictions] = []
     for file in files:
-        stored.append(opened.predictions(file, as_words(file.parent), first=stored[0] if stored else None))
+        stored.append(opened.predictions(file, _as_words(file.parent), first=stored[0] if stored else None))
     if not added:
         opened.refuse_mixed_folds(list(done))
     if not added and (refit := done_refit(workspace, name)):
@@ -103,7 +103,7 @@ def _predict_again(root: Path, kind: str | None) -> str:
     return f"`python run.py predict --run {root.name}`"
 
 
-def as_words(folder: Path) -> str:
+def _as_words(folder: Path) -> str:
     """`fold 2` for the folder of a fold."""
     return folder.name.replace("fold", "fold ")
 
@@ -160,12 +160,12 @@ class _Opened:
             counts = f"{len(stored.classes)} classes where the folds have {len(rows.classes)}"
             fault = f"has {counts}; the difference is {first_few(odd)}"
         elif stored.views != first.views:
-            views = f"({', '.join(stored.views)}) than {as_words(first.path.parent)} ({', '.join(first.views)})"
+            views = f"({', '.join(stored.views)}) than {_as_words(first.path.parent)} ({', '.join(first.views)})"
             fault = f"has other views or view order {views}"
             if not is_added(self.root):
                 hint = f"`python run.py predict --run {self.name} --views {','.join(first.views)}`"
         elif stored.classes != first.classes:
-            fault = f"has its classes in another order than {as_words(first.path.parent)}"
+            fault = f"has its classes in another order than {_as_words(first.path.parent)}"
         else:
             return stored
         raise UserError(f"{self.name}: {what} {fault}", hint=hint)
@@ -174,7 +174,7 @@ class _Opened:
         """Refuse folds that were not all trained with the settings of the first."""
         for folder in folders[1:]:
             again = replace(self, hint=f"remove {folder}, then `python run.py train --run {self.name}`")
-            again.refuse_other_settings(folder, as_words(folder), folders[0])
+            again.refuse_other_settings(folder, _as_words(folder), folders[0])
 
     def refuse_other_settings(self, folder: Path, what: str, first: Path) -> None:
         """Refuse a fold, or the refit, that was trained with other settings than the first one, each in its folder."""
@@ -182,7 +182,7 @@ class _Opened:
         both = {**dict.fromkeys(before), **now}
         both.pop(CHOSEN, None)  # machines may differ
         if changed := changed_settings(before, both):
-            than = f"was trained with other settings than {as_words(first)}"
+            than = f"was trained with other settings than {_as_words(first)}"
             raise UserError(f"{self.name}: {what} {than}: {changed}", hint=self.hint)
 
     def places_of_views(self, there: tuple[str, ...], views: tuple[str, ...] | None) -> tuple[int, ...]:
