@@ -77,9 +77,7 @@ def make_column(name: str, cells: pd.Series, label: np.ndarray) -> Column:
 def _number(values: Sequence[str], codes: np.ndarray) -> Kind | None:
     """What is not finite is missing. codes (N,): which value each training image has, -1 for none"""
     try:
-        numbers = np.array(
-            [float(value.replace("_", "x")) for value in values]
-        )  # to Python 1_11 and 11_1 are one number
+        numbers = np.array([float(value.replace("_", "x")) for value in values])  # Python reads 1_11 and 11_1 as 111
     except ValueError:
         return None
     numbers = np.where(np.isfinite(numbers), numbers, np.nan)

@@ -225,9 +225,7 @@ def _state(dataset: Dataset, settings: PrepareSettings, *, relabelled: int) -> d
         "labels": labels,
         "relabelled": relabelled,
         "id_column": dataset.id_column,
-        "reads": [
-            name for name in ("AVIF", "HEIF") if name in FORMATS
-        ],  # once it is installed, there is something to do
+        "reads": [name for name in ("AVIF", "HEIF") if name in FORMATS],  # with one more there is something to do
     }
 
 

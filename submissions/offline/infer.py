@@ -148,7 +148,7 @@ class _Work:
         sizes = [self.blocks[at].stop - self.blocks[at].start for at in todo]
         if done and not self.per_picture:  # of an earlier call
             with np.load(self.path(max(done)), allow_pickle=False) as block:
-                self.per_picture = float(block["per_picture"])
+                self.per_picture = float(block.get("per_picture", 0.0))  # an older call did not keep it
         with ThreadPoolExecutor(1, thread_name_prefix="decode") as thread:
             ahead: list[Future[PixelStore]] = []
             for i, at in enumerate(track(todo, what="pictures", total=len(todo), unit="blocks")):
