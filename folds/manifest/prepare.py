@@ -16,9 +16,10 @@ import pandas as pd
 from folds.base.errors import UserError, first_few
 from folds.base.progress import Track, silently
 from folds.base.workspace import Workspace, digest, read_json_if_whole, replacing, write_bytes, write_json
-from folds.find.dataset import Dataset, Item, find_dataset, relabel
+from folds.find.dataset import Dataset, Item, find_dataset
 from folds.find.listing import File, Key
 from folds.find.reasons import DAMAGED, TRUNCATED, UNREAD, from_cell, reason_text, to_cell
+from folds.find.relabel import relabel
 from folds.manifest.duplicates import mark_copies
 from folds.manifest.manifest import (
     COLUMNS,
