@@ -65,7 +65,7 @@ def test_groups_were_joined_by_another_column_of_ids_than_prepare_was_told(tmp_p
     rows = ["id,photo,label,patient"]
     for number in range(24):
         picture(number).save(tmp_path / "data/train" / f"{number}.png")
-        rows.append(f"{23 - number},{number},{'cat' if number % 2 else 'dog'},p{number // 4}")
+        rows.append(f"{7 * number % 24},{number},{'cat' if number % 2 else 'dog'},p{number // 4}")
     (tmp_path / "data/train.csv").write_text("\n".join(rows))
     run_prepare(tmp_path / "data", id_column="photo")
     folds, _ = run_split(n_folds=3, group_column="patient")
