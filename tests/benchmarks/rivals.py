@@ -100,6 +100,7 @@ def fine_tune() -> None:
     kept.columns = ["image_id", "label"]
     test = manifest[(manifest["split"] == "test") & (manifest["status"] == "usable")][["image_id", "path"]]
     test = test.merge(kept, on="image_id", validate="one_to_one")
+    assert len(test), f"{options.labels} has the labels of no test image"
     classes = json.loads((options.work / "folds" / "folds.json").read_text())["classes"]
     target = np.array([classes.index(label) for label in test["label"]])
     import torch
