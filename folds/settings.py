@@ -56,7 +56,7 @@ class PrepareSettings:
     ] = None
     store_size: Annotated[
         int | None,
-        at_least(16, at_most=1024, help="side of the pixel store, in pixels; what the runs need if not given"),
+        at_least(16, at_most=1024, help="side of the pixel store, in pixels; if not given what the runs need, or less"),
     ] = None
     store: Annotated[
         StoreForm | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -33,17 +34,18 @@ from folds.manifest.manifest import (
     write_manifest,
 )
 from folds.manifest.summary import decoder_notes
-from folds.pixels.decode import Facts
+from folds.pixels.decode import Facts, longest_side
 from folds.pixels.fill import Known, fill, write_row
 from folds.pixels.formats import FORMATS
 from folds.pixels.pool import start_server, usable_cores
-from folds.pixels.store import FORMS, VERSION, Pixels, open_store, store_path, write_head
+from folds.pixels.store import FORMS, STORE_GRID, VERSION, Pixels, open_store, store_path, write_head
 from folds.settings import PrepareSettings, StoreForm
 
 FACT_COLUMNS = ["path", "bytes", "mtime_ns", *(field.name for field in fields(Facts))]  # of files.csv
 FACT_NUMBERS = {**dict.fromkeys(("bytes", "mtime_ns", "width", "height"), "int64"), "decoded": "float64"}
 OF_FACTS = ("format", "mode", "width", "height", "digest", "phash", "mirror_phash")  # the hashes are not kept
 DEPENDED_ON = ("store_size", "store", "keep_truncated", "keep_two_labels", "near_bits")  # settings
+SAMPLE = 500  # files whose headers tell how large the pictures are
 KNOWN_SHARE = 0.5  # of the files that the work folder was made from must still be there, else it is other data
 
 
@@ -77,7 +79,8 @@ def prepare(
 ) -> PrepareResult:
     """Bring manifest and pixel store up to date with the data: what is unchanged is kept, the rest is decoded.
 
-    needed_size  side in pixels that the store must have where the settings name none; a larger one that is there stays
+    needed_size  side in pixels that the store has where the settings name none and the pictures are as large; a larger
+                 store that is there stays
     lock         entered before anything is written, once it is known that the work folder lies outside of the data
     Raises UserError where the data cannot be used, lies around the work folder, or is not what the folder was made of.
     """
@@ -99,7 +102,7 @@ def prepare(
             notes.append(
                 "the sample submission of the last prepare is not used, since `--sample` was not given this time"
             )
-        size = settings.store_size or max(needed_size, before.get("store_size", 0))
+        size = settings.store_size or max(_no_larger(needed_size, dataset), before.get("store_size", 0))
         form: StoreForm = settings.store or before.get("store", "raw")
         settings = replace(settings, store_size=size, store=form)
         state = _state(dataset, settings, relabelled=relabelled)
@@ -116,6 +119,13 @@ def prepare(
         seconds = time.perf_counter() - start
         notes += decoder_notes(manifest)
         return PrepareResult(manifest, unchanged, decoded, dataset.hidden, tuple(notes), seconds, size, form)
+
+
+def _no_larger(size: int, dataset: Dataset) -> int:
+    """The side of a store, or of the longest picture where all are smaller, rounded up: no detail is lost."""
+    step = math.ceil(len(dataset.items) / SAMPLE)
+    longest = longest_side([dataset.root / item.file.path for item in dataset.items[::step]])
+    return size if longest is None else min(size, math.ceil(longest / STORE_GRID) * STORE_GRID)
 
 
 def _make(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -21,6 +22,8 @@ LARGE_PIXELS = 16_000_000  # above this a picture is shrunk by a whole factor be
 # A JPEG is decoded at 1/2, 1/4, 1/8 as long as both sides keep this many times the store's: 99% of the levels of a
 # photograph are within 2 of the whole one's (docs/speed.md); with 1 instead of 2 within 4 to 6.
 DRAFT_ROOM = 2
+PLAIN_HEADERS = ("JPEG", "PNG", "GIF", "BMP", "TIFF")  # read in Python: none can crash the process
+READ_SHARE = 0.9  # of the files asked
 REDUCING_GAP = 3.0  # Pillow shrinks by whole factors first, down to 3 times the target: no visible difference
 THIN = 10  # from this ratio of the sides on, or below this many pixels a side, a picture is named as extreme
 SHRINKABLE = frozenset({"L", "RGB", "RGBA", "LA", "CMYK", "YCbCr"})  # modes that `reduce` can average
@@ -60,6 +63,17 @@ class Facts:
     mirror_phash: str = ""
     decoded: float = 0.0
     reasons: tuple[Reason, ...] = ()
+
+
+def longest_side(paths: Sequence[Path]) -> int | None:
+    """The longest side of these pictures in pixels, by their headers; None where too few of them can be read so."""
+    sides = []
+    for path in paths:
+        with suppress(Exception), warnings.catch_warnings():  # `decode` says what is wrong with the file
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=PLAIN_HEADERS) as picture:
+                sides.append(max(picture.size))
+    return max(sides) if sides and len(sides) >= READ_SHARE * len(paths) else None
 
 
 class _UnreadableError(Exception):

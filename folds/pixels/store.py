@@ -28,6 +28,7 @@ VERSION = 3  # of the store's layout and of the decoding rules: a store of anoth
 ENDINGS: dict[StoreForm, str] = {"raw": "u8", "jpeg": "jpegs"}
 Pixels: TypeAlias = RawPixels | JpegPixels
 FORMS: dict[StoreForm, type[RawPixels] | type[JpegPixels]] = {"raw": RawPixels, "jpeg": JpegPixels}
+STORE_GRID = 32  # pixels: the side of a store that nobody chose is a multiple of it
 PIECE = 1 << 24  # bytes that are copied at a time
 MARK = "copied.json"  # of a copy, written last: sizes and times of its files, once every pixel had been checked
 
@@ -53,6 +54,11 @@ class PixelStore:
     def identity(self) -> list[int | str]:
         """What tells the pixels of this store from those of another size or form, for whatever is made from them."""
         return [*self.pixels.shape, *(["jpeg"] if isinstance(self.pixels, JpegPixels) else [])]
+
+    @property
+    def longest_side(self) -> int:
+        """Of the pictures that are used, in pixels: no input shows more."""
+        return int(np.maximum(self.width, self.height)[self.split != ""].max())
 
     @property
     def test_rows(self) -> np.ndarray:

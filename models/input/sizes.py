@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import timm
 
 from folds.base.errors import UserError
+from folds.pixels.store import STORE_GRID
 from models.backbones import Backbone, refuse_input, resolve_backbone
 from models.input.views import check_views, mirrored, split_view, view_size
 from models.recipes import OWN_SIZE, FullSettings
@@ -17,7 +18,6 @@ from models.settings import PredictSettings, TrainSettings
 GROW_SHARE = 0.75  # the last quarter of the epochs sees the final size
 GRID = 16  # sizes in between are multiples of it: few sizes, so that cuDNN and torch.compile tune few shapes
 STORE_MARGIN = 7 / 6  # crops are cut out of the store: 288 serves 224, 352 serves 299 (within 1 dB of the originals)
-STORE_GRID = 32
 # Far below the weights' own size one of two views is this much larger: what the weights know of larger pictures is not
 # lost, and crops of training show objects larger, too (Touvron et al. 2019). It is a multiple of 32, the stride of most
 # networks: asked at 160 or 192 pixels a net trained at 128 has a lower log loss than at 144 or 176 (docs/measured.md).

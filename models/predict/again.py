@@ -68,7 +68,7 @@ def predict_run(
     if not asked:
         return
     models, kept = [trained[i].model for i in asked], tuple(view for view in views if view not in lacking)
-    largest = largest_size(lacking, models[0].size)
+    largest = min(largest_size(lacking, models[0].size), store.longest_side)
     yield JobEvent(JobKey(run, None), PredictStarted(len(models), lacking, kept, largest, store.size))
     common: dict[str, Any] = {"batch_size": predict.predict_batch, "track": track}
     tests = log_probs_of(models, store, store.test_rows, lacking, what=f"{run}: test", **common)

@@ -135,7 +135,7 @@ def _probe_folds(
             n_train=len(folds.image_id),
             n_test=n_test,
             image_size=body.size,
-            largest_size=largest_size(probe.views, body.size),
+            largest_size=min(largest_size(probe.views, body.size), store.longest_side),
             store_size=store.size,
             device=body.device.type,
             precision=body.precision_name,

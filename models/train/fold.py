@@ -119,12 +119,13 @@ def make_trainer(
 
 
 def _started(trainer: FoldTrainer, views: Sequence[str]) -> FoldStarted:
+    largest = max(trainer.sizes[-1], largest_size(views, trainer.model.size))
     return FoldStarted(
         tag=trainer.job.backbone.tag,
         n_train=len(trainer.data.train_rows),
         n_valid=len(trainer.data.valid_rows),
         image_size=trainer.sizes[-1],
-        largest_size=max(trainer.sizes[-1], largest_size(views, trainer.model.size)),
+        largest_size=min(largest, trainer.store.longest_side),
         store_size=trainer.store.size,
         device=trainer.device.type,
         precision=str(trainer.precisions["train"]).removeprefix("torch."),
