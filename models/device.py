@@ -65,6 +65,11 @@ def return_memory(device: torch.device) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def is_out_of_memory(err: RuntimeError) -> bool:
+    """Whether torch raised it since the device's memory is short."""
+    return isinstance(err, torch.OutOfMemoryError) or "can't allocate memory" in str(err)  # the CPU's own is no type
+
+
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The type that a name stands for; `auto` is bfloat16 where the hardware has it, else float16 on a GPU, or float32.
 

@@ -123,7 +123,9 @@ class PredictSettings:
             "centre, mirror if not given, of nets trained far below their own size one of them larger"
         ),
     ] = None
-    predict_batch: Annotated[int, at_least(1, help="images per forward pass at prediction; at most 32 on a CPU")] = 128
+    predict_batch: Annotated[
+        int, at_least(1, help="images per forward pass at prediction: at most 32 on a CPU, fewer where memory is short")
+    ] = 128
 
     @property
     def plain_views(self) -> tuple[str, ...]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from folds.base.errors import UserError
 from folds.base.progress import Track, silently
 from folds.pixels.store import PixelStore
 from models.backbones import Backbone, pooled_features
-from models.device import autocast, fused
+from models.device import autocast, fused, is_out_of_memory
 from models.input.batches import gather_batches
 from models.input.resample import network_input
 from models.input.views import view_boxes, view_size
@@ -60,12 +62,18 @@ class Model:
         inputs = self.inputs(store, rows, views, **passes)
         if not len(rows):  # one image that is not kept tells how many features there are
             inputs = iter([[torch.zeros(1, 3, self.size, self.size, device=self.device)] * len(views)])
+        parts = _Parts()
         with fused(self.network, size=self.size, device=self.device):
             for seen in inputs:
                 with torch.inference_mode(), autocast(self.device, self.precision):
-                    of_views = [pooled_features(self.network, one) for one in seen]
+                    of_views = [parts(partial(pooled_features, self.network), one) for one in seen]
                     found = [torch.stack(views) for views in zip(*of_views, strict=True)]
                 yield found if len(rows) else [one[:, :0] for one in found]
+
+    def logits(self, images: Tensor) -> list[Tensor]:
+        """One tensor, (B, C) float32, without `shift`."""
+        with autocast(self.device, self.precision):
+            return [self.network(images).float()]
 
     def inputs(
         self,
@@ -107,20 +115,39 @@ def log_probs_of(
     """(len(models), n, V, C) float32 log-probabilities by models of one run, for which each image is read once."""
     first = models[0]
     shifts = torch.from_numpy(np.stack([model.shift for model in models])).float().to(first.device)  # (models, C)
-    found = [torch.empty(len(models), 0, len(views), shifts.shape[1])]
+    found, parts = [torch.empty(len(models), 0, len(views), shifts.shape[1])], _Parts()
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(fused(model.network, size=model.size, device=model.device))
         for seen in first.inputs(store, rows, views, **passes):
             with torch.inference_mode():
                 # One view at a time: eight at once cost 8.7 times one: they leave no room in the processor's cache.
-                answers = [torch.stack([_logits(model, view) for model in models]) for view in seen]  # (models, B, C)
-                logits = torch.stack(answers, dim=2) + shifts[:, None, None]
+                answers = [torch.stack([parts(model.logits, view)[0] for model in models]) for view in seen]
+                logits = torch.stack(answers, dim=2) + shifts[:, None, None]  # of (models, B, C) for each view
                 found.append(logits.log_softmax(dim=3).cpu())
     return torch.cat(found, dim=1).numpy()
 
 
-def _logits(model: Model, view: Tensor) -> Tensor:
-    with autocast(model.device, model.precision):
-        answer: Tensor = model.network(view)
-    return answer.float()
+class _Parts:
+    """Forward passes of as many images as the device's memory holds: halved, for good, where it is short."""
+
+    most: int | None = None
+
+    def __call__(self, forward: Callable[[Tensor], list[Tensor]], images: Tensor) -> list[Tensor]:
+        """Each of the tensors (B, ..) that `forward` makes of images (B, 3, size, size)."""
+        while True:
+            try:
+                made = [forward(part) for part in images.split(self.most or max(len(images), 1))]
+                return made[0] if len(made) == 1 else [torch.cat(one) for one in zip(*made, strict=True)]
+            except RuntimeError as err:
+                if not is_out_of_memory(err):
+                    raise
+            made = []  # outside of `except`, which keeps the tensors alive
+            if images.is_cuda:
+                torch.cuda.empty_cache()
+            self.most = min(self.most or len(images), len(images)) // 2
+            if not self.most:
+                raise UserError(
+                    f"out of memory with one image of {images.shape[-1]} pixels at prediction",
+                    hint="smaller views, such as `--views centre,mirror`, or free the device's memory",
+                )

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from folds.base.errors import UserError
 from models.backbones import head_parameters
-from models.device import autocast
+from models.device import autocast, is_out_of_memory
 from models.input.augment import training_loss
 from models.recipes import FullSettings
 
@@ -109,8 +109,8 @@ class Stepper:
         while True:
             try:
                 return self._backward(images, target)
-            except RuntimeError as err:  # torch.OutOfMemoryError is one, and so is the CPU's own
-                if not isinstance(err, torch.OutOfMemoryError) and "can't allocate memory" not in str(err):
+            except RuntimeError as err:
+                if not is_out_of_memory(err):
                     raise
             self.optimiser.zero_grad(set_to_none=True)  # outside of `except`, which keeps the tensors alive
             if self.device.type == "cuda":

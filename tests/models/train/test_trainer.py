@@ -274,6 +274,30 @@ def test_short_memory_is_told_and_the_fold_goes_on(workspace):
     assert [type(event) for event in events] == [MemoryShort, EpochRow, EpochRow]
 
 
+def test_prediction_goes_on_in_smaller_passes_where_memory_is_short(workspace):
+    """It ended in a traceback, after the training, and `--predict-batch` had no say in the score of each epoch."""
+    model, store = trainer(workspace).model, open_store(workspace)
+    whole = model.log_probs(store, store.test_rows, ["centre", "whole"])
+    features = [one.clone() for one in next(model.features(store, store.test_rows, ["centre"]))]
+    assert len(store.test_rows) == 6
+    holds, passes = [4], []
+
+    def refuse(module, inputs):
+        if len(inputs[0]) > holds[0] and len(passes) >= 2:  # first `fused` compares its answers to one image
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        passes.append(len(inputs[0]))
+
+    model.network.conv1.register_forward_pre_hook(refuse)
+    np.testing.assert_allclose(model.log_probs(store, store.test_rows, ["centre", "whole"]), whole, atol=1e-5)
+    assert passes == [1, 1, 3, 3, 3, 3]
+    for small, one in zip(next(model.features(store, store.test_rows, ["centre"])), features, strict=True):
+        torch.testing.assert_close(small, one, atol=1e-5, rtol=1e-4)
+    holds[0] = 0
+    passes.clear()
+    why, _ = refusal(model.log_probs, store, store.test_rows, ["centre"])
+    assert why == "out of memory with one image of 32 pixels at prediction"
+
+
 def test_a_loss_that_is_not_finite_stops_the_fold_with_step_rate_and_advice(workspace):
     one = trainer(workspace, dataclasses.replace(SETTINGS, clip_norm=0))
     with torch.no_grad():
