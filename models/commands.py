@@ -232,7 +232,8 @@ def predict(
     for name in names:
         seconds = sum(done["seconds"] for done in done_folds(workspace, name).values())
         lock = workspace.lock(f"{name}.files") if (workspace.models / name).is_dir() else None
-        do = partial(predict_run, anywhere(workspace, engine), name, settings, device_name=device, cache=engine.cache)
+        where, cache = anywhere(workspace, engine), engine.cache_root
+        do = partial(predict_run, where, name, settings, device_name=device, cache=cache)
         tasks.append(Task(JobKey(name, None), name, do, lock, device, seconds))
     yield from _lines(tasks, engine, screen)
 

@@ -161,5 +161,10 @@ class EngineSettings:
     def is_ray(self) -> bool:
         return self.engine == "ray" or self.address is not None
 
+    @property
+    def cache_root(self) -> Path | None:
+        """`cache` as processes on Ray find it, which have another current folder."""
+        return self.cache and self.cache.absolute()
+
 
 SEQUENTIAL = EngineSettings()

@@ -203,7 +203,7 @@ def _do_jobs(
         if done := _done_before(workspace, job):
             yield JobEvent(job.key, done)
             continue
-        do = partial(_do_job, workspace, job, predict, engine.cache)
+        do = partial(_do_job, workspace, job, predict, engine.cache_root)
         cost = job_cost(job) if engine.is_ray else 0.0
         tasks.append(Task(job.key, job.key.name, do, workspace.lock(str(job.key)), job.settings.device, cost))
     yield from run_tasks(tasks, engine, track)

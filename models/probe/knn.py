@@ -91,7 +91,7 @@ def knn_tasks(
     tasks = []
     for of, device in device_of.items():
         name, where = knn_name(of), anywhere(workspace, engine)
-        do = partial(knn_run, where, of, plans, predict, device_name=device, cache=engine.cache)
+        do = partial(knn_run, where, of, plans, predict, device_name=device, cache=engine.cache_root)
         tasks.append(Task(JobKey(name, None), name, do, device=device))
     return tasks
 

@@ -47,7 +47,7 @@ def probe_tasks(
     """A task for the probe of each plan."""
     tasks = []
     for plan in plans:
-        do = partial(probe_run, anywhere(workspace, engine), plan, predict, cache=engine.cache)
+        do = partial(probe_run, anywhere(workspace, engine), plan, predict, cache=engine.cache_root)
         name = as_probe(plan).name
         tasks.append(Task(JobKey(name, None), name, do, device=plan.settings.device))
     return tasks
