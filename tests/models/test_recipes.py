@@ -180,9 +180,9 @@ def test_the_first_row_that_fits_the_full_tag_is_the_family(family, tags):
 @pytest.mark.parametrize(
     ("tag", "has_weights", "values"),
     [
-        ("resnet50.a1_in1k", True, (3, 3e-4, "probe", 1.0, 1.0, 0.67, "frozen", 0.0, 0.5, 2)),
-        ("convnext_tiny.in12k_ft_in1k", True, (3, 1e-4, "probe", 1.0, 0.85, 0.0, "frozen", 0.1, 0.5, 2)),
-        ("vit_small_patch14_dinov2.lvd142m", True, (3, 5e-5, "probe", 1.0, 0.7, 0.0, "frozen", 0.1, 0.5, 2)),
+        ("resnet50.a1_in1k", True, (3, 3e-4, "probe", 1.0, 1.0, 0.67, "frozen", 0.0, 0.25, 2)),
+        ("convnext_tiny.in12k_ft_in1k", True, (3, 1e-4, "probe", 1.0, 0.85, 0.0, "frozen", 0.1, 0.25, 2)),
+        ("vit_small_patch14_dinov2.lvd142m", True, (3, 5e-5, "probe", 1.0, 0.7, 0.0, "frozen", 0.1, 0.25, 2)),
         ("vit_small_patch14_dinov2.lvd142m", False, (18, 1e-3, "random", 1.0, 1.0, 0.0, "train", 0.0, 0.0, 1)),
     ],
 )
@@ -208,7 +208,7 @@ def test_what_is_given_overrides_the_family_and_everything_else_is_as_it_was():
         ({}, {"n_train": 10_000}, {"frozen_share": 0.67, "lr": 3e-4}),
         ({}, {"size_share": 0.76}, {"frozen_share": 0.67, "lr": 3e-4}),
         ({}, {"size_share": 0.74}, {"frozen_share": 0.0, "lr": 3e-4}),
-        ({}, {"n_train": 10_001}, {"frozen_share": 0.0, "lr": 1e-4}),
+        ({}, {"n_train": 10_001}, {"frozen_share": 0.0, "lr": 3e-4, "start_share": 0.25}),
         ({"frozen_share": 0.5}, {"n_train": 100_000}, {"frozen_share": 0.5, "lr": 3e-4}),
         ({"frozen_share": 0.0}, {}, {"frozen_share": 0.0, "lr": 3e-4}),
         ({"lr": 2e-4}, {}, {"frozen_share": 0.67, "lr": 2e-4}),
@@ -220,7 +220,7 @@ def test_what_is_given_overrides_the_family_and_everything_else_is_as_it_was():
         ({"stages": 1}, {}, {"stages": 1}),
         # trained weights are mixed with those before training where these predict too
         ({"batch_norm": "train"}, {}, {"frozen_share": 0.0, "lr": 1e-4, "start_share": 0.0}),
-        ({"batch_norm": "train", "start_share": 0.25}, {}, {"start_share": 0.25}),
+        ({"batch_norm": "train", "start_share": 0.3}, {}, {"start_share": 0.3}),
         # a network without stochastic depth gets none from its family
         ({}, {"tag": "convnext_base.clip_laion2b", "has_drop_path": False}, {"drop_path": 0.0}),
         ({"drop_path": 0.2}, {"has_drop_path": False}, {"drop_path": 0.2}),
@@ -303,7 +303,7 @@ def test_the_remark_of_a_run_says_its_family_and_what_that_gives(workspace, tmp_
     plan = plan_runs(TrainSettings(backbone=("resnet50",), lr=0.01), {})[0]
     assert family_remark(workspace, plan, PredictSettings()) == (
         'resnet50 (ImageNet CNN): epochs = 15, head = "probe", head_lr_scale = 1.0, layer_decay = 1.0, '
-        'frozen_share = 0.67, batch_norm = "frozen", drop_path = 0.0, start_share = 0.5, stages = 2, '
+        'frozen_share = 0.67, batch_norm = "frozen", drop_path = 0.0, start_share = 0.25, stages = 2, '
         'views = ["centre", "mirror"]'
     )
     nowhere = dataclasses.replace(workspace, root=tmp_path)
