@@ -263,12 +263,12 @@ def test_the_traits_of_a_network_are_those_of_timms_and_stochastic_depth_that_it
         (1_000, 12, 36),
         (2_000, 8, 29),  # ln 2 / ln 5.5 = 0.41 of the way from 12 to 3, from 36 to 18
         (5_500, 3, 18),
-        (20_000, 3, 15),
-        (90_000, 4, 12),
-        (10_000_000, 4, 12),
+        (12_000, 6, 16),
+        (90_000, 6, 12),
+        (10_000_000, 6, 12),
     ],
 )
-def test_fewer_images_train_for_more_epochs_and_from_scratch_for_more_still(n_train, epochs, from_scratch):
+def test_the_epochs_follow_the_images_and_are_more_from_scratch(n_train, epochs, from_scratch):
     assert epochs_for(n_train, has_weights=True) == epochs
     assert epochs_for(n_train, has_weights=False) == from_scratch
 
