@@ -251,7 +251,7 @@ def _is_whole(workspace: Workspace, before: Mapping[str, Any]) -> bool:
 
 
 def _may_be_read_now(workspace: Workspace, root: Path) -> bool:
-    """Whether a file that could not be read can be opened by now; what crashed a decoder is not tried again."""
+    """Whether a file that could not be read can be opened now; what a decoder cannot do is not tried again."""
     manifest = read_manifest(workspace)
     unread = manifest.loc[manifest["reasons"].str.contains(UNREAD, regex=False), "path"]
     return any(os.access(root / path, os.R_OK) for path in unread)

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from folds.base.malloc import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, tune_malloc
-from folds.find.reasons import CRASHED, TOO_SLOW, Reason
+from folds.find.reasons import CRASHED, TOO_SLOW, UNREAD, Reason
 
 ROOT = Path(__file__).parents[2]  # what `folds` lies in
 CHUNK = 16  # most files that a process is given at a time
@@ -146,7 +146,7 @@ class _Worker:
     def fate(self) -> Reason:
         """Why it has no answer for its only item."""
         if not self.has_died:
-            return Reason(TOO_SLOW, f"more than {SECONDS:.0f} s")
+            return Reason(UNREAD, f"not within {SECONDS:.0f} s")  # without the processor: a disk, or a busy machine
         self.process.join(1)  # its pipe is closed: it ends now
         is_spent = self.process.exitcode == -getattr(signal, "SIGPROF", 0)
         return Reason(TOO_SLOW, f"more than {CPU_SECONDS:.0f} s") if is_spent else Reason(CRASHED)

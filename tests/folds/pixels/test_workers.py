@@ -50,7 +50,7 @@ def test_every_item_is_answered_at_its_position_and_a_crash_costs_one_item_only(
 def test_a_hang_costs_one_item_only(monkeypatch):
     monkeypatch.setattr(pool, "SECONDS", 0.5)
     answers = dict(in_processes(act, [1, "hang", 2], workers=1))
-    assert answers == {0: 2, 1: Reason("decoder took too long", "more than 0 s"), 2: 4}
+    assert answers == {0: 2, 1: Reason("cannot be read", "not within 0 s"), 2: 4}
 
 
 def spin(seconds):
