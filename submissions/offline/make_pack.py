@@ -87,7 +87,6 @@ def make_pack(
             used = {run.name for run in members.runs}
             runs = {name: run for name, run in runs.items() if name in used}
             pack = _describe(workspace, blend, members, recipe, runs, store)
-    pack = replace(pack, smaller=_parts(members, recipe, runs))
     onnx = _onnx_files(pack, files, track=track) if settings.onnx else ()
     size = _save(path, pack, files, is_half=is_half, more=onnx)
     return PackResult(path, size, OpenPack(path).pack, left_out, refused)
@@ -101,8 +100,15 @@ def _describe(
     runs: Mapping[str, PackedRun],
     store: PixelStore,
 ) -> Pack:
-    """Everything but the tensors and the cheaper parts. recipe: weights of these members, in their order."""
+    """Everything but the tensors. recipe: weights of these members, in their order."""
+    from models.predict.packed import view_costs
+
     folds, layout = load_folds(workspace), read_layout(workspace)
+    flops = {name: view_costs(run) for name, run in runs.items()}
+
+    def cost(run: str, views: Views) -> Mapping[str, float]:
+        return {what: number for view in views for what, number in flops[run][view].items()}
+
     return Pack(
         classes=folds.classes,
         images_per_class=tuple(np.bincount(folds.target, minlength=len(folds.classes)).tolist()),
@@ -118,24 +124,12 @@ def _describe(
             for member, weight in zip(members.members, recipe.weights, strict=True)
         },
         runs=runs,
-        smaller=(),
+        smaller=tuple(Parts(members, recipe, cost).fewer()),
         is_half=False,
         expected_top3_error=blend.expected_top3.mean,
         folds_digest=folds.digest,
         files={},
     )
-
-
-def _parts(members: Members, recipe: Recipe, runs: Mapping[str, PackedRun]) -> tuple[Smaller, ...]:
-    """The whole ensemble, then ever cheaper parts of it by the operations that a picture costs."""
-    from models.predict.packed import view_costs
-
-    flops = {name: view_costs(run) for name, run in runs.items()}
-
-    def cost(run: str, views: Views) -> Mapping[str, float]:
-        return {what: number for view in views for what, number in flops[run][view].items()}
-
-    return tuple(Parts(members, recipe, cost).fewer())
 
 
 def _pack_runs(
